@@ -1,0 +1,54 @@
+"""Ctrl-C, SIGTERM and SIGHUP as one exception, raised once and never between taking a thing and owning it.
+
+A signal handler may raise between any two bytecodes: after a process is started, say, and before anybody
+holds it. `shield()` closes that gap: inside it a signal waits, and is raised when the block ends.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from bot_bottle.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _State:
+    depth = 0
+    pending: int | None = None
+    raised = False
+
+
+def _on_signal(signum: int, _frame: FrameType | None) -> None:
+    if _State.raised:
+        return  # clean-up is under way, and is bounded in time
+    if _State.depth:
+        _State.pending = signum
+        return
+    _State.raised = True
+    raise Interrupted(signum)
+
+
+def install() -> None:
+    """Turn the ending signals into Interrupted, raised once in the main thread; later ones are ignored."""
+    _State.depth, _State.pending, _State.raised = 0, None, False
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup asked for SIGHUP to be ignored
+            signal.signal(signum, _on_signal)
+
+
+@contextmanager
+def shield() -> Iterator[None]:
+    """Keep a signal waiting until the block has ended, so that what the block takes is also owned."""
+    _State.depth += 1
+    try:
+        yield
+    finally:
+        _State.depth -= 1
+        if _State.depth == 0 and _State.pending is not None and not _State.raised:
+            signum, _State.pending = _State.pending, None
+            _State.raised = True
+            raise Interrupted(signum)

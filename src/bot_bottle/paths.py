@@ -1,0 +1,30 @@
+"""Where bot-bottle keeps things. Nothing here touches the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Give the cache folder: `$BOT_BOTTLE_CACHE_DIR`, else `bot-bottle` in the user's cache folder."""
+    if override := os.environ.get("BOT_BOTTLE_CACHE_DIR"):
+        return Path(override).absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("bot-bottle", appauthor=False)
+
+
+def artifacts_dir() -> Path:
+    """Give the folder of cached `.smolmachine` files."""
+    return cache_dir() / "smolmachines"
+
+
+def runs_dir() -> Path:
+    """Give the folder that holds one folder for each command under way."""
+    return cache_dir() / "runs"
+
+
+def emulation_dir() -> Path:
+    """Give the folder of the emulated host's kernel and disk."""
+    return cache_dir() / "emulation"

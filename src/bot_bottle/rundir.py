@@ -1,0 +1,124 @@
+"""A folder for each command under way, and the sweep of what a killed command left.
+
+Everything temporary that a command makes lives in its run folder, or is named there as a `Stray` before it is
+made. The folder's lock is held by the kernel for as long as the command lives, so a folder whose lock can be
+taken belongs to nobody, and the next command removes it with all that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bot_bottle import paths
+from bot_bottle.errors import CacheError
+from bot_bottle.interrupts import shield
+
+_LOCK = "lock"
+_STRAYS = "strays.jsonl"
+
+Sweeper = Callable[[dict[str, Any]], None]
+
+
+class RunDir:
+    """One command's folder. `path` is private to the user (mode 0700)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def record(self, kind: str, **facts: Any) -> None:
+        """Name something that lives outside the folder, before it is made, so that a sweep can end it."""
+        line = json.dumps({"kind": kind, **facts}) + "\n"
+        with (self.path / _STRAYS).open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def folder(self, name: str) -> Path:
+        """Give a folder inside it, made if it is not there."""
+        path = self.path / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+
+@contextmanager
+def run_dir() -> Iterator[RunDir]:
+    """Hold a fresh folder until the block ends; then it is gone."""
+    base = paths.runs_dir()
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with shield():
+            path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+            lock = FileLock(path / _LOCK)
+            lock.acquire(timeout=10)
+    except (OSError, Timeout) as error:
+        raise CacheError(
+            f"cannot work in {base}",
+            why=str(error),
+            next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
+    try:
+        yield RunDir(path)
+    finally:
+        with shield():
+            _remove(path)
+            lock.release()
+
+
+def sweep(sweepers: dict[str, Sweeper]) -> int:
+    """Remove what dead commands left, and give how many there were.
+
+    `sweepers` ends strays by kind. A stray whose sweeper fails keeps its folder, to be tried again.
+    """
+    swept = 0
+    base = paths.runs_dir()
+    for path in sorted(base.glob("run-*")) if base.is_dir() else []:
+        lock = FileLock(path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue  # its command lives, or is just being made or removed
+        try:
+            if path.is_dir() and _sweep_strays(path, sweepers):
+                _remove(path)
+                swept += 1
+        finally:
+            lock.release()
+    return swept
+
+
+def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:
+    try:
+        lines = (path / _STRAYS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # the last line may have been cut short by the kill
+            stray = json.loads(line)
+            try:
+                sweepers[stray["kind"]](stray)
+            except Exception:
+                return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    # the lock goes last: until then nobody else takes the folder for a dead one
+    for child in path.iterdir():
+        if child.name != _LOCK:
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                child.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""smolvm, on this machine's KVM or on an emulated host."""
