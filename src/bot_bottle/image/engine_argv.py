@@ -1,0 +1,173 @@
+"""The command lines and environments that docker and podman are given. Nothing here runs anything.
+
+Options are written `--name=value` and names are checked, so that no value is ever taken for an option.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bot_bottle.errors import SpecError
+
+EngineName = Literal["docker", "podman"]
+
+Builder = Literal["classic", "buildkit", "buildx", "buildah"]
+"""What carries out a build: docker's classic builder, the BuildKit in docker clients before 23, the buildx
+plugin of later ones, or podman's buildah."""
+
+_REF = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9\[\]._:/@+-]{0,1023}\Z")
+_LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?/")
+_ARG_NAME = re.compile(r"[^\s=\0]+\Z")
+# names that the engine's own program reads: a build argument's value would change what it does
+_OWN_NAME = re.compile(
+    r"(PATH|HOME|TMPDIR|(LD|DYLD|XDG|BUILDX|BUILDAH|CONTAINERS)_.*|GODEBUG|SSL_CERT_(FILE|DIR)"
+    r"|DOCKER_(HOST|CONTEXT|CONFIG|CERT_PATH|TLS\w*|API_VERSION|BUILDKIT|DEFAULT_PLATFORM|CLI_.*|CONTENT_.*)"
+    r"|BUILDKIT_(HOST|PROGRESS)|CONTAINER_(HOST|CONNECTION|SSHKEY)|STORAGE_(DRIVER|OPTS)"
+    r"|REGISTRY_AUTH_FILE)\Z"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build. `dockerfile` None means the one in `context`.
+
+    A build argument without a value takes the one of our environment, as docker has it. `pull` asks the
+    registry for a newer base image.
+    """
+
+    context: Path
+    dockerfile: Path | None = None
+    target: str | None = None
+    platform: str | None = None
+    build_args: tuple[tuple[str, str | None], ...] = ()
+    no_cache: bool = False
+    pull: bool = False
+
+    def find_dockerfile(self, engine: EngineName = "docker") -> Path:
+        """Give the Dockerfile's absolute path (podman takes a Containerfile before it). Raises SpecError."""
+        if not self.context.is_dir():
+            raise SpecError(
+                f"no folder {self.context}", next_step="name the folder that holds the Dockerfile"
+            )
+        names = ("Containerfile", "Dockerfile") if engine == "podman" else ("Dockerfile",)
+        looked_for = [self.dockerfile] if self.dockerfile else [self.context / name for name in names]
+        for path in looked_for:
+            if path.is_file():
+                return path.absolute()
+        raise SpecError(
+            f"no Dockerfile: there is no file {' or '.join(map(str, looked_for))}",
+            next_step="write one there, or name another with --file",
+        )
+
+
+def check_ref(ref: str) -> str:
+    """Give `ref` back if it may be an image's name or id; the engine knows better. Raises SpecError."""
+    if not _REF.match(ref):
+        raise SpecError(
+            f"not an image reference: {ref[:200]!r}", next_step="write it as name:tag or sha256:..."
+        )
+    return ref
+
+
+def build_argv(
+    program: Path, builder: Builder, request: BuildRequest, dockerfile: Path, iidfile: Path
+) -> tuple[str, ...]:
+    """Give the command line of a build. The values of build arguments are in `build_env`, not here."""
+    argv = [str(program), "build", f"--iidfile={iidfile}", f"--file={dockerfile}"]
+    if builder in ("buildkit", "buildx"):
+        argv.append("--progress=plain")
+    if builder == "buildx":
+        argv.append("--load")  # with another driver than docker's own the result would stay in its cache
+    if request.target:
+        argv.append(f"--target={request.target}")
+    if request.platform:
+        argv.append(f"--platform={request.platform}")
+    argv += [f"--build-arg={key}" for key, _ in request.build_args]
+    if request.no_cache:
+        argv.append("--no-cache")
+    if request.pull:
+        argv.append("--pull")
+    return (*argv, str(request.context.absolute()))
+
+
+def build_env(builder: Builder, request: BuildRequest, environ: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment of a build: `environ`, the builder's choice and the build arguments' values.
+
+    Raises SpecError for an argument whose name or value the environment cannot carry to the build.
+    """
+    env = dict(environ)
+    if builder == "classic":
+        env["DOCKER_BUILDKIT"] = "0"
+    elif builder != "buildah":
+        env["DOCKER_BUILDKIT"] = "1"
+        env["BUILDX_NO_DEFAULT_ATTESTATIONS"] = "1"  # they hold the time, so no id would ever be seen again
+    for key, value in request.build_args:
+        if not _ARG_NAME.match(key) or "\0" in (value or ""):
+            raise SpecError(f"not a build argument: {key[:100]!r}", next_step="write it as NAME=VALUE")
+        if value is None or environ.get(key) == value:
+            continue
+        if _OWN_NAME.match(key):
+            raise SpecError(
+                f"the build argument {key} cannot be given: the engine's own program reads that name",
+                next_step="give the ARG another name in the Dockerfile, or a default there",
+            )
+        env[key] = value
+    return env
+
+
+def version_argv(program: Path) -> tuple[str, ...]:
+    """Give the command line that asks for the client's and the server's version, in JSON."""
+    return (str(program), "version", "--format={{json .}}")
+
+
+def buildx_argv(program: Path) -> tuple[str, ...]:
+    """Give the command line that fails where docker has no buildx plugin."""
+    return (str(program), "buildx", "version")
+
+
+def info_argv(program: Path) -> tuple[str, ...]:
+    """Give the command line that describes the engine, in JSON."""
+    return (str(program), "info", "--format={{json .}}")
+
+
+def endpoint_argv(program: Path) -> tuple[str, ...]:
+    """Give the command line that tells where docker's current context leads."""
+    return (str(program), "context", "inspect", "--format={{.Endpoints.docker.Host}}")
+
+
+def inspect_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Give the command line that describes an image as a JSON list of one."""
+    return (str(program), "image", "inspect", check_ref(ref))
+
+
+def tag_argv(program: Path, src: str, dst: str) -> tuple[str, ...]:
+    """Give the command line that names image `src` also `dst`."""
+    return (str(program), "tag", check_ref(src), check_ref(dst))
+
+
+def untag_argvs(program: Path, name: EngineName, ref: str) -> tuple[tuple[str, ...], ...]:
+    """Give the command lines that take a name from an image and leave the image.
+
+    docker cannot: it removes an image with its last name. So the name is first given to an empty image (a
+    tar on standard input) and goes with that.
+    """
+    check_ref(ref)
+    if name == "podman":
+        return ((str(program), "untag", ref, ref),)  # with the name once it would take all names
+    return (str(program), "import", "-", ref), (str(program), "image", "rm", ref)
+
+
+def push_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
+    """Give the command line that pushes `ref`: by plain HTTP to loopback, as docker does by itself."""
+    plain = ("--tls-verify=false",) if name == "podman" and _LOOPBACK.match(ref) else ()
+    return (str(program), "push", *plain, check_ref(ref))
+
+
+def save_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
+    """Give the command line that writes an image as a docker archive to standard output."""
+    form = ("--format=docker-archive",) if name == "podman" else ()
+    return (str(program), "save", *form, check_ref(ref))
