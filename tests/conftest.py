@@ -1,0 +1,68 @@
+"""Fixtures of every tier. No test touches the user's own cache; a tier that cannot run fails, never skips."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
+from tests.support.images import busybox_context
+
+CACHE = "BOT_BOTTLE_CACHE_DIR"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep fixtures that outlive a test away from the user's cache too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of this test: a fresh one, or `shared_cache` for a test that asks for that."""
+    shared = "shared_cache" in request.fixturenames
+    folder: Path = request.getfixturevalue("shared_cache") if shared else tmp_path / "bot-bottle-cache"
+    monkeypatch.setenv(CACHE, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cache() -> Iterator[Path]:
+    """A cache folder that lasts from run to run, for the emulated host, which takes long to make.
+
+    Artifacts in it go when the run ends, so that no test passes by what an older version made.
+    """
+    folder = CHECKOUT / ".cache" / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "smolmachines", ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder / "smolmachines", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """A real Docker engine. Its DOCKER_HOST is in the environment from here on."""
+    with private_docker() as engine, pytest.MonkeyPatch.context() as patch:
+        for name, value in engine.variables.items():
+            patch.setenv(name, value)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """podman with an empty storage of its own."""
+    with private_podman() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def base_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The reference of a small image with a shell, for `FROM` in a test's Dockerfile."""
+    reference = f"bot-bottle-test-base:{OWNER}"
+    docker.build(busybox_context(tmp_path_factory.mktemp("base")), "--tag", reference)
+    return reference

@@ -1,0 +1,24 @@
+"""The engines that the other tests stand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.engines import Docker, Podman
+from tests.support.images import busybox_context
+
+
+def test_docker_builds_and_runs_an_image(docker: Docker, base_image: str, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {base_image}\nRUN echo made > /made\n")
+    image = docker.build(tmp_path)
+    assert image.startswith("sha256:")
+    assert docker.docker("run", "--rm", image, "cat", "/made") == b"made\n"
+
+
+def test_podman_builds_and_saves_an_image(podman: Podman, tmp_path: Path) -> None:
+    context = busybox_context(tmp_path / "context")
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY rootfs /\nRUN echo made > /made\n")
+    image = podman.build(context)
+    archive = tmp_path / "image.tar"
+    podman.podman("save", "--output", str(archive), image)
+    assert archive.stat().st_size > 1_000_000
