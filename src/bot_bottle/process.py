@@ -185,6 +185,11 @@ class Child:
         self.pid = popen.pid
 
     @property
+    def stderr(self) -> IO[bytes] | None:
+        """Its standard error, if that comes to us."""
+        return self._popen.stderr
+
+    @property
     def code(self) -> int | None:
         """The exit code, or None while it runs."""
         return self._popen.poll()
@@ -220,10 +225,12 @@ def attached(
 ) -> Iterator[Child]:
     """Run a program on our own three streams.
 
-    With `terminal` it stays in our session, so that it may set the terminal's mode and hear of its size.
+    With `terminal` it stays in our session, so that it may set the terminal's mode and hear of its size;
+    without, its standard error comes to us, as the child's `stderr`.
     """
+    stderr = None if terminal else subprocess.PIPE
     with _started(
-        argv, env=env, cwd=None, stdin=None, stdout=None, stderr=None, session=not terminal
+        argv, env=env, cwd=None, stdin=None, stdout=None, stderr=stderr, session=not terminal
     ) as child:
         yield Child(child, argv)
 

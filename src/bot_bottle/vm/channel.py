@@ -1,0 +1,183 @@
+"""The line to an emulated host: commands go in, their three streams and exit statuses come out.
+
+It is made of virtio-serial ports, which QEMU shows as sockets in our private folder: one for control, three
+for each session, and a console for a session with a terminal. Nothing listens on a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import itertools
+import os
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bot_bottle.errors import BootError
+
+SESSIONS = ("a", "b")  # one for the bottle's own command, one for what bottle asks beside it
+PORTS = ("control", *(f"{stream}{session}" for session in SESSIONS for stream in ("in", "out", "err")))
+CONSOLE = "console"
+
+_CHUNK = 1 << 16
+
+Sink = Callable[[bytes], None]
+
+
+class Control:
+    """The control port: sends commands, and hears how each ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket = connect(folder, "control")
+        self._lines = self._socket.makefile("rb")
+        self._ids = itertools.count(1)
+        self._ended: dict[int, int] = {}
+        self._news = threading.Condition()
+        self._lost = False
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Wait until the host says that it takes commands."""
+        self._socket.settimeout(timeout)
+        try:
+            ready = self._lines.readline(100) == b"ready\n"
+        except OSError:
+            return False
+        self._socket.settimeout(None)
+        threading.Thread(target=self._listen, daemon=True).start()
+        return ready
+
+    def _listen(self) -> None:
+        try:
+            while line := self._lines.readline(100):
+                word, number, status = (line.split() + [b""] * 3)[:3]
+                if word == b"done" and number.isdigit() and status.isdigit():
+                    with self._news:
+                        self._ended[int(number)] = int(status)
+                        self._news.notify_all()
+        except OSError:
+            pass
+        with self._news:
+            self._lost = True
+            self._news.notify_all()
+
+    def send(self, kind: str, script: str) -> int:
+        """Start a script in a session and give its number."""
+        number = next(self._ids)
+        text = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
+        try:
+            self._socket.sendall(f"{number} {kind} {text}\n".encode())
+        except OSError as error:
+            raise BootError("the emulated host is gone", why=str(error)) from error
+        return number
+
+    def wait(self, number: int, timeout: float | None) -> int | None:
+        """Wait for a script's exit status, `timeout` seconds at most. Raises BootError if the host died."""
+        with self._news:
+            self._news.wait_for(lambda: number in self._ended or self._lost, timeout)
+            if number in self._ended:
+                return self._ended[number]
+            if self._lost:
+                raise BootError(
+                    "the emulated host ended while a command ran in it",
+                    next_step="try again; with -v its console is shown",
+                )
+            return None
+
+    def close(self) -> None:
+        """Hang up, at which the host ends."""
+        self._lines.close()
+        self._socket.close()
+
+
+def connect(folder: Path, name: str) -> socket.socket:
+    """Connect to a port's socket. Its path is reached through /proc, because socket paths are short (108)."""
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        plug.connect(f"/proc/self/fd/{handle}/{name}")
+        return plug
+    finally:
+        os.close(handle)
+
+
+class Pump:
+    """Moves one session's streams between its ports and the caller's, on threads of its own."""
+
+    def __init__(self) -> None:
+        self._stop_read, self._stop_write = os.pipe()
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
+        self._ended = threading.Event()
+
+    def feed(self, plug: socket.socket, source: int) -> None:
+        """Send what comes from the file descriptor `source`, and its end, to a port."""
+        self._start(plug, threading.Thread(target=self._feed, args=(plug, source), daemon=True))
+
+    def drain(self, plug: socket.socket, sink: Sink) -> None:
+        """Give what comes from a port to `sink`."""
+        self._start(plug, threading.Thread(target=self._drain, args=(plug, sink), daemon=True))
+
+    def _start(self, plug: socket.socket, thread: threading.Thread) -> None:
+        self._sockets.append(plug)
+        self._threads.append(thread)
+        thread.start()
+
+    def _feed(self, plug: socket.socket, source: int) -> None:
+        try:
+            while True:
+                ready, _, _ = select.select([source, self._stop_read], [], [])
+                if self._stop_read in ready:
+                    return
+                data = os.read(source, _CHUNK)
+                if not data:
+                    break
+                self._send(plug, data)
+            # QEMU drops what it has not read when a socket closes: wait until it has
+            while not self._ended.is_set() and _unread(plug):
+                time.sleep(0.002)
+        except (OSError, ValueError):
+            pass  # the other side has gone, and so has the command
+        plug.close()
+
+    def _send(self, plug: socket.socket, data: bytes) -> None:
+        view = memoryview(data)
+        while view and not self._ended.is_set():
+            _, writable, _ = select.select([], [plug], [], 0.2)
+            if writable:
+                view = view[plug.send(view, socket.MSG_DONTWAIT) :]
+
+    def _drain(self, plug: socket.socket, sink: Sink) -> None:
+        try:
+            while True:
+                ready, _, _ = select.select([plug, self._stop_read], [], [])
+                if plug in ready:
+                    data = plug.recv(_CHUNK)
+                    if not data:
+                        return
+                    sink(data)
+                elif self._stop_read in ready:
+                    return  # the command has ended and nothing is left in the socket
+        except (OSError, ValueError):
+            return
+
+    def finish(self) -> None:
+        """Deliver what is left (the command has ended, so it is all in the sockets) and stop."""
+        self._ended.set()
+        os.close(self._stop_write)
+        for thread in self._threads:
+            thread.join(timeout=60)
+        for plug in self._sockets:
+            plug.close()
+        os.close(self._stop_read)
+
+
+def _unread(plug: socket.socket) -> int:
+    """How much of what was sent the other side has not read (unix(7), SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(plug, termios.TIOCOUTQ, bytes(4)))[0])

@@ -1,0 +1,289 @@
+"""A KVM host in software, for machines whose own KVM cannot boot a guest.
+
+QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
+It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network and
+sees nothing of this machine but a folder with the files it was given, read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from bot_bottle import paths, process
+from bot_bottle.errors import AccelError, BootError, SmolvmError
+from bot_bottle.process import Child, Completed
+from bot_bottle.progress import Progress
+from bot_bottle.rundir import RunDir
+from bot_bottle.vm import terminal
+from bot_bottle.vm.channel import CONSOLE, PORTS, Control, Pump, Sink, connect
+from bot_bottle.vm.disk import root_disk
+from bot_bottle.vm.host import Attached, StderrSieve, checked
+from bot_bottle.vm.install import prepare_installation
+from bot_bottle.vm.kernel import kernel
+from bot_bottle.vm.smolvm import HARDENING
+
+_READY = 180.0  # seconds; ten on an idle machine
+_OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
+_DISK_FORMAT = 1  # part of the disk's name: raise it when what is on the disk changes
+_ENVIRONMENT = {
+    **HARDENING,
+    "SMOLVM_LIB_DIR": "/opt/smolvm",
+    "SMOLVM_AGENT_ROOTFS": "/opt/smolvm/agent-rootfs",
+    "SMOLVM_AGENT_READY_TIMEOUT_SECS": "180",
+}
+
+
+def find_qemu() -> Path:
+    """Find QEMU. Raises AccelError when it is not installed."""
+    found = process.find("qemu-system-x86_64")
+    if found is None:
+        raise AccelError(
+            "QEMU is needed to emulate a host with KVM",
+            next_step="apt-get install --no-install-recommends qemu-system-x86 busybox-static",
+        )
+    return found
+
+
+def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path, str]:
+    """Make kernel, initramfs and root disk if they are not in the cache; give them and smolvm's version."""
+    find_qemu()
+    smolvm = prepare_installation(progress)
+    folder = paths.emulation_dir()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            image, initramfs = kernel(folder, progress)
+            disk = root_disk(folder / f"disk-{smolvm.version}-{_DISK_FORMAT}.img", smolvm, progress)
+    except OSError as error:
+        raise AccelError(f"cannot prepare the emulated host in {folder}", why=str(error)) from error
+    return image, initramfs, disk, smolvm.version
+
+
+class EmulatedHost:
+    """A running emulated host. Made by `emulated_host`."""
+
+    kind: Literal["kvm", "emulated"] = "emulated"
+
+    def __init__(self, folder: Path, control: Control, child: Child) -> None:
+        self._folder = folder
+        self._control = control
+        self._child = child
+
+    def call(
+        self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Completed:
+        """Run smolvm to its end. Raises SmolvmError."""
+        out, err = bytearray(), bytearray()
+        pump = Pump()
+        number = self._control.send("b", _script(args, env or {}))
+        pump.drain(connect(self._folder, "outb"), out.extend)
+        pump.drain(connect(self._folder, "errb"), err.extend)
+        try:
+            code = self._control.wait(number, timeout)
+        finally:
+            pump.finish()
+        if code is None:
+            raise SmolvmError(
+                f"smolvm {' '.join(args[:2])} did not end within {timeout:g} s",
+                why=err.decode("utf-8", "replace"),
+            )
+        done = Completed(("smolvm", *args), code, bytes(out), bytes(err))
+        return checked(done) if check else done
+
+    @contextmanager
+    def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
+        """Run smolvm on our own streams, until the block ends."""
+        with ExitStack() as stack:
+            session = _Session(self._control)
+            stack.callback(session.finish)
+            if tty:
+                stack.enter_context(terminal.raw())
+                stack.enter_context(terminal.on_resize(self._resize))
+                console = connect(self._folder, CONSOLE)
+                session.start("tty", _script(args, env))
+                session.pump.drain(console, _to(1))
+                session.pump.feed(console, sys.stdin.fileno())
+            else:
+                session.start("a", _script(args, env))
+                session.pump.drain(connect(self._folder, "outa"), _to(1))
+                session.pump.drain(connect(self._folder, "erra"), session.sieve.feed)
+                session.pump.feed(connect(self._folder, "ina"), 0)
+            yield session
+
+    def _resize(self, rows: int, columns: int) -> None:
+        self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")
+
+    def path_of(self, file: Path) -> str:
+        """Put a file into the shared folder (a hard link where possible) and give its path in there."""
+        target = self._folder / "share" / file.name
+        if not target.exists():
+            try:
+                target.hardlink_to(file)
+            except OSError:
+                shutil.copyfile(file, target)
+        return f"/share/{file.name}"
+
+
+class _Session:
+    """One attached command in the emulated host."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._number = 0
+        self._code: int | None = None
+        self._finished = False
+        self.pump = Pump()
+        self.sieve = StderrSieve(2)
+
+    def start(self, kind: str, script: str) -> None:
+        self._number = self._control.send(kind, script)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self._code is None:
+            self._code = self._control.wait(self._number, timeout)
+            if self._code is not None:
+                self.finish()
+                self.sieve.close(self._code)
+        return self._code
+
+    def end(self) -> None:
+        self._control.send("quiet", "pkill -KILL -f 'smolvm machine exec.* -i '")
+
+    def finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self.pump.finish()
+
+    @property
+    def failure(self) -> str:
+        return self.sieve.failure
+
+
+def _to(descriptor: int) -> Sink:
+    def write(data: bytes) -> None:
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
+
+
+def _script(args: Sequence[str], env: Mapping[str, str]) -> str:
+    exports = "".join(
+        f"export {key}={shlex.quote(value)}\n" for key, value in {**_ENVIRONMENT, **env}.items()
+    )
+    return f"{exports}exec smolvm {shlex.join(args)}"
+
+
+@contextmanager
+def emulated_host(
+    run: RunDir, progress: Progress, *, memory_mib: int, exchange: Path | None = None
+) -> Iterator[EmulatedHost]:
+    """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
+
+    `exchange` is a folder it may write to, as /exchange. Raises AccelError when something is not installed,
+    BootError when it does not come up.
+    """
+    image, initramfs, disk, _ = prepare_emulation(progress)
+    folder = run.folder("emulated")
+    (folder / "share").mkdir(mode=0o700)
+    argv = _qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange)
+    console = folder / "console.log"
+    with ExitStack() as stack:
+        with progress.stage("host") as stage:
+            log = stack.enter_context((folder / "qemu.log").open("wb"))
+            env = {**os.environ, "TMPDIR": str(folder)}
+            child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
+            run.record("process", pid=child.pid, started=process.start_time(child.pid))
+            control = _control(folder, child)
+            stack.callback(control.close)
+            stack.callback(child.send, signal.SIGKILL)
+            if not control.wait_ready(_READY):
+                raise _boot_error(folder, child)
+            stage.conclude("emulated host is up")
+        process.log.info("emulated host's console: %s", console)
+        yield EmulatedHost(folder, control, child)
+
+
+def _qemu_argv(image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None) -> list[str]:
+    """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
+    argv = [
+        str(find_qemu()),
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        f"{memory_mib}M",
+    ]
+    argv += [
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-serial",
+        "file:console.log",
+    ]
+    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
+    argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
+    argv += ["-virtfs", "local,path=share,mount_tag=share,security_model=none,readonly=on,multidevs=remap"]
+    if exchange is not None:
+        argv += [
+            "-virtfs",
+            f"local,path={_escaped(exchange)},mount_tag=exchange,security_model=none,multidevs=remap",
+        ]
+    argv += ["-device", "virtio-serial-pci,max_ports=16"]
+    for name in PORTS:
+        argv += [
+            "-chardev",
+            f"socket,id={name},path={name},server=on,wait=off",
+            "-device",
+            f"virtserialport,chardev={name},name={name}",
+        ]
+    argv += ["-chardev", f"socket,id={CONSOLE},path={CONSOLE},server=on,wait=off"]
+    return [*argv, "-device", f"virtconsole,chardev={CONSOLE}"]
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+def _control(folder: Path, child: Child) -> Control:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return Control(folder)
+        except OSError:
+            if child.code is not None or time.monotonic() > deadline:
+                raise _boot_error(folder, child) from None
+            time.sleep(0.02)
+
+
+def _boot_error(folder: Path, child: Child) -> BootError:
+    words = [
+        (folder / name).read_text("utf-8", "replace")[-1500:]
+        for name in ("qemu.log", "console.log")
+        if (folder / name).is_file()
+    ]
+    state = (
+        f"QEMU ended with status {child.code}" if child.code is not None else f"not ready within {_READY:g} s"
+    )
+    return BootError(
+        "the emulated host did not come up",
+        why="\n".join([state, *words]),
+        next_step="check free memory with `bottle doctor`, then try again",
+    )

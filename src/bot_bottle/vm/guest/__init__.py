@@ -1,0 +1,1 @@
+"""The shell scripts that run inside an emulated host, as data."""

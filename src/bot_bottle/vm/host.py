@@ -1,0 +1,188 @@
+"""Where smolvm runs: on this machine's KVM, or on an emulated host. One interface for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+from bot_bottle import process
+from bot_bottle.errors import AccelError, SmolvmError
+from bot_bottle.process import Child, CommandFailed, Completed
+from bot_bottle.vm.kvm import Kvm, probe_kvm
+from bot_bottle.vm.smolvm import Smolvm
+
+Accel = Literal["auto", "kvm", "emulated"]
+
+
+class Attached(Protocol):
+    """A smolvm command on the caller's own streams."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end, `timeout` seconds at most; its exit status, or None while it runs."""
+
+    def end(self) -> None:
+        """End it now."""
+
+    @property
+    def failure(self) -> str:
+        """What smolvm itself complained of, or "" when the exit status is the command's own."""
+
+
+class Host(Protocol):
+    """A machine that smolvm runs on."""
+
+    kind: Literal["kvm", "emulated"]
+
+    def call(
+        self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Completed:
+        """Run smolvm with these arguments to its end. Raises SmolvmError, with smolvm's own words."""
+
+    def attach(
+        self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]
+    ) -> AbstractContextManager[Attached]:
+        """Run smolvm with these arguments on our own streams, until the block ends."""
+
+    def path_of(self, file: Path) -> str:
+        """Give the path under which smolvm finds one of our files."""
+
+
+def choose_accel(accel: Accel) -> tuple[Literal["kvm", "emulated"], Kvm]:
+    """Decide where microVMs run. `auto` takes KVM where it can boot a guest. Raises AccelError."""
+    kvm = probe_kvm()
+    if accel == "emulated" or (accel == "auto" and kvm.state != "good"):
+        return "emulated", kvm
+    if kvm.state != "good":
+        step = kvm.next_step or "use --accel emulated"
+        raise AccelError("KVM cannot be used here", why=kvm.reason, next_step=f"{step}; or --accel emulated")
+    return "kvm", kvm
+
+
+class NativeHost:
+    """This machine, with a KVM that can boot a guest."""
+
+    kind: Literal["kvm", "emulated"] = "kvm"
+
+    def __init__(self, smolvm: Smolvm) -> None:
+        self._smolvm = smolvm
+
+    def call(
+        self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Completed:
+        """Run smolvm to its end."""
+        argv = [str(self._smolvm.program), *args]
+        try:
+            done = process.run(argv, timeout=timeout, check=False, env=self._smolvm.environment(env))
+        except CommandFailed as error:
+            raise SmolvmError(error.message, why=error.why) from error
+        return checked(done) if check else done
+
+    @contextmanager
+    def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
+        """Run smolvm on our streams. Standard error passes through us, to tell smolvm's failures."""
+        argv = [str(self._smolvm.program), *args]
+        with process.attached(argv, env=self._smolvm.environment(env), terminal=tty) as child:
+            yield _NativeAttached(child, None if tty else child.stderr)
+
+    def path_of(self, file: Path) -> str:
+        """Give the file's own path."""
+        return str(file.absolute())
+
+
+class _NativeAttached:
+    def __init__(self, child: Child, stderr: IO[bytes] | None) -> None:
+        self._child = child
+        self.sieve = StderrSieve(2)
+        self._pump: threading.Thread | None = None
+        if stderr is not None:
+            self._pump = threading.Thread(target=self._copy, args=(stderr,), daemon=True)
+            self._pump.start()
+
+    def _copy(self, stderr: IO[bytes]) -> None:
+        while data := os.read(stderr.fileno(), 65536):
+            self.sieve.feed(data)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        code = self._child.wait(timeout)
+        if code is not None and self._pump is not None:
+            self._pump.join(timeout=5)
+            self._pump = None
+            self.sieve.close(code)
+        return code if code is None or code >= 0 else 128 - code
+
+    def end(self) -> None:
+        self._child.send(signal.SIGKILL)
+
+    @property
+    def failure(self) -> str:
+        return self.sieve.failure
+
+
+class StderrSieve:
+    """Passes a command's standard error through and holds back smolvm's own last word.
+
+    smolvm fails with status 1, which a command may give as well; the difference is a last line
+    `{"error":{"code":...,"message":...}}` (its `--error-format json`).
+    """
+
+    _START = b'{"error":{'
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._held = b""
+        self.failure = ""
+
+    def feed(self, data: bytes) -> None:
+        """Take more of the stream."""
+        data = self._held + data
+        keep = self._line_start(data)
+        self._held = data[keep:]
+        self._write(data[:keep])
+
+    def close(self, code: int) -> None:
+        """The stream has ended with this exit status: judge what was held back."""
+        if self._held.startswith(self._START) and code == 1:
+            self.failure = error_message(self._held)
+        if not self.failure:
+            self._write(self._held)
+        self._held = b""
+
+    def _line_start(self, data: bytes) -> int:
+        """Where the last line starts, if it may be smolvm's; else the end of the data."""
+        start = data.rstrip(b"\n").rfind(b"\n") + 1
+        line = data[start : start + 65536]
+        may_be = line.startswith(self._START) or (line and self._START.startswith(line))
+        return start if may_be and len(data) - start < 65536 else len(data)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._target, data) :]
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def error_message(text: bytes) -> str:
+    """Give smolvm's message out of its JSON error line, or the text itself."""
+    for line in reversed(text.decode("utf-8", "replace").splitlines()):
+        try:
+            error = json.loads(line)["error"]
+            return f"{error['message']} ({error['code']})"
+        except (ValueError, TypeError, KeyError):
+            continue
+    return _COLOURS.sub("", text.decode("utf-8", "replace")).strip()[-2000:]
+
+
+def checked(done: Completed) -> Completed:
+    """Raise SmolvmError, in smolvm's own words, unless the call succeeded."""
+    if done.code:
+        words = error_message(done.stderr.strip() or done.stdout)
+        raise SmolvmError(f"smolvm {' '.join(done.argv[1:3])} failed with exit status {done.code}", why=words)
+    return done

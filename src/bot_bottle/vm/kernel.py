@@ -1,0 +1,155 @@
+"""The emulated host's kernel and first file system, made from Debian's kernel package without installing it.
+
+The kernel must be Debian's because its modules are files that can be picked one by one, and because apt
+checks its signature.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import platform
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import zstandard
+
+from bot_bottle import process
+from bot_bottle.errors import AccelError
+from bot_bottle.process import CommandFailed
+from bot_bottle.progress import Progress
+
+# what the emulated host is made of; what these need is read from the modules themselves
+_MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "9p",
+    "9pnet_virtio",
+    "overlay",
+    "kvm-amd",
+    "tun",
+    "fuse",
+    "crc32c_generic",
+    "ext4",
+)
+_META_PACKAGE = "linux-image-amd64"
+
+
+def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
+    """Give kernel and initramfs, made in `folder` if they are not there. The caller holds a lock on it.
+
+    Raises AccelError with what to install when this machine has no means to make them.
+    """
+    image, initramfs = folder / "vmlinuz", folder / "initramfs.gz"
+    if image.is_file() and initramfs.is_file():
+        return image, initramfs
+    if platform.machine() != "x86_64":
+        raise AccelError(
+            f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
+        )
+    with progress.stage("kernel") as stage:
+        work = folder / "kernel.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        stage.say("fetching Debian's kernel package")
+        package = _download(work)
+        stage.say("unpacking it")
+        process.run(["dpkg-deb", "-x", package.name, "tree"], timeout=300, cwd=work)
+        tree = work / "tree"
+        _initramfs(tree, work / "root", work / initramfs.name)
+        (work / initramfs.name).rename(initramfs)
+        next((tree / "boot").glob("vmlinuz-*")).rename(image)
+        stage.conclude(package.name.partition("_")[0])
+        shutil.rmtree(work)
+    return image, initramfs
+
+
+def _download(work: Path) -> Path:
+    """Fetch the package that the newest-kernel package stands for."""
+    hint = (
+        "as root: apt-get update, then try again (the kernel comes from Debian's package linux-image-amd64)"
+    )
+    try:
+        depends = process.run(["apt-cache", "depends", "--important", _META_PACKAGE], timeout=60).text
+        found = re.search(r"Depends: (linux-image-\S+)", depends)
+        if found is None:
+            raise AccelError("apt knows no kernel package", why=depends, next_step=hint)
+        process.run(["apt-get", "download", "-q", found.group(1)], timeout=900, cwd=work)
+        return next(work.glob("linux-image-*.deb"))
+    except (CommandFailed, StopIteration) as error:
+        raise AccelError(
+            "the emulated host's kernel cannot be fetched", why=getattr(error, "why", ""), next_step=hint
+        ) from error
+
+
+def _initramfs(tree: Path, root: Path, out: Path) -> None:
+    """Make the first file system: busybox, the modules in loading order, and the script that starts."""
+    for name in ("bin", "modules", "proc", "sys", "dev", "new"):
+        (root / name).mkdir(parents=True)
+    shutil.copy2(busybox(), root / "bin/busybox")
+    order = []
+    for path in _loading_order(tree):
+        name = re.sub(r"\.ko.*", ".ko", path.name)
+        (root / "modules" / name).write_bytes(_module(path))
+        order.append(name)
+    (root / "modules/order").write_text("\n".join(order) + "\n")
+    init = root / "init"
+    init.write_text(resources.files("bot_bottle.vm.guest").joinpath("initramfs.sh").read_text())
+    init.chmod(0o755)
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    archive = process.run(
+        [str(busybox()), "cpio", "-o", "-H", "newc"],
+        timeout=60,
+        cwd=root,
+        input="\n".join(names).encode() + b"\n",
+    )
+    with out.open("wb") as file:
+        file.write(gzip.compress(archive.stdout, 1, mtime=0))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _loading_order(tree: Path) -> list[Path]:
+    """Give the wanted modules' files, each after those it needs. What the kernel has built in has no file."""
+    files = {
+        re.sub(r"\.ko.*", "", path.name).replace("-", "_"): path
+        for path in tree.glob("**/modules/*/kernel/**/*.ko*")
+    }
+    order: list[Path] = []
+
+    def add(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None or path in order:
+            return
+        # the .modinfo section holds NUL-ended "key=value" texts (linux/module.h, MODULE_INFO)
+        found = re.search(rb"\0depends=([^\0]*)\0", _module(path))
+        for needed in found.group(1).decode().split(",") if found else ():
+            add(needed)
+        order.append(path)
+
+    for name in _MODULES:
+        add(name)
+    return order
+
+
+def _module(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".zst":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return data
+
+
+def busybox() -> Path:
+    """Find a static busybox. Raises AccelError when there is none."""
+    found = process.find("busybox")
+    if found is None:
+        raise AccelError(
+            "busybox is needed for the emulated host", next_step="apt-get install busybox-static"
+        )
+    return found

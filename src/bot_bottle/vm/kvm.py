@@ -1,0 +1,71 @@
+"""Can this machine's KVM boot a guest? Asked without booting one.
+
+That `/dev/kvm` opens proves little: in some clouds it belongs to a KVM without hardware virtualization
+(`kvm_pvm`), which creates a VM that no ordinary guest kernel ever boots in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+KvmState = Literal["good", "absent", "denied", "unusable"]
+
+# linux/kvm.h: _IO(KVMIO, 0x00), KVM_GET_API_VERSION, which has answered 12 since Linux 2.6.22
+_KVM_GET_API_VERSION = 0xAE00
+_API_VERSION = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Kvm:
+    """What is known of KVM here: its state, the reason in words, and what to do about it."""
+
+    state: KvmState
+    reason: str
+    next_step: str = ""
+
+
+def probe_kvm(device: Path = Path("/dev/kvm")) -> Kvm:
+    """Tell whether KVM can boot a guest here, in about a millisecond."""
+    try:
+        handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Kvm(
+            "absent",
+            f"{device} is not there",
+            "enable virtualization in the firmware, or nesting in the cloud",
+        )
+    except PermissionError:
+        return Kvm(
+            "denied", f"no permission to open {device}", "sudo usermod -aG kvm $USER, then log in again"
+        )
+    except OSError as error:
+        return Kvm("absent", f"{device} does not open: {error.strerror}")
+    try:
+        version = fcntl.ioctl(handle, _KVM_GET_API_VERSION)
+    except OSError as error:
+        return Kvm("unusable", f"{device} is not a KVM: {error.strerror}")
+    finally:
+        os.close(handle)
+    if version != _API_VERSION:
+        return Kvm("unusable", f"{device} speaks KVM API {version}, not {_API_VERSION}")
+    if platform.machine() == "x86_64" and not _hardware_virtualization():
+        return Kvm(
+            "unusable",
+            "KVM is here without hardware virtualization (no vmx or svm), so a guest would never boot",
+            "use a machine whose cloud offers nested virtualization; emulation works meanwhile",
+        )
+    return Kvm("good", f"{device} can boot a guest")
+
+
+def _hardware_virtualization(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return True  # cannot tell: let the boot decide
+    return not {"vmx", "svm"}.isdisjoint(flags.split())

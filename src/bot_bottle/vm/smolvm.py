@@ -1,0 +1,137 @@
+"""Which smolvm to use, and the command lines it takes. The real product is told from its namesake.
+
+The program is found by `BOT_BOTTLE_SMOLVM`, else on PATH if it is recent enough, else in the PyPI package
+`smolmachines`. Everything about how smolvm 1.32 behaves that shapes a command line is decided here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_bottle import process
+from bot_bottle.errors import SmolvmError
+from bot_bottle.process import CommandFailed
+from bot_bottle.progress import Progress
+from bot_bottle.vm.install import package_folder, prepare_installation
+
+MINIMUM = (1, 32, 0)
+
+# the plain command line leaves both off; a bottle never runs without them
+HARDENING = {"SMOLVM_SECCOMP": "enforce", "SMOLVM_LANDLOCK": "enforce"}
+
+# what would widen a bottle's walls or redirect its state if it came in with the user's environment
+_FOREIGN = re.compile(r"SMOLVM_|SMOL_")
+
+
+@dataclass(frozen=True, slots=True)
+class Smolvm:
+    """A smolvm command that answered: where it is, its version, and the environment it is run with."""
+
+    program: Path
+    version: str
+    origin: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Give the whole environment of a smolvm process: ours, less what would change what it does."""
+        clean = {key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
+        return {**clean, **HARDENING, **self.env, **(extra or {})}
+
+
+def find_smolvm(progress: Progress) -> Smolvm:
+    """Find smolvm and make it ready. Raises SmolvmError, which says what was found instead."""
+    if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
+        return _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
+    on_path = process.find("smolvm")
+    if on_path is not None:
+        try:
+            return _asked(on_path, "PATH", {})
+        except SmolvmError:
+            if package_folder() is None:
+                raise
+    ready = prepare_installation(progress)
+    env = {"SMOLVM_LIB_DIR": str(ready.folder), "SMOLVM_AGENT_ROOTFS_TAR": str(ready.agent_archive)}
+    return _asked(ready.program, "package smolmachines", env)
+
+
+def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
+    """Ask a program whether it is smolvm, and which."""
+    candidate = Smolvm(program, "", origin, env)
+    try:
+        done = process.run([str(program), "--version"], timeout=15, env=candidate.environment())
+    except CommandFailed as error:
+        raise SmolvmError(f"{program} does not run", why=error.why) from error
+    found = re.fullmatch(r"smolvm (\d+)\.(\d+)\.(\d+)\S*", done.text)
+    pack_help = process.run(
+        [str(program), "pack", "--help"], timeout=15, check=False, env=candidate.environment()
+    )
+    if found is None or pack_help.code:
+        raise SmolvmError(
+            f"{program} is another product that is also named smolvm",
+            why=f"it calls itself: {done.text[:200]}",
+            next_step="put smolvm of smolmachines first on PATH, or name it with BOT_BOTTLE_SMOLVM",
+        )
+    version = ".".join(found.groups())
+    if tuple(int(part) for part in found.groups()) < MINIMUM:
+        needed = ".".join(map(str, MINIMUM))
+        raise SmolvmError(
+            f"{program} is smolvm {version}; {needed} or newer is needed",
+            next_step="upgrade it, or take it off PATH: the package smolmachines brings its own",
+        )
+    return Smolvm(program, version, origin, env)
+
+
+def create_argv(
+    artifact: str, name: str, *, cpus: int, memory_mib: int, labels: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Give `machine create` for an artifact, without a network.
+
+    smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
+    run twice. `/proc/self/exe` stands for a command in every image, even an empty one: it is the guest's own
+    init, which ends at once.
+    """
+    argv = ["machine", "create", "--error-format", "json", "--from", artifact, "--name", name]
+    argv += ["--cpus", str(cpus), "--mem", str(memory_mib)]
+    for key, value in labels.items():
+        argv += ["--label", f"{key}={value}"]
+    return (*argv, "--", "/proc/self/exe", "--version")
+
+
+def start_argv(name: str) -> tuple[str, ...]:
+    """Give `machine start`."""
+    return ("machine", "start", "--error-format", "json", "--name", name)
+
+
+def exec_argv(
+    name: str, command: Sequence[str], *, tty: bool, user: str, workdir: str, env_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Give `machine exec`. Variables go by name: their values travel in the environment, never in argv.
+
+    Without `-i` smolvm forwards no input and holds back output up to a limit, so it is always there.
+    """
+    argv = ["machine", "exec", "--error-format", "text" if tty else "json", "--name", name, "-i"]
+    argv += ["-t"] if tty else []
+    argv += ["-u", user] if user else []
+    argv += ["-w", workdir] if workdir else []
+    for variable in env_names:
+        argv += ["--secret-env", f"{variable}={carrier(variable)}"]
+    return (*argv, "--", *command)
+
+
+def carrier(variable: str) -> str:
+    """Name the host variable that carries a guest variable, so that a guest's PATH is not smolvm's own."""
+    return f"BOTTLE_ENV_{variable}"
+
+
+def delete_argv(name: str) -> tuple[str, ...]:
+    """Give `machine delete`, which also ends a machine that runs."""
+    return ("machine", "delete", "--error-format", "json", "-f", "--name", name)
+
+
+def pack_create_argv(source: str, output: str) -> tuple[str, ...]:
+    """Give `pack create` from an image archive (a path that ends in .tar) or a registry reference."""
+    return ("pack", "create", "--error-format", "json", "--image", source, "-o", output)

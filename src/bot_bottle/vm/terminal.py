@@ -1,0 +1,45 @@
+"""The caller's terminal: raw while a command inside has it, and its size as it changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+def is_terminal() -> bool:
+    """Whether standard input and output are both a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+@contextmanager
+def raw() -> Iterator[None]:
+    """Pass every key to the command inside, and put the terminal back as it was."""
+    handle = sys.stdin.fileno()
+    before = termios.tcgetattr(handle)
+    tty.setraw(handle)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def on_resize(tell: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `tell(rows, columns)` now and whenever the terminal's size changes."""
+
+    def changed(_signum: int = 0, _frame: FrameType | None = None) -> None:
+        size = os.get_terminal_size(sys.stdout.fileno())
+        tell(size.lines, size.columns)
+
+    before = signal.signal(signal.SIGWINCH, changed)
+    changed()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
