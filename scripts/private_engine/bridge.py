@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import socket
 import struct
+from pathlib import Path
 
 # linux/sockios.h
 SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, SIOCBRADDBR, SIOCBRDELBR = 0x8916, 0x891C, 0x8914, 0x89A0, 0x89A1
@@ -13,18 +14,17 @@ IFF_UP = 1
 
 
 class Bridge:
-    """The bridge named `name` (15 bytes at most), with the address `address` in a network of 256."""
+    """The bridge named `name` (15 bytes at most), with a network of 256 addresses that no route is for."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.address = address
 
     def make(self) -> None:
         """Make it and bring it up. Raises OSError where the kernel will not."""
         with _control() as control:
             fcntl.ioctl(control, SIOCBRADDBR, self.name.encode() + b"\0")
-            self._change(control, SIOCSIFADDR, _sockaddr(self.address))
-            self._change(control, SIOCSIFNETMASK, _sockaddr("255.255.255.0"))
+            self._change(control, SIOCSIFADDR, _sockaddr(_free_network() + b"\1"))
+            self._change(control, SIOCSIFNETMASK, _sockaddr(b"\xff\xff\xff\0"))
             self._change(control, SIOCSIFFLAGS, struct.pack("h", IFF_UP))
 
     def remove(self) -> None:
@@ -42,5 +42,12 @@ def _control() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
-def _sockaddr(dotted: str) -> bytes:
-    return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(dotted))
+def _sockaddr(address: bytes) -> bytes:
+    return struct.pack("HH4s8x", socket.AF_INET, 0, address)
+
+
+def _free_network() -> bytes:
+    """Give the first three bytes of a network in 10.213.0.0/16 that no route is for."""
+    lines = Path("/proc/net/route").read_text().splitlines()[1:]
+    routed = {bytes.fromhex(line.split()[1])[::-1][:3] for line in lines}  # little-endian
+    return next(net for net in (bytes([10, 213, third]) for third in range(256)) if net not in routed)

@@ -1,0 +1,52 @@
+# `make` alone lists what there is to do. Every target makes ready what it needs.
+
+PYTHON ?= python3
+export PYTHON
+VENV := .venv/bin
+ENGINE := scripts/engine run --
+PYTEST := $(VENV)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit engine vm test-slow lint format check clean setup-venv setup-test setup-slow
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## boot examples/hello in a microVM and compare it with this machine
+	@scripts/demo
+
+test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about ten minutes
+	@$(ENGINE) $(PYTEST) -m "not slow" tests/unit tests/engine tests/vm
+
+unit: setup-venv ## the unit tests: seconds, nothing needed
+	@$(PYTEST) -q -m "not slow" tests/unit
+
+engine: setup-test ## the tests with a real docker and podman
+	@$(ENGINE) $(PYTEST) -m "not slow" tests/engine
+
+vm: setup-test ## the tests that boot real microVMs
+	@$(ENGINE) $(PYTEST) -m "not slow" tests/vm
+
+test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB
+	@$(ENGINE) $(PYTEST) -m slow
+
+lint: setup-venv ## ruff and mypy
+	@$(VENV)/ruff check . scripts/engine
+	@$(VENV)/ruff format --check . scripts/engine
+	@$(VENV)/mypy --scripts-are-modules src tests scripts scripts/engine
+
+format: setup-venv ## let ruff put the sources in shape
+	@$(VENV)/ruff check --fix --quiet . scripts/engine
+	@$(VENV)/ruff format . scripts/engine
+
+check: lint unit ## lint and the unit tests: for one's own loop
+
+clean: ## remove all that these targets made here: the environment, caches, the private engine
+	@scripts/clean
+
+setup-venv:
+	@scripts/setup venv
+setup-test:
+	@scripts/setup test
+setup-slow:
+	@scripts/setup slow
