@@ -1,0 +1,159 @@
+"""An image out of an archive: what `docker save` and `podman save` write, and OCI layouts, file or folder.
+
+Sources: Docker image-spec v1.2 ("Combined Image JSON + Filesystem Changeset Format": manifest.json), OCI
+image-spec v1.1 (image-layout.md, image-index.md, manifest.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bot_bottle.errors import DiskFullError, ImageError
+from bot_bottle.image import layout
+from bot_bottle.image.layers import CHUNK, Blob, Layer
+from bot_bottle.image.members import FolderMembers, Members, TarMembers, document, whole
+from bot_bottle.image.oci import Digest, ImageConfig, Platform
+
+_LAYER_LIMIT = 500  # what the kernel's overlayfs can stack, and more than any engine makes
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ\x00": "unxz"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as its archive holds it. `layers` are bottom first; they can be read while it is open."""
+
+    config_bytes: bytes = field(repr=False)
+    config: ImageConfig
+    image_id: Digest
+    layers: tuple[Layer, ...]
+
+
+@contextmanager
+def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Image]:
+    """Open the one image in an archive file or OCI layout folder; its layers are readable inside the block.
+
+    Of an image for several platforms the one for `platform` is taken (default: this machine's). Raises
+    ImageError when it is not an archive, is damaged or cut short, holds several images, or none for the
+    platform. Layers are verified when they are read, everything else here.
+    """
+    wanted = platform or Platform.of_this_machine()
+    with ExitStack() as stack:
+        members = _open_members(path, stack)
+        if layout.is_layout(members):
+            config, blobs, digests = layout.read(members, wanted)
+        else:
+            config, blobs = _read_saved(members, path)
+            digests = [None] * len(blobs)
+        yield _image(config, blobs, digests, wanted)
+
+
+def spool(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+    """Write an engine's save stream to a file in `folder`, which the caller owns, and give its path.
+
+    `on_bytes` is called with the size of each piece. Raises DiskFullError when it does not fit; what was
+    written is removed then.
+    """
+    path = folder / "image.tar"
+    try:
+        with path.open("xb", buffering=0) as file:
+            while piece := stream.read(CHUNK):
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
+                on_bytes(len(piece))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"the image does not fit in {folder}",
+                why=error.strerror or "",
+                next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
+            ) from error
+        raise ImageError(f"cannot write {path}", why=error.strerror or str(error)) from error
+    return path
+
+
+def _open_members(path: Path, stack: ExitStack) -> Members:
+    if path.is_dir():
+        return FolderMembers(path, stack)
+    try:
+        file = stack.enter_context(path.open("rb"))
+    except OSError as error:
+        raise ImageError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    magic = os.pread(file.fileno(), 6, 0) if path.is_file() else b""
+    for sign, tool in _COMPRESSED.items():
+        if magic.startswith(sign):
+            raise ImageError(f"{path} is compressed", next_step=f"decompress it first, with `{tool}`")
+    return TarMembers(file.fileno(), str(path))
+
+
+def _image(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None], wanted: Platform) -> Image:
+    config = ImageConfig.parse(config_bytes)
+    if config.platform.architecture and not layout.suits(config.platform, wanted):
+        raise ImageError(
+            f"the image is for {config.platform}, not for {wanted}",
+            next_step=f"build or save it for {wanted}",
+        )
+    if len(config.diff_ids) != len(blobs):
+        raise ImageError(
+            "the image is malformed",
+            why=f"its config lists {len(config.diff_ids)} layers, its manifest {len(blobs)}",
+        )
+    if len(blobs) > _LAYER_LIMIT:
+        raise ImageError(f"the image has {len(blobs)} layers; {_LAYER_LIMIT} are the most there can be")
+    layers = (Layer(*facts) for facts in zip(config.diff_ids, digests, blobs, strict=True))
+    return Image(config_bytes, config, Digest.of(config_bytes), tuple(layers))
+
+
+def _read_saved(members: Members, path: Path) -> tuple[bytes, list[Blob]]:
+    """Read the manifest.json of `docker save`: one object for each image, its layers bottom first."""
+    raw = document(members, "manifest.json")
+    if raw is None:
+        raise ImageError(
+            f"{path} is not an image archive",
+            why="it has neither manifest.json (docker save) nor oci-layout and index.json (OCI)",
+            next_step="write one with `docker save` or `podman save`",
+        )
+    entry = _one_image(raw)
+    config_name, layer_names = entry.get("Config"), entry.get("Layers") or []
+    if not isinstance(config_name, str) or not isinstance(layer_names, list):
+        raise ImageError("manifest.json is malformed", why="Config must be a name, Layers a list")
+    config_blob = _named(members, config_name)
+    config = whole(config_blob, config_name)
+    stem = config_name.rpartition("/")[2].removesuffix(".json")
+    if len(stem) == 64 and stem != Digest.of(config).hex:
+        raise ImageError("the image config is damaged", why=f"its digest is not {stem}")
+    return config, [_named(members, name) for name in layer_names]
+
+
+def _one_image(raw: bytes) -> dict[str, Any]:
+    try:
+        entries = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ImageError("manifest.json is not JSON", why=str(error)) from error
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ImageError("manifest.json is malformed", why="it must be a list of images")
+    if any(entry.get("Config") != entries[0].get("Config") for entry in entries):
+        tags = [str(tag) for entry in entries for tag in entry.get("RepoTags") or ["(no name)"]]
+        raise ImageError(
+            f"the archive holds {len(entries)} images",
+            why=", ".join(tags[:20]),
+            next_step="save one image alone",
+        )
+    return dict(entries[0])
+
+
+def _named(members: Members, name: object) -> Blob:
+    if not isinstance(name, str):
+        raise ImageError("manifest.json is malformed", why="names must be strings")
+    blob = members.find(name)
+    if blob is None:
+        raise ImageError(f"the archive lacks {name[:200]!r}", next_step="save or download it again")
+    return blob

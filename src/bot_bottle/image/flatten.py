@@ -1,0 +1,233 @@
+"""An image's layers as one root filesystem tar, as the engine would show it.
+
+Two readings of the layers: the first verifies them and builds the merged tree, the second streams the tar.
+Nothing is unpacked, and memory holds one small record for each entry.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.archive import Image
+from bot_bottle.image.layers import CHUNK, LayerStream
+from bot_bottle.image.portable import Loss, Losses, make_portable
+from bot_bottle.image.tarwrite import END, header, header_size, padded
+from bot_bottle.image.tree import Folder, Inode, merge, read_tree
+
+__all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
+
+FLATTEN_VERSION = 1  # goes up whenever the same image would give other bytes
+
+_ZEROS = bytes(CHUNK)
+_BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
+_SIZE_LIMIT = 128 << 30
+_ENTRY_LIMIT = 2_000_000
+
+
+class Flattened:
+    """One root filesystem. `size` is that of its tar in bytes, `entries` their number in it."""
+
+    def __init__(self, image: Image, folders: list[Folder], files: list[Inode], losses: Losses) -> None:
+        self._image = image
+        self._folders = folders
+        self._files = files
+        self.entries = len(folders) + sum(1 + len(node.names or ()) for node in files)
+        self.losses: tuple[Loss, ...] = losses.all()
+        self.size = len(END) + sum(_entry_size(node) for node in (*folders, *files))
+
+    def chunks(self) -> Iterator[bytes]:
+        """Stream the uncompressed tar. Raises ImageError when a layer can no longer be read."""
+        written = 0
+        for chunk in _batched(self._pieces()):
+            written += len(chunk)
+            yield chunk
+        assert written == self.size, f"{written} bytes instead of {self.size}"  # noqa: S101
+
+    def _pieces(self) -> Iterator[bytes]:
+        for folder in self._folders:
+            yield header(folder.path, folder)
+        reader = _Data(self._image)
+        try:
+            for node in self._files:
+                path = _path(node)
+                yield header(path, node)
+                if node.size:
+                    yield from reader.data(node)
+                for parent, name in node.names or ():
+                    yield header(_join(parent, name), node, path)
+        finally:
+            reader.close()
+        yield END
+
+
+def flatten(
+    image: Image, *, portable: bool = True, on_bytes: Callable[[int], None] = lambda _: None
+) -> Flattened:
+    """Read every layer once, verifying it, and merge them.
+
+    With `portable`, what smolvm could not extract is changed or left out (see portable.py and
+    `Flattened.losses`). `on_bytes` hears of layer bytes read, uncompressed. Raises ImageError for a layer
+    that is damaged or hostile.
+    """
+    root = Folder()
+    for number, layer in enumerate(image.layers):
+        with layer.open() as stream:
+            counted = _Counted(stream, on_bytes)
+            tree = read_tree(counted, number, str(layer), lambda: None)
+            while stream.some(CHUNK):
+                pass  # what follows the end mark belongs to the digest
+        tree.link_below(root)
+        merge(root, tree.root)
+    losses = Losses()
+    folders, files = _listed(root)
+    if portable:
+        folders, files = _portable(root, folders, files, losses)
+    for folder in (root, *folders):
+        folder.children = {}  # from here on the lists are enough
+    flattened = Flattened(image, folders, files, losses)
+    if flattened.entries > _ENTRY_LIMIT or flattened.size > _SIZE_LIMIT:
+        raise ImageError(
+            "the image is too large for a microVM",
+            why=f"{flattened.entries} entries of {_ENTRY_LIMIT}, {flattened.size} bytes of {_SIZE_LIMIT}",
+        )
+    return flattened
+
+
+class _Counted:
+    def __init__(self, stream: LayerStream, on_bytes: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._on_bytes = on_bytes
+        self.read = stream.read
+
+    def skip(self, count: int) -> int:
+        done = 0
+        while done < count:
+            step = self._stream.skip(min(count - done, 4 * CHUNK))
+            if not step:
+                break
+            self._on_bytes(step)
+            done += step
+        return done
+
+
+def _listed(root: Folder) -> tuple[list[Folder], list[Inode]]:
+    """List a tree: folders sorted by path, then files in the order of the layers."""
+    folders: list[Folder] = []
+    files: list[Inode] = []
+    todo = [root]
+    while todo:
+        folder = todo.pop()
+        for name, node in folder.children.items():
+            if isinstance(node, Folder):
+                node.path = _join(folder, name)
+                folders.append(node)
+                todo.append(node)
+            elif node.parent is None:
+                node.parent, node.name = folder, name
+                files.append(node)
+            else:
+                node.names = [*(node.names or ()), (folder, name)]
+    folders.sort(key=lambda folder: folder.path)
+    files.sort(key=lambda node: (node.layer, node.offset))
+    for node in files:
+        if node.names and node.parent:
+            first, *others = sorted([(node.parent, node.name), *node.names], key=lambda pair: _join(*pair))
+            (node.parent, node.name), node.names = first, others
+    return folders, files
+
+
+def _portable(
+    root: Folder, folders: list[Folder], files: list[Inode], losses: Losses
+) -> tuple[list[Folder], list[Inode]]:
+    return (
+        [folder for folder in folders if make_portable(root, folder.path, folder, losses)],
+        [node for node in files if make_portable(root, _path(node), node, losses)],
+    )
+
+
+def _join(folder: Folder, name: bytes) -> bytes:
+    return folder.path + b"/" + name if folder.path else name
+
+
+def _path(node: Inode) -> bytes:
+    if isinstance(node, Folder):
+        return node.path
+    assert node.parent is not None  # noqa: S101 - set when it was listed
+    return _join(node.parent, node.name)
+
+
+def _entry_size(node: Inode) -> int:
+    path = _path(node)
+    size = header_size(path, node) + (padded(node.size) if node.kind == tarfile.REGTYPE else 0)
+    for parent, name in node.names or ():
+        size += header_size(_join(parent, name), node, path)
+    return size
+
+
+def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small pieces, so that whoever takes them is not called for each header."""
+    batch: list[bytes] = []
+    held = 0
+    for piece in pieces:
+        batch.append(piece)
+        held += len(piece)
+        if held >= _BATCH:
+            yield b"".join(batch) if len(batch) > 1 else piece
+            batch, held = [], 0
+    if batch:
+        yield b"".join(batch)
+
+
+class _Data:
+    """The data of files, taken from the layers in order."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._number = -1
+        self._stream: LayerStream | None = None
+        self._position = 0
+
+    def data(self, node: Inode) -> Iterator[bytes]:
+        """Give a file's data, padded to whole blocks."""
+        if node.layer != self._number or self._stream is None:
+            self.close()
+            self._number, self._position = node.layer, 0
+            self._stream = self._image.layers[node.layer].open(verify=False)
+        stream = self._stream
+        gap = node.offset - self._position
+        if stream.skip(gap) < gap:
+            raise self._shorter()
+        at = 0
+        held = 0
+        for offset, length in node.extents if node.extents is not None else ((0, node.size),):
+            yield from _zeros(offset - at)
+            left = length
+            while left:
+                piece = stream.some(left)
+                if not piece:
+                    raise self._shorter()
+                left -= len(piece)
+                yield piece
+            at = offset + length
+            held += length
+        yield from _zeros(padded(node.size) - at)
+        self._position = node.offset + held
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _shorter(self) -> ImageError:
+        return ImageError(
+            f"{self._image.layers[self._number]} has changed while it was read",
+            next_step="keep the archive as it is and try again",
+        )
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield _ZEROS[:count]
+        count -= CHUNK

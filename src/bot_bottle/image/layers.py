@@ -1,0 +1,220 @@
+"""Layer blobs: opened, decompressed, and verified while they are read.
+
+Source: OCI image-spec v1.1, layer.md and config.md (`rootfs.diff_ids` are digests of the uncompressed tar).
+The compression is told by its magic number: media types in the wild do not always say the truth.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import zstandard
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.oci import Digest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+CHUNK = 1 << 20  # bytes
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte of 0x50 to 0x5f; parallel compressors begin with one
+_FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4"}
+_BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A range of bytes in an open file. The file stays open as long as the archive does."""
+
+    fd: int
+    offset: int
+    size: int
+
+    def pread(self, count: int, position: int) -> bytes:
+        """Give up to `count` bytes from `position`, within the range."""
+        return os.pread(self.fd, max(0, min(count, self.size - position)), self.offset + position)
+
+
+class _Raw:
+    """A blob read in order, and hashed on the way if asked for."""
+
+    def __init__(self, blob: Blob, digest: Digest | None) -> None:
+        self._blob = blob
+        self._position = 0
+        self._hash: Any = hashlib.new(digest.algorithm) if digest else None
+
+    def read(self, count: int = -1) -> bytes:
+        count = CHUNK if count < 0 else count
+        data = self._blob.pread(count, self._position)
+        if not data and count and self._position < self._blob.size:
+            raise EOFError("the file has become shorter")
+        self._position += len(data)
+        if self._hash is not None:
+            self._hash.update(data)
+        return data
+
+    def skip(self, count: int) -> int:
+        count = min(count, self._blob.size - self._position)
+        self._position += count
+        return count
+
+    def hexdigest(self) -> str | None:
+        while self.read(CHUNK):
+            pass
+        return str(self._hash.hexdigest()) if self._hash is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob."""
+
+    diff_id: Digest
+    digest: Digest | None
+    blob: Blob = field(repr=False)
+
+    def open(self, *, verify: bool = True) -> LayerStream:
+        """Open the uncompressed tar stream, to be read in order.
+
+        Reading it to its end verifies the blob's digest and the diff_id, unless `verify` is off (for a second
+        reading). Raises ImageError, naming the layer, for data that cannot be decompressed or is not what the
+        digests say.
+        """
+        return LayerStream(self, verify=verify)
+
+    @property
+    def size(self) -> int:
+        """The blob's size in bytes, as it is stored."""
+        return self.blob.size
+
+    def __str__(self) -> str:
+        return f"layer {self.diff_id}"
+
+
+class LayerStream:
+    """The uncompressed bytes of a layer, in order."""
+
+    def __init__(self, layer: Layer, *, verify: bool) -> None:
+        self._layer = layer
+        blob_digest = layer.digest if verify and layer.digest != layer.diff_id else None
+        self._raw = _Raw(layer.blob, blob_digest)
+        self._source = self._decompressed()
+        self._hash: Any = hashlib.new(layer.diff_id.algorithm) if verify else None
+        self._plain = self._source is self._raw
+        self._block = b""
+        self._at = 0
+        self._ended = False
+
+    def read(self, count: int = -1, /) -> bytes:
+        """Give `count` bytes, fewer only at the end; without a count, all that is left."""
+        end = self._at + count
+        if count >= 0 and end <= len(self._block):
+            data = self._block[self._at : end]
+            self._at = end
+            return data
+        parts = []
+        while count and (part := self.some(count if count > 0 else CHUNK)):
+            parts.append(part)
+            count -= len(part) if count > 0 else 0
+        return b"".join(parts)
+
+    def some(self, limit: int) -> bytes:
+        """Give what is at hand, `limit` bytes at most; nothing only at the end. The cheapest way to read."""
+        if self._at >= len(self._block) and not self._fill():
+            return b""
+        end = self._at + limit
+        data = self._block[self._at : end]  # all of it is no copy
+        self._at += len(data)
+        return data
+
+    def skip(self, count: int, /) -> int:
+        """Pass over `count` bytes; give how many there were."""
+        left = count
+        while left:
+            here = len(self._block) - self._at
+            if left <= here:
+                self._at += left
+                return count
+            left -= here
+            self._block, self._at = b"", 0
+            if self._plain and self._hash is None:
+                return count - left + self._raw.skip(left)
+            if not self._fill():
+                break
+        return count - left
+
+    def close(self) -> None:
+        """Let go of what is held. The blob's file belongs to the archive and stays open."""
+        self._block, self._at, self._ended = b"", 0, True
+        if not self._plain:
+            self._source.close()
+
+    def __enter__(self) -> LayerStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _decompressed(self) -> Any:
+        magic = self._layer.blob.pread(6, 0)
+        for sign, name in _FOREIGN.items():
+            if magic.startswith(sign):
+                raise ImageError(
+                    f"{self._layer} is compressed with {name}, which is not understood",
+                    next_step="save the image again; layers may be plain, gzip or zstd",
+                )
+        if magic.startswith(_GZIP):
+            return gzip.GzipFile(fileobj=self._raw, mode="rb")  # type: ignore[call-overload]
+        if magic.startswith(_ZSTD) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+            return zstandard.ZstdDecompressor().stream_reader(
+                self._raw,  # type: ignore[arg-type]
+                read_size=CHUNK,
+                read_across_frames=True,
+                closefd=False,
+            )
+        return self._raw
+
+    def _fill(self) -> bool:
+        """Take the next block; at the end, verify once."""
+        if self._ended:
+            return False
+        try:
+            self._block, self._at = self._source.read(CHUNK), 0
+            if not self._block:
+                self._ended = True
+                self._verify()
+                return False
+        except _BROKEN as error:
+            raise ImageError(
+                f"{self._layer} cannot be read", why=str(error), next_step="save or download the image again"
+            ) from error
+        if self._hash is not None:
+            self._hash.update(self._block)
+        return True
+
+    def _verify(self) -> None:
+        if self._hash is None:
+            return
+        found = self._hash.hexdigest()
+        if found != self._layer.diff_id.hex:
+            raise _mismatch(self._layer, self._layer.diff_id, found)
+        found = self._raw.hexdigest()
+        if found is not None and self._layer.digest is not None and found != self._layer.digest.hex:
+            raise _mismatch(self._layer, self._layer.digest, found)
+
+
+def _mismatch(layer: Layer, wanted: Digest, found: str) -> ImageError:
+    return ImageError(
+        f"{layer} is damaged",
+        why=f"its content should have the digest {wanted} but has {wanted.algorithm}:{found}",
+        next_step="save or download the image again",
+    )

@@ -1,0 +1,155 @@
+"""OCI layouts: from index.json to the one manifest that is wanted.
+
+Source: OCI image-spec v1.1, image-layout.md, image-index.md, manifest.md, descriptor.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.layers import Blob
+from bot_bottle.image.members import Members, document, whole
+from bot_bottle.image.oci import Digest, ImageConfig, Platform, parse_json
+
+_DEPTH_LIMIT = 4  # indexes within indexes
+_MANIFEST_LIMIT = 1000
+
+Found = tuple[bytes, list[Blob], list[Digest | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    digest: Digest
+    platform: Platform
+    manifest: dict[str, Any]
+
+
+def is_layout(members: Members) -> bool:
+    """Whether an archive is an OCI layout. Newer docker-save archives are both; this form says more."""
+    return members.find("oci-layout") is not None and members.find("index.json") is not None
+
+
+def suits(offered: Platform, wanted: Platform) -> bool:
+    """Whether an image for one platform is what is wanted; a variant counts only when both name one."""
+    return (offered.os, offered.architecture) == (wanted.os, wanted.architecture) and (
+        offered.variant == wanted.variant or not offered.variant or not wanted.variant
+    )
+
+
+def read(members: Members, wanted: Platform) -> Found:
+    """Give the config, the layer blobs (bottom first) and their digests of the image for a platform.
+
+    Raises ImageError when there is none (listing those there are), or more than one.
+    """
+    marker = parse_json(document(members, "oci-layout") or b"", "oci-layout file")
+    if marker.get("imageLayoutVersion") != "1.0.0":
+        raise ImageError(
+            "the OCI layout has a version that is not known", why=repr(marker.get("imageLayoutVersion"))
+        )
+    index = parse_json(document(members, "index.json") or b"", "index.json")
+    candidates: dict[Digest, _Candidate] = {}
+    for candidate in _candidates(members, index, _DEPTH_LIMIT):
+        candidates[candidate.digest] = candidate
+        if len(candidates) > _MANIFEST_LIMIT:
+            raise ImageError(f"the archive holds more than {_MANIFEST_LIMIT} images")
+    suiting = [one for one in candidates.values() if suits(one.platform, wanted)]
+    if len(suiting) > 1:
+        raise ImageError(
+            f"the archive holds {len(suiting)} images for {wanted}",
+            why="\n".join(str(one.digest) for one in suiting[:20]),
+            next_step="save one image alone",
+        )
+    if not suiting:
+        there = sorted({str(one.platform) for one in candidates.values()})
+        raise ImageError(
+            f"the archive holds no image for {wanted}",
+            why=f"it has: {', '.join(there[:50])}" if there else "it has no image at all",
+            next_step="name one of them with --platform" if there else "save the image again",
+        )
+    return _contents(members, suiting[0].manifest)
+
+
+def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator[_Candidate]:
+    for descriptor in _objects(index, "manifests"):
+        platform = _platform(descriptor)
+        if platform is not None and platform.os == "unknown":
+            continue  # an attestation beside an image, not an image
+        digest = Digest(descriptor.get("digest") or "")
+        blob = _blob(members, digest)
+        if blob is None:
+            continue  # an index may list platforms that were not pulled
+        content = parse_json(_verified(blob, digest, descriptor), f"manifest {digest}")
+        if "manifests" in content:
+            if not depth:
+                raise ImageError("the OCI layout nests its indexes too deeply")
+            yield from _candidates(members, content, depth - 1)
+            continue
+        if "artifactType" in content or "layers" not in content:
+            continue  # a signature, a bill of materials: not an image
+        if platform is None:
+            platform = ImageConfig.parse(_config(members, content)).platform
+        yield _Candidate(digest, platform, content)
+
+
+def _contents(members: Members, manifest: dict[str, Any]) -> Found:
+    blobs, digests = [], []
+    for descriptor in _objects(manifest, "layers"):
+        digest = Digest(descriptor.get("digest") or "")
+        blob = _blob(members, digest)
+        if blob is None:
+            raise ImageError(f"the archive lacks layer {digest}", next_step="save or download it again")
+        _check_size(blob, digest, descriptor)
+        blobs.append(blob)
+        digests.append(digest)
+    return _config(members, manifest), blobs, list(digests)
+
+
+def _config(members: Members, manifest: dict[str, Any]) -> bytes:
+    descriptor = manifest.get("config")
+    if not isinstance(descriptor, dict):
+        raise ImageError("the image manifest is malformed", why="config must be an object")
+    digest = Digest(descriptor.get("digest") or "")
+    blob = _blob(members, digest)
+    if blob is None:
+        raise ImageError(f"the archive lacks the image config {digest}")
+    return _verified(blob, digest, descriptor)
+
+
+def _blob(members: Members, digest: Digest) -> Blob | None:
+    return members.find(f"blobs/{digest.algorithm}/{digest.hex}")
+
+
+def _verified(blob: Blob, digest: Digest, descriptor: dict[str, Any]) -> bytes:
+    _check_size(blob, digest, descriptor)
+    data = whole(blob, str(digest))
+    if Digest.of(data, digest.algorithm) != digest:
+        raise ImageError(f"blob {digest} is damaged", why="its content has another digest")
+    return data
+
+
+def _check_size(blob: Blob, digest: Digest, descriptor: dict[str, Any]) -> None:
+    size = descriptor.get("size")
+    if size is not None and size != blob.size:
+        raise ImageError(f"blob {digest} is damaged", why=f"it has {blob.size} bytes instead of {size!r}")
+
+
+def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    items = document.get(key) or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ImageError("the OCI layout is malformed", why=f"{key} must be a list of objects")
+    return items
+
+
+def _platform(descriptor: dict[str, Any]) -> Platform | None:
+    platform = descriptor.get("platform")
+    if platform is None:
+        return None
+    if not isinstance(platform, dict):
+        raise ImageError("the OCI layout is malformed", why="platform must be an object")
+    facts = [platform.get(key) or "" for key in ("os", "architecture", "variant")]
+    if not all(isinstance(fact, str) for fact in facts):
+        raise ImageError("the OCI layout is malformed", why="a platform's parts must be strings")
+    return Platform(*facts)

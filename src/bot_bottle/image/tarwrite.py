@@ -1,0 +1,58 @@
+"""Headers of the tar that is written: GNU format, PAX where an entry needs it.
+
+The size of a header is known without making it, so that the size of the whole is known beforehand.
+Source: GNU tar manual, "Basic Tar Format"; POSIX.1-2017 pax.
+"""
+
+from __future__ import annotations
+
+import tarfile
+
+from bot_bottle.image.tarread import BLOCK
+from bot_bottle.image.tree import Inode
+
+END = bytes(2 * BLOCK)
+_FIELD = 100  # bytes of the name fields in a header
+
+
+def header(path: bytes, node: Inode, link: bytes | None = None) -> bytes:
+    """Make the header of an entry; with `link` that of a hard link to it."""
+    info = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
+    info.mode, info.uid, info.gid = node.mode, node.uid, node.gid
+    info.uname = info.gname = ""
+    records = {}
+    if isinstance(node.mtime, str):
+        records["mtime"] = node.mtime
+    else:
+        info.mtime = node.mtime
+    if link is not None:
+        info.type = tarfile.LNKTYPE
+        info.linkname = link.decode("utf-8", "surrogateescape")
+    else:
+        info.type = node.kind
+        info.linkname = node.link.decode("utf-8", "surrogateescape")
+        info.size = node.size
+        if node.device:
+            info.devmajor, info.devminor = node.device
+        records.update(node.xattrs or ())
+    info.pax_headers = records
+    return info.tobuf(
+        tarfile.PAX_FORMAT if records else tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
+    )
+
+
+def header_size(path: bytes, node: Inode, link: bytes | None = None) -> int:
+    """Give the size of what `header` makes, in bytes."""
+    if node.xattrs or isinstance(node.mtime, str):
+        return len(header(path, node, link))
+    name = len(path) + (node.kind == tarfile.DIRTYPE)
+    return BLOCK + _long(name) + _long(len(node.link if link is None else link))
+
+
+def padded(size: int) -> int:
+    """Round a size up to whole blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def _long(length: int) -> int:
+    return BLOCK + padded(length + 1) if length > _FIELD else 0
