@@ -52,3 +52,18 @@ def shield() -> Iterator[None]:
             signum, _State.pending = _State.pending, None
             _State.raised = True
             raise Interrupted(signum)
+
+
+@contextmanager
+def collected() -> Iterator[list[int]]:
+    """Collect signals in a list instead of raising them, for as long as a command inside is to have them."""
+    received: list[int] = []
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -169,6 +169,10 @@ class _Session:
     def failure(self) -> str:
         return self.sieve.failure
 
+    @property
+    def last_line(self) -> str:
+        return self.sieve.last_line
+
 
 def _to(descriptor: int) -> Sink:
     def write(data: bytes) -> None:

@@ -34,6 +34,10 @@ class Attached(Protocol):
     def failure(self) -> str:
         """What smolvm itself complained of, or "" when the exit status is the command's own."""
 
+    @property
+    def last_line(self) -> str:
+        """The last line of its standard error ("" with a terminal)."""
+
 
 class Host(Protocol):
     """A machine that smolvm runs on."""
@@ -71,15 +75,15 @@ class NativeHost:
     kind: Literal["kvm", "emulated"] = "kvm"
 
     def __init__(self, smolvm: Smolvm) -> None:
-        self._smolvm = smolvm
+        self.smolvm = smolvm
 
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Completed:
         """Run smolvm to its end."""
-        argv = [str(self._smolvm.program), *args]
+        argv = [str(self.smolvm.program), *args]
         try:
-            done = process.run(argv, timeout=timeout, check=False, env=self._smolvm.environment(env))
+            done = process.run(argv, timeout=timeout, check=False, env=self.smolvm.environment(env))
         except CommandFailed as error:
             raise SmolvmError(error.message, why=error.why) from error
         return checked(done) if check else done
@@ -87,8 +91,8 @@ class NativeHost:
     @contextmanager
     def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
         """Run smolvm on our streams. Standard error passes through us, to tell smolvm's failures."""
-        argv = [str(self._smolvm.program), *args]
-        with process.attached(argv, env=self._smolvm.environment(env), terminal=tty) as child:
+        argv = [str(self.smolvm.program), *args]
+        with process.attached(argv, env=self.smolvm.environment(env), terminal=tty) as child:
             yield _NativeAttached(child, None if tty else child.stderr)
 
     def path_of(self, file: Path) -> str:
@@ -124,6 +128,10 @@ class _NativeAttached:
     def failure(self) -> str:
         return self.sieve.failure
 
+    @property
+    def last_line(self) -> str:
+        return self.sieve.last_line
+
 
 class StderrSieve:
     """Passes a command's standard error through and holds back smolvm's own last word.
@@ -137,6 +145,7 @@ class StderrSieve:
     def __init__(self, target: int) -> None:
         self._target = target
         self._held = b""
+        self._tail = b""
         self.failure = ""
 
     def feed(self, data: bytes) -> None:
@@ -161,7 +170,13 @@ class StderrSieve:
         may_be = line.startswith(self._START) or (line and self._START.startswith(line))
         return start if may_be and len(data) - start < 65536 else len(data)
 
+    @property
+    def last_line(self) -> str:
+        """The last line that passed through, or its last kilobyte."""
+        return self._tail.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")
+
     def _write(self, data: bytes) -> None:
+        self._tail = (self._tail + data)[-1024:]
         while data:
             data = data[os.write(self._target, data) :]
 

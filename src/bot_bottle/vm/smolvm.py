@@ -130,8 +130,3 @@ def carrier(variable: str) -> str:
 def delete_argv(name: str) -> tuple[str, ...]:
     """Give `machine delete`, which also ends a machine that runs."""
     return ("machine", "delete", "--error-format", "json", "-f", "--name", name)
-
-
-def pack_create_argv(source: str, output: str) -> tuple[str, ...]:
-    """Give `pack create` from an image archive (a path that ends in .tar) or a registry reference."""
-    return ("pack", "create", "--error-format", "json", "--image", source, "-o", output)

@@ -1,0 +1,216 @@
+"""A bottle as a microVM: an artifact booted by smolvm, one command attached, then gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bot_bottle import interrupts, process
+from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
+from bot_bottle.interrupts import shield
+from bot_bottle.process import Completed
+from bot_bottle.progress import Progress
+from bot_bottle.rundir import RunDir
+from bot_bottle.vm.emulated import emulated_host
+from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
+from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, delete_argv, exec_argv, find_smolvm, start_argv
+
+_CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
+_BOOT = 300.0
+_QUICK = 60.0
+_POLL = 0.1
+
+# what docker gives a container whose image names none
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# smolvm answers 255 for a command that cannot be started; docker's users know 126 and 127
+_NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
+_NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not executable")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a microVM backend needs to know of a bottle."""
+
+    slug: str
+    artifact: Path
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    user: str
+    workdir: str
+    cpus: int
+    memory_mib: int
+
+    @property
+    def machine(self) -> str:
+        """The machine's name in smolvm."""
+        return f"bottle-{self.slug}"
+
+
+class Bottle:
+    """A running bottle. Made by `launch`."""
+
+    def __init__(self, launch: Launch, host: Host, progress: Progress) -> None:
+        self.launch = launch
+        self._host = host
+        self._progress = progress
+
+    @property
+    def accel(self) -> str:
+        """Where it runs: `kvm` or `emulated`."""
+        return self._host.kind
+
+    def run(self, *, tty: bool) -> int:
+        """Run the bottle's command on our own streams and give its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        SmolvmError when smolvm failed and not the command.
+        """
+        launch = self.launch
+        variables = dict(launch.env)
+        if tty:
+            variables.setdefault("TERM", os.environ.get("TERM") or "xterm")
+        args = exec_argv(
+            launch.machine,
+            launch.command,
+            tty=tty,
+            user=launch.user,
+            workdir=launch.workdir,
+            env_names=list(variables),
+        )
+        env = {carrier(name): value for name, value in variables.items()}
+        with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
+            code = self._wait(attached, received)
+        if attached.failure:
+            raise SmolvmError("smolvm could not run the command", why=attached.failure)
+        return _as_docker_has_it(code, attached.last_line)
+
+    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
+        """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
+        args = exec_argv(self.launch.machine, command, tty=False, user=user, workdir="/", env_names=())
+        return self._host.call(args, timeout=_QUICK, check=check)
+
+    def _wait(self, attached: Attached, received: list[int]) -> int:
+        passed = 0
+        while (code := attached.wait(_POLL)) is None:
+            if len(received) > 1:
+                attached.end()
+                raise Interrupted(received[-1])
+            if len(received) > passed:
+                passed = len(received)
+                self._pass_on(received[0], attached)
+        return code
+
+    def _pass_on(self, signum: int, attached: Attached) -> None:
+        """Give a signal to all that runs in the bottle, as a terminal does to its foreground.
+
+        smolvm has no way to signal a command, so a shell in the guest does it; an image without one is ended.
+        """
+        name = signal.Signals(signum).name.removeprefix("SIG")
+        done = self.execute(("sh", "-c", f"kill -{name} -1"), user="0")
+        if done.code == 255 and attached.wait(0) is None:
+            self._progress.note(f"the image has no shell to pass {name} on with: ending the bottle")
+            attached.end()
+            raise Interrupted(signum)
+
+
+def _as_docker_has_it(code: int, last_line: str) -> int:
+    if code == 255 and _NOT_FOUND.search(last_line):
+        return 127
+    if code == 255 and _NOT_RUNNABLE.search(last_line):
+        return 126
+    return code
+
+
+@contextmanager
+def launch(launch: Launch, run: RunDir, progress: Progress, *, accel: Accel = "auto") -> Iterator[Bottle]:
+    """Boot a bottle; when the block ends, by any way, nothing of it is left."""
+    with ExitStack() as stack:
+        host = _host(launch, run, progress, accel, stack)
+        with progress.stage("boot") as stage:
+            stage.say("unpacking the artifact")
+            artifact = host.path_of(launch.artifact)
+            cpus = launch.cpus if host.kind == "kvm" else 1  # more do not come up reliably in emulation
+            if isinstance(host, NativeHost):
+                with shield():
+                    _record(run, launch.machine, host.smolvm)
+                    stack.callback(_delete, host, launch.machine)
+            create = create_argv(
+                artifact,
+                launch.machine,
+                cpus=cpus,
+                memory_mib=launch.memory_mib,
+                labels={"bot-bottle": launch.slug, "owner": _owner()},
+            )
+            host.call(create, timeout=_CREATE)
+            stage.say("starting the microVM")
+            _start(host, launch.machine)
+            stage.conclude("microVM is up")
+        yield Bottle(launch, host, progress)
+
+
+def _host(launch: Launch, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack) -> Host:
+    kind, kvm = choose_accel(accel)
+    if kind == "kvm":
+        return NativeHost(find_smolvm(progress))
+    if accel == "auto":
+        progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
+    return stack.enter_context(emulated_host(run, progress, memory_mib=launch.memory_mib))
+
+
+def _start(host: Host, machine: str) -> None:
+    """Start the machine, once more if it did not come up: on a busy machine emulation can be too slow."""
+    for attempt in (1, 2):
+        try:
+            host.call(start_argv(machine), timeout=_BOOT)
+            return
+        except SmolvmError as error:
+            if attempt == 2 or host.kind == "kvm":
+                raise BootError(
+                    "the microVM did not come up", why=error.why, next_step=_boot_hint(host)
+                ) from error
+            with suppress(BottleError):
+                host.call(("machine", "stop", "--name", machine, "-t", "0"), timeout=_QUICK)
+
+
+def _boot_hint(host: Host) -> str:
+    if host.kind == "kvm":
+        return "see `bottle doctor`; --accel emulated is the way round a KVM that does not work"
+    return "try again when the machine is less busy, or with another --memory"
+
+
+def _owner() -> str:
+    return f"{os.getpid()}.{process.start_time(os.getpid())}"
+
+
+def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
+    run.record("machine", name=machine, program=str(smolvm.program), env=dict(smolvm.env))
+
+
+def _delete(host: Host, machine: str) -> None:
+    with shield(), suppress(BottleError):
+        host.call(delete_argv(machine), timeout=_QUICK)
+
+
+def sweep_machine(stray: dict[str, Any]) -> None:
+    """Delete a machine that a killed command left (the sweeper of `machine` strays)."""
+    smolvm = Smolvm(Path(stray["program"]), "", "", dict(stray["env"]))
+    done = NativeHost(smolvm).call(delete_argv(stray["name"]), timeout=_QUICK, check=False)
+    if done.code and b"NOT_FOUND" not in done.stderr:
+        raise SmolvmError(f"the machine {stray['name']} could not be deleted")
+
+
+def sweep_process(stray: dict[str, Any]) -> None:
+    """End a process that a killed command left (the sweeper of `process` strays)."""
+    process.end_stray(int(stray["pid"]), str(stray["started"]))
+
+
+def default_path(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that docker adds and smolvm does not."""
+    return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}

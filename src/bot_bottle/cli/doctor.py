@@ -1,0 +1,59 @@
+"""`bottle doctor`: what is missing for `bottle run` to work."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from bot_bottle import doctor
+from bot_bottle.errors import DoctorError
+from bot_bottle.vm.host import Accel
+
+_HELP = """Check whether `bottle run` would work here: engine, smolvm, KVM, QEMU, memory, disk, cache.
+
+Exits with 0 only if it would. Whatever is not good comes with a next step.
+
+\b
+Examples:
+  bottle doctor
+  bottle doctor --json | jq '.checks[] | select(.mark != "good")'
+"""
+
+_MARKS = {"good": ("ok", "green"), "poor": ("!!", "yellow"), "bad": ("NO", "red")}
+
+
+@click.command("doctor", help=_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@click.option(
+    "--engine", type=click.Choice(["docker", "podman"]), envvar="BOT_BOTTLE_ENGINE", help="Look at this one."
+)
+@click.option(
+    "--accel",
+    type=click.Choice(["auto", "kvm", "emulated"]),
+    default="auto",
+    envvar="BOT_BOTTLE_ACCEL",
+    help="As in bottle run.",
+)
+def command(as_json: bool, engine: str | None, accel: Accel) -> int:
+    """Look, print, and exit with what `bottle run` could expect."""
+    found = []
+    for check in doctor.examine(engine=engine, accel=accel):
+        found.append(check)
+        if not as_json:
+            _show(check)
+    good = all(check.mark != "bad" for check in found)
+    if as_json:
+        answer: dict[str, Any] = {"ok": good, "checks": [check.as_dict() for check in found]}
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        click.echo("\nbottle run works here." if good else "\nbottle run does not work here yet.")
+    return 0 if good else DoctorError.exit_code
+
+
+def _show(check: doctor.Check) -> None:
+    word, colour = _MARKS[check.mark]
+    click.echo(f"[{click.style(word, fg=colour)}] {check.name:<10} {check.finding}")
+    if check.next_step and check.mark != "good":
+        click.echo(f"     {'':<10} next: {check.next_step}")

@@ -1,0 +1,104 @@
+"""`bottle`: the group of commands, and the one place where an error becomes a message and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from bot_bottle import __version__, interrupts
+from bot_bottle.errors import BottleError, DiskFullError, Interrupted
+
+_COMMANDS = {
+    "cache": "See and tidy the cache of artifacts.",
+    "completion": "Print a completion script for your shell.",
+    "doctor": "Check whether bottle run would work here.",
+    "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
+    "registry": "Serve local images as a registry while a command runs.",
+    "run": "Build a Dockerfile and run a command in a microVM made from it.",
+}
+
+_HELP = """Run an AI coding agent in a microVM made from your repository's own Dockerfile.
+
+\b
+Examples:
+  bottle run                        build ./Dockerfile, run its command in a microVM
+  bottle run . -- claude --version  run another command in it
+  bottle pack --image myagent       only make the .smolmachine, print its path
+  bottle doctor                     what is missing for `bottle run` to work
+"""
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when the command is used, so that `bottle --help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the commands' names."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bot_bottle.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="bottle")
+def bottle() -> None:
+    """Gather the commands."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and give its exit status. Every failure is one message on standard error."""
+    interrupts.install()
+    try:
+        result: Any = bottle.main(arguments, prog_name="bottle", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (Interrupted, click.Abort) as error:
+        signum = getattr(error, "signum", 2)
+        _say("bottle: interrupted, everything cleaned up")
+        return 128 + signum
+    except BottleError as error:
+        _say(f"bottle: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        # whoever read our output has gone: end as a program killed by SIGPIPE does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = DiskFullError(
+            "the disk is full", why=str(error), next_step="bottle cache prune, or free some space"
+        )
+        _say(f"bottle: {full}")
+        return DiskFullError.exit_code
+    if logging.getLogger("bot_bottle").isEnabledFor(logging.INFO):
+        traceback.print_exc()
+    _say(f"bottle: {type(error).__name__}: {error}\nNext: this is a defect of bottle; with -v it says where")
+    return BottleError.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done

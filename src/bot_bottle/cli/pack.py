@@ -1,0 +1,111 @@
+"""`bottle pack`: the conversion alone. The artifact's path is the one line on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import bottle
+from bot_bottle.cli import options
+from bot_bottle.conversion import Conversion
+from bot_bottle.errors import ArtifactError
+
+_HELP = """Make a .smolmachine from PATH's Dockerfile (default: the current folder), an image or an archive.
+
+Prints the artifact's path. It stays in the cache; with -o it is copied out.
+
+\b
+Examples:
+  bottle pack
+  bottle pack --image myagent:latest -o agent.smolmachine
+  docker save myagent > a.tar; bottle pack --archive a.tar
+  bottle pack --json . | jq .seconds
+"""
+
+
+@click.command("pack", help=_HELP)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.build_options
+@click.option("--image", metavar="REF", help="Take an image that the engine holds.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Take a docker-save archive (old or new layout) or an OCI layout (folder or tar).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Copy the artifact here.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
+@options.engine_options
+@options.output_options
+def command(
+    path: Path | None,
+    image: str | None,
+    archive: Path | None,
+    output: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Convert and print where the artifact is."""
+    build = {
+        name: given[name] for name in ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+    }
+    source = options.source(path, image=image, archive=archive, **build)
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    done = bottle.convert(
+        source, engine=given["engine"], packer=given["packer"], accel=given["accel"], progress=progress
+    )
+    where = done.entry.path
+    if output is not None:
+        with done.entry.hold():
+            where = _copy(where, output)
+    click.echo(json.dumps(_described(done, where)) if as_json else where)
+
+
+def _described(done: Conversion, where: Path) -> dict[str, Any]:
+    return {
+        "path": str(where),
+        "image_id": done.image_id,
+        "key": done.entry.key.name,
+        "digest": str(done.entry.digest),
+        "size": done.entry.size,
+        "packer": done.packer,
+        "cache": "hit" if done.entry.hit else "miss",
+        "losses": [
+            {"kind": loss.kind, "count": loss.count, "examples": loss.examples} for loss in done.losses
+        ],
+        "seconds": done.seconds,
+    }
+
+
+def _copy(artifact: Path, output: Path) -> Path:
+    """Copy beside the output and rename, so that no half artifact ever has its name."""
+    target = output.absolute()
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temp:
+            try:
+                with artifact.open("rb") as file:
+                    shutil.copyfileobj(file, temp, 1 << 20)
+                temp.flush()
+                os.fsync(temp.fileno())
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(temp.fileno(), 0o666 & ~umask)
+                Path(temp.name).replace(target)
+            except BaseException:
+                Path(temp.name).unlink(missing_ok=True)
+                raise
+    except FileNotFoundError as error:
+        raise ArtifactError(f"no folder {target.parent}", why=str(error)) from error
+    return target

@@ -1,0 +1,211 @@
+"""Local image to `.smolmachine`: build, export, flatten, pack, cache. No virtual machine is needed for it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_bottle import paths
+from bot_bottle.errors import DiskFullError, ImageError, SpecError
+from bot_bottle.image.archive import Image, open_archive, spool
+from bot_bottle.image.engine import Engine, find_engine
+from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
+from bot_bottle.image.oci import Digest, Platform
+from bot_bottle.image.portable import Loss
+from bot_bottle.progress import Progress
+from bot_bottle.rundir import RunDir
+from bot_bottle.smolmachine.cache import Cache, Entry, Explanation, Key
+from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
+from bot_bottle.smolmachine.guest import find_guest, guest_version
+from bot_bottle.smolmachine.pack import PackOptions, pack_native, pack_smolvm
+from bot_bottle.spec import PackerName, Source
+from bot_bottle.vm.emulated import emulated_host
+from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
+from bot_bottle.vm.smolvm import find_smolvm
+
+_PACK_TIMEOUT = 3600.0  # seconds, for smolvm's own packer
+_PACK_MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB, whatever it is told
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """An image and the artifact made of it, or found."""
+
+    image_id: str
+    entry: Entry
+    packer: PackerName
+    losses: tuple[Loss, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Converter:
+    """Makes artifacts. `engine` is a choice as in `find_engine`; it is only asked when an image needs it."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        progress: Progress,
+        *,
+        engine: str | None = None,
+        packer: PackerName = "native",
+        accel: Accel = "auto",
+    ) -> None:
+        self._run = run
+        self._progress = progress
+        self._engine_choice = engine
+        self._engine: Engine | None = None
+        self._packer: PackerName = packer
+        self._accel: Accel = accel
+        self._losses: tuple[Loss, ...] = ()
+        self.cache = Cache(paths.artifacts_dir())
+
+    @property
+    def engine(self) -> Engine:
+        """The container engine. Raises EngineError when none answers."""
+        if self._engine is None:
+            self._engine = find_engine(self._engine_choice)
+        return self._engine
+
+    def image_id(self, source: Source) -> str:
+        """Give the source's image id, building it first if it is a Dockerfile's folder."""
+        if source.build is not None:
+            source.build.find_dockerfile()
+            with self._progress.stage("build") as stage:
+                built = self.engine.build(source.build, stage.say)
+                stage.conclude(f"image {built[:19]} with {self.engine.name}")
+                return built
+        if source.image is not None:
+            return self.engine.image_id(source.image)
+        with self._archive(source) as image:
+            return str(image.image_id)
+
+    def convert(self, source: Source) -> Conversion:
+        """Give the artifact of a source, from the cache when nothing that decides it has changed."""
+        image_id = self.image_id(source)
+        key = self.key(image_id)
+        entry = self.cache.get_or_make(
+            key,
+            lambda temp: self._make(source, image_id, temp),
+            on_wait=self._progress.note,
+            source=str(source),
+        )
+        if entry.hit:
+            self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
+        return Conversion(image_id, entry, self._packer, self._losses, dict(self._progress.seconds))
+
+    def why(self, source: Source) -> Explanation:
+        """Tell why a run of this source would find its artifact, or not."""
+        return self.cache.why(self.key(self.image_id(source)), str(source))
+
+    def key(self, image_id: str) -> Key:
+        """Give the cache key: everything that decides the artifact's bytes."""
+        return Key(
+            image_id=Digest(image_id),
+            platform=str(Platform.of_this_machine()),
+            packer=self._packer,
+            smolvm_version=guest_version(),
+            format_version=FORMAT_VERSION,
+            flatten_version=FLATTEN_VERSION,
+            options=self._options().key_parts(),
+        )
+
+    def _options(self) -> PackOptions:
+        return PackOptions()
+
+    @contextmanager
+    def _archive(self, source: Source) -> Iterator[Image]:
+        assert source.archive is not None  # noqa: S101 - callers have looked
+        if not source.archive.exists():
+            raise SpecError(f"no such archive: {source.archive}")
+        with open_archive(source.archive) as image:
+            yield image
+
+    def _make(self, source: Source, image_id: str, temp: Path) -> None:
+        try:
+            if source.archive is not None:
+                self._pack(source.archive, image_id, temp)
+            else:
+                self._pack(self._export(image_id), image_id, temp)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(
+                    f"no room left for the artifact in {temp.parent}",
+                    why=str(error),
+                    next_step="bottle cache prune, or free some space",
+                ) from error
+            raise
+
+    def _export(self, image_id: str) -> Path:
+        """Take the image out of the engine into the run's folder."""
+        with self._progress.stage("export", self.engine.size(image_id) or None) as stage:
+            with self.engine.save(image_id) as stream:
+                archive = spool(stream, self._run.folder("export"), stage.advance)
+            stage.conclude(f"from {self.engine.name}")
+        return archive
+
+    def _pack(self, archive: Path, image_id: str, temp: Path) -> None:
+        with open_archive(archive) as image:
+            if str(image.image_id) != image_id:
+                raise ImageError(
+                    "the engine exported another image than it was asked for",
+                    why=f"asked for {image_id}, got {image.image_id}",
+                )
+            if self._packer == "smolvm":
+                self._pack_smolvm(archive, temp)
+            else:
+                self._pack_native(image, temp)
+        if archive.is_relative_to(self._run.path):
+            archive.unlink()
+
+    def _pack_native(self, image: Image, temp: Path) -> None:
+        with self._progress.stage("pack") as stage:
+            stage.say("reading the layers")
+            root = flatten(image)
+            stage.say("compressing the root filesystem")
+            pack_native(
+                image,
+                root,
+                find_guest(),
+                temp,
+                flatten_version=FLATTEN_VERSION,
+                options=self._options(),
+                on_bytes=stage.advance,
+            )
+            stage.conclude(f"natively, {root.entries} entries")
+        self._losses = root.losses
+        for loss in root.losses:
+            self._progress.note(
+                f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
+            )
+
+    def _pack_smolvm(self, archive: Path, temp: Path) -> None:
+        exchange = self._run.folder("exchange")
+        with self._smolvm_host(exchange) as host, self._progress.stage("pack") as stage:
+            stage.say("smolvm pack create")
+            inside = "/exchange" if host.kind == "emulated" else str(exchange)
+
+            def run(args: Sequence[str]) -> None:
+                places = {str(archive.absolute()): host.path_of(archive)}
+                host.call(
+                    [places.get(arg, arg.replace(str(exchange), inside)) for arg in args],
+                    timeout=_PACK_TIMEOUT,
+                )
+
+            made = exchange / "made.smolmachine"
+            pack_smolvm(run, archive, made)
+            made.replace(temp)
+            stage.conclude("by smolvm pack create")
+
+    @contextmanager
+    def _smolvm_host(self, exchange: Path) -> Iterator[Host]:
+        kind, _ = choose_accel(self._accel)
+        if kind == "kvm":
+            yield NativeHost(find_smolvm(self._progress))
+        else:
+            with emulated_host(
+                self._run, self._progress, memory_mib=_PACK_MEMORY_MIB, exchange=exchange
+            ) as host:
+                yield host

@@ -1,0 +1,122 @@
+"""What a user asked for, checked and frozen before anything is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.image.engine import BuildRequest
+
+PackerName = Literal["native", "smolvm"]
+
+# smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SIZE = re.compile(r"(\d+)(b|k|m|g)?", re.IGNORECASE)
+_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+MINIMUM_MEMORY_MIB = 256
+DEFAULT_MEMORY_MIB = 4096
+DEFAULT_CPUS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them."""
+
+    build: BuildRequest | None = None
+    image: str | None = None
+    archive: Path | None = None
+
+    def __post_init__(self) -> None:
+        if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:
+            raise UsageError("give one of a folder to build, --image and --archive")
+
+    def __str__(self) -> str:
+        if self.build is not None:
+            return str(self.build.context.absolute())
+        return self.image or str(self.archive and self.archive.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class BottleSpec:
+    """One bottle to run. Empty fields mean: as the image has it."""
+
+    source: Source
+    slug: str
+    command: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # values may be secrets
+    user: str = ""
+    workdir: str = ""
+    cpus: int | None = None
+    memory_mib: int = DEFAULT_MEMORY_MIB
+
+    def __post_init__(self) -> None:
+        check_slug(self.slug)
+        if self.workdir and not self.workdir.startswith("/"):
+            raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
+        if self.user.startswith("-"):
+            raise SpecError(f"not a user: {self.user!r}", next_step="write it as name, uid or uid:gid")
+        if self.cpus is not None and not 1 <= self.cpus <= 255:
+            raise SpecError(f"a bottle has 1 to 255 CPUs, not {self.cpus}")
+        if self.memory_mib < MINIMUM_MEMORY_MIB:
+            raise SpecError(
+                f"a bottle needs {MINIMUM_MEMORY_MIB} MiB of memory at least, not {self.memory_mib}"
+            )
+
+
+def check_slug(slug: str) -> str:
+    """Give a bottle's name back if it may be one. Raises SpecError."""
+    if not _SLUG.fullmatch(slug):
+        raise SpecError(
+            f"not a bottle's name: {slug[:100]!r}",
+            next_step="use letters, digits, _ and -, 63 at most, a letter or digit first",
+        )
+    return slug
+
+
+def make_slug(source: Source) -> str:
+    """Make a readable name up: after the folder or image, with a random end that keeps it unique."""
+    stem = Path(str(source)).name.partition("@")[0]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-").lower()[:40] or "bottle"
+    return f"{words}-{secrets.token_hex(3)}"
+
+
+def parse_memory(text: str) -> int:
+    """Read a size as docker's --memory has it (`512m`, `2g`; bytes without a unit) into MiB."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
+    size = int(found.group(1)) * _UNITS[(found.group(2) or "b").lower()]
+    if size >> 20 > 1 << 22:
+        raise SpecError(f"too much memory: {text}")
+    return size >> 20
+
+
+def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --env does. Raises SpecError."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise SpecError(
+                f"not a variable's name: {name[:50]!r}", next_step="write --env NAME=VALUE or --env NAME"
+            )
+        if equals:
+            found[name] = value
+        elif name in os.environ:  # docker leaves a variable out that is not set here
+            found[name] = os.environ[name]
+    return tuple(found.items())
+
+
+def parse_build_args(items: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
+    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --build-arg does."""
+    return tuple(
+        (name, value if equals else None) for name, equals, value in (item.partition("=") for item in items)
+    )
