@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import interrupts, process
+from bot_bottle import interrupts, strays
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
@@ -186,7 +186,7 @@ def _boot_hint(host: Host) -> str:
 
 
 def _owner() -> str:
-    return f"{os.getpid()}.{process.start_time(os.getpid())}"
+    return f"{os.getpid()}.{strays.start_time(os.getpid())}"
 
 
 def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
@@ -208,7 +208,7 @@ def sweep_machine(stray: dict[str, Any]) -> None:
 
 def sweep_process(stray: dict[str, Any]) -> None:
     """End a process that a killed command left (the sweeper of `process` strays)."""
-    process.end_stray(int(stray["pid"]), str(stray["started"]))
+    strays.end_stray(int(stray["pid"]), str(stray["started"]))
 
 
 def default_path(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""What a user may ask for, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.image.engine import BuildRequest
+from bot_bottle.spec import (
+    BottleSpec,
+    Source,
+    check_slug,
+    make_slug,
+    parse_build_args,
+    parse_env,
+    parse_memory,
+)
+
+SOURCE = Source(image="hello")
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"),
+    [
+        ("512m", 512),
+        ("4g", 4096),
+        ("4G", 4096),
+        ("1073741824", 1024),
+        ("1048576k", 1024),
+        ("536870912b", 512),
+    ],
+)
+def test_memory_is_read_as_docker_has_it(text: str, mib: int) -> None:
+    assert parse_memory(text) == mib
+
+
+@pytest.mark.parametrize("text", ["", "4x", "-1g", "4 gb", "1.5g", "9" * 40 + "g"])
+def test_a_bad_size_is_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        parse_memory(text)
+
+
+def test_env_takes_values_and_what_is_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "yes")
+    monkeypatch.delenv("GONE", raising=False)
+    assert parse_env(["A=1", "B=", "HERE", "GONE", "A=2=3"]) == (("A", "2=3"), ("B", ""), ("HERE", "yes"))
+
+
+@pytest.mark.parametrize("item", ["=x", "1A=x", "A B=x", "A=\0", "-e=1"])
+def test_a_bad_variable_is_refused(item: str) -> None:
+    with pytest.raises(SpecError):
+        parse_env([item])
+
+
+def test_build_args_keep_the_difference_between_empty_and_not_given() -> None:
+    assert parse_build_args(["A=1", "B=", "C"]) == (("A", "1"), ("B", ""), ("C", None))
+
+
+@pytest.mark.parametrize("slug", ["a", "A-1_b", "x" * 63])
+def test_names_that_will_do(slug: str) -> None:
+    assert check_slug(slug) == slug
+
+
+@pytest.mark.parametrize("slug", ["", "-a", "a.b", "a/b", "../x", "x" * 64, "a\n", "ä"])
+def test_names_that_will_not(slug: str) -> None:
+    with pytest.raises(SpecError):
+        check_slug(slug)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SOURCE,
+        Source(image="127.0.0.1:5000/a/b@sha256:" + "0" * 64),
+        Source(archive=Path("/x/.. strange\nname.tar")),
+        Source(build=BuildRequest(context=Path("/"))),
+    ],
+)
+def test_made_up_names_are_valid_and_differ(source: Source) -> None:
+    assert check_slug(make_slug(source)) != make_slug(source)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"slug": "a b"}, {"workdir": "relative"}, {"user": "-x"}, {"cpus": 0}, {"cpus": 256}, {"memory_mib": 1}],
+)
+def test_a_spec_checks_itself(bad: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        BottleSpec(**{"source": SOURCE, "slug": "ok", **bad})
+
+
+def test_a_spec_does_not_show_its_variables() -> None:
+    assert "hunter2" not in repr(BottleSpec(SOURCE, "ok", env=(("PASSWORD", "hunter2"),)))
+
+
+def test_one_source_and_no_more() -> None:
+    with pytest.raises(UsageError):
+        Source()
+    with pytest.raises(UsageError):
+        Source(image="a", archive=Path("b"))
