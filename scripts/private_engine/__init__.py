@@ -30,6 +30,7 @@ DATA = CHECKOUT / ".cache" / "engine"
 RUN = Path("/run") / f"bot-bottle-{MARK}"  # short: a socket's path has 107 bytes at most
 SOCKET = RUN / "docker.sock"
 HOST = f"unix://{SOCKET}"
+KEEPER = RUN / "keeper.json"
 PROCESSES = RUN / "processes.json"
 LOG = DATA / "engine.log"
 BRIDGE = Bridge(f"bb{MARK}")
@@ -64,7 +65,7 @@ def join() -> str:
     # this waits while an engine is just being ended; what this process becomes holds the lock on
     os.set_inheritable(lock("users", fcntl.LOCK_SH), True)
     with locked("start"):
-        if not (processes.alive(PROCESSES) and answers(HOST)):
+        if not (processes.alive(KEEPER) and processes.alive(PROCESSES) and answers(HOST)):
             end_leftover()
             start_keeper()
     return HOST
@@ -95,10 +96,16 @@ def start_keeper() -> None:
 
 
 def end_leftover() -> None:
-    """End what a killed keeper left. The caller holds the start lock, or the users lock alone."""
+    """End what a killed keeper left, or one whose engine is gone."""
+    processes.end_recorded(KEEPER)
+    end_engine()
+
+
+def end_engine() -> None:
+    """End the engine's programs and remove what they left outside the data folder."""
     processes.end_recorded(PROCESSES)
     BRIDGE.remove()
-    for path in (PROCESSES, SOCKET, RUN / "containerd.sock", RUN / "docker.pid"):
+    for path in (KEEPER, PROCESSES, SOCKET, RUN / "containerd.sock", RUN / "docker.pid"):
         path.unlink(missing_ok=True)
 
 

@@ -29,18 +29,16 @@ def main() -> None:
         return
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
-    started: Started = []
     try:
-        start_engine(started, make_bridge())
+        processes.record(engine.KEEPER, [os.getpid()])
+        start_engine(make_bridge())
         print("ready", flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         engine.lock("users", fcntl.LOCK_EX)
     finally:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
-        for process in reversed(started):
-            processes.end(process.pid, processes.start_time(process.pid))
-        engine.end_leftover()
+        engine.end_engine()
 
 
 def stop(signum: int, _frame: FrameType | None) -> None:
@@ -59,8 +57,9 @@ def make_bridge() -> str:
     return engine.BRIDGE.name
 
 
-def start_engine(started: Started, bridge: str) -> None:
-    """Start containerd and dockerd, and wait until they answer. What runs is added to `started`."""
+def start_engine(bridge: str) -> None:
+    """Start containerd and dockerd, and wait until they answer. All that runs is written down."""
+    started: Started = []
     settings = engine.RUN / "containerd.toml"
     # the opt plugin would make /opt/containerd; the cri plugin listens for Kubernetes
     settings.write_text(
