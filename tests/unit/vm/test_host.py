@@ -1,0 +1,91 @@
+"""Telling smolvm's own failures from a command's, and a KVM that works from one that does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.errors import AccelError, SmolvmError
+from bot_bottle.process import Completed
+from bot_bottle.vm.host import StderrSieve, checked, choose_accel
+from bot_bottle.vm.kvm import probe_kvm
+
+FAILURE = b'{"error":{"code":"NOT_FOUND","message":"vm not found: x"}}\n'
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    yield read, write
+    os.close(read)
+
+
+def sieved(pipe: tuple[int, int], parts: list[bytes], code: int) -> tuple[bytes, str, str]:
+    read, write = pipe
+    sieve = StderrSieve(write)
+    for part in parts:
+        sieve.feed(part)
+    sieve.close(code)
+    os.close(write)
+    return os.read(read, 1 << 16), sieve.failure, sieve.last_line
+
+
+def test_what_a_command_says_passes_through(pipe: tuple[int, int]) -> None:
+    assert sieved(pipe, [b"one\ntw", b"o\n", b"no newline"], 1) == (b"one\ntwo\nno newline", "", "no newline")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12, 20, len(FAILURE) - 1, len(FAILURE)])
+def test_smolvms_last_word_is_held_back(pipe: tuple[int, int], cut: int) -> None:
+    out, failure, _ = sieved(pipe, [b"progress\n", FAILURE[:cut], FAILURE[cut:]], 1)
+    assert out == b"progress\n"
+    assert failure == "vm not found: x (NOT_FOUND)"
+
+
+def test_the_same_line_from_a_command_is_the_commands(pipe: tuple[int, int]) -> None:
+    assert sieved(pipe, [FAILURE], 3)[:2] == (FAILURE, "")
+
+
+def test_a_line_that_goes_on_is_let_go(pipe: tuple[int, int]) -> None:
+    long = b'{"error":{' + b"x" * 70000
+    _, write = pipe
+    sieve = StderrSieve(write)
+    os.set_blocking(write, False)
+    sieve.feed(long[:60000])
+    assert sieve._held
+    sieve.feed(b"x" * 4000 + b"\n" + b"next\n")
+    assert not sieve._held
+    os.close(write)
+
+
+def test_a_failed_call_has_smolvms_words() -> None:
+    with pytest.raises(SmolvmError, match="machine start failed with exit status 1") as caught:
+        checked(Completed(("smolvm", "machine", "start"), 1, b"", b"Starting...\n" + FAILURE))
+    assert caught.value.why == "vm not found: x (NOT_FOUND)"
+    with pytest.raises(SmolvmError) as caught:
+        checked(Completed(("smolvm", "x"), 2, b"", b"\x1b[33mplain\x1b[0m words"))
+    assert caught.value.why == "plain words"
+
+
+def test_no_kvm_at_all(tmp_path: Path) -> None:
+    assert probe_kvm(tmp_path / "kvm").state == "absent"
+
+
+def test_a_device_that_is_not_kvm() -> None:
+    found = probe_kvm(Path("/dev/null"))
+    assert found.state == "unusable"
+    assert "not a KVM" in found.reason
+
+
+def test_auto_never_refuses_and_kvm_says_why() -> None:
+    kind, kvm = choose_accel("auto")
+    assert kind == ("kvm" if kvm.state == "good" else "emulated")
+    assert choose_accel("emulated")[0] == "emulated"
+    if kvm.state == "good":
+        assert choose_accel("kvm")[0] == "kvm"
+    else:
+        with pytest.raises(AccelError, match="KVM cannot be used here") as caught:
+            choose_accel("kvm")
+        assert "--accel emulated" in caught.value.next_step
