@@ -20,6 +20,7 @@ from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.cache import Explanation
 from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source
 from bot_bottle.vm.host import Accel
 
@@ -68,6 +69,18 @@ def convert(
         return Converter(run, progress or Progress(), engine=engine, packer=packer, accel=accel).convert(
             source
         )
+
+
+def why(
+    source: Source,
+    *,
+    engine: str | None = None,
+    packer: PackerName = "native",
+    progress: Progress | None = None,
+) -> Explanation:
+    """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
+    with workspace() as run:
+        return Converter(run, progress or Progress(), engine=engine, packer=packer).why(source)
 
 
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:

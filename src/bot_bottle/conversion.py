@@ -17,9 +17,11 @@ from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
-from bot_bottle.smolmachine.cache import Cache, Entry, Explanation, Key
+from bot_bottle.smolmachine.cache import Cache, Explanation
+from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.smolmachine.guest import find_guest, guest_version
+from bot_bottle.smolmachine.key import Key
 from bot_bottle.smolmachine.pack import PackOptions, pack_native, pack_smolvm
 from bot_bottle.spec import PackerName, Source
 from bot_bottle.vm.emulated import emulated_host
@@ -123,12 +125,11 @@ class Converter:
         with open_archive(source.archive) as image:
             yield image
 
-    def _make(self, source: Source, image_id: str, temp: Path) -> None:
+    def _make(self, source: Source, image_id: str, temp: Path) -> Digest:
         try:
             if source.archive is not None:
-                self._pack(source.archive, image_id, temp)
-            else:
-                self._pack(self._export(image_id), image_id, temp)
+                return self._pack(source.archive, image_id, temp)
+            return self._pack(self._export(image_id), image_id, temp)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
@@ -146,7 +147,7 @@ class Converter:
             stage.conclude(f"from {self.engine.name}")
         return archive
 
-    def _pack(self, archive: Path, image_id: str, temp: Path) -> None:
+    def _pack(self, archive: Path, image_id: str, temp: Path) -> Digest:
         with open_archive(archive) as image:
             if str(image.image_id) != image_id:
                 raise ImageError(
@@ -154,13 +155,12 @@ class Converter:
                     why=f"asked for {image_id}, got {image.image_id}",
                 )
             if self._packer == "smolvm":
-                self._pack_smolvm(archive, temp)
+                digest = self._pack_smolvm(archive, temp)
             else:
-                self._pack_native(image, temp)
-        if archive.is_relative_to(self._run.path):
-            archive.unlink()
+                digest = self._pack_native(image, temp)
+        return digest
 
-    def _pack_native(self, image: Image, temp: Path) -> None:
+    def _pack_native(self, image: Image, temp: Path) -> Digest:
         with self._progress.stage("pack") as stage:
             stage.say("reading the layers")
             root = flatten(image)
@@ -181,7 +181,7 @@ class Converter:
                 f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
             )
 
-    def _pack_smolvm(self, archive: Path, temp: Path) -> None:
+    def _pack_smolvm(self, archive: Path, temp: Path) -> Digest:
         exchange = self._run.folder("exchange")
         with self._smolvm_host(exchange) as host, self._progress.stage("pack") as stage:
             stage.say("smolvm pack create")
@@ -195,9 +195,10 @@ class Converter:
                 )
 
             made = exchange / "made.smolmachine"
-            pack_smolvm(run, archive, made)
+            packed = pack_smolvm(run, archive, made)
             made.replace(temp)
             stage.conclude("by smolvm pack create")
+        return packed.digest
 
     @contextmanager
     def _smolvm_host(self, exchange: Path) -> Iterator[Host]:

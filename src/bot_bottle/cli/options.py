@@ -103,6 +103,14 @@ def progress(*, quiet: bool, verbose: bool) -> Progress:
     return Progress(mode)
 
 
+_BUILD = ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+
+
+def build_given(given: dict[str, Any]) -> dict[str, Any]:
+    """Give the build options out of all that a command was given."""
+    return {name: given[name] for name in _BUILD}
+
+
 def source(path: Path | None, *, image: str | None, archive: Path | None, **build: Any) -> Source:
     """Make the source that the arguments name. Raises UsageError when they name two."""
     if image is None and archive is None:

@@ -58,10 +58,7 @@ def command(
     **given: Any,
 ) -> None:
     """Convert and print where the artifact is."""
-    build = {
-        name: given[name] for name in ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
-    }
-    source = options.source(path, image=image, archive=archive, **build)
+    source = options.source(path, image=image, archive=archive, **options.build_given(given))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     done = bottle.convert(
         source, engine=given["engine"], packer=given["packer"], accel=given["accel"], progress=progress

@@ -68,6 +68,7 @@ class _RunCommand(click.Command):
 @click.pass_obj
 def command(
     cmd: tuple[str, ...],
+    /,
     path: Path | None,
     extra: tuple[str, ...],
     image: str | None,
@@ -79,11 +80,8 @@ def command(
         raise UsageError(
             f"what is {extra[0]!r}?", next_step="put -- before the command: bottle run PATH -- CMD"
         )
-    build = {
-        name: given[name] for name in ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
-    }
     _check_platform(given["platform"])
-    source = options.source(path, image=image, archive=archive, **build)
+    source = options.source(path, image=image, archive=archive, **options.build_given(given))
     spec = BottleSpec(
         source=source,
         slug=check_slug(given["name"]) if given["name"] else make_slug(source),

@@ -7,6 +7,7 @@ for each session, and a console for a session with a terminal. Nothing listens o
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import itertools
 import os
@@ -115,6 +116,8 @@ class Pump:
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self._ended = threading.Event()
+        self._closed = False
+        self.broken = False  # whether the caller's side of a stream has gone
 
     def feed(self, plug: socket.socket, source: int) -> None:
         """Send what comes from the file descriptor `source`, and its end, to a port."""
@@ -124,13 +127,37 @@ class Pump:
         """Give what comes from a port to `sink`."""
         self._start(plug, threading.Thread(target=self._drain, args=(plug, sink), daemon=True))
 
+    def finish(self, timeout: float | None = None) -> bool:
+        """The command has ended, so all it said is in the sockets: deliver that, and tell whether it is done.
+
+        A caller who reads slowly is waited for, `timeout` seconds at most at a time.
+        """
+        self._ended.set()
+        if not self._closed:
+            self._closed = True
+            os.close(self._stop_write)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def close(self) -> None:
+        """Let go of everything, delivered or not."""
+        self.finish(0)
+        for plug in self._sockets:
+            with contextlib.suppress(OSError):
+                plug.shutdown(socket.SHUT_RDWR)
+            plug.close()
+        if self.finish(1):
+            os.close(self._stop_read)
+
     def _start(self, plug: socket.socket, thread: threading.Thread) -> None:
         self._sockets.append(plug)
         self._threads.append(thread)
         thread.start()
 
     def _feed(self, plug: socket.socket, source: int) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # the command has gone, and its port with it
             while True:
                 ready, _, _ = select.select([source, self._stop_read], [], [])
                 if self._stop_read in ready:
@@ -142,8 +169,6 @@ class Pump:
             # QEMU drops what it has not read when a socket closes: wait until it has
             while not self._ended.is_set() and _unread(plug):
                 time.sleep(0.002)
-        except (OSError, ValueError):
-            pass  # the other side has gone, and so has the command
         plug.close()
 
     def _send(self, plug: socket.socket, data: bytes) -> None:
@@ -154,28 +179,25 @@ class Pump:
                 view = view[plug.send(view, socket.MSG_DONTWAIT) :]
 
     def _drain(self, plug: socket.socket, sink: Sink) -> None:
+        handles: list[socket.socket | int] = [plug, self._stop_read]
         try:
             while True:
-                ready, _, _ = select.select([plug, self._stop_read], [], [])
+                ready, _, _ = select.select(handles, [], [])
                 if plug in ready:
                     data = plug.recv(_CHUNK)
                     if not data:
                         return
-                    sink(data)
                 elif self._stop_read in ready:
                     return  # the command has ended and nothing is left in the socket
+                else:
+                    continue
+                try:
+                    sink(data)
+                except OSError:
+                    self.broken = True
+                    return
         except (OSError, ValueError):
             return
-
-    def finish(self) -> None:
-        """Deliver what is left (the command has ended, so it is all in the sockets) and stop."""
-        self._ended.set()
-        os.close(self._stop_write)
-        for thread in self._threads:
-            thread.join(timeout=60)
-        for plug in self._sockets:
-            plug.close()
-        os.close(self._stop_read)
 
 
 def _unread(plug: socket.socket) -> int:

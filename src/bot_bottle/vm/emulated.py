@@ -91,8 +91,10 @@ class EmulatedHost:
         pump.drain(connect(self._folder, "errb"), err.extend)
         try:
             code = self._control.wait(number, timeout)
+            if code is not None:
+                pump.finish()
         finally:
-            pump.finish()
+            pump.close()
         if code is None:
             raise SmolvmError(
                 f"smolvm {' '.join(args[:2])} did not end within {timeout:g} s",
@@ -106,7 +108,7 @@ class EmulatedHost:
         """Run smolvm on our own streams, until the block ends."""
         with ExitStack() as stack:
             session = _Session(self._control)
-            stack.callback(session.finish)
+            stack.callback(session.pump.close)
             if tty:
                 stack.enter_context(terminal.raw())
                 stack.enter_context(terminal.on_resize(self._resize))
@@ -142,7 +144,6 @@ class _Session:
         self._control = control
         self._number = 0
         self._code: int | None = None
-        self._finished = False
         self.pump = Pump()
         self.sieve = StderrSieve(2)
 
@@ -150,20 +151,18 @@ class _Session:
         self._number = self._control.send(kind, script)
 
     def wait(self, timeout: float | None = None) -> int | None:
+        if self.pump.broken:
+            raise BrokenPipeError
         if self._code is None:
-            self._code = self._control.wait(self._number, timeout)
-            if self._code is not None:
-                self.finish()
-                self.sieve.close(self._code)
+            code = self._control.wait(self._number, timeout)
+            if code is None or not self.pump.finish(timeout):
+                return None
+            self._code = code
+            self.sieve.close(code)
         return self._code
 
     def end(self) -> None:
         self._control.send("quiet", "pkill -KILL -f 'smolvm machine exec.* -i '")
-
-    def finish(self) -> None:
-        if not self._finished:
-            self._finished = True
-            self.pump.finish()
 
     @property
     def failure(self) -> str:

@@ -25,7 +25,10 @@ class Attached(Protocol):
     """A smolvm command on the caller's own streams."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, `timeout` seconds at most; its exit status, or None while it runs."""
+        """Wait for its end and for all it said to be delivered, `timeout` seconds at most.
+
+        Gives its exit status, or None while it runs. Raises BrokenPipeError when our own streams have gone.
+        """
 
     def end(self) -> None:
         """End it now."""
@@ -103,23 +106,32 @@ class NativeHost:
 class _NativeAttached:
     def __init__(self, child: Child, stderr: IO[bytes] | None) -> None:
         self._child = child
+        self._broken = False
         self.sieve = StderrSieve(2)
-        self._pump: threading.Thread | None = None
-        if stderr is not None:
-            self._pump = threading.Thread(target=self._copy, args=(stderr,), daemon=True)
-            self._pump.start()
+        self._pump = threading.Thread(target=self._copy, args=(stderr,), daemon=True)
+        self._pump.start()
 
-    def _copy(self, stderr: IO[bytes]) -> None:
+    def _copy(self, stderr: IO[bytes] | None) -> None:
+        if stderr is None:
+            return
         while data := os.read(stderr.fileno(), 65536):
-            self.sieve.feed(data)
+            try:
+                self.sieve.feed(data)
+            except OSError:
+                self._broken = True
+                return
 
     def wait(self, timeout: float | None = None) -> int | None:
+        if self._broken:
+            raise BrokenPipeError
         code = self._child.wait(timeout)
-        if code is not None and self._pump is not None:
-            self._pump.join(timeout=5)
-            self._pump = None
-            self.sieve.close(code)
-        return code if code is None or code >= 0 else 128 - code
+        if code is None:
+            return None
+        self._pump.join(timeout)
+        if self._pump.is_alive():
+            return None
+        self.sieve.close(code)
+        return code if code >= 0 else 128 - code
 
     def end(self) -> None:
         self._child.send(signal.SIGKILL)

@@ -1,0 +1,162 @@
+"""`bottle cache`: what artifacts are kept, why one would be made again, and how to be rid of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import bottle, paths
+from bot_bottle.cli import options
+from bot_bottle.errors import UsageError, VerifyError
+from bot_bottle.progress import human_bytes
+from bot_bottle.smolmachine.cache import Cache
+from bot_bottle.smolmachine.entry import Entry
+
+_AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+_GROUP_HELP = """See and tidy the cache of artifacts.
+
+\b
+Examples:
+  bottle cache ls
+  bottle cache why .                    would a run of this folder hit, and if not, what changed
+  bottle cache prune --keep-bytes 20GB
+  bottle cache prune --older-than 30d
+"""
+
+
+@click.group("cache", help=_GROUP_HELP)
+def command() -> None:
+    """Gather the commands of the cache."""
+
+
+@command.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(as_json: bool) -> None:
+    """List the artifacts, the last used first."""
+    entries = Cache(paths.artifacts_dir()).list()
+    if as_json:
+        click.echo(json.dumps([_described(entry) for entry in entries], indent=2))
+        return
+    click.echo(f"{'ARTIFACT':<47} {'SIZE':>9}  {'LAST USED':<14} SOURCE")
+    for entry in entries:
+        used = _ago(time.time() - entry.last_used)
+        click.echo(
+            f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {_printable(entry.source)}"
+        )
+
+
+@command.command("prune")
+@click.option(
+    "--keep-bytes", metavar="SIZE", help="Remove the least recently used until this much is left, as 20GB."
+)
+@click.option("--older-than", metavar="AGE", help="Remove what was not used for so long, as 12h or 30d.")
+@click.option("--all", "everything", is_flag=True, help="Remove every artifact that is not in use.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(
+    keep_bytes: str | None, older_than: str | None, everything: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Remove artifacts, never one in use, and whatever killed commands left.
+
+    Without an option only leftovers go.
+    """
+    keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
+    age = _age(older_than) if older_than is not None else None
+    with bottle.workspace():  # which sweeps what killed commands left
+        done = Cache(paths.artifacts_dir()).prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+    if as_json:
+        answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
+                  "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
+                  "dry_run": dry_run}  # fmt: skip
+        click.echo(json.dumps(answer, indent=2))
+        return
+    verb = "would remove" if dry_run else "removed"
+    for entry in done.removed:
+        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {_printable(entry.source)}")
+    for entry in done.in_use:
+        click.echo(f"in use: {entry.path.name}")
+    click.echo(f"{verb} {len(done.removed)} artifacts, {human_bytes(done.freed)}")
+
+
+@command.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.output_options
+def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Check every artifact from its first byte to its last."""
+    cache = Cache(paths.artifacts_dir())
+    progress = options.progress(quiet=quiet or as_json, verbose=verbose)
+    with progress.stage("verify", sum(entry.size for entry in cache.list()) or None) as stage:
+        damaged = cache.verify(stage.advance)
+    if as_json:
+        found = [{"artifact": one.entry.path.name, "why": one.why} for one in damaged]
+        click.echo(json.dumps({"ok": not damaged, "damaged": found}, indent=2))
+    for one in damaged if not as_json else ():
+        click.echo(f"damaged: {one.entry.path.name}: {one.why}")
+    if damaged and not as_json:
+        click.echo("A damaged artifact is made again when it is next asked for.")
+    return VerifyError.exit_code if damaged else 0
+
+
+@command.command("why")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.build_options
+@click.option("--image", metavar="REF", help="Ask for an image that the engine holds.")
+@click.option("--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Ask for an archive.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.engine_options
+@options.output_options
+def why(path: Path | None, image: str | None, archive: Path | None, as_json: bool, **given: Any) -> None:
+    """Tell whether a run of PATH would hit the cache; if not, which part of the key changed.
+
+    The Dockerfile is built for it: only the image's id tells what it has become.
+    """
+    source = options.source(path, image=image, archive=archive, **options.build_given(given))
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    answer = bottle.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
+    if as_json:
+        changes = [{"part": change.part, "old": change.old, "new": change.new} for change in answer.changes]
+        nearest = answer.nearest.path.name if answer.nearest else None
+        click.echo(
+            json.dumps({"hit": answer.hit, "nearest": nearest, "changes": changes, "damage": answer.damage})
+        )
+    else:
+        click.echo(str(answer))
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {"path": str(entry.path), "image_id": str(entry.key.image_id), "size": entry.size,
+            "digest": str(entry.digest), "packer": entry.key.packer, "source": entry.source,
+            "created": entry.created, "last_used": entry.last_used}  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
+
+
+def _ago(seconds: float) -> str:
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit:
+            count = int(seconds // unit)
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,18})\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"not a size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
+    return int(found.group(1)) * _SIZE_UNITS[found.group(2).lower()]
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"not an age: {text[:50]!r}", next_step="write it as 12h or 30d")
+    return int(found.group(1)) * _AGE_UNITS[found.group(2).lower()]
