@@ -184,8 +184,10 @@ def test_a_published_port_answers_on_loopback(docker: Docker, base_image: str) -
 
 
 def test_setup_with_nothing_to_do_is_quick_and_says_nothing() -> None:
+    setup = [CHECKOUT / "scripts" / "setup", "test"]
+    subprocess.run(setup, check=True, timeout=300)
     begun = time.monotonic()
-    done = subprocess.run([CHECKOUT / "scripts" / "setup", "test"], capture_output=True, timeout=60)
+    done = subprocess.run(setup, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert time.monotonic() - begun < 2
 
