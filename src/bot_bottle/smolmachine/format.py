@@ -1,0 +1,273 @@
+"""The `.smolmachine` file: read, checked, verified. No policy.
+
+Source: smolvm's .smolmachine format v1. A file is a zstd-compressed tar of assets, the manifest as JSON, and
+a footer of 64 bytes, little-endian:
+
+    offset  size  field
+    0       8     magic "SMOLPACK"
+    8       4     version: 1; readers also take 2 and 3, which have the same layout
+    12      8     stub size: 0 in a file that stands beside its program
+    20      8     assets offset: 0 likewise
+    28      8     assets size, compressed, in bytes
+    36      8     manifest offset: equal to the assets size
+    44      8     manifest size in bytes, 16 MiB at most
+    52      4     CRC-32 (IEEE) over assets and manifest
+    56      8     reserved: zero
+
+smolvm does not look at the stub size and the reserved bytes; here they must be zero, because the CRC does not
+cover the footer and a flipped bit should be found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from bot_bottle.errors import ArtifactError, ImageError
+from bot_bottle.image.oci import Digest
+from bot_bottle.image.tarread import Headers
+from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
+from bot_bottle.smolmachine.manifest import MANIFEST_LIMIT, Manifest
+
+MAGIC = b"SMOLPACK"
+VERSION = 1
+FOOTER_SIZE = 64
+
+_READABLE = (1, 2, 3)
+_LAYOUT = struct.Struct("<8sIQQQQQI8s")
+_CHUNK = 1 << 20
+_UNPACKED_LIMIT = 128 << 30  # bytes; smolvm unpacks no more
+
+
+def _ignore(_count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The last 64 bytes. Sizes are in bytes; `checksum` is the CRC-32 over assets and manifest."""
+
+    assets_size: int
+    manifest_size: int
+    checksum: int
+    version: int = VERSION
+
+    @property
+    def covered(self) -> int:
+        """How many bytes the checksum covers: all that stands before the footer."""
+        return self.assets_size + self.manifest_size
+
+    def pack(self) -> bytes:
+        """Give the footer's 64 bytes."""
+        return _LAYOUT.pack(
+            MAGIC,
+            self.version,
+            0,
+            0,
+            self.assets_size,
+            self.assets_size,
+            self.manifest_size,
+            self.checksum,
+            bytes(8),
+        )
+
+    @classmethod
+    def unpack(cls, raw: bytes, file_size: int) -> Footer:
+        """Read a footer from an untrusted file of `file_size` bytes. Raises ArtifactError."""
+        if len(raw) != FOOTER_SIZE or not raw.startswith(MAGIC):
+            raise ArtifactError("not a .smolmachine file", why="it has no footer at its end")
+        _, version, stub, assets_offset, assets, offset, manifest, checksum, reserved = _LAYOUT.unpack(raw)
+        if version not in _READABLE:
+            raise ArtifactError(
+                f"the artifact has format version {version}, which is not known",
+                next_step="make it again, or use a newer bot-bottle",
+            )
+        if stub or assets_offset:
+            raise ArtifactError("the artifact is part of a program", why="only a file of its own can be read")
+        if any(reserved) or offset != assets:
+            raise ArtifactError(
+                "the artifact's footer is damaged", why="its offsets and sizes do not fit together"
+            )
+        if manifest > MANIFEST_LIMIT:
+            raise ArtifactError(
+                "the artifact's footer is damaged", why=f"a manifest of {manifest} bytes is too large"
+            )
+        if assets + manifest + FOOTER_SIZE != file_size:
+            raise ArtifactError(
+                "the artifact is cut short, or has bytes too many",
+                why=f"it should have {assets + manifest + FOOTER_SIZE} bytes and has {file_size}",
+            )
+        return cls(assets, manifest, checksum, version)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What the ends of a `.smolmachine` file say: where it is, its size in bytes, footer and manifest."""
+
+    path: Path
+    size: int
+    footer: Footer
+    manifest: Manifest
+
+
+def read(path: Path) -> Artifact:
+    """Read footer and manifest; the assets stay unread and unchecked. Raises ArtifactError."""
+    with _opened(path) as fd:
+        return _read(fd, path)
+
+
+def checksum(path: Path, on_bytes: Callable[[int], None] = _ignore) -> Artifact:
+    """Compare the CRC-32 with the file's bytes, which finds chance damage, at the speed of reading.
+
+    `on_bytes` is told how many bytes were read. Raises ArtifactError.
+    """
+    with _opened(path) as fd:
+        artifact = _read(fd, path)
+        source = _Source(fd, artifact.footer.covered, on_bytes)
+        while source.read(_CHUNK):
+            pass
+        _compare(artifact, source)
+        return artifact
+
+
+def verify(path: Path, on_bytes: Callable[[int], None] = _ignore) -> Artifact:
+    """Check all of a file: footer, manifest, CRC-32, every frame, and the tar members that are listed.
+
+    It is read once, in bounded memory, whatever it holds. `on_bytes` is told how many bytes were read of the
+    file. Raises ArtifactError.
+    """
+    with _opened(path) as fd:
+        artifact = _read(fd, path)
+        footer = artifact.footer
+        check_frames(
+            lambda count, at: os.pread(fd, min(count, footer.assets_size - at), at), footer.assets_size
+        )
+        source = _Source(fd, footer.assets_size, on_bytes)
+        _check_members(source, artifact.manifest)
+        source.extend(footer.manifest_size)
+        while source.read(_CHUNK):
+            pass
+        _compare(artifact, source)
+        return artifact
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        # a FIFO put in the file's place must not block us
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot open {path}", why=str(error)) from error
+    try:
+        yield fd
+    except ArtifactError as error:
+        error.message = f"{error.message}: {path}"
+        raise
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}", why=str(error)) from error
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, path: Path) -> Artifact:
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode):
+        raise ArtifactError("not a .smolmachine file", why="it is not a regular file")
+    footer = Footer.unpack(os.pread(fd, FOOTER_SIZE, max(0, facts.st_size - FOOTER_SIZE)), facts.st_size)
+    raw = os.pread(fd, footer.manifest_size, footer.assets_size)
+    return Artifact(path, facts.st_size, footer, Manifest.from_json(raw))
+
+
+def _compare(artifact: Artifact, source: _Source) -> None:
+    if source.crc != artifact.footer.checksum:
+        raise ArtifactError(
+            "the artifact is damaged",
+            why=f"its checksum is {source.crc:08x} and should be {artifact.footer.checksum:08x}",
+            next_step="make it again",
+        )
+
+
+def _check_members(source: _Source, manifest: Manifest) -> None:
+    wanted = manifest.assets.required()
+    stream = _Unpacked(source)
+    try:
+        for member in Headers(stream, "the artifact's tar", strict_end=True):
+            if member.isreg() and member.name in wanted and wanted.pop(member.name) != member.size:
+                raise ArtifactError(
+                    "the artifact is damaged", why=f"{member.name} has another size than stated"
+                )
+        while stream.skip(_CHUNK):  # what follows the tar's end must still be sound
+            pass
+    except ImageError as error:
+        raise ArtifactError(error.message, why=error.why) from error
+    except zstandard.ZstdError as error:
+        raise ArtifactError("the artifact's assets are damaged", why=str(error)) from error
+    if wanted:
+        raise ArtifactError("the artifact is damaged", why=f"it lacks {', '.join(sorted(wanted)[:5])}")
+
+
+class _Source:
+    """Bytes of the file in order, up to a limit, with their CRC kept."""
+
+    def __init__(self, fd: int, size: int, on_bytes: Callable[[int], None]) -> None:
+        self.crc = 0
+        self._fd, self._left, self._at = fd, size, 0
+        self._on_bytes = on_bytes
+
+    def read(self, count: int) -> bytes:
+        data = os.pread(self._fd, min(count, self._left), self._at)
+        self._at += len(data)
+        self._left -= len(data)
+        self.crc = zlib.crc32(data, self.crc)
+        self._on_bytes(len(data))
+        return data
+
+    def extend(self, count: int) -> None:
+        """Let `count` more bytes be read."""
+        self._left += count
+
+
+class _Unpacked:
+    """The decompressed assets, as a forward stream."""
+
+    def __init__(self, source: _Source) -> None:
+        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG_MAX).stream_reader(
+            source,  # type: ignore[arg-type]  # all that is asked of it is read()
+            read_size=_CHUNK,
+            read_across_frames=True,
+        )
+        self._buffer = memoryview(bytearray(_CHUNK))
+        self._left = _UNPACKED_LIMIT
+
+    def read(self, count: int) -> bytes:
+        parts = []
+        while count and (part := self._reader.read(min(count, _CHUNK))):
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def skip(self, count: int) -> int:
+        left = count
+        while left and (done := self._reader.readinto(self._buffer[: min(left, _CHUNK)])):
+            left -= done
+        self._left -= count - left
+        if self._left < 0:
+            raise ArtifactError(
+                "the artifact is too large", why=f"it unpacks to over {_UNPACKED_LIMIT} bytes"
+            )
+        return count - left
+
+
+def digest_of(path: Path) -> Digest:
+    """Give a file's SHA-256. Raises OSError."""
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

@@ -1,0 +1,97 @@
+"""The guest files that go into every artifact: the small system in which smolvm's agent runs.
+
+They are part of smolvm. The PyPI package `smolmachines` brings them as `smol/agent-rootfs.tar.zst`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+import zstandard
+
+from bot_bottle.errors import ArtifactError, SmolvmError
+from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
+
+PACKAGE = "smolmachines"
+MEMBER = "agent-rootfs.tar"
+
+_FILE = "smol/agent-rootfs.tar.zst"
+_CHUNK = 1 << 20
+_NEXT_STEP = f"install it again: pip install --force-reinstall {PACKAGE}"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A compressed tar of guest files, and the smolvm version that they are part of."""
+
+    path: Path
+    version: str
+
+    @cached_property
+    def size(self) -> int:
+        """The tar's size in bytes, uncompressed; reading it also checks it. Raises SmolvmError."""
+        try:
+            with self.path.open("rb") as file:
+                check_frames(
+                    lambda count, at: os.pread(file.fileno(), count, at), os.fstat(file.fileno()).st_size
+                )
+            return sum(map(len, self.read()))
+        except (ArtifactError, OSError) as error:
+            why = error.why if isinstance(error, ArtifactError) else str(error)
+            raise self._damaged(why) from error
+
+    def frames(self) -> Iterator[bytes]:
+        """Give the file as it is: zstd frames that an artifact can hold."""
+        with self.path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def read(self) -> Iterator[bytes]:
+        """Give the tar's bytes, uncompressed. Raises SmolvmError."""
+        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG_MAX)
+        try:
+            with (
+                self.path.open("rb") as file,
+                decompressor.stream_reader(file, read_across_frames=True) as reader,
+            ):
+                while chunk := reader.read(_CHUNK):
+                    yield chunk
+        except (OSError, zstandard.ZstdError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> SmolvmError:
+        return SmolvmError(f"smolvm's guest files are damaged: {self.path}", why=why, next_step=_NEXT_STEP)
+
+
+def guest_version() -> str:
+    """Give the smolvm version that the installed guest files are part of. Raises SmolvmError."""
+    return _distribution().version
+
+
+def find_guest() -> Guest:
+    """Find the installed guest files, without reading them. Raises SmolvmError."""
+    distribution = _distribution()
+    path = Path(str(distribution.locate_file(_FILE)))
+    if not path.is_file():
+        raise SmolvmError(
+            f"the package {PACKAGE} {distribution.version} has no guest files",
+            why=f"{path} is not there",
+            next_step=_NEXT_STEP,
+        )
+    return Guest(path, distribution.version)
+
+
+def _distribution() -> metadata.Distribution:
+    try:
+        return metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError as error:
+        raise SmolvmError(
+            "smolvm's guest files are not installed",
+            why=f"the Python package {PACKAGE}, which brings them, is not there",
+            next_step=f"pip install {PACKAGE}",
+        ) from error

@@ -1,0 +1,221 @@
+"""The packers: an image becomes an artifact.
+
+The native packer writes the file itself: no registry, no KVM, no virtual machine. The other asks smolvm, and
+is what the first is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from bot_bottle.errors import ArtifactError, ImageError, UsageError
+from bot_bottle.image.archive import Image
+from bot_bottle.image.flatten import Flattened
+from bot_bottle.image.oci import Digest, Platform
+from bot_bottle.interrupts import shield
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.guest import MEMBER, Guest
+from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
+from bot_bottle.smolmachine.sink import Sink, sink
+from bot_bottle.smolmachine.writer import Writer
+
+# Each compression thread holds some 20 MB, and four of them outrun every source of an image.
+_THREADS_MAX = 4
+_NAME_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """What the native packer can be told. All but the last two decide the artifact's bytes.
+
+    `name` is the image's name as `smolvm pack run --info` shows it; without one it is made from the image id.
+    `cpus` and `mem` (MiB) are defaults of a machine made from the artifact; the values here are smolvm's own.
+    `created` is a time after RFC 3339. `foreign` allows an image of another architecture than this machine's.
+    """
+
+    name: str = ""
+    cpus: int = 4
+    mem: int = 8192
+    created: str = ""
+    foreign: bool = False
+    threads: int | None = None
+
+    def key_parts(self) -> tuple[tuple[str, str], ...]:
+        """Give what decides the bytes and is not the default, as sorted pairs for a cache key."""
+        usual = PackOptions()
+        names = ("cpus", "created", "mem", "name")
+        return tuple(
+            (name, str(getattr(self, name))) for name in names if getattr(self, name) != getattr(usual, name)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """An artifact that was made: size in bytes, SHA-256, and the manifest in it."""
+
+    size: int
+    digest: Digest
+    manifest: Manifest
+
+
+def pack_native(
+    image: Image,
+    root: Flattened,
+    guest: Guest,
+    out: BinaryIO | Path,
+    *,
+    flatten_version: int,
+    options: PackOptions | None = None,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+) -> PackResult:
+    """Write an image's root filesystem and the guest files into a new artifact, in one pass.
+
+    `out` is a new file's path, or a binary file open for writing. The same image, guest and options give the
+    same bytes. `on_bytes` is told how many bytes of `root` went in, `root.size` in all. A file that could not
+    be finished is removed.
+
+    Raises ImageError for an image that this machine cannot run, DiskFullError with what would be needed,
+    ArtifactError when it cannot be written otherwise.
+    """
+    options = options or PackOptions()
+    platform = _platform(image.config.platform, foreign=options.foreign)
+    layer = layer_id(image.config.diff_ids, flatten_version)
+    assets = Assets(
+        agent_rootfs=Asset(MEMBER, guest.size),
+        layers=(LayerAsset(f"sha256:{layer}", f"layers/{layer}.tar", root.size),),
+    )
+    manifest = _manifest(image, guest, options, platform, assets)
+    manifest.to_json()  # what cannot be written is known now, not after a gigabyte
+    with sink(out, guest.size + root.size) as output:
+        writer = Writer(output, threads=options.threads or threads())
+        writer.compressed_member(MEMBER, guest.size, guest.frames())
+        output.consumed += guest.size
+        writer.member(assets.layers[0].path, root.size, _counted(root.chunks(), output, on_bytes))
+        written = writer.finish(manifest)
+    return PackResult(written.size, written.digest, manifest)
+
+
+def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:
+    """Name a flattened layer before there is a byte of it: 64 hex digits, from what it is made of.
+
+    smolvm names merged layers alike: by what went in, not by what came out.
+    """
+    text = "".join(f"{part}\n" for part in (f"flatten {flatten_version}", *diff_ids))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def threads() -> int:
+    """Give how many threads compress: one a usable core, up to where more would only cost memory."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _THREADS_MAX)
+
+
+def guest_name(name: str) -> str:
+    """Make an image's name one that smolvm's guest takes: `A-Za-z0-9._/:@-`, the first a letter or digit."""
+    name = re.sub(r"[^A-Za-z0-9._/:@-]", "-", name)
+    name = re.sub(r"\.{2,}", ".", name)  # ".." together with "/" is refused
+    return re.sub(r"\A[^A-Za-z0-9]+", "", name)[:_NAME_MAX]
+
+
+def source_date(environment: Mapping[str, str]) -> str:
+    """Give the time that SOURCE_DATE_EPOCH names, after RFC 3339, or nothing. Raises UsageError."""
+    text = environment.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return ""
+    try:
+        return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is not a time: {text[:40]!r}",
+            next_step="set it to seconds since 1970, or unset it",
+        ) from error
+
+
+def smolvm_pack_argv(archive: Path, out: Path) -> tuple[str, ...]:
+    """Give smolvm's arguments (after its own name) for packing an image archive.
+
+    smolvm takes a name for a local archive when it ends in `.tar` and is absolute. Raises UsageError.
+    """
+    if archive.suffix != ".tar":
+        raise UsageError(
+            f"smolvm would not take {archive.name} for an archive", next_step="let it end in .tar"
+        )
+    return ("pack", "create", "--image", str(archive.absolute()), "-o", str(out.absolute()))
+
+
+def pack_smolvm(run: Callable[[Sequence[str]], None], archive: Path, out: Path) -> PackResult:
+    """Let smolvm itself make an artifact from a docker-save or OCI archive.
+
+    `run` runs smolvm with the arguments it is given. smolvm writes a program and the artifact beside it; only
+    the artifact is kept, as `out`. Raises what `run` raises, and ArtifactError when no sound file came out.
+    """
+    with _scratch(out.parent) as folder:
+        program = folder / "packed"
+        run(smolvm_pack_argv(archive, program))
+        made = program.with_name("packed.smolmachine")
+        if not made.is_file():
+            raise ArtifactError(
+                "smolvm said that it packed the image, but there is no artifact", why=str(made)
+            )
+        artifact = artifact_format.checksum(made)
+        digest = artifact_format.digest_of(made)
+        made.replace(out)
+    return PackResult(artifact.size, digest, artifact.manifest)
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    with shield():
+        folder = Path(tempfile.mkdtemp(prefix="pack-", dir=parent))
+    try:
+        yield folder
+    finally:
+        with shield():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _platform(platform: Platform, *, foreign: bool) -> str:
+    machine = Platform.of_this_machine()
+    if platform.os != machine.os or (platform.architecture != machine.architecture and not foreign):
+        raise ImageError(
+            f"the image is for {platform}, and a microVM on this machine runs {machine}",
+            next_step=f"build it with --platform {machine}",
+        )
+    return f"{platform.os}/{platform.architecture}"
+
+
+def _manifest(image: Image, guest: Guest, options: PackOptions, platform: str, assets: Assets) -> Manifest:
+    config = image.config
+    return Manifest(
+        image=guest_name(options.name) or f"bot-bottle/{image.image_id.hex[:16]}",
+        digest=str(image.image_id),
+        platform=platform,
+        cpus=options.cpus,
+        mem=options.mem,
+        assets=assets,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        env=tuple(entry for entry in config.env if "=" in entry),  # as container engines do
+        workdir=config.workdir,
+        user=config.user,
+        image_size=assets.layers[0].size,
+        network=False,
+        created=options.created,
+        smolvm_version=guest.version,
+    )
+
+
+def _counted(chunks: Iterable[bytes], output: Sink, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        output.consumed += len(chunk)
+        on_bytes(len(chunk))

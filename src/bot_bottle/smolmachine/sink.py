@@ -1,0 +1,83 @@
+"""Where an artifact is written: a file that goes unless it was finished, and that explains a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bot_bottle.errors import ArtifactError, DiskFullError
+from bot_bottle.interrupts import shield
+from bot_bottle.progress import human_bytes
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Sink:
+    """A file being written. `consumed` is to be kept: how many of the `total` bytes of input are in it."""
+
+    def __init__(self, file: Any, folder: Path | None, total: int) -> None:
+        self.consumed = 0
+        self._file, self._folder, self._total = file, folder, total
+        self._written = 0
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises DiskFullError, saying what is needed and where, or ArtifactError."""
+        left = memoryview(data)
+        try:
+            while left:
+                count = self._file.write(left)
+                self._written += count
+                left = left[count:]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def flush(self) -> None:
+        """Hand on what the file object still holds. Raises as `write` does."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> DiskFullError | ArtifactError:
+        place = f" in {self._folder}" if self._folder else ""
+        if error.errno not in _FULL:
+            return ArtifactError(f"cannot write the artifact{place}", why=str(error))
+        done = max(self.consumed, 1) / max(self._total, self.consumed, 1)
+        why = f"{os.strerror(error.errno)}; {human_bytes(self._written / done)} or so are needed"
+        if self._folder is not None:
+            disk = os.statvfs(self._folder)
+            why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"
+        return DiskFullError(
+            f"no room for the artifact{place}",
+            why=why,
+            next_step="make room there, or name a cache folder on a larger disk with BOT_BOTTLE_CACHE_DIR",
+        )
+
+
+@contextmanager
+def sink(out: BinaryIO | Path, total: int) -> Iterator[Sink]:
+    """Open where an artifact of `total` bytes of input is written; a path's file must be new.
+
+    When the block fails, a file that was opened here is removed. Raises ArtifactError.
+    """
+    if not isinstance(out, Path):
+        opened = Sink(out, None, total)
+        yield opened
+        opened.flush()
+        return
+    with ExitStack() as stack:
+        with shield():
+            try:
+                file = stack.enter_context(
+                    out.open("xb", buffering=0)
+                )  # raw: closing has nothing left to fail on
+            except OSError as error:
+                raise ArtifactError(f"cannot write {out}", why=str(error)) from error
+            unfinished = stack.enter_context(ExitStack())
+            unfinished.callback(out.unlink, missing_ok=True)
+        yield Sink(file, out.parent, total)
+        unfinished.pop_all()
