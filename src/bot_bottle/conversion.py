@@ -165,7 +165,7 @@ class Converter:
             stage.say("reading the layers")
             root = flatten(image)
             stage.say("compressing the root filesystem")
-            pack_native(
+            packed = pack_native(
                 image,
                 root,
                 find_guest(),
@@ -180,6 +180,7 @@ class Converter:
             self._progress.note(
                 f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
             )
+        return packed.digest
 
     def _pack_smolvm(self, archive: Path, temp: Path) -> Digest:
         exchange = self._run.folder("exchange")

@@ -115,8 +115,11 @@ def _kernel_package() -> None:
 
 
 def _memory() -> Check:
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) << 10
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return Check("memory", "good", "not known on this system")
     finding = f"{human_bytes(available)} available"
     if available < _MEMORY_NEEDED:
         return Check("memory", "poor", finding, "free some, or run with a smaller --memory")

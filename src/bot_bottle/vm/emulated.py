@@ -182,6 +182,7 @@ def _to(descriptor: int) -> Sink:
 
 
 def _script(args: Sequence[str], env: Mapping[str, str]) -> str:
+    process.log.info("+ in the emulated host: smolvm %s", process.shown(args))
     exports = "".join(
         f"export {key}={shlex.quote(value)}\n" for key, value in {**_ENVIRONMENT, **env}.items()
     )
@@ -201,7 +202,6 @@ def emulated_host(
     folder = run.folder("emulated")
     (folder / "share").mkdir(mode=0o700)
     argv = _qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange)
-    console = folder / "console.log"
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -214,7 +214,6 @@ def emulated_host(
             if not control.wait_ready(_READY):
                 raise _boot_error(folder, child)
             stage.conclude("emulated host is up")
-        process.log.info("emulated host's console: %s", console)
         yield EmulatedHost(folder, control, child)
 
 
