@@ -21,7 +21,7 @@ class _Measure(ProgressColumn):
         super().__init__()
         self._stage = stage
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: Task) -> Text:  # noqa: ARG002 - what rich asks with
         return Text(f"{self._stage.measure()}  ").append(self._stage.detail[:60], style="dim")
 
 
