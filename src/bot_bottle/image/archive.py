@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,12 +27,16 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as its archive holds it. `layers` are bottom first; they can be read while it is open."""
+    """An image as its archive holds it. `layers` are bottom first; they can be read while it is open.
+
+    `manifest_bytes` is an OCI layout's manifest of it, verified; docker-save archives have none.
+    """
 
     config_bytes: bytes = field(repr=False)
     config: ImageConfig
     image_id: Digest
     layers: tuple[Layer, ...]
+    manifest_bytes: bytes | None = field(default=None, repr=False)
 
 
 @contextmanager
@@ -46,12 +50,13 @@ def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Im
     wanted = platform or Platform.of_this_machine()
     with ExitStack() as stack:
         members = _open_members(path, stack)
+        manifest: bytes | None = None
         if layout.is_layout(members):
-            config, blobs, digests = layout.read(members, wanted)
+            config, blobs, digests, manifest = layout.read(members, wanted)
         else:
             config, blobs = _read_saved(members, path)
             digests = [None] * len(blobs)
-        yield _image(config, blobs, digests, wanted)
+        yield replace(_image(config, blobs, digests, wanted), manifest_bytes=manifest)
 
 
 def spool(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]) -> Path:

@@ -17,7 +17,7 @@ from bot_bottle.image.oci import Digest, ImageConfig, Platform, parse_json
 _DEPTH_LIMIT = 4  # indexes within indexes
 _MANIFEST_LIMIT = 1000
 
-Found = tuple[bytes, list[Blob], list[Digest | None]]
+Found = tuple[bytes, list[Blob], list[Digest | None], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class _Candidate:
     digest: Digest
     platform: Platform
     manifest: dict[str, Any]
+    raw: bytes
 
 
 def is_layout(members: Members) -> bool:
@@ -40,7 +41,7 @@ def suits(offered: Platform, wanted: Platform) -> bool:
 
 
 def read(members: Members, wanted: Platform) -> Found:
-    """Give the config, the layer blobs (bottom first) and their digests of the image for a platform.
+    """Give the config, the layer blobs (bottom first), their digests and the manifest, of a platform's image.
 
     Raises ImageError when there is none (listing those there are), or more than one.
     """
@@ -69,7 +70,7 @@ def read(members: Members, wanted: Platform) -> Found:
             why=f"it has: {', '.join(there[:50])}" if there else "it has no image at all",
             next_step="name one of them with --platform" if there else "save the image again",
         )
-    return _contents(members, suiting[0].manifest)
+    return _contents(members, suiting[0])
 
 
 def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator[_Candidate]:
@@ -81,7 +82,8 @@ def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator
         blob = _blob(members, digest)
         if blob is None:
             continue  # an index may list platforms that were not pulled
-        content = parse_json(_verified(blob, digest, descriptor), f"manifest {digest}")
+        raw = _verified(blob, digest, descriptor)
+        content = parse_json(raw, f"manifest {digest}")
         if "manifests" in content:
             if not depth:
                 raise ImageError("the OCI layout nests its indexes too deeply")
@@ -91,12 +93,12 @@ def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator
             continue  # a signature, a bill of materials: not an image
         if platform is None:
             platform = ImageConfig.parse(_config(members, content)).platform
-        yield _Candidate(digest, platform, content)
+        yield _Candidate(digest, platform, content, raw)
 
 
-def _contents(members: Members, manifest: dict[str, Any]) -> Found:
+def _contents(members: Members, found: _Candidate) -> Found:
     blobs, digests = [], []
-    for descriptor in _objects(manifest, "layers"):
+    for descriptor in _objects(found.manifest, "layers"):
         digest = Digest(descriptor.get("digest") or "")
         blob = _blob(members, digest)
         if blob is None:
@@ -104,7 +106,7 @@ def _contents(members: Members, manifest: dict[str, Any]) -> Found:
         _check_size(blob, digest, descriptor)
         blobs.append(blob)
         digests.append(digest)
-    return _config(members, manifest), blobs, list(digests)
+    return _config(members, found.manifest), blobs, list(digests), found.raw
 
 
 def _config(members: Members, manifest: dict[str, Any]) -> bytes:
