@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from bot_bottle import process, rundir
-from bot_bottle.errors import BottleError, EngineError, Interrupted, UsageError
+from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.image import engine_argv as argv
 from bot_bottle.image import engine_words as words
 from bot_bottle.image.engine_argv import Builder, BuildRequest, EngineName
 from bot_bottle.image.engine_details import EngineDetails, docker_details, part, podman_details
+from bot_bottle.image.engine_stream import TarStream
 from bot_bottle.image.engine_words import NoSuchImageError
 from bot_bottle.image.oci import Digest
 
@@ -56,7 +57,7 @@ class Engine:
         with self._scratch() as folder:
             iidfile = folder / "image-id"
             command = argv.build_argv(self.program, self.builder, request, dockerfile, iidfile)
-            done = process.follow(command, lambda line: on_line(words.printable(line)), env=env)
+            done = self._follow(command, "build", str(dockerfile), on_line, env)
             if done.code:
                 raise words.not_built(self.name, self.builder, dockerfile, done.complaint)
             try:
@@ -65,7 +66,7 @@ class Engine:
                 raise EngineError(
                     f"{self.name} did not say which image it built", why=f"{done.complaint}\n{error}"
                 ) from error
-        return self.image_id(built)
+        return self.image_id(_id(self.name, built))
 
     def inspect(self, ref: str) -> dict[str, Any]:
         """Give what the engine says of an image. Raises NoSuchImageError."""
@@ -77,11 +78,7 @@ class Engine:
 
     def image_id(self, ref: str) -> str:
         """Give an image's id, `sha256:...`. Raises NoSuchImageError."""
-        found = str(self.inspect(ref).get("Id", ""))
-        try:
-            return str(Digest(found if ":" in found else f"sha256:{found}"))
-        except BottleError as error:
-            raise EngineError(f"{self.name} gave {ref} an id that is not one", why=error.message) from error
+        return _id(self.name, str(self.inspect(ref).get("Id", "")))
 
     def size(self, ref: str) -> int:
         """Give about how many bytes the image has (0: not known), to measure progress by."""
@@ -110,8 +107,7 @@ class Engine:
 
     def push(self, ref: str, on_line: Callable[[str], None]) -> None:
         """Push the image to the registry that its name begins with."""
-        command = argv.push_argv(self.program, self.name, ref)
-        done = process.follow(command, lambda line: on_line(words.printable(line)))
+        done = self._follow(argv.push_argv(self.program, self.name, ref), "push", ref, on_line)
         if done.code:
             raise words.refused(self.name, "push", ref, done.complaint)
 
@@ -119,23 +115,33 @@ class Engine:
     def save(self, ref: str) -> Iterator[BinaryIO]:
         """Give the image as a docker archive, a stream that is held nowhere.
 
-        When the engine fails, the block ends with its EngineError, whatever the reader made of the stub.
+        When the engine fails, the block ends with its EngineError, whatever the reader made of the part
+        that came. A block that stops reading before the end has what it wanted.
         """
+        command = argv.save_argv(self.program, self.name, ref)
+        misread: Exception | None = None
         try:
-            with process.reading(argv.save_argv(self.program, self.name, ref)) as stream:
-                misread: Exception | None = None
+            with process.reading(command) as source:
+                stream = TarStream(source)
                 try:
-                    yield stream
+                    yield cast(BinaryIO, stream)
                 except Interrupted:
                     raise
                 except Exception as error:
-                    if stream.closed or stream.read(1):
+                    if not stream.at_end():
                         raise
-                    misread = error  # at the end: when the engine failed, that is why
-            if misread:
-                raise misread
+                    misread = error  # at the end: if the engine failed, that is why
+                ended = stream.at_end()
         except process.CommandFailed as error:
+            if error.done.argv != command:
+                raise  # a program of the block's own
             raise words.refused(self.name, "save", ref, _said(error)) from error
+        if ended and not stream.whole:
+            raise EngineError(
+                f"{self.name} broke off the archive of {ref}", next_step="try again"
+            ) from misread
+        if misread:
+            raise misread
 
     def details(self) -> EngineDetails:
         """Ask the engine about itself."""
@@ -154,7 +160,9 @@ class Engine:
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         if self._is_snap:  # a snap has its own /tmp and sees no hidden folder of ours
-            with tempfile.TemporaryDirectory(dir=Path.home() / "snap" / "docker" / "common") as name:
+            common = Path.home() / "snap" / "docker" / "common"
+            common.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=common) as name:
                 yield Path(name)
         else:
             with rundir.run_dir() as run:
@@ -166,6 +174,19 @@ class Engine:
         try:
             return process.run(command, timeout=self.timeout, input=input)
         except process.CommandFailed as error:
+            raise words.refused(self.name, verb, ref, _said(error)) from error
+
+    def _follow(
+        self,
+        command: tuple[str, ...],
+        verb: str,
+        ref: str,
+        on_line: Callable[[str], None],
+        env: Mapping[str, str] | None = None,
+    ) -> process.Completed:
+        try:
+            return process.follow(command, lambda line: on_line(words.printable(line)), env=env)
+        except process.CommandFailed as error:  # it could not be started
             raise words.refused(self.name, verb, ref, _said(error)) from error
 
 
@@ -248,7 +269,14 @@ def _release(version: str) -> tuple[int, int]:
 
 def _said(error: process.CommandFailed) -> str:
     told = error.done.complaint
-    return told if told and error.done.code > 0 else f"{error.message}\n{told}"
+    return told if told and 0 < error.done.code != 127 else f"{error.message}\n{told}"
+
+
+def _id(name: EngineName, text: str) -> str:
+    try:
+        return str(Digest(text if ":" in text else f"sha256:{text}"))
+    except ImageError as error:
+        raise EngineError(f"{name} gave an image id that is not one", why=error.message) from error
 
 
 def _json(name: EngineName, raw: bytes) -> Any:

@@ -80,6 +80,8 @@ def build_argv(
     argv = [str(program), "build", f"--iidfile={iidfile}", f"--file={dockerfile}"]
     if builder in ("buildkit", "buildx"):
         argv.append("--progress=plain")
+    if builder == "classic":
+        argv.append("--force-rm")  # a step that failed would leave its container
     if builder == "buildx":
         argv.append("--load")  # with another driver than docker's own the result would stay in its cache
     if request.target:

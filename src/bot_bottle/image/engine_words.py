@@ -21,15 +21,15 @@ _SILENT = re.compile(
     re.I | re.M,
 )
 
-_STEP = re.compile(r" > \[|Step \d+/\d+ :|(\[\d+/\d+\] )?STEP \d+(/\d+)?:")
+_STEP = re.compile(r"Step \d+/\d+ :|(\[\d+/\d+\] )?STEP \d+(/\d+)?:")
 _NOISE = re.compile(
-    r"#\d+ (sha256:|DONE|CACHED|transferring |extracting |\.\.\.|$)|-{4,}$| ?--->? |Removing intermediate"
+    r"#\d+ (sha256:|DONE|CACHED|CANCELED|\[internal\]|transferring |extracting |\.\.\.|$)"
+    r"|\s*$|-{4,}$|( ---|--)> |Removing intermediate|Sending build context|subprocess exited with"
     r"|DEPRECATED: The legacy| {12}(BuildKit is currently|environment-variable|Install the buildx|https:)"
-    r"|Sending build context|subprocess exited with|\s*$"
 )
-_PREFIX = re.compile(r"#\d+ (\d+\.\d+ )?|\d+\.\d+ (?=\S)")
+_PREFIX = re.compile(r"(#\d+ )?(\d+\.\d+ )?")
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])")
-_WHY_LINES = 25
+_WHY_LINES = 20
 
 
 class NoSuchImageError(EngineError):
@@ -69,18 +69,35 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
 def build_words(builder: Builder, output: str) -> str:
     """Give what the failing step of a build said, without the builder's own noise."""
     lines = [printable(line) for line in output.splitlines()]
-    steps = [index for index, line in enumerate(lines) if _STEP.match(line)]
-    lines = [line for line in lines[steps[-1] if steps else 0 :] if not _NOISE.match(line)]
     if builder in ("buildkit", "buildx"):
-        lines = [_PREFIX.sub("", line, count=1) for line in lines]
-    return "\n".join(lines[-_WHY_LINES:])
+        return "\n".join(_buildkit_words(lines))
+    steps = [index for index, line in enumerate(lines) if _STEP.match(line)]
+    lines = lines[steps[-1] if steps else 0 :]
+    return "\n".join([line for line in lines if not _NOISE.match(line)][-_WHY_LINES:])
+
+
+def _buildkit_words(lines: list[str]) -> list[str]:
+    # "#7 0.3 its words" as the step goes on, "#7 ERROR: ..."; then, between two rules, " > [2/2] RUN ..."
+    # with the words again, which old clients leave out; then the error, with a piece of the Dockerfile
+    failed = [match[1] for line in lines if (match := re.match(r"#(\d+) ERROR", line))]
+    titles = [index for index, line in enumerate(lines) if line.startswith(" > ")]
+    if not failed or not titles:
+        return [_PREFIX.sub("", line, count=1) for line in lines if not _NOISE.match(line)][-_WHY_LINES:]
+    said = re.compile(rf"#{failed[-1]} \d+\.\d+ ")
+    words = [_PREFIX.sub("", line, count=1) for line in lines if said.match(line)][-_WHY_LINES:]
+    block = lines[titles[-1] + 1 :]
+    rule = next((index for index, line in enumerate(block) if line == "------"), 0)
+    words = words or [_PREFIX.sub("", line, count=1) for line in block[:rule]]
+    return [lines[titles[-1]].strip(), *words, *(line for line in block[rule:] if not _NOISE.match(line))]
 
 
 def _mend(name: EngineName, why: str) -> str:
     if "no space left on device" in why.lower():
         return f"make room: `{name} system df` shows what takes it, `{name} system prune` removes leftovers"
-    if re.search(r"pull access denied|manifest unknown|unauthorized|failed to resolve source", why, re.I):
-        return f"check the image named in FROM, or log in to its registry with `{name} login`"
+    if re.search(
+        r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
+    ):
+        return f"check the image in FROM and the way to its registry; `{name} login` if it is a private one"
     if "exec format error" in why.lower():
         return "the image is for another processor: leave --platform out, or install qemu-user-static"
     if "buildx component is missing" in why:

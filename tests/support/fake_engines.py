@@ -1,0 +1,27 @@
+"""Container engines that misbehave: small shell scripts on PATH."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bot_bottle.image.engine import Engine
+from bot_bottle.image.engine_argv import Builder, EngineName
+
+Fake = Callable[[str, str], Path]
+"""Puts a script of a name and a body on PATH, and gives its path."""
+
+
+def says(answer: str) -> str:
+    """A script that says this."""
+    return f"cat <<'END'\n{answer}\nEND"
+
+
+def fails(words: str, code: int = 1) -> str:
+    """A script that complains and fails."""
+    return f"cat >&2 <<'END'\n{words}\nEND\nexit {code}"
+
+
+def engine(program: Path, name: EngineName = "docker", builder: Builder = "classic") -> Engine:
+    """An engine that has answered, and is this program."""
+    return Engine(name, program, "20.10.24", "20.10.24", builder, timeout=10)
