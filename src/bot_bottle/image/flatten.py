@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from bot_bottle.errors import ImageError
+from bot_bottle.image.apply import read_layer
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, LayerStream
+from bot_bottle.image.overlay import stack
 from bot_bottle.image.portable import Loss, Losses, make_portable
-from bot_bottle.image.tarwrite import END, header, header_size, padded
-from bot_bottle.image.tree import Folder, Inode, merge, read_tree
+from bot_bottle.image.tarread import padded
+from bot_bottle.image.tarwrite import END, header, header_size
+from bot_bottle.image.tree import Folder, Inode, Quota
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
 
@@ -71,15 +75,15 @@ def flatten(
     `Flattened.losses`). `on_bytes` hears of layer bytes read, uncompressed. Raises ImageError for a layer
     that is damaged or hostile.
     """
-    root = Folder()
+    root, quota = Folder(), Quota()
     for number, layer in enumerate(image.layers):
         with layer.open() as stream:
             counted = _Counted(stream, on_bytes)
-            tree = read_tree(counted, number, str(layer), lambda: None)
+            tree = read_layer(counted, number, str(layer), quota)
             while stream.some(CHUNK):
                 pass  # what follows the end mark belongs to the digest
-        tree.link_below(root)
-        merge(root, tree.root)
+        stack(root, tree)
+        del tree
     losses = Losses()
     folders, files = _listed(root)
     if portable:
@@ -130,7 +134,8 @@ def _listed(root: Folder) -> tuple[list[Folder], list[Inode]]:
             else:
                 node.names = [*(node.names or ()), (folder, name)]
     folders.sort(key=lambda folder: folder.path)
-    files.sort(key=lambda node: (node.layer, node.offset))
+    files.sort(key=attrgetter("offset"))
+    files.sort(key=attrgetter("layer"))
     for node in files:
         if node.names and node.parent:
             first, *others = sorted([(node.parent, node.name), *node.names], key=lambda pair: _join(*pair))

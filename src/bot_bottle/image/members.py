@@ -16,7 +16,7 @@ from typing import Protocol
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.layers import Blob
-from bot_bottle.image.tarread import Headers, extents, is_regular
+from bot_bottle.image.tarread import REGULAR, Headers
 
 DOCUMENT_LIMIT = 4 << 20  # bytes of one JSON document
 _MEMBER_LIMIT = 100_000
@@ -83,10 +83,12 @@ class TarMembers:
         self._files: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         stream = _FileStream(fd)
-        for count, member in enumerate(Headers(stream, what, strict_end=True)):
+        headers = Headers(stream, what, strict_end=True)
+        for count, member in enumerate(headers):
             if count >= _MEMBER_LIMIT:
                 raise ImageError(f"{what} has more than {_MEMBER_LIMIT} members", why="not an image archive")
-            self._add(member)
+            if headers.extents is None:  # no engine saves sparse members
+                self._add(member)
 
     def _add(self, member: tarfile.TarInfo) -> None:
         name = posixpath.normpath(member.name)
@@ -96,7 +98,7 @@ class TarMembers:
             self._links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
         elif member.islnk():
             self._links[name] = member.linkname
-        elif is_regular(member) and extents(member) is None:
+        elif member.type in REGULAR:
             self._files[name] = (member.offset_data, member.size)
 
     def find(self, name: str) -> Blob | None:

@@ -2,7 +2,7 @@
 
 smolvm unpacks a layer on the host, where it must not write through a link that leads out of the folder. It
 ends the whole extraction at a link to `/` and at one that climbs over the root, though inside the guest both
-are plain links; and it passes over devices, FIFOs and some extended attributes.
+are plain links. It passes over devices, FIFOs and extended attributes, and reads whole seconds only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bot_bottle.image.tree import SYMLINKS, Folder, Inode
 
 _EXAMPLES = 20
+_CAPABILITY = "SCHILY.xattr.security.capability"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +48,21 @@ class Losses:
 
 def make_portable(root: Folder, path: bytes, node: Inode, losses: Losses) -> bool:
     """Change an entry so that smolvm extracts it with the same meaning; give False to leave it out."""
-    if node.kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-        losses.add("device", path)
+    kind = node.kind
+    if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+        if not path.startswith(b"dev/"):  # the guest fills /dev itself
+            losses.add("FIFO" if kind == tarfile.FIFOTYPE else "device", path)
         return False
-    if node.kind == tarfile.FIFOTYPE:
-        losses.add("FIFO", path)
-        return False
-    if node.kind == tarfile.SYMTYPE:
+    if kind == tarfile.SYMTYPE:
         if _is_refused(path, node.link):
             node.link = _resolved(root, path, node.link)
         if node.uid or node.gid:
             losses.add("owner of a symlink", path)
-    if node.xattrs:
-        _portable_xattrs(path, node, losses)
+    for key, _ in node.xattrs or ():
+        losses.add("file capability" if key == _CAPABILITY else "extended attribute", path)
+    node.xattrs = None
+    if isinstance(node.mtime, str):
+        node.mtime = int(node.mtime.partition(".")[0])
     return True
 
 
@@ -112,14 +115,3 @@ def _resolved(root: Folder, path: bytes, link: bytes) -> bytes:
     if parts:
         return b"/" + b"/".join(parts)
     return b"/".join([b".."] * path.count(b"/")) or b"."
-
-
-def _portable_xattrs(path: bytes, node: Inode, losses: Losses) -> None:
-    kept = []
-    for key, value in node.xattrs or ():
-        name = key.removeprefix("SCHILY.xattr.")
-        if name == "security.capability" or name.startswith("trusted."):
-            losses.add(name if name == "security.capability" else "trusted xattr", path)
-        else:
-            kept.append((key, value))
-    node.xattrs = tuple(kept) or None

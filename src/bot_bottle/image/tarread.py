@@ -1,27 +1,29 @@
-"""Tar headers of an untrusted forward stream, read by the standard library under guard.
+"""Tar headers of an untrusted forward stream.
 
-`tarfile` reads every dialect (ustar, GNU, PAX, sparse), but it takes a cut archive for a whole one, reads a
-header of any size into memory and believes a negative size. Here each member may take a bounded number of
-header bytes, positions only go forward, and anything but a proper header or a proper end is an ImageError.
+The standard library reads a single header (`TarInfo.frombuf`); what extends it is read here: `TarFile` takes
+a cut archive for a whole one, reads a header of any size into memory, and searches PAX records with patterns
+whose time grows with the square of their length. Here each member has a bounded number of header bytes,
+positions only go forward, and anything but a proper header or a proper end is an ImageError.
 
-Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual,
-"Basic Tar Format" and "Storing Sparse Files".
+Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar
+Format" and "Storing Sparse Files".
 """
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from bot_bottle.errors import ImageError
+from bot_bottle.image import sparse
 
 BLOCK = 512
-HEADER_LIMIT = 1 << 20  # bytes of headers one member may have: long names, PAX records, sparse maps
+HEADER_LIMIT = 1 << 20  # bytes of headers one member may have; Go's reader, and so the engines, has the same
+_SIZE_LIMIT = 1 << 62
 
-_REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE})
-_KNOWN = _REGULAR | {
+REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE})
+_PLAIN = REGULAR | {
     tarfile.LNKTYPE,
     tarfile.SYMTYPE,
     tarfile.CHRTYPE,
@@ -29,6 +31,10 @@ _KNOWN = _REGULAR | {
     tarfile.DIRTYPE,
     tarfile.FIFOTYPE,
 }
+_ZEROS = bytes(BLOCK)
+_GNU_MAGIC = b"ustar "
+
+Records = dict[str, str]
 
 
 class ForwardStream(Protocol):
@@ -41,18 +47,15 @@ class ForwardStream(Protocol):
         """Pass over `count` bytes; give how many there were."""
 
 
-class _NoGlobals(dict[str, str]):
-    """Global PAX records, which container engines ignore. Nothing is kept, so nothing can pile up."""
-
-    def __setitem__(self, key: str, value: str) -> None:
-        pass
-
-
 class Headers:
-    """The members of one tar stream, one after another, as TarInfo objects that nothing here keeps.
+    """The members of one tar stream as TarInfo objects, one after another; none is kept.
 
-    `what` names the stream in errors. With `strict_end` the stream must have its end mark of two zero blocks;
-    without, it may also end where a header would begin, as some builders write layers.
+    `name` and `linkname` hold the archive's bytes (UTF-8 with surrogateescape), `pax_headers` the member's
+    own records: engines ignore global ones, so they are passed over. `offset_data` is where the data begins.
+    Of the present member, if it is a sparse file, `extents` says where its data belongs.
+
+    `what` names the stream in errors. With `strict_end` the stream must have its end mark; without, it may
+    also end where a header would begin, as some builders write layers.
     """
 
     def __init__(self, stream: ForwardStream, what: str, *, strict_end: bool = False) -> None:
@@ -61,110 +64,168 @@ class Headers:
         self._strict_end = strict_end
         self._position = 0
         self._budget = HEADER_LIMIT
-        # an object to hold tarfile's state: it gets an empty archive to open, then our stream
-        self._tar = tarfile.TarFile(
-            fileobj=io.BytesIO(bytes(2 * BLOCK)), encoding="utf-8", errors="surrogateescape"
-        )
-        self._tar.pax_headers = _NoGlobals()
-        self._tar.fileobj = self  # type: ignore[assignment]
-
-    def read(self, count: int) -> bytes:
-        """Give header bytes to tarfile, as many as a member may have."""
-        self._budget -= count
-        if count < 0 or self._budget < 0:
-            raise ImageError(f"{self._what} has a tar header that is too large")
-        data = self._stream.read(count)
-        self._position += len(data)
-        return data
-
-    def tell(self) -> int:
-        """Give the position in the stream, for tarfile and for readers of data."""
-        return self._position
-
-    def data(self, count: int) -> bytes:
-        """Read `count` bytes of the present member's data into memory."""
-        data = self._stream.read(count)
-        self._position += len(data)
-        if len(data) < count:
-            raise self._cut()
-        return data
+        self.extents: sparse.Extents | None = None
+        self._held = 0  # bytes of data that follow the present member's headers
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         while (member := self._next()) is not None:
-            following = self._tar.offset
+            following = self._position + padded(self._held)
             yield member
-            self._skip_to(following)
+            self._skip(following - self._position)
 
     def _next(self) -> tarfile.TarInfo | None:
         self._budget = HEADER_LIMIT
+        self.extents = None
+        records: Records = {}
+        names: dict[bytes, str] = {}
+        while True:
+            block = self._block(may_end=not records and not names)
+            if block is None:
+                return None
+            info = self._parsed(block)
+            if info.type in _PLAIN:
+                return self._member(info, block, records, names)
+            if info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+                records = self._records(self._extension(info))
+            elif info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+                names[info.type] = _text(self._extension(info).partition(b"\0")[0])
+            elif info.type == tarfile.XGLTYPE:
+                self._skip(padded(info.size))
+            else:
+                raise self._damaged(f"a member of unknown type {info.type!r}: {info.name[:200]!r}")
+
+    def _block(self, *, may_end: bool) -> bytes | None:
+        """Read one header block; None at the end of the archive."""
+        block = self._read(BLOCK)
+        if len(block) == BLOCK and block != _ZEROS:
+            return block
+        if not may_end or 0 < len(block) < BLOCK:
+            raise self._cut()
+        if self._strict_end and (not block or self._read(BLOCK) != _ZEROS):
+            raise self._cut()
+        return None
+
+    def _parsed(self, block: bytes) -> tarfile.TarInfo:
         try:
-            member = tarfile.TarInfo.fromtarfile(self._tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            if self._strict_end and self._stream.read(BLOCK) != bytes(BLOCK):
-                raise self._cut() from None
-            return None
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-            if self._strict_end:
-                raise self._cut() from None
-            return None
-        except tarfile.TruncatedHeaderError as error:  # type: ignore[attr-defined]
-            raise self._cut() from error
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError, IndexError) as error:
-            raise ImageError(
-                f"{self._what} is damaged", why=f"bad tar header near byte {self._position}: {error}"
-            ) from error
-        self._check(member)
-        return member
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except (tarfile.TarError, ValueError) as error:
+            raise self._damaged(f"bad header before byte {self._position}: {error}") from error
+        if not 0 <= info.size <= _SIZE_LIMIT:
+            raise self._damaged(f"an impossible size: {info.name[:200]!r}")
+        if block[345] and block.startswith(_GNU_MAGIC, 257):
+            # in GNU headers this is not the name's first part but times, which frombuf does not know
+            info.name = _text(block[:100].partition(b"\0")[0])
+        return info
 
-    def _check(self, member: tarfile.TarInfo) -> None:
-        following: int = self._tar.offset
-        if member.type not in _KNOWN:
-            raise ImageError(
-                f"{self._what} has a member of a kind that is not known",
-                why=f"type {member.type!r}: {member.name[:200]!r}",
-            )
-        if member.type in _REGULAR:
-            held = following - member.offset_data
-            asked = _extents_end(member) if member.sparse is not None else member.size
-            if member.size < 0 or member.offset_data != self._position or not 0 <= asked <= held:
-                raise ImageError(
-                    f"{self._what} has a file with an impossible size", why=f"{member.name[:200]!r}"
-                )
+    def _member(
+        self, info: tarfile.TarInfo, block: bytes, records: Records, names: dict[bytes, str]
+    ) -> tarfile.TarInfo:
+        if records:
+            self._apply(info, records)
+        if names:
+            info.name = names.get(tarfile.GNUTYPE_LONGNAME, info.name)
+            info.linkname = names.get(tarfile.GNUTYPE_LONGLINK, info.linkname)
+        if info.type == tarfile.AREGTYPE and info.name.endswith("/"):
+            info.type = tarfile.DIRTYPE  # as tars older than POSIX mark folders
+        self._held = info.size if info.type in REGULAR else 0
+        if info.type == tarfile.GNUTYPE_SPARSE or not sparse.SIZES.isdisjoint(records):
+            self._sparse(info, block, records)
+        info.offset_data = self._position
+        return info
 
-    def _skip_to(self, position: int) -> None:
-        if (count := position - self._position) < 0:
-            raise ImageError(f"{self._what} is damaged", why="tar members overlap")
+    def _sparse(self, info: tarfile.TarInfo, block: bytes, records: Records) -> None:
+        """Find where a sparse file's data belongs, and its size with the holes."""
+        begin = self._position
+        try:
+            if info.type == tarfile.GNUTYPE_SPARSE:
+                info.size, extents = sparse.old_gnu(block, self._more)
+                begin = self._position  # the map's further blocks are headers here, not data
+            else:
+                info.size, extents = sparse.pax(records, self._more)
+        except ValueError as error:
+            raise self._damaged(f"a bad sparse map: {info.name[:200]!r}") from error
+        self._held -= self._position - begin
+        end = held = 0
+        for offset, length in extents:
+            if length < 0 or offset < end:
+                raise self._damaged(f"a sparse map that overlaps: {info.name[:200]!r}")
+            end = offset + length
+            held += length
+        if not end <= info.size <= _SIZE_LIMIT or held > self._held:
+            raise self._damaged(f"a sparse file with an impossible size: {info.name[:200]!r}")
+        self.extents = tuple((offset, length) for offset, length in extents if length)
+
+    def _apply(self, info: tarfile.TarInfo, records: Records) -> None:
+        """Let PAX records replace fields; an empty one leaves the header's value, as the engines read it."""
+        info.pax_headers = records
+        info.name = records.get("GNU.sparse.name") or records.get("path") or info.name
+        info.linkname = records.get("linkpath") or info.linkname
+        try:
+            info.size = int(records.get("size") or info.size)
+            info.uid = int(records.get("uid") or info.uid)
+            info.gid = int(records.get("gid") or info.gid)
+            info.mtime = int(records.get("mtime", "").partition(".")[0] or info.mtime)
+        except ValueError as error:
+            raise self._damaged(f"a PAX number that is none: {error}") from error
+        if not 0 <= info.size <= _SIZE_LIMIT:
+            raise self._damaged(f"an impossible size: {info.name[:200]!r}")
+
+    def _records(self, data: bytes) -> Records:
+        """Read PAX records, each `length key=value` and a newline, its length counting itself."""
+        records: Records = {}
+        at = 0
+        while at < len(data):
+            space = data.find(b" ", at, at + 20)
+            digits = data[at:space] if space > 0 else b""
+            end = at + int(digits) if digits.isdigit() else 0
+            key, equals, value = data[space + 1 : end - 1].partition(b"=")
+            if not space < end <= len(data) or data[end - 1 : end] != b"\n" or not equals:
+                raise self._damaged("bad PAX records")
+            name = _text(key)
+            if name in sparse.REPEATED:
+                records[name] = f"{records[name]},{_text(value)}" if name in records else _text(value)
+            else:
+                records[name] = _text(value)
+            at = end
+        return records
+
+    def _extension(self, info: tarfile.TarInfo) -> bytes:
+        data = self._read(padded(info.size))
+        if len(data) < info.size:
+            raise self._cut()
+        return data[: info.size]
+
+    def _more(self) -> bytes:
+        block = self._read(BLOCK)
+        if len(block) < BLOCK:
+            raise self._cut()
+        return block
+
+    def _read(self, count: int) -> bytes:
+        self._budget -= count
+        if self._budget < 0:
+            raise self._damaged("a header that is too large")
+        data = self._stream.read(count)
+        self._position += len(data)
+        return data
+
+    def _skip(self, count: int) -> None:
         if count:
             if self._stream.skip(count) < count:
                 raise self._cut()
-            self._position = position
+            self._position += count
 
     def _cut(self) -> ImageError:
         return ImageError(f"{self._what} is cut short", next_step="save or download it again")
 
-
-def is_regular(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file with data, sparse or not."""
-    return member.type in _REGULAR
+    def _damaged(self, why: str) -> ImageError:
+        return ImageError(f"{self._what} is damaged", why=why, next_step="save or download it again")
 
 
-def extents(member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
-    """Give where a sparse file's data belongs, as (offset, length) in order; None for a plain file."""
-    if member.sparse is None:
-        return None
-    return tuple((offset, length) for offset, length in _sparse(member) if length)
+def padded(size: int) -> int:
+    """Round a size up to whole blocks."""
+    return -(-size // BLOCK) * BLOCK
 
 
-def _sparse(member: tarfile.TarInfo) -> Any:
-    return member.sparse
-
-
-def _extents_end(member: tarfile.TarInfo) -> int:
-    """Give how many bytes a sparse file holds, or -1 when its map makes no sense."""
-    end = held = 0
-    for offset, length in _sparse(member):
-        if length < 0 or offset < end:
-            return -1
-        end = offset + length
-        held += length
-    return held if end <= member.size else -1
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 
-from bot_bottle.image.tarread import BLOCK
+from bot_bottle.image.tarread import BLOCK, padded
 from bot_bottle.image.tree import Inode
 
 END = bytes(2 * BLOCK)
@@ -22,7 +22,8 @@ def header(path: bytes, node: Inode, link: bytes | None = None) -> bytes:
     info.uname = info.gname = ""
     records = {}
     if isinstance(node.mtime, str):
-        records["mtime"] = node.mtime
+        records["mtime"] = node.mtime  # the header itself has whole seconds
+        info.mtime = int(node.mtime.partition(".")[0])
     else:
         info.mtime = node.mtime
     if link is not None:
@@ -47,11 +48,6 @@ def header_size(path: bytes, node: Inode, link: bytes | None = None) -> int:
         return len(header(path, node, link))
     name = len(path) + (node.kind == tarfile.DIRTYPE)
     return BLOCK + _long(name) + _long(len(node.link if link is None else link))
-
-
-def padded(size: int) -> int:
-    """Round a size up to whole blocks."""
-    return -(-size // BLOCK) * BLOCK
 
 
 def _long(length: int) -> int:

@@ -1,33 +1,32 @@
-"""One layer's files as a tree, and layers merged into one, as the engine's overlay file system shows them.
+"""A file tree in memory, made of inodes as in a file system.
 
-A tree is made of inodes, as in a file system: two names of one file are two entries with the same Inode, so
-hard links need no rules of their own. Inodes hold where their data lies in the layer, never the data.
+Two names of one file are two entries with the same Inode, so hard links need no rules of their own. Inodes
+hold where their data lies in a layer, never the data.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
-from typing import Any
+from typing import Final
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.tarread import Headers, extents, is_regular
+from bot_bottle.image.sparse import Extents
 
-WHITEOUT = b".wh."
-_OPAQUE = b".wh..wh..opq"
-_METADATA = b".wh..wh."
-SYMLINKS = 40  # followed in one path before the kernel gives up: path_resolution(7)
+SYMLINKS: Final = 40  # followed in one path before the kernel gives up: path_resolution(7)
 _NAME_MAX = 255  # bytes of a name, and
-_PATH_MAX = 4095  # of a path: limits.h; the engine could not have made longer ones
-_ENTRY_LIMIT = 2_000_000
-_XATTR = "SCHILY.xattr."
+_PATH_MAX = 4095  # of a path: limits.h; no engine could have made longer ones
+_NODE_COST = 400  # bytes of memory for one entry, measured
+_QUOTA = 1 << 30  # bytes; two million entries, the most that smolvm takes, need less
+
+Xattrs = tuple[tuple[str, str], ...]
 
 
 class Inode:
-    """A file of any kind but a folder. `kind` is a tar type; `order` its place among its layer's members.
+    """A file of any kind. `kind` is a tar type; a symlink's target is `link`.
 
-    A regular file's `size` bytes begin at `offset` in the layer's tar stream; those of a sparse file are
-    described by `extents`.
+    A regular file's `size` bytes begin at `offset` in the tar stream of layer number `layer`; those of a
+    sparse file are placed by `extents`. Of the other kinds, `offset` gives the order. `mtime` is in seconds,
+    as text where it has a fraction. `xattrs` are PAX records.
     """
 
     __slots__ = (
@@ -48,195 +47,62 @@ class Inode:
         "xattrs",
     )
 
-    def __init__(self) -> None:
-        self.kind = tarfile.REGTYPE
-        self.layer = 0
-        self.offset = 0
-        self.size = 0
+    def __init__(self, kind: bytes = tarfile.REGTYPE) -> None:
+        self.kind = kind
+        self.mode = 0o755
+        self.uid = self.gid = 0
+        self.mtime: int | str = 0
+        self.xattrs: Xattrs | None = None
+        self.layer = self.offset = self.size = 0
         self.link = b""
         self.device: tuple[int, int] | None = None
-        self.extents: tuple[tuple[int, int], ...] | None = None
-        self.parent: Folder | None = None
+        self.extents: Extents | None = None
+        self.parent: Folder | None = None  # where it is and how it is named, once the tree is listed
         self.name = b""
-        self.names: list[tuple[Folder, bytes]] | None = None  # further names
-        self.set(0o755, 0, 0, 0, None)
+        self.names: list[tuple[Folder, bytes]] | None = None  # its further names
 
-    def set(
-        self, mode: int, uid: int, gid: int, mtime: int | str, xattrs: tuple[tuple[str, str], ...] | None
-    ) -> None:
-        """Set the attributes. `mtime` is in seconds; text where it has a fraction."""
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.mtime = mtime
-        self.xattrs = xattrs
+    def dress(self, other: Inode) -> None:
+        """Take the attributes of another inode."""
+        self.mode, self.uid, self.gid = other.mode, other.uid, other.gid
+        self.mtime, self.xattrs = other.mtime, other.xattrs
+
+    @property
+    def is_whiteout(self) -> bool:
+        """Whether it is what overlayfs has for "nothing here": a character device 0/0."""
+        return self.kind == tarfile.CHRTYPE and self.device == (0, 0)
 
 
 class Folder(Inode):
-    """A folder. `hidden` and `opaque` say what of the layers below it does not show."""
+    """A folder. An `opaque` one shows nothing of the layers below it. `path` is known once it is listed."""
 
-    __slots__ = ("children", "hidden", "opaque", "path")
+    __slots__ = ("children", "opaque", "path")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kind = tarfile.DIRTYPE
+    def __init__(self, *, opaque: bool = False) -> None:
+        super().__init__(tarfile.DIRTYPE)
         self.children: dict[bytes, Inode] = {}
-        self.hidden: set[bytes] | None = None
-        self.opaque = False
+        self.opaque = opaque
         self.path = b""
 
 
-class LayerTree:
-    """What one layer holds, applied by itself in an empty root."""
+class Quota:
+    """The memory that an image's list of files may take, so that a hostile one cannot take it all."""
 
-    def __init__(self, number: int, what: str) -> None:
-        self.root = Folder()
-        self._number = number
-        self._what = what
-        self._near: tuple[bytes, Folder] = (b"", self.root)
-        self._below: list[tuple[Folder, bytes, bytes]] = []  # hard links to what is not in this layer
-        self._same: dict[Any, Any] = {}  # one object for equal values, of which there are many
+    def __init__(self, limit: int = _QUOTA) -> None:
+        self._left = limit
 
-    def add(self, member: tarfile.TarInfo) -> None:
-        """Apply one member. Raises ImageError where no file system could hold it."""
-        path = member.name.encode("utf-8", "surrogateescape")
-        head, _, name = path.rpartition(b"/")
-        if name in (b"", b".", b".."):
-            head, name = _split(path)
-            if not name:
-                return  # the root itself: the engine keeps its own attributes for it
-        folder = self._folder(head)
-        _check(path, name)
-        if name.startswith(WHITEOUT) and not name.startswith(_METADATA):
-            self._hide(folder, name[len(WHITEOUT) :])
-        elif name == _OPAQUE:
-            folder.opaque = True
-        elif member.type == tarfile.LNKTYPE:
-            self._link(folder, name, member)
-        else:
-            self._put(folder, name, member)
-
-    def _put(self, folder: Folder, name: bytes, member: tarfile.TarInfo) -> None:
-        old = folder.children.get(name)
-        node: Inode
-        if member.type == tarfile.DIRTYPE:
-            # a folder over a folder of the same layer keeps what is in it
-            node = old if isinstance(old, Folder) else Folder()
-        else:
-            node = Inode()
-            if is_regular(member):
-                node.size = member.size
-                node.extents = extents(member)
-            else:
-                node.kind = member.type
-                node.link = member.linkname.encode("utf-8", "surrogateescape")
-                if member.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-                    node.device = (member.devmajor, member.devminor)
-        node.layer = self._number
-        node.offset = member.offset_data
-        self._dress(node, member)
-        if old is not None and old is not node:
-            self._near = (b"", self.root)
-        folder.children[name] = node
-
-    def _link(self, folder: Folder, name: bytes, member: tarfile.TarInfo) -> None:
-        target = member.linkname.encode("utf-8", "surrogateescape")
-        head, last = _split(target)
-        inode = self._peek(self.root, head, last)
-        if isinstance(inode, Folder):
-            raise ImageError(f"{self._what} has a hard link to a folder", why=repr(target[:200]))
-        if inode is None:
-            self._below.append((folder, name, target))
-            inode = Inode()
-        self._dress(inode, member)
-        self._near = (b"", self.root)
-        folder.children[name] = inode
-
-    def _dress(self, node: Inode, member: tarfile.TarInfo) -> None:
-        same = self._same.setdefault
-        records = member.pax_headers
-        mtime: int | str = int(member.mtime)
-        xattrs = None
-        if records:
-            if "." in (exact := records.get("mtime", "")):
-                mtime = exact
-            xattrs = tuple((key, value) for key, value in records.items() if key.startswith(_XATTR)) or None
-        node.set(
-            same(member.mode & 0o7777, member.mode & 0o7777),
-            same(member.uid, member.uid),
-            same(member.gid, member.gid),
-            same(mtime, mtime),
-            same(xattrs, xattrs),
-        )
-
-    def _hide(self, folder: Folder, name: bytes) -> None:
-        if name in (b"", b".", b".."):
-            raise ImageError(f"{self._what} has a whiteout of nothing", why=repr(WHITEOUT + name))
-        if folder.hidden is None:
-            folder.hidden = set()
-        folder.hidden.add(name)
-
-    def _folder(self, path: bytes) -> Folder:
-        """Find the folder a member belongs in: links are followed within the root, gaps are filled."""
-        if path == self._near[0]:
-            return self._near[1]
-        found = _walk(self.root, path, self._what, fill=True)
-        assert found is not None  # noqa: S101 - it is made if it is not there
-        self._near = (path, found)
-        return found
-
-    def _peek(self, root: Folder, head: bytes, name: bytes) -> Inode | None:
-        folder = _walk(root, head, self._what, fill=False)
-        return None if folder is None else folder.children.get(name)
-
-    def link_below(self, base: Folder) -> None:
-        """Bind hard links to files of the layers below, once they are merged in `base`."""
-        for folder, name, target in self._below:
-            mine = folder.children.get(name)
-            inode = self._peek(base, *_split(target))
-            if mine is None or isinstance(mine, Folder):
-                continue
-            if inode is None or isinstance(inode, Folder):
-                raise ImageError(f"{self._what} has a hard link to nothing", why=repr(target[:200]))
-            inode.set(mine.mode, mine.uid, mine.gid, mine.mtime, mine.xattrs)
-            folder.children[name] = inode
+    def spend(self, size: int = 0) -> None:
+        """Count one entry with `size` bytes of names and attributes. Raises ImageError at the limit."""
+        self._left -= _NODE_COST + size
+        if self._left < 0:
+            raise ImageError("the image has more files than can be handled")
 
 
-def read_tree(stream: Any, number: int, what: str, on_entry: Callable[[], None]) -> LayerTree:
-    """Read a layer's tar stream up to its end mark into a tree."""
-    tree = LayerTree(number, what)
-    for count, member in enumerate(Headers(stream, what)):
-        if count >= _ENTRY_LIMIT:
-            raise ImageError(f"{what} has more than {_ENTRY_LIMIT} entries")
-        tree.add(member)
-        on_entry()
-    return tree
+def find_folder(root: Folder, path: bytes, fill: Quota | None = None) -> Folder | None:
+    """Go along a path as the kernel would, with `root` as the root; links lead nowhere else.
 
-
-def merge(base: Folder, upper: Folder) -> None:
-    """Put a layer over what is below it; the layer's tree is used up."""
-    todo = [(base, upper)]
-    while todo:
-        low, high = todo.pop()
-        if high.opaque:
-            low.children.clear()
-        for name in high.hidden or ():
-            low.children.pop(name, None)
-        for name, node in high.children.items():
-            if name.startswith(WHITEOUT):
-                continue  # metadata of aufs, kept so far for the hard links into it
-            if not isinstance(node, Folder):
-                low.children[name] = node
-                continue
-            below = low.children.get(name)
-            if not isinstance(below, Folder):
-                low.children[name] = below = Folder()
-            below.set(node.mode, node.uid, node.gid, node.mtime, node.xattrs)
-            todo.append((below, node))
-
-
-def _walk(root: Folder, path: bytes, what: str, *, fill: bool) -> Folder | None:
-    """Follow a path of folders and links that never leaves `root`; with `fill`, make what is missing."""
+    With `fill`, what is missing is made, and counted there; without, None stands for what is no folder.
+    Raises ImageError when something that is not a folder stands in the way of filling.
+    """
     trail = [root]
     todo = path.split(b"/")
     todo.reverse()
@@ -246,13 +112,11 @@ def _walk(root: Folder, path: bytes, what: str, *, fill: bool) -> Folder | None:
         if part in (b"", b"."):
             continue
         if part == b"..":
-            if len(trail) > 1:
-                trail.pop()
+            del trail[max(1, len(trail) - 1) :]
             continue
         node = trail[-1].children.get(part)
-        if node is None and fill:
-            _check(path, part)
-            node = trail[-1].children[part] = Folder()
+        if fill is not None and (node is None or node.is_whiteout):
+            node = _made(trail[-1], part, fill, hiding=node is not None)
         if isinstance(node, Folder):
             trail.append(node)
         elif node is not None and node.kind == tarfile.SYMTYPE and links < SYMLINKS:
@@ -260,15 +124,25 @@ def _walk(root: Folder, path: bytes, what: str, *, fill: bool) -> Folder | None:
             if node.link.startswith(b"/"):
                 del trail[1:]
             todo.extend(reversed(node.link.split(b"/")))
-        elif fill:
-            raise ImageError(f"{what} has an entry in something that is not a folder", why=repr(path[:200]))
-        else:
+        elif fill is None:
             return None
+        else:
+            raise ImageError("an entry in something that is not a folder", why=shown(path))
     return trail[-1]
 
 
-def _split(path: bytes) -> tuple[bytes, bytes]:
-    """Clean a path as a root would show it, and give its folder and its name (empty for the root)."""
+def _made(folder: Folder, name: bytes, fill: Quota, *, hiding: bool) -> Folder:
+    check_name(name, name)
+    fill.spend(len(name))
+    made = folder.children[name] = Folder(opaque=hiding)
+    return made
+
+
+def split_path(path: bytes) -> tuple[bytes, bytes]:
+    """Clean a path by its words alone, the root being its own parent; give its folder and its name.
+
+    The name is empty for the root itself.
+    """
     parts: list[bytes] = []
     for part in path.split(b"/"):
         if part == b"..":
@@ -278,6 +152,12 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     return b"/".join(parts[:-1]), b"".join(parts[-1:])
 
 
-def _check(path: bytes, name: bytes) -> None:
+def check_name(path: bytes, name: bytes) -> None:
+    """Refuse what no file system holds, with an ImageError."""
     if len(name) > _NAME_MAX or len(path) > _PATH_MAX or b"\0" in path:
-        raise ImageError("the image has a name that no file system holds", why=repr(path[:200]))
+        raise ImageError("a name that no file system holds", why=shown(path))
+
+
+def shown(path: bytes) -> str:
+    """Give a path for an error, on one line and not too long."""
+    return repr(path[:200].decode("utf-8", "backslashreplace"))
