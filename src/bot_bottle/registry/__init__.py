@@ -1,0 +1,1 @@
+"""Local images for tools that take only registry references."""
