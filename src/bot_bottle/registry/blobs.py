@@ -1,0 +1,107 @@
+"""Blobs: GET, HEAD and DELETE. Bodies go from the file to the socket in the kernel (sendfile).
+
+Source: OCI distribution-spec v1.1, "Pulling blobs", "Deleting Blobs"; RFC 9110, 14 (Range).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from bot_bottle.image.layers import Blob
+from bot_bottle.image.oci import Digest
+from bot_bottle.registry.errors import BlobUnknown
+from bot_bottle.registry.routes import Route
+from bot_bottle.registry.service import Service, byte_range
+from bot_bottle.registry.store import UnknownBlob
+
+_STRETCH = 16 << 20  # bytes that a client has one idle time to take
+
+
+async def get(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
+    """Send a blob, or one range of it."""
+    digest = _known(service, route)
+    headers = {
+        "Docker-Content-Digest": str(digest),
+        "Content-Type": "application/octet-stream",
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{digest}"',
+    }
+    try:
+        with service.repositories.store.open(digest) as blob:
+            status, start, count = _asked(request, headers, blob.size)
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_length = count
+            await response.prepare(request)
+            if request.method != "HEAD":
+                await _send(service, request, blob, start, count)
+            await response.write_eof()
+            return response
+    except UnknownBlob as error:
+        raise BlobUnknown("blob unknown to registry", detail={"digest": str(digest)}) from error
+
+
+async def delete(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
+    """Take a blob from the repository."""
+    digest = _known(service, route)
+    repository = service.repositories.find(route.name)
+    assert repository is not None  # noqa: S101 - it has the blob
+    repository.blobs.discard(digest)
+    await service.on_disk(service.repositories.release, digest)
+    return web.Response(status=202)
+
+
+def _known(service: Service, route: Route) -> Digest:
+    digest = route.digest
+    if not service.repositories.has_blob(digest, route.name):
+        raise BlobUnknown("blob unknown to registry", detail={"digest": str(digest)})
+    return digest
+
+
+def _asked(request: BaseRequest, headers: dict[str, str], size: int) -> tuple[int, int, int]:
+    """Give the status, first byte and count that a request asks for."""
+    wanted = request.headers.get("Range")
+    condition = request.headers.get("If-Range", headers["ETag"])
+    if wanted is None or condition != headers["ETag"] or request.method != "GET":
+        return 200, 0, size
+    found = byte_range(wanted, size)
+    if found is None:
+        return 200, 0, size
+    start, count = found
+    headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size}"
+    return 206, start, count
+
+
+async def _send(service: Service, request: BaseRequest, blob: Blob, start: int, count: int) -> None:
+    loop = asyncio.get_running_loop()
+    end = start + count
+    try:
+        while start < end:
+            stretch = min(end - start, _STRETCH)
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the client is gone")
+            async with asyncio.timeout(service.limits.idle):
+                # a file is wanted, and only its number is used
+                sent = await loop.sendfile(transport, _File(blob.fd), blob.offset + start, stretch)  # type: ignore[arg-type]
+            if sent < stretch:
+                raise ConnectionAbortedError("the file has become shorter")
+            start += sent
+    except BaseException:
+        if request.transport is not None:
+            request.transport.abort()  # half a body must not look like a whole one
+        raise
+
+
+class _File:
+    """What sendfile asks of a file."""
+
+    mode = "rb"
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd

@@ -1,0 +1,156 @@
+"""The registry as a container: the reference implementation, for whoever trusts it more than ours.
+
+Other users of the host can list what it holds and write to it while it is up, as it has no secret; the
+references are by digest, so nobody can change what they mean.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bot_bottle import process
+from bot_bottle.errors import RegistryError
+from bot_bottle.image.engine import Engine, find_engine
+from bot_bottle.interrupts import shield
+from bot_bottle.process import Child
+from bot_bottle.registry.base import Registry
+from bot_bottle.registry.client import Client
+from bot_bottle.rundir import RunDir
+
+_PINNED = "sha256:a3d8aaa63ed8681a604f1dea0aa03f100d5895b6a58ace528858a7b332415373"  # registry:2.8.3
+IMAGE = f"docker.io/library/registry@{_PINNED}"
+IMAGE_VARIABLE = "BOT_BOTTLE_REGISTRY_IMAGE"
+LABEL = "bot-bottle.registry"
+STRAY = "registry-container"
+
+_ENGINE_VARIABLES = (
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "CONTAINER_HOST",
+    "CONTAINER_CONNECTION",
+)
+_READY_SECONDS = 10.0
+_ENGINE_SECONDS = 60.0
+_LOG_BYTES = 4000
+_PORT_LINE = re.compile(r"(?:.*->\s*)?(\S+):(\d{1,5})\s*\Z")
+
+
+@contextmanager
+def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) -> Iterator[Registry]:
+    """Run the registry image until the block ends. Raises RegistryError, EngineError."""
+    engine = engine or find_engine()
+    image = os.environ.get(IMAGE_VARIABLE) or IMAGE
+    _have(engine, image)
+    name = f"bot-bottle-registry-{secrets.token_hex(8)}"
+    variables = {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
+    remove = functools.partial(_remove, str(engine.program), name, dict(os.environ))
+    with ExitStack() as stack:
+        with shield():
+            folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            run.record(STRAY, program=str(engine.program), label=name, variables=variables)
+            log = stack.enter_context((folder / "log").open("wb"))
+            stack.callback(remove)  # again, for what the engine was still making when its client ended
+            child = stack.enter_context(process.background(run_argv(engine, image, name), output=log))
+            stack.callback(remove)
+        port = _await(engine, name, child, folder / "log")
+        held = stack.enter_context(ExitStack())
+        yield Registry(port, secrets.token_hex(16), folder, held, push=push)
+
+
+def run_argv(engine: Engine, image: str, name: str) -> tuple[str, ...]:
+    """Give the command line that runs the registry; it stays attached, so that its log is never lost."""
+    return (
+        str(engine.program),
+        "run",
+        "--rm",
+        f"--name={name}",
+        f"--label={LABEL}={name}",
+        "--publish=127.0.0.1::5000",
+        "--env=REGISTRY_STORAGE_DELETE_ENABLED=true",
+        image,
+    )
+
+
+def parse_port(text: str) -> int | None:
+    """Read what `docker port` prints; None when there is no port yet. Raises RegistryError.
+
+    There may be a line for each address family, and each may begin with the container's port. Only a port
+    on 127.0.0.1 is taken: another one would show the registry to the network.
+    """
+    found = [match for line in text.splitlines() if (match := _PORT_LINE.match(line.strip()))]
+    for match in found:
+        if match[1] == "127.0.0.1" and 0 < int(match[2]) < 65536:
+            return int(match[2])
+    if any(match[1] in ("0.0.0.0", "[::]", "::") for match in found):  # noqa: S104 - refused, not bound
+        raise RegistryError("the engine published the registry beyond loopback", why=text)
+    return None
+
+
+def sweep(stray: Mapping[str, Any]) -> None:
+    """Remove the container of a command that was killed, found by its label. Raises CommandFailed."""
+    _remove(stray["program"], stray["label"], {**os.environ, **stray["variables"]})
+
+
+def _have(engine: Engine, image: str) -> None:
+    if engine.exists(image):
+        return
+    done = process.follow((str(engine.program), "pull", "--quiet", image), lambda _line: None)
+    if done.code:
+        raise RegistryError(
+            f"the registry image cannot be pulled: {image}",
+            why=done.complaint,
+            next_step=f"name one that {engine.name} holds with {IMAGE_VARIABLE}, or use the embedded form",
+        )
+
+
+def _await(engine: Engine, name: str, child: Child, log: Path) -> int:
+    """Wait until the registry answers; give its port."""
+    deadline = time.monotonic() + _READY_SECONDS
+    failure = "the container has no port yet"
+    while child.code is None and (left := deadline - time.monotonic()) > 0:
+        try:
+            asked = (str(engine.program), "port", name, "5000/tcp")
+            port = parse_port(process.run(asked, timeout=max(1.0, left), check=False).text)
+            if port is not None:
+                Client(port, timeout=max(0.1, min(2.0, left))).ping()
+                return port
+        except process.CommandFailed as error:
+            failure = error.message
+        except RegistryError as error:
+            failure = f"{error.message}: {error.why}"
+        time.sleep(0.05)
+    if child.code is not None:
+        failure = f"the container ended with exit status {child.code}"
+    raise RegistryError(
+        f"the registry container was not ready within {_READY_SECONDS:g} s",
+        why=f"{failure}\n{_tail(log)}",
+        next_step="use the embedded form, which needs no container",
+    )
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return "\n".join(line for line in lines[-15:] if line.isprintable())
+
+
+def _remove(program: str, label: str, env: Mapping[str, str]) -> None:
+    listing = (program, "ps", "--all", "--quiet", f"--filter=label={LABEL}={label}")
+    with shield():
+        found = process.run(listing, timeout=_ENGINE_SECONDS, env=env).text.split()
+        if found:
+            removal = (program, "rm", "--force", "--volumes", *found)
+            process.run(removal, timeout=_ENGINE_SECONDS, env=env, check=False)

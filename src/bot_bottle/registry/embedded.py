@@ -1,0 +1,126 @@
+"""The registry in this process: an event loop on a thread of its own, gone with the block or the process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from bot_bottle.errors import RegistryError
+from bot_bottle.interrupts import shield
+from bot_bottle.registry.base import Registry
+from bot_bottle.registry.content import Content
+from bot_bottle.registry.repositories import Manifest, Repositories
+from bot_bottle.registry.server import serve
+from bot_bottle.registry.service import Service
+from bot_bottle.registry.store import BlobStore
+from bot_bottle.rundir import RunDir
+
+T = TypeVar("T")
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+
+
+@contextmanager
+def embedded(run: RunDir, *, push: bool = False) -> Iterator[Registry]:
+    """Serve from this process until the block ends. Its files are in the run folder. Raises RegistryError."""
+    with ExitStack() as stack:
+        with shield():
+            folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            listening = stack.enter_context(_bind())
+            prefix = secrets.token_hex(16)
+            service = Service(Repositories(BlobStore(folder)), prefix, writable=push)
+            held = stack.enter_context(ExitStack())  # archives, let go of when nothing is served any more
+            thread = _ServerThread(service, listening)
+            stack.callback(thread.stop)
+            thread.start()
+        yield _Embedded(listening.getsockname()[1], folder, held, thread, service)
+
+
+class _Embedded(Registry):
+    def __init__(
+        self, port: int, folder: Path, held: ExitStack, thread: _ServerThread, service: Service
+    ) -> None:
+        super().__init__(port, service.prefix, folder, held, push=service.writable)
+        self._thread = thread
+        self._repositories = service.repositories
+
+    def _take(self, repository: str, content: Content) -> None:
+        store = self._repositories.store
+        store.put(content.config, content.config_digest.algorithm)
+        store.put(content.manifest)
+        for digest, blob in content.layers:
+            store.lend(digest, blob)
+        self._thread.call(lambda: self._register(repository, content))
+
+    def _register(self, name: str, content: Content) -> None:
+        repository = self._repositories.make(name)
+        for digest in (content.config_digest, *(digest for digest, _ in content.layers)):
+            repository.add_blob(digest)
+        repository.add(Manifest(content.digest, content.media_type, len(content.manifest)))
+
+
+class _ServerThread:
+    """The event loop's thread. What the registry knows is changed on it alone."""
+
+    def __init__(self, service: Service, listening: socket.socket) -> None:
+        self._service = service
+        self._listening = listening
+        self._loop = asyncio.new_event_loop()
+        self._until = asyncio.Event()
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. Raises RegistryError."""
+        self._thread.start()
+        if not self._ready.wait(_START_SECONDS):
+            raise RegistryError(f"the registry was not up after {_START_SECONDS:g} s")
+        if self._failure is not None:
+            raise RegistryError("the registry could not start", why=str(self._failure)) from self._failure
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do something on the thread, and give its result."""
+
+        async def on_loop() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(_START_SECONDS)
+
+    def stop(self) -> None:
+        """End it, with all connections."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._until.set)
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(serve(self._service, self._listening, self._until, self._ready.set))
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+
+@contextmanager
+def _bind() -> Iterator[socket.socket]:
+    """Hold a listening socket on loopback, at a port that the system chooses and nobody else can take."""
+    try:
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+    except OSError as error:
+        raise RegistryError("no port on 127.0.0.1 is to be had", why=error.strerror or str(error)) from error
+    with listening:
+        yield listening

@@ -1,0 +1,46 @@
+"""`ephemeral_registry()`: a registry on loopback for as long as a block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+from bot_bottle import rundir
+from bot_bottle.image.engine import Engine
+from bot_bottle.registry import container
+from bot_bottle.registry.base import Reference, Registry
+from bot_bottle.rundir import RunDir
+
+__all__ = ["SWEEPERS", "Form", "Reference", "Registry", "ephemeral_registry"]
+
+Form = Literal["embedded", "container"]
+
+SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: container.sweep}
+"""How what a killed command left is ended, for `rundir.sweep`."""
+
+
+@contextmanager
+def ephemeral_registry(
+    form: Form = "embedded",
+    *,
+    push: bool = False,
+    run: RunDir | None = None,
+    engine: Engine | None = None,
+) -> Iterator[Registry]:
+    """Give a registry on 127.0.0.1, ready, at a free port; when the block ends, by any way, it is gone.
+
+    `embedded` serves from this process; `container` runs the registry image with the engine (default: the
+    one that answers). With `push` repositories under its prefix may be written; the container's always may.
+    `run` holds what is temporary (default: a folder of its own). Raises RegistryError, EngineError.
+    """
+    with ExitStack() as stack:
+        if run is None:
+            rundir.sweep(SWEEPERS)
+            run = stack.enter_context(rundir.run_dir())
+        if form == "container":
+            yield stack.enter_context(container.container(run, engine, push=push))
+        else:
+            from bot_bottle.registry.embedded import embedded  # the HTTP server takes a while to import
+
+            yield stack.enter_context(embedded(run, push=push))

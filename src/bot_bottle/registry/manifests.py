@@ -1,0 +1,149 @@
+"""Manifests: GET, HEAD, PUT and DELETE, by tag and by digest.
+
+Source: OCI distribution-spec v1.1, "Pulling manifests", "Pushing Manifests", "Pushing Manifests with
+Subject", "Deleting tags", "Deleting Manifests"; image-spec v1.1, manifest.md and image-index.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.oci import INDEX_TYPES, MANIFEST_TYPES, Digest, parse_json
+from bot_bottle.registry.errors import (
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    TooLarge,
+)
+from bot_bottle.registry.repositories import Manifest, Repository
+from bot_bottle.registry.routes import Route, as_tag
+from bot_bottle.registry.service import Service
+from bot_bottle.registry.store import CANONICAL
+
+_TAGS_LIMIT = 64  # in one request
+
+
+async def get(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
+    """Send a manifest, byte for byte as it was pushed."""
+    _, manifest = _known(service, route)
+    headers = {
+        "Content-Type": manifest.media_type,
+        "Docker-Content-Digest": str(manifest.digest),
+        "ETag": f'"{manifest.digest}"',
+    }
+    if request.method == "HEAD":
+        return web.Response(headers={**headers, "Content-Length": str(manifest.size)})
+    return web.Response(body=service.repositories.store.read(manifest.digest), headers=headers)
+
+
+async def put(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
+    """Take a manifest, and tag it."""
+    reference = route.tag_or_digest
+    tags = [as_tag(tag) for tag in request.query.getall("tag", [])] if isinstance(reference, Digest) else []
+    if len(tags) > _TAGS_LIMIT:
+        raise TooLarge(f"{_TAGS_LIMIT} tags are the most that one request may have")
+    data = await service.body(request, service.limits.manifest)
+    digest = Digest.of(data, reference.algorithm if isinstance(reference, Digest) else CANONICAL)
+    if isinstance(reference, Digest) and reference != digest:
+        raise DigestInvalid("the manifest has another digest", detail={"digest": str(digest)})
+    media_type, document = read(data, request.headers.get("Content-Type", ""))
+    repository = service.repositories.make(route.name)
+    _check_blobs(repository, document)
+    subject = _subject(document)
+    await service.on_disk(service.repositories.store.put, data, digest.algorithm)
+    named = (reference,) if isinstance(reference, str) else tuple(tags)
+    repository.add(Manifest(digest, media_type, len(data), subject), named)
+    headers = {"Location": f"/v2/{route.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
+    if subject is not None:
+        headers["OCI-Subject"] = str(subject)
+    if tags:
+        headers["OCI-Tag"] = ", ".join(tags)
+    return web.Response(status=201, headers=headers)
+
+
+async def delete(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
+    """Take a tag, or a manifest with all its tags, from the repository."""
+    repository, manifest = _known(service, route)
+    if isinstance(reference := route.tag_or_digest, str):
+        del repository.tags[reference]
+    else:
+        repository.remove(manifest)
+        await service.on_disk(service.repositories.release, manifest.digest)
+    return web.Response(status=202)
+
+
+def _known(service: Service, route: Route) -> tuple[Repository, Manifest]:
+    reference = route.tag_or_digest
+    repository = service.repositories.find(route.name)
+    manifest = repository.find(reference) if repository is not None else None
+    if repository is None or manifest is None:
+        raise ManifestUnknown("manifest unknown", detail={"reference": str(reference)})
+    return repository, manifest
+
+
+def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
+    """Read a manifest; give its media type and content. Raises ManifestInvalid.
+
+    Parameters of the Content-Type are ignored, as the specification asks.
+    """
+    try:
+        document = parse_json(data, "manifest")
+    except ImageError as error:
+        raise ManifestInvalid(error.message, detail=error.why[:200]) from error
+    inner = document.get("mediaType")
+    said = content_type.partition(";")[0].strip()
+    media_type = said or str(inner)
+    if media_type not in MANIFEST_TYPES | INDEX_TYPES or (inner is not None and inner != media_type):
+        raise ManifestInvalid(
+            "the media type is not one of image manifests and indexes, or the manifest itself says another",
+            detail={"Content-Type": said[:200], "mediaType": str(inner)[:200]},
+        )
+    if document.get("schemaVersion") != 2:
+        raise ManifestInvalid("schemaVersion must be 2")
+    if media_type in MANIFEST_TYPES:
+        _digest(document.get("config"), "config")
+    for descriptor in _list(document, "layers") + _list(document, "manifests"):
+        _digest(descriptor, "layers and manifests")
+    return media_type, document
+
+
+def _check_blobs(repository: Repository, document: dict[str, Any]) -> None:
+    """See that what the manifest is made of has arrived; what an index lists may come later, or never."""
+    wanted = [document[key] for key in ("config",) if key in document] + [
+        layer for layer in _list(document, "layers") if not _is_elsewhere(layer)
+    ]
+    missing = [each["digest"] for each in wanted if Digest(each["digest"]) not in repository.blobs]
+    if missing:
+        raise ManifestBlobUnknown("the repository lacks blobs of the manifest", detail=missing[:20])
+
+
+def _is_elsewhere(layer: dict[str, Any]) -> bool:
+    """Whether a layer is not to be pushed (image-spec layer.md, "Non-Distributable Layers")."""
+    media_type = str(layer.get("mediaType"))
+    return bool(layer.get("urls")) or ".nondistributable." in media_type or ".foreign." in media_type
+
+
+def _subject(document: dict[str, Any]) -> Digest | None:
+    subject = document.get("subject")
+    return None if subject is None else _digest(subject, "subject")
+
+
+def _digest(descriptor: object, what: str) -> Digest:
+    if isinstance(descriptor, dict):
+        try:
+            return Digest(descriptor.get("digest") or "")
+        except ImageError:
+            pass
+    raise ManifestInvalid(f"{what}: not a descriptor with a digest that is known")
+
+
+def _list(document: dict[str, Any], key: str) -> list[Any]:
+    items = document.get(key) or []
+    if not isinstance(items, list):
+        raise ManifestInvalid(f"{key} must be a list")
+    return items

@@ -1,0 +1,91 @@
+"""Which path means what.
+
+Source: OCI distribution-spec v1.1, "Endpoints"; the grammar of names and tags is in "Pulling manifests".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.oci import Digest
+from bot_bottle.registry.errors import DigestInvalid, ManifestInvalid, NameUnknown
+
+Kind = Literal["base", "blob", "manifest", "uploads", "upload", "tags", "referrers"]
+
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_PART}(?:/{_PART})*\Z")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+_NAME_LIMIT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a request is about. `reference` is a tag or digest, not checked yet, or an upload's id."""
+
+    kind: Kind
+    name: str = ""
+    reference: str = ""
+
+    @property
+    def digest(self) -> Digest:
+        """The reference as a digest. Raises DigestInvalid."""
+        return as_digest(self.reference)
+
+    @property
+    def tag_or_digest(self) -> str | Digest:
+        """The reference as a tag or digest. Raises DigestInvalid, ManifestInvalid."""
+        return as_digest(self.reference) if ":" in self.reference else as_tag(self.reference)
+
+
+def parse(path: str) -> Route:
+    """Read a path. Raises NameUnknown for one that is no endpoint, or whose name is none."""
+    if path in ("/v2/", "/v2"):
+        return Route("base")
+    if not path.startswith("/v2/"):
+        raise NameUnknown
+    route = _endpoint(path.split("/")[2:])
+    if route is None or not is_name(route.name):
+        raise NameUnknown
+    return route
+
+
+def _endpoint(parts: list[str]) -> Route | None:
+    match parts:
+        case [*name, "blobs", "uploads", ""] | [*name, "blobs", "uploads"]:
+            return Route("uploads", "/".join(name))
+        case [*name, "blobs", "uploads", upload]:
+            return Route("upload", "/".join(name), upload)
+        case [*name, "blobs", digest]:
+            return Route("blob", "/".join(name), digest)
+        case [*name, "manifests", reference]:
+            return Route("manifest", "/".join(name), reference)
+        case [*name, "referrers", digest]:
+            return Route("referrers", "/".join(name), digest)
+        case [*name, "tags", "list"]:
+            return Route("tags", "/".join(name))
+    return None
+
+
+def is_name(name: str) -> bool:
+    """Whether a repository's name is well formed."""
+    return len(name) <= _NAME_LIMIT and _NAME.match(name) is not None
+
+
+def as_tag(text: str) -> str:
+    """Give a tag back if it is one. Raises ManifestInvalid."""
+    if not _TAG.match(text):
+        raise ManifestInvalid("not a tag", detail=text[:200])
+    return text
+
+
+def as_digest(text: str) -> Digest:
+    """Read a digest. Raises DigestInvalid."""
+    try:
+        return Digest(text)
+    except ImageError as error:
+        raise DigestInvalid(
+            "not a digest of an algorithm that is known (sha256, sha512)", detail=text[:200]
+        ) from error
