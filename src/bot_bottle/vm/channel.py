@@ -100,12 +100,15 @@ class Control:
 def connect(folder: Path, name: str) -> socket.socket:
     """Connect to a port's socket. Its path is reached through /proc, because socket paths are short (108)."""
     handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         plug.connect(f"/proc/self/fd/{handle}/{name}")
-        return plug
+    except OSError:
+        plug.close()
+        raise
     finally:
         os.close(handle)
+    return plug
 
 
 class Pump:

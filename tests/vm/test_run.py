@@ -1,0 +1,112 @@
+"""`bottle run` as a user meets it: a process, a terminal, signals, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+from tests.support.engines import CHECKOUT
+from tests.vm.conftest import COMMAND
+
+HELLO = CHECKOUT / "examples" / "hello"
+BOOT = 300
+
+
+def left_behind(cache: Path) -> list[str]:
+    """Run folders of `cache`, and processes that name it."""
+    found = [str(path) for path in (cache / "runs").glob("run-*")]
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes()
+        except OSError:
+            continue
+        if str(cache).encode() in words and b"qemu" in words:
+            found.append(words.decode("utf-8", "replace"))
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared() -> None:
+    subprocess.run([HELLO / "prepare"], check=True, timeout=30)
+
+
+@pytest.mark.usefixtures("docker")
+def test_a_dockerfile_to_a_microvm_and_nothing_left(shared_cache: Path) -> None:
+    done = subprocess.run([*COMMAND, "run", HELLO], capture_output=True, timeout=BOOT, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "agent (uid 1000)" in done.stdout
+    assert os.uname().release not in done.stdout
+    assert [line.split()[0] for line in done.stderr.splitlines()][:1] == ["build"]
+    assert left_behind(shared_cache) == []
+
+
+def started(script: str) -> subprocess.Popen[bytes]:
+    """A bottle whose command has said that it is there."""
+    argv = [*COMMAND, "run", "-q", str(HELLO), "--", "sh", "-c", script]
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout
+    assert child.stdout.readline() == b"there\n", child.communicate()
+    return child
+
+
+@pytest.mark.usefixtures("docker")
+def test_the_first_ctrl_c_is_the_commands_and_output_streams(shared_cache: Path) -> None:
+    child = started('trap "echo caught; exit 9" INT; echo there; while :; do sleep 0.2; done')
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (9, b"caught\n"), err
+    assert left_behind(shared_cache) == []
+
+
+@pytest.mark.usefixtures("docker")
+def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
+    child = started('trap "" INT TERM; echo there; while :; do sleep 0.2; done')
+    child.send_signal(signal.SIGTERM)
+    time.sleep(3)
+    assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert b"interrupted" in err
+    assert left_behind(shared_cache) == []
+
+
+@pytest.mark.usefixtures("docker")
+def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
+    child = started("echo there; while :; do sleep 1; done")
+    child.kill()
+    child.wait(10)
+    subprocess.run([*COMMAND, "cache", "prune"], check=True, timeout=60, capture_output=True)
+    assert left_behind(shared_cache) == []
+
+
+@pytest.mark.usefixtures("docker")
+def test_a_terminal(shared_cache: Path) -> None:
+    script = 'tty; stty size; printf "\\033[1mbold\\033[0m\\n"; read -r line; echo "got $line"; sh'
+    argv = ["-m", "bot_bottle", "run", "-q", str(HELLO), "--", "sh", "-c", script]
+    child = pexpect.spawn(sys.executable, argv, dimensions=(33, 101), timeout=BOOT, encoding="utf-8")
+    child.expect("/dev/pts/")
+    child.expect("33 101")
+    child.expect("\x1b\\[1mbold")
+    child.send("a line\r")
+    child.expect("got a line")
+    child.setwinsize(44, 133)
+    time.sleep(1)
+    child.send("stty size\r")
+    child.expect("44 133")
+    child.send("sleep 100\r")
+    time.sleep(1)
+    child.sendcontrol("c")
+    child.send("echo still $((40 + 2))\r")
+    child.expect("still 42")
+    child.sendcontrol("d")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus is not None
+    assert left_behind(shared_cache) == []
