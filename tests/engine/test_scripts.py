@@ -183,13 +183,11 @@ def test_a_published_port_answers_on_loopback(docker: Docker, base_image: str) -
         docker.docker("rm", "--force", container.decode().strip())
 
 
-def test_setup_with_nothing_to_do_is_quick_and_says_nothing() -> None:
-    setup = [CHECKOUT / "scripts" / "setup", "test"]
+def test_setup_with_nothing_to_do_says_nothing() -> None:
+    setup = [str(CHECKOUT / "scripts" / "setup"), "test"]
     subprocess.run(setup, check=True, timeout=300)
-    begun = time.monotonic()
     done = subprocess.run(setup, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert time.monotonic() - begun < 2
 
 
 def without(folder: Path, *names: str) -> str:

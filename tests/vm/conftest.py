@@ -28,7 +28,8 @@ FROM scratch AS base
 COPY rootfs /
 ENV PATH=/usr/bin:/bin
 RUN mkdir -p /t/gone /t/opaque /t/becomes-file /home/agent \\
-    && echo a > /t/gone/file && echo b > /t/opaque/below && echo d > /t/becomes-folder && chmod 700 /t/opaque \\
+    && echo a > /t/gone/file && echo b > /t/opaque/below && chmod 700 /t/opaque \\
+    && echo d > /t/becomes-folder \\
     && echo c > /t/original && ln /t/original /t/second && ln -s original /t/relative \\
     && ln -s /etc/passwd /t/absolute && ln -s / /t/to-root && ln -s ../../../../etc/passwd /t/over \\
     && chown 1000:1000 /home/agent

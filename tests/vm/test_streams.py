@@ -10,11 +10,13 @@ import pytest
 from tests.support.engines import Docker
 from tests.vm.conftest import Attach
 
-# type, mode, owner, links, size, name and link target of every entry, then the files' hashes: the same program
-# in the container and in the microVM. A folder's size and count of links are its file system's own affair.
+# type, mode, owner, links, size, name and link target of every entry, then the files' hashes: the same
+# program in the container and in the microVM. A folder's size and links are its file system's own affair.
+# Left out are the files of name look-up, which docker and smolvm put there themselves.
 LISTING = r"""
 cd /
-find t home bin etc usr root var -xdev ! -name hosts ! -name hostname ! -name resolv.conf ! -name mtab -print0 |
+find t home bin etc usr root var -xdev ! -path etc/hosts ! -path etc/hostname \
+  ! -path etc/resolv.conf ! -path etc/gai.conf ! -path etc/mtab -print0 |
   sort -z > /tmp/names
 xargs -0 stat -c '%F|%a|%u:%g|%h|%s|%N' < /tmp/names |
   sed -e 's/^\(directory|[^|]*|[^|]*\)|[^|]*|[^|]*|/\1|/'
@@ -33,9 +35,8 @@ def test_the_guest_has_a_kernel_of_its_own_and_no_network(attach: Attach) -> Non
 def test_the_images_own_command_runs_once_with_its_user_and_variables(attach: Attach) -> None:
     assert attach().out.decode().splitlines() == ["ran", "from cmd"]
     shown = attach("sh", "-c", 'id -u; id -g; pwd; echo "$GREETING|$QUOTE|${EMPTY-unset}|$PATH|$HOME"')
-    assert shown.out.decode().splitlines() == [
-        "1000", "1000", "/home/agent", 'two words|it"s||/usr/bin:/bin|/home/agent",'[:-2],
-    ]  # fmt: skip
+    seen = 'two words|it"s||/usr/bin:/bin|/home/agent'
+    assert shown.out.decode().splitlines() == ["1000", "1000", "/home/agent", seen]
 
 
 def test_options_go_over_the_image(attach: Attach) -> None:

@@ -128,7 +128,7 @@ class _FileStream:
     """A file read in order from its beginning, for headers: data is passed over without being read."""
 
     def __init__(self, fd: int) -> None:
-        self._file = os.fdopen(os.dup(fd), "rb", buffering=64 << 10)
+        self._file = os.fdopen(fd, "rb", buffering=64 << 10, closefd=False)  # its owner closes it
         self._size = os.fstat(fd).st_size
         self._position = 0
 
