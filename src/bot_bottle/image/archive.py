@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from bot_bottle.errors import DiskFullError, ImageError
 from bot_bottle.image import layout
 from bot_bottle.image.layers import CHUNK, Blob, Layer
-from bot_bottle.image.members import FolderMembers, Members, TarMembers, document, whole
+from bot_bottle.image.members import FolderMembers, Members, TarMembers, document, shown, whole
 from bot_bottle.image.oci import Digest, ImageConfig, Platform
 
 _LAYER_LIMIT = 500  # what the kernel's overlayfs can stack, and more than any engine makes
@@ -89,10 +89,12 @@ def _open_members(path: Path, stack: ExitStack) -> Members:
     if path.is_dir():
         return FolderMembers(path, stack)
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path} is neither a file nor a folder")
         file = stack.enter_context(path.open("rb"))
+        magic = os.pread(file.fileno(), 6, 0)
     except OSError as error:
         raise ImageError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    magic = os.pread(file.fileno(), 6, 0) if path.is_file() else b""
     for sign, tool in _COMPRESSED.items():
         if magic.startswith(sign):
             raise ImageError(f"{path} is compressed", next_step=f"decompress it first, with `{tool}`")
@@ -103,7 +105,7 @@ def _image(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None],
     config = ImageConfig.parse(config_bytes)
     if config.platform.architecture and not layout.suits(config.platform, wanted):
         raise ImageError(
-            f"the image is for {config.platform}, not for {wanted}",
+            f"the image is for {shown(str(config.platform))}, not for {wanted}",
             next_step=f"build or save it for {wanted}",
         )
     if len(config.diff_ids) != len(blobs):
@@ -149,7 +151,7 @@ def _one_image(raw: bytes) -> dict[str, Any]:
         tags = [str(tag) for entry in entries for tag in entry.get("RepoTags") or ["(no name)"]]
         raise ImageError(
             f"the archive holds {len(entries)} images",
-            why=", ".join(tags[:20]),
+            why=", ".join(shown(tag) for tag in tags[:20]),
             next_step="save one image alone",
         )
     return dict(entries[0])

@@ -15,10 +15,10 @@ from bot_bottle.image.apply import read_layer
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, LayerStream
 from bot_bottle.image.overlay import stack
-from bot_bottle.image.portable import Loss, Losses, make_portable
+from bot_bottle.image.portable import LONGEST_PATH, Loss, Losses, make_portable
 from bot_bottle.image.tarread import padded
 from bot_bottle.image.tarwrite import END, header, header_size
-from bot_bottle.image.tree import Folder, Inode, Quota
+from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
 
@@ -85,9 +85,11 @@ def flatten(
         stack(root, tree)
         del tree
     losses = Losses()
-    folders, files = _listed(root)
+    folders, files = _listed(root, LONGEST_PATH if portable else PATH_MAX, losses)
     if portable:
-        folders, files = _portable(root, folders, files, losses)
+        for folder in folders:
+            make_portable(root, folder.path, folder, losses)
+        files = [node for node in files if make_portable(root, _path(node), node, losses)]
     for folder in (root, *folders):
         folder.children = {}  # from here on the lists are enough
     flattened = Flattened(image, folders, files, losses)
@@ -116,24 +118,28 @@ class _Counted:
         return done
 
 
-def _listed(root: Folder) -> tuple[list[Folder], list[Inode]]:
-    """List a tree: folders sorted by path, then files in the order of the layers."""
+def _listed(root: Folder, longest: int, losses: Losses) -> tuple[list[Folder], list[Inode]]:
+    """List a tree: folders sorted by path, then files in the order of the layers; paths up to `longest`."""
     folders: list[Folder] = []
     files: list[Inode] = []
     todo = [root]
     while todo:
         folder = todo.pop()
         for name, node in folder.children.items():
-            if isinstance(node, Folder):
+            if len(folder.path) + len(name) >= longest:
+                losses.add("path too long", _join(folder, name))
+            elif isinstance(node, Folder):
                 node.path = _join(folder, name)
                 folders.append(node)
                 todo.append(node)
             elif node.parent is None:
                 node.parent, node.name = folder, name
                 files.append(node)
+            elif node.names is None:
+                node.names = [(folder, name)]
             else:
-                node.names = [*(node.names or ()), (folder, name)]
-    folders.sort(key=lambda folder: folder.path)
+                node.names.append((folder, name))
+    folders.sort(key=attrgetter("path"))
     files.sort(key=attrgetter("offset"))
     files.sort(key=attrgetter("layer"))
     for node in files:
@@ -141,15 +147,6 @@ def _listed(root: Folder) -> tuple[list[Folder], list[Inode]]:
             first, *others = sorted([(node.parent, node.name), *node.names], key=lambda pair: _join(*pair))
             (node.parent, node.name), node.names = first, others
     return folders, files
-
-
-def _portable(
-    root: Folder, folders: list[Folder], files: list[Inode], losses: Losses
-) -> tuple[list[Folder], list[Inode]]:
-    return (
-        [folder for folder in folders if make_portable(root, folder.path, folder, losses)],
-        [node for node in files if make_portable(root, _path(node), node, losses)],
-    )
 
 
 def _join(folder: Folder, name: bytes) -> bytes:

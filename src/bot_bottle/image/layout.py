@@ -11,9 +11,10 @@ from typing import Any
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.layers import Blob
-from bot_bottle.image.members import Members, document, whole
+from bot_bottle.image.members import Members, document, shown, whole
 from bot_bottle.image.oci import Digest, ImageConfig, Platform, parse_json
 
+_CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _DEPTH_LIMIT = 4  # indexes within indexes
 _MANIFEST_LIMIT = 1000
 
@@ -51,34 +52,40 @@ def read(members: Members, wanted: Platform) -> Found:
             "the OCI layout has a version that is not known", why=repr(marker.get("imageLayoutVersion"))
         )
     index = parse_json(document(members, "index.json") or b"", "index.json")
-    candidates: dict[Digest, _Candidate] = {}
-    for candidate in _candidates(members, index, _DEPTH_LIMIT):
-        candidates[candidate.digest] = candidate
-        if len(candidates) > _MANIFEST_LIMIT:
-            raise ImageError(f"the archive holds more than {_MANIFEST_LIMIT} images")
-    suiting = [one for one in candidates.values() if suits(one.platform, wanted)]
-    if len(suiting) > 1:
-        raise ImageError(
-            f"the archive holds {len(suiting)} images for {wanted}",
-            why="\n".join(str(one.digest) for one in suiting[:20]),
-            next_step="save one image alone",
-        )
-    if not suiting:
-        there = sorted({str(one.platform) for one in candidates.values()})
+    chosen: _Candidate | None = None
+    others: set[str] = set()
+    for candidate in _candidates(members, index, _DEPTH_LIMIT, set()):
+        if not suits(candidate.platform, wanted):
+            others.add(shown(str(candidate.platform)))
+        elif chosen is None:
+            chosen = candidate
+        else:
+            raise ImageError(
+                f"the archive holds several images for {wanted}",
+                why=f"{chosen.digest}\n{candidate.digest}",
+                next_step="save one image alone",
+            )
+    if chosen is None:
         raise ImageError(
             f"the archive holds no image for {wanted}",
-            why=f"it has: {', '.join(there[:50])}" if there else "it has no image at all",
-            next_step="name one of them with --platform" if there else "save the image again",
+            why=f"it has: {', '.join(sorted(others)[:50])}" if others else "it has no image at all",
+            next_step="name one of them with --platform" if others else "save the image again",
         )
-    return _contents(members, suiting[0])
+    return _contents(members, chosen)
 
 
-def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator[_Candidate]:
+def _candidates(
+    members: Members, index: dict[str, Any], depth: int, seen: set[Digest]
+) -> Iterator[_Candidate]:
+    """Give the images of an index and of those within it, each once."""
     for descriptor in _objects(index, "manifests"):
         platform = _platform(descriptor)
-        if platform is not None and platform.os == "unknown":
-            continue  # an attestation beside an image, not an image
         digest = Digest(descriptor.get("digest") or "")
+        if digest in seen or (platform is not None and platform.os == "unknown"):
+            continue  # of an unknown system are the attestations that stand beside images
+        seen.add(digest)
+        if len(seen) > _MANIFEST_LIMIT:
+            raise ImageError(f"the archive holds more than {_MANIFEST_LIMIT} manifests")
         blob = _blob(members, digest)
         if blob is None:
             continue  # an index may list platforms that were not pulled
@@ -87,13 +94,17 @@ def _candidates(members: Members, index: dict[str, Any], depth: int) -> Iterator
         if "manifests" in content:
             if not depth:
                 raise ImageError("the OCI layout nests its indexes too deeply")
-            yield from _candidates(members, content, depth - 1)
-            continue
-        if "artifactType" in content or "layers" not in content:
-            continue  # a signature, a bill of materials: not an image
-        if platform is None:
-            platform = ImageConfig.parse(_config(members, content)).platform
-        yield _Candidate(digest, platform, content, raw)
+            yield from _candidates(members, content, depth - 1, seen)
+        elif _is_image(content):
+            platform = platform or ImageConfig.parse(_config(members, content)).platform
+            yield _Candidate(digest, platform, content, raw)
+
+
+def _is_image(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest is an image's, and not that of a signature, a chart or another artifact."""
+    config = manifest.get("config")
+    kind = config.get("mediaType") if isinstance(config, dict) else None
+    return "layers" in manifest and (kind is None or kind in _CONFIG_TYPES)
 
 
 def _contents(members: Members, found: _Candidate) -> Found:

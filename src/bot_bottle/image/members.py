@@ -60,7 +60,7 @@ class FolderMembers:
         if name not in self._known:
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
-                raise _leads_out(name)
+                raise ImageError("the archive has a link to a file outside itself", why=repr(name[:200]))
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
@@ -115,13 +115,16 @@ class TarMembers:
 def inside(name: str) -> str:
     """Clean a relative name. Raises ImageError when it is absolute or leads out of the archive."""
     clean = posixpath.normpath(name)
-    if clean.startswith(("/", "../")) or clean == ".." or "\0" in clean:
-        raise _leads_out(name)
+    if clean.startswith(("/", "../")) or clean == "..":
+        raise ImageError("the archive names a file outside itself", why=repr(name[:200]))
+    if not clean.isprintable():
+        raise ImageError("the archive has a name that cannot be right", why=repr(name[:200]))
     return clean
 
 
-def _leads_out(name: str) -> ImageError:
-    return ImageError("the archive names a file outside itself", why=repr(name[:200]))
+def shown(text: str) -> str:
+    """Give words of an archive for an error, on one line and not too long."""
+    return text[:200] if text.isprintable() else repr(text[:200])
 
 
 class _FileStream:

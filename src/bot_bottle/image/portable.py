@@ -10,8 +10,9 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 
-from bot_bottle.image.tree import SYMLINKS, Folder, Inode
+from bot_bottle.image.tree import PATH_MAX, SYMLINKS, Folder, Inode
 
+LONGEST_PATH = 3500  # bytes; smolvm puts its own folder before a path, and the host takes 4095 together
 _EXAMPLES = 20
 _CAPABILITY = "SCHILY.xattr.security.capability"
 
@@ -56,6 +57,9 @@ def make_portable(root: Folder, path: bytes, node: Inode, losses: Losses) -> boo
     if kind == tarfile.SYMTYPE:
         if _is_refused(path, node.link):
             node.link = _resolved(root, path, node.link)
+            if len(node.link) > PATH_MAX:
+                losses.add("symlink too long", path)
+                return False
         if node.uid or node.gid:
             losses.add("owner of a symlink", path)
     for key, _ in node.xattrs or ():

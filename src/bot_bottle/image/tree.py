@@ -14,7 +14,7 @@ from bot_bottle.image.sparse import Extents
 
 SYMLINKS: Final = 40  # followed in one path before the kernel gives up: path_resolution(7)
 _NAME_MAX = 255  # bytes of a name, and
-_PATH_MAX = 4095  # of a path: limits.h; no engine could have made longer ones
+PATH_MAX: Final = 4095  # of a path: limits.h; no engine could have made longer ones
 _NODE_COST = 400  # bytes of memory for one entry, measured
 _QUOTA = 1 << 30  # bytes; two million entries, the most that smolvm takes, need less
 
@@ -154,7 +154,7 @@ def split_path(path: bytes) -> tuple[bytes, bytes]:
 
 def check_name(path: bytes, name: bytes) -> None:
     """Refuse what no file system holds, with an ImageError."""
-    if len(name) > _NAME_MAX or len(path) > _PATH_MAX or b"\0" in path:
+    if len(name) > _NAME_MAX or len(path) > PATH_MAX or b"\0" in path:
         raise ImageError("a name that no file system holds", why=shown(path))
 
 
