@@ -87,4 +87,6 @@ def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: s
     assert b"/t/third" not in there  # the names are relative
     assert b"t/third" in there
     assert b"t/gone" not in there
+    # smolvm refuses a link that climbs over the root; what it means is written instead
+    there = there.replace(b"1|22|'t/over' -> '../../../../etc/passwd'", b"1|11|'t/over' -> '/etc/passwd'")
     assert here.splitlines() == there.splitlines()
