@@ -29,7 +29,7 @@ from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
 from bot_bottle.smolmachine.sink import Sink, sink
 from bot_bottle.smolmachine.writer import Writer
 
-# Each compression thread holds some 20 MB, and four of them outrun every source of an image.
+# Each compression thread holds some 10 MB, and four of them outrun every source of an image.
 _THREADS_MAX = 4
 _NAME_MAX = 512
 

@@ -33,7 +33,7 @@ class Sink:
                 self._written += count
                 left = left[count:]
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._failed(error, len(left)) from error
 
     def flush(self) -> None:
         """Hand on what the file object still holds. Raises as `write` does."""
@@ -42,12 +42,13 @@ class Sink:
         except OSError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> DiskFullError | ArtifactError:
+    def _failed(self, error: OSError, held: int = 0) -> DiskFullError | ArtifactError:
         place = f" in {self._folder}" if self._folder else ""
         if error.errno not in _FULL:
             return ArtifactError(f"cannot write the artifact{place}", why=str(error))
         done = max(self.consumed, 1) / max(self._total, self.consumed, 1)
-        why = f"{os.strerror(error.errno)}; {human_bytes(self._written / done)} or so are needed"
+        needed = human_bytes((self._written + held) / done)
+        why = f"{os.strerror(error.errno)}; {needed} or so are needed"
         if self._folder is not None:
             disk = os.statvfs(self._folder)
             why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"

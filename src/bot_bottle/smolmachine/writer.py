@@ -20,7 +20,10 @@ from bot_bottle.image.oci import Digest
 from bot_bottle.smolmachine.format import Footer
 from bot_bottle.smolmachine.manifest import Manifest
 
-LEVEL = 3  # what smolvm itself uses
+_LEVEL = 3  # what smolvm itself uses
+# What one thread compresses at a time, in bytes. zstd's own choice of 8 MiB makes files 0.2 % smaller and
+# takes two to three times the memory.
+_JOB = 2 << 20
 
 _BLOCK = 512
 
@@ -50,7 +53,10 @@ class Writer:
     def __init__(self, out: Output, *, threads: int = 1) -> None:
         self._out = out
         self._sha256 = hashlib.sha256()
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL, threads=max(1, threads))
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            _LEVEL, threads=max(1, threads), job_size=_JOB
+        )
+        self._compressor = zstandard.ZstdCompressor(compression_params=parameters)
         self._frame: zstandard.ZstdCompressionObj | None = None
         self.size = 0
         self.crc = 0
