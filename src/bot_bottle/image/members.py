@@ -131,17 +131,16 @@ class _FileStream:
     """A file read in order from its beginning, for headers: data is passed over without being read."""
 
     def __init__(self, fd: int) -> None:
-        self._file = os.fdopen(fd, "rb", buffering=64 << 10, closefd=False)  # its owner closes it
+        self._fd = fd
         self._size = os.fstat(fd).st_size
         self._position = 0
 
     def read(self, count: int, /) -> bytes:
-        data = self._file.read(count)
+        data = os.pread(self._fd, count, self._position)
         self._position += len(data)
         return data
 
     def skip(self, count: int, /) -> int:
         count = min(count, self._size - self._position)
         self._position += count
-        self._file.seek(self._position)
         return count

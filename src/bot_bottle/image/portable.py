@@ -38,7 +38,8 @@ class Losses:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
-            examples.append("/" + path.decode("utf-8", "backslashreplace"))
+            text = path.decode("utf-8", "surrogateescape")
+            examples.append("/" + (text if text.isprintable() else repr(path)[2:-1]))
 
     def all(self) -> tuple[Loss, ...]:
         """Give the losses, sorted by kind."""
