@@ -81,7 +81,8 @@ def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
 def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
     child = started("echo there; while :; do sleep 1; done")
     child.kill()
-    child.wait(10)
+    with child:  # closes its streams
+        child.wait(10)
     subprocess.run([*COMMAND, "cache", "prune"], check=True, timeout=60, capture_output=True)
     assert left_behind(shared_cache) == []
 

@@ -119,16 +119,16 @@ class Engine:
         that came. A block that stops reading before the end has what it wanted.
         """
         command = argv.save_argv(self.program, self.name, ref)
-        misread: Exception | None = None
+        misread: BaseException | None = None
         try:
             with process.reading(command) as source:
                 stream = TarStream(source)
                 try:
                     yield cast(BinaryIO, stream)
-                except Interrupted:
-                    raise
-                except Exception as error:
-                    if not stream.at_end():
+                except BaseException as error:
+                    ours = isinstance(error, Interrupted) or not isinstance(error, Exception)
+                    if ours or not stream.at_end():
+                        source.close()  # a client that waits to write heeds no signal
                         raise
                     misread = error  # at the end: if the engine failed, that is why
                 ended = stream.at_end()

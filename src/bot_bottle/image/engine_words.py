@@ -11,7 +11,9 @@ from bot_bottle.errors import BottleError, BuildError, EngineError
 from bot_bottle.image.engine_argv import Builder, EngineName
 
 _NO_IMAGE = re.compile(
-    r"no such image|image not known|reference does not exist|does not exist locally with the tag", re.I
+    r"no such image|image not known|reference does not exist|does not exist locally with the tag"
+    r"|failed to get digest sha256:",
+    re.I,
 )
 _DENIED = re.compile(r"permission denied while trying to connect|dial unix [^\n]*permission denied", re.I)
 _SILENT = re.compile(

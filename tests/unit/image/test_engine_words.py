@@ -172,6 +172,7 @@ def test_an_engine_that_goes_away_is_no_fault_of_the_dockerfile(said: str) -> No
         "Error: No such image: nowhere",
         "Error response from daemon: no such image: nowhere: No such image: nowhere:latest",
         "Error response from daemon: reference does not exist",
+        "Error response from daemon: failed to get digest sha256:0: open /d/imagedb/0: no such file",
         "An image does not exist locally with the tag: nowhere",
         "Error: nowhere: image not known",
     ],

@@ -1,0 +1,58 @@
+"""A bottle command with a real engine, and images and archives to give it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.support.bottle import Bottle
+from tests.support.engines import LABEL, OWNER, Docker
+
+
+class Context(Protocol):
+    """Makes a build context from a Dockerfile's lines and the files that it copies."""
+
+    def __call__(self, *lines: str, **files: bytes) -> Path: ...
+
+
+@pytest.fixture
+def bottle(cache_dir: Path, docker: Docker) -> Bottle:
+    """Run `bottle` with the docker of the tests."""
+    return Bottle(cache_dir, docker.variables)
+
+
+@pytest.fixture
+def context(base_image: str, tmp_path: Path) -> Context:
+    """Make build contexts on top of the base image."""
+    made: list[Path] = []
+
+    def make(*lines: str, **files: bytes) -> Path:
+        folder = tmp_path / f"context-{len(made)}"
+        folder.mkdir()
+        made.append(folder)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        text = [f"FROM {base_image}", f"LABEL {LABEL}={OWNER}", *lines]
+        (folder / "Dockerfile").write_text("\n".join(text) + "\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image(docker: Docker, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of several layers, of which one takes away what another brought."""
+    folder = tmp_path_factory.mktemp("image")
+    lines = (f"FROM {base_image}", "RUN echo one > /one && echo two > /two", "RUN rm /two", "WORKDIR /srv")
+    (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+    return docker.build(folder)
+
+
+@pytest.fixture(scope="session")
+def saved(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image as docker saves it."""
+    path = tmp_path_factory.mktemp("saved") / "image.tar"
+    docker.docker("save", "--output", str(path), image)
+    return path

@@ -1,0 +1,76 @@
+"""One image in every form that archives have, made of what `docker save` wrote: all with its very config."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from typing import Any, Literal
+
+Form = Literal["docker-save", "docker-save-new", "oci-folder", "oci-tar", "oci-gzip"]
+FORMS: tuple[Form, ...] = ("docker-save", "docker-save-new", "oci-folder", "oci-tar", "oci-gzip")
+
+_OCI = "application/vnd.oci.image"
+
+
+def archive(saved: Path, form: Form, folder: Path) -> Path:
+    """Give the image of an archive in the old layout in another form, made in a new `folder`."""
+    if form == "docker-save":
+        return saved
+    layout = folder / "layout"
+    _layout(saved, layout, compressed=form == "oci-gzip", docker_too=form == "docker-save-new")
+    if form in ("oci-folder", "oci-gzip"):
+        return layout
+    with tarfile.open(folder / "image.tar", "w") as tar:
+        for path in sorted(layout.rglob("*")):
+            tar.add(path, path.relative_to(layout), recursive=False)
+    return folder / "image.tar"
+
+
+def _layout(saved: Path, layout: Path, *, compressed: bool, docker_too: bool) -> None:
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    with tarfile.open(saved) as tar:
+        [entry] = json.loads(_content(tar, "manifest.json"))
+        config = _content(tar, entry["Config"])
+        layers = [_content(tar, name) for name in entry["Layers"]]
+    kind = "tar"
+    if compressed:
+        layers, kind = [gzip.compress(layer, 1, mtime=0) for layer in layers], "tar+gzip"
+    described = {"schemaVersion": 2, "mediaType": f"{_OCI}.manifest.v1+json"}
+    manifest: dict[str, Any] = {
+        **described,
+        "config": _blob(layout, config, f"{_OCI}.config.v1+json"),
+        "layers": [_blob(layout, layer, f"{_OCI}.layer.v1.{kind}") for layer in layers],
+    }
+    index = {
+        "schemaVersion": 2,
+        "manifests": [_blob(layout, json.dumps(manifest).encode(), described["mediaType"])],
+    }
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "index.json").write_text(json.dumps(index))
+    if docker_too:  # as docker 25 and newer write it
+        entry["Config"] = _path(manifest["config"])
+        entry["Layers"] = [_path(layer) for layer in manifest["layers"]]
+        (layout / "manifest.json").write_text(json.dumps([entry]))
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+def _blob(layout: Path, data: bytes, media_type: Any) -> dict[str, Any]:
+    descriptor = {
+        "mediaType": media_type,
+        "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "size": len(data),
+    }
+    (layout / _path(descriptor)).write_bytes(data)
+    return descriptor
+
+
+def _path(descriptor: dict[str, Any]) -> str:
+    return "blobs/" + str(descriptor["digest"]).replace(":", "/")
