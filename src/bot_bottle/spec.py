@@ -22,7 +22,7 @@ _SIZE = re.compile(r"(\d+)(b|k|m|g)?", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 MINIMUM_MEMORY_MIB = 256
-DEFAULT_MEMORY_MIB = 4096
+DEFAULT_MEMORY = "4g"
 DEFAULT_CPUS = 4
 
 
@@ -55,7 +55,7 @@ class BottleSpec:
     user: str = ""
     workdir: str = ""
     cpus: int | None = None
-    memory_mib: int = DEFAULT_MEMORY_MIB
+    memory_mib: int = 4096
 
     def __post_init__(self) -> None:
         check_slug(self.slug)

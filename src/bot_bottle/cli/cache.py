@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bot_bottle import bottle, paths
-from bot_bottle.cli import options
+from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.progress import human_bytes
 from bot_bottle.smolmachine.cache import Cache
@@ -112,12 +112,13 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_options
 @options.output_options
-def why(path: Path | None, image: str | None, archive: Path | None, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Tell whether a run of PATH would hit the cache; if not, which part of the key changed.
 
     The Dockerfile is built for it: only the image's id tells what it has become.
     """
-    source = options.source(path, image=image, archive=archive, **options.build_given(given))
+    source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     answer = bottle.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
     if as_json:

@@ -18,7 +18,9 @@ from bot_bottle.errors import BottleError, DiskFullError, Interrupted
 _COMMANDS = {
     "cache": "See and tidy the cache of artifacts.",
     "completion": "Print a completion script for your shell.",
+    "config": "Show every setting in force, and where it came from.",
     "doctor": "Check whether bottle run would work here.",
+    "init": "Write a bottle.toml to start from.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
     "registry": "Serve local images as a registry while a command runs.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",

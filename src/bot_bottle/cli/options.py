@@ -10,10 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from bot_bottle.errors import UsageError
-from bot_bottle.image.engine import BuildRequest
 from bot_bottle.progress import Mode, Progress
-from bot_bottle.spec import Source, parse_build_args
+from bot_bottle.spec import DEFAULT_MEMORY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +41,39 @@ def build_options(command: F) -> F:
             ),
             click.option("--no-cache", is_flag=True, help="Build every step anew."),
             click.option("--pull", is_flag=True, help="Ask the registry for newer base images."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def bottle_options(command: F) -> F:
+    """Add docker's options of a container. Each goes over the environment, bottle.toml and the default."""
+    for option in reversed(
+        [
+            click.option(
+                "-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command."
+            ),
+            click.option(
+                "-u", "--user", envvar="BOT_BOTTLE_USER", metavar="USER[:GROUP]", help="Run as this user."
+            ),
+            click.option(
+                "-w", "--workdir", envvar="BOT_BOTTLE_WORKDIR", metavar="FOLDER", help="Run in this folder."
+            ),
+            click.option(
+                "--cpus",
+                type=int,
+                envvar="BOT_BOTTLE_CPUS",
+                metavar="N",
+                help="How many CPUs (default: up to 4; 1 when emulated).",
+            ),
+            click.option(
+                "-m",
+                "--memory",
+                envvar="BOT_BOTTLE_MEMORY",
+                metavar="SIZE",
+                help=f"Most memory, as 512m or 4g (default: {DEFAULT_MEMORY}).",
+            ),
         ]
     ):
         command = option(command)
@@ -101,31 +132,3 @@ def progress(*, quiet: bool, verbose: bool) -> Progress:
         logging.getLogger("bot_bottle").setLevel(logging.INFO)
     mode: Mode = "quiet" if quiet else "live" if sys.stderr.isatty() and not verbose else "plain"
     return Progress(mode)
-
-
-_BUILD = ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
-
-
-def build_given(given: dict[str, Any]) -> dict[str, Any]:
-    """Give the build options out of all that a command was given."""
-    return {name: given[name] for name in _BUILD}
-
-
-def source(path: Path | None, *, image: str | None, archive: Path | None, **build: Any) -> Source:
-    """Make the source that the arguments name. Raises UsageError when they name two."""
-    if image is None and archive is None:
-        request = BuildRequest(
-            context=path or Path(),
-            dockerfile=build["dockerfile"],
-            target=build["target"],
-            platform=build["platform"],
-            build_args=parse_build_args(build["build_args"]),
-            no_cache=build["no_cache"],
-            pull=build["pull"],
-        )
-        return Source(build=request)
-    given = [f"--{name.replace('_', '-')}" for name, value in build.items() if value]
-    if path is not None or given:
-        what = "a folder" if path is not None else given[0]
-        raise UsageError(f"{what} is built, --image and --archive are there already: give one of them")
-    return Source(image=image, archive=archive)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bot_bottle import bottle
-from bot_bottle.cli import options
+from bot_bottle.cli import inputs, options
 from bot_bottle.conversion import Conversion
 from bot_bottle.errors import ArtifactError
 
@@ -49,16 +49,10 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
 @options.engine_options
 @options.output_options
-def command(
-    path: Path | None,
-    image: str | None,
-    archive: Path | None,
-    output: Path | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, output: Path | None, as_json: bool, **given: Any) -> None:
     """Convert and print where the artifact is."""
-    source = options.source(path, image=image, archive=archive, **options.build_given(given))
+    source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     done = bottle.convert(
         source, engine=given["engine"], packer=given["packer"], accel=given["accel"], progress=progress

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from bot_bottle import bottle
-from bot_bottle.cli import options
+from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError
 from bot_bottle.image.oci import Platform
-from bot_bottle.spec import BottleSpec, check_slug, make_slug, parse_env, parse_memory
 from bot_bottle.vm.terminal import is_terminal
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
@@ -55,43 +54,19 @@ class _RunCommand(click.Command):
     metavar="FILE|FOLDER",
     help="Take a docker-save archive or an OCI layout.",
 )
-@click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command.")
-@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")
-@click.option("-w", "--workdir", default="", metavar="FOLDER", help="Run in this folder.")
-@click.option("--cpus", type=int, metavar="N", help="How many CPUs (default: up to 4; 1 when emulated).")
-@click.option(
-    "-m", "--memory", default="4g", show_default=True, metavar="SIZE", help="Most memory, as 512m or 4g."
-)
+@options.bottle_options
 @click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
 @options.engine_options
 @options.output_options
-@click.pass_obj
-def command(
-    cmd: tuple[str, ...],
-    /,
-    path: Path | None,
-    extra: tuple[str, ...],
-    image: str | None,
-    archive: Path | None,
-    **given: Any,
-) -> int:
+@click.pass_context
+def command(ctx: click.Context, /, extra: tuple[str, ...], **given: Any) -> int:
     """Build, convert, boot, run, and leave nothing."""
     if extra:
         raise UsageError(
             f"what is {extra[0]!r}?", next_step="put -- before the command: bottle run PATH -- CMD"
         )
     _check_platform(given["platform"])
-    source = options.source(path, image=image, archive=archive, **options.build_given(given))
-    spec = BottleSpec(
-        source=source,
-        slug=check_slug(given["name"]) if given["name"] else make_slug(source),
-        command=cmd,
-        env=parse_env(given["env"]),
-        user=given["user"],
-        workdir=given["workdir"],
-        cpus=given["cpus"],
-        memory_mib=parse_memory(given["memory"]),
-    )
+    spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     return bottle.run(
         spec,

@@ -1,0 +1,103 @@
+"""What a command was given: its options over the environment over bottle.toml over the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bot_bottle.config import file
+from bot_bottle.config.settings import Setting, Settings, gather
+from bot_bottle.errors import UsageError
+from bot_bottle.image.engine import BuildRequest
+from bot_bottle.spec import (
+    BottleSpec,
+    Source,
+    check_slug,
+    make_slug,
+    parse_build_args,
+    parse_env,
+    parse_memory,
+)
+
+_BUILD_ONLY = ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+
+# options by name: the key that each is for, and what its value becomes
+_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "path": ("image.context", Path),
+    "dockerfile": ("image.dockerfile", Path),
+    "target": ("image.target", str),
+    "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
+    "env": ("env", lambda items: dict(parse_env(items))),
+    "user": ("user", str),
+    "workdir": ("workdir", str),
+    "cpus": ("cpus", int),
+    "memory": ("memory", str),
+}
+
+
+def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
+    """Give every value in force, with its origin.
+
+    A PATH that was given is where bottle.toml is looked for; without one, it is looked for from the current
+    folder upwards.
+    """
+    path: Path | None = ctx.params.get("path")
+    found = file.find(path or Path(), upwards=path is None)
+    given = {"command": Setting(command, "the command line")} if command else {}
+    for option in ctx.command.params:
+        key, convert = _KEYS.get(option.name or "", ("", str))
+        value = ctx.params.get(option.name or "")
+        if not key or value is None or (option.name == "path" and found):
+            continue
+        match ctx.get_parameter_source(option.name or ""):
+            case ParameterSource.COMMANDLINE:
+                given[key] = Setting(convert(value), _name(option))
+            case ParameterSource.ENVIRONMENT:
+                given[key] = Setting(convert(value), str(option.envvar))
+    return gather(given, found)
+
+
+def _name(option: click.Parameter) -> str:
+    return max(option.opts, key=len) if isinstance(option, click.Option) else str(option.name).upper()
+
+
+def source(ctx: click.Context, settings: Settings) -> Source:
+    """Make the source that options and settings name. Raises UsageError when they name two."""
+    given = ctx.params
+    image, archive = given.get("image"), given.get("archive")
+    if image is None and archive is None:
+        request = BuildRequest(
+            context=settings.value("image.context"),
+            dockerfile=settings.value("image.dockerfile"),
+            target=settings.value("image.target"),
+            build_args=tuple(settings.table("image.args").items()),
+            platform=given["platform"],
+            no_cache=given["no_cache"],
+            pull=given["pull"],
+        )
+        return Source(build=request)
+    options = [f"--{name.replace('_', '-')}" for name in _BUILD_ONLY if given[name]]
+    if given["path"] is not None or options:
+        what = "a folder" if given["path"] is not None else options[0]
+        raise UsageError(f"{what} is built, --image and --archive are there already: give one of them")
+    return Source(image=image, archive=archive)
+
+
+def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
+    """Make the spec of one bottle. Raises UsageError and SpecError."""
+    where = source(ctx, settings)
+    name = ctx.params.get("name")
+    return BottleSpec(
+        source=where,
+        slug=check_slug(name) if name else make_slug(where),
+        command=settings.value("command"),
+        env=tuple(settings.table("env").items()),
+        user=settings.value("user"),
+        workdir=settings.value("workdir"),
+        cpus=settings.value("cpus"),
+        memory_mib=parse_memory(settings.value("memory")),
+    )

@@ -1,0 +1,89 @@
+"""Find and read bottle.toml, or the build that a devcontainer.json names. Both may come from strangers."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bot_bottle.errors import SpecError
+
+if TYPE_CHECKING:  # what checks a file is loaded only where there is one
+    from bot_bottle.config.model import File
+
+NAME = "bottle.toml"
+DEVCONTAINER = Path(".devcontainer/devcontainer.json")
+_LIMIT = 1 << 20  # bytes; a configuration takes some hundred
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A configuration that was found. `root` is the folder its paths are relative to and stay in."""
+
+    path: Path
+    root: Path
+    content: File
+
+    def inside(self, value: str, key: str) -> Path:
+        """Give the absolute path of a file or folder that the file names. Raises SpecError if outside."""
+        path = Path(value)
+        root = self.root.resolve()
+        where = (root / path).resolve() if "\0" not in value else Path("/")
+        if path.is_absolute() or not where.is_relative_to(root):
+            raise SpecError(
+                f"{self.path}: {key} leads out of the repository",
+                why="a repository may only have its own files built",
+                next_step=f"name a path inside {self.root}, or build it yourself and use --image",
+            )
+        return where
+
+
+def find(start: Path, *, upwards: bool) -> ConfigFile | None:
+    """Give the configuration for a folder: its bottle.toml, or (`upwards`) that of a folder above it.
+
+    The search ends with the repository's top folder (the one that holds `.git`), or that of the file system.
+    Where there is no bottle.toml and no Dockerfile, a devcontainer.json that only names a build serves.
+    Raises SpecError when the file cannot be used.
+    """
+    start = start.absolute()
+    for folder in (start, *start.parents) if upwards else (start,):
+        path = folder / NAME
+        if os.path.lexists(path):
+            from bot_bottle.config.model import parse
+
+            return ConfigFile(path, folder, parse(_toml(path), str(path)))
+        if os.path.lexists(folder / ".git"):
+            break
+    devcontainer = start / DEVCONTAINER
+    if os.path.lexists(devcontainer) and not (start / "Dockerfile").exists():
+        from bot_bottle.config.devcontainer import understood
+
+        return ConfigFile(devcontainer, start, understood(_text(devcontainer), devcontainer))
+    return None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SpecError(f"{path} is not TOML", why=str(error), next_step=f"correct {path}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        # a pipe would keep us waiting, a device could be anything
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SpecError(f"{path} is no regular file")
+            data = file.read(_LIMIT + 1)
+        if len(data) > _LIMIT:
+            raise SpecError(f"{path} is too large: a configuration has {_LIMIT >> 20} MiB at most")
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not UTF-8", why=error.reason) from error
+    except OSError as error:
+        raise SpecError(f"cannot read {path}", why=error.strerror or str(error)) from error

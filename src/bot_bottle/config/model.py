@@ -1,0 +1,78 @@
+"""The keys of bottle.toml, their types, and what to say of a file that has others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bot_bottle.errors import SpecError
+
+_SHOWN = 5  # mistakes told at once
+
+# keys that would be walls: saying nothing of them would be worse than refusing them
+_NOT_YET = {
+    "egress": "a bottle has no network, and none can be given to it yet",
+    "secrets": "secrets are not handled yet; --env NAME passes a variable of yours to the command",
+    "ports": "no port of a bottle can be published yet",
+}
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ImageTable(_Table):
+    """`[image]`: what is built. Paths are relative to the folder of the file and stay in it."""
+
+    context: str | None = None
+    dockerfile: str | None = None
+    target: str | None = None
+    args: dict[str, str] = {}
+
+
+class File(_Table):
+    """A whole bottle.toml. What it leaves out is None or empty."""
+
+    image: ImageTable = ImageTable()
+    command: list[str] | None = None
+    cpus: int | None = None
+    memory: str | None = None
+    user: str | None = None
+    workdir: str | None = None
+    env: dict[str, str] = {}
+
+
+def parse(document: Mapping[str, Any], place: str) -> File:
+    """Check a document's keys and types. Raises SpecError, with every mistake's place and what was meant.
+
+    Values are never repeated in the error: a file may hold what is not to be shown.
+    """
+    try:
+        return File.model_validate(dict(document))
+    except ValidationError as error:
+        mistakes = error.errors(include_input=False, include_url=False)
+    why = [_told([str(part) for part in each["loc"]], each["type"], each["msg"]) for each in mistakes]
+    if len(why) > _SHOWN:
+        why[_SHOWN:] = [f"and {len(why) - _SHOWN} more"]
+    raise SpecError(f"{place} cannot be used", why="\n".join(why), next_step=f"correct {place}")
+
+
+def _told(loc: list[str], kind: str, message: str) -> str:
+    key = printable(".".join(loc))
+    if kind != "extra_forbidden":
+        return f"{key}: {message[:1].lower()}{message[1:]}"
+    if loc[0] in _NOT_YET:
+        return f"{key}: {_NOT_YET[loc[0]]}"
+    known = [*File.model_fields, *(f"image.{name}" for name in ImageTable.model_fields)]
+    meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
+    suggestion = f"did you mean {meant[0]}?" if meant else f"known are {', '.join(known)}"
+    return f"{key}: no such key; {suggestion}"
+
+
+def printable(text: str) -> str:
+    """Give a key or name for a message: short, on one line, without control characters."""
+    shown = "".join(char if char.isprintable() else "?" for char in text[:80])
+    return shown + ("..." if len(text) > 80 else "")

@@ -1,0 +1,94 @@
+"""Flags over environment over file over default: each value in force, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.config.file import ConfigFile
+from bot_bottle.spec import DEFAULT_MEMORY
+
+DEFAULT = "default"
+
+# every key, in the order in which it is shown, and its default
+DEFAULTS: dict[str, Any] = {
+    "image.context": Path(),
+    "image.dockerfile": None,
+    "image.target": None,
+    "image.args": {},
+    "command": (),
+    "cpus": None,
+    "memory": DEFAULT_MEMORY,
+    "user": "",
+    "workdir": "",
+    "env": {},
+}
+_PATHS = ("image.context", "image.dockerfile")
+_TABLES = ("image.args", "env")  # joined by name, not replaced as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value in force. `origin` says where it came from: a flag, a variable, a file, or `default`."""
+
+    value: Any
+    origin: str
+
+
+class Settings(Mapping[str, Setting]):
+    """All values in force, by key. Those of a table have keys of their own: `env.NAME`."""
+
+    def __init__(self, settings: Mapping[str, Setting]) -> None:
+        self._settings = dict(settings)
+
+    def __getitem__(self, key: str) -> Setting:
+        return self._settings[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def value(self, key: str) -> Any:
+        """Give the value in force."""
+        return self._settings[key].value
+
+    def table(self, key: str) -> dict[str, Any]:
+        """Give a table's values by name."""
+        start = f"{key}."
+        return {name[len(start) :]: each.value for name, each in self.items() if name.startswith(start)}
+
+
+def gather(given: Mapping[str, Setting], file: ConfigFile | None) -> Settings:
+    """Join what was `given` (by flags and environment; tables whole) with the file and the defaults.
+
+    Raises SpecError when a path of the file leads out of its folder.
+    """
+    of_file = _of_file(file) if file else {}
+    settings: dict[str, Setting] = {}
+    for key, default in DEFAULTS.items():
+        if key in _TABLES:
+            for source in (of_file, given):
+                if key in source:
+                    origin = source[key].origin
+                    values = source[key].value.items()
+                    settings |= {f"{key}.{name}": Setting(value, origin) for name, value in values}
+        else:
+            settings[key] = given.get(key) or of_file.get(key) or Setting(default, DEFAULT)
+    return Settings(settings)
+
+
+def _of_file(file: ConfigFile) -> dict[str, Setting]:
+    content = file.content.model_dump()
+    flat = {f"image.{name}": value for name, value in content.pop("image").items()} | content
+    if flat["image.context"] is None:
+        flat["image.context"] = "."
+    for key in _PATHS:
+        if flat[key] is not None:
+            flat[key] = file.inside(flat[key], key)
+    if flat["command"] is not None:
+        flat["command"] = tuple(flat["command"])
+    return {key: Setting(value, str(file.path)) for key, value in flat.items() if value is not None}

@@ -1,0 +1,198 @@
+"""bottle.toml and devcontainer.json as a stranger may have written them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.config.file import ConfigFile, find
+from bot_bottle.errors import SpecError
+
+
+def written(folder: Path, text: str | bytes, name: str = "bottle.toml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def found(folder: Path, *, upwards: bool = False) -> ConfigFile:
+    file = find(folder, upwards=upwards)
+    assert file is not None
+    return file
+
+
+WHOLE = """
+command = ["claude", "-p", "two words"]
+cpus = 2
+memory = "3g"
+user = "agent"
+workdir = "/src"
+[image]
+context = "sub"
+dockerfile = "sub/Dockerfile.agent"
+target = "dev"
+args = { VERSION = "3" }
+[env]
+DEBUG = "1"
+"""
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, WHOLE)
+    file = found(tmp_path)
+    content = file.content
+    assert (file.path, file.root) == (path, tmp_path)
+    assert (content.command, content.cpus, content.memory) == (["claude", "-p", "two words"], 2, "3g")
+    assert (content.user, content.workdir, content.env) == ("agent", "/src", {"DEBUG": "1"})
+    assert (content.image.target, content.image.args) == ("dev", {"VERSION": "3"})
+    assert file.inside("sub/Dockerfile.agent", "x") == tmp_path / "sub" / "Dockerfile.agent"
+
+
+def test_it_is_found_from_below_up_to_the_top_of_the_repository(tmp_path: Path) -> None:
+    outer, inner = tmp_path, tmp_path / "inner"
+    deep = inner / "a" / "b"
+    deep.mkdir(parents=True)
+    written(outer, "cpus = 1")
+    assert found(deep, upwards=True).root == outer
+    assert find(deep, upwards=False) is None
+    (inner / ".git").write_text("gitdir: elsewhere")  # a worktree or a submodule has a file there
+    assert find(deep, upwards=True) is None
+    written(inner, "cpus = 2")
+    assert found(deep, upwards=True).root == inner
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cpu = 1", "cpu: no such key; did you mean cpus?"),
+        ("Memory = '1g'", "Memory: no such key; did you mean memory?"),
+        ("dockerfile = 'x'", "dockerfile: no such key; did you mean image.dockerfile?"),
+        ("args = {}", "args: no such key; did you mean image.args?"),
+        ("[image]\nfile = 'x'", "image.file: no such key; did you mean"),
+        ("qqqq = 1", "qqqq: no such key; known are image, command"),
+        ("cpus = '1'", "cpus: input should be a valid integer"),
+        ("cpus = true", "cpus: input should be a valid integer"),
+        ("cpus = 1.0", "cpus: input should be a valid integer"),
+        ("command = 'claude'", "command: input should be a valid list"),
+        ("command = ['a', 1]", "command.1: input should be a valid string"),
+        ("env = ['A=1']", "env: input should be a valid dict"),
+        ("[env]\nDEBUG = 1", "env.DEBUG: input should be a valid string"),
+        ("image = 'x'", "image: input should be a valid dict"),
+        ("[egress]\nallow = ['*']", "egress: a bottle has no network"),
+        ("[secrets.KEY]\nenv = 'KEY'", "secrets: secrets are not handled yet"),
+        ("ports = [80]", "ports: no port"),
+        ('"new\\nline\\u001b[31m" = 1', "new?line?[31m: no such key"),
+        ("\n".join(f"k{n} = {n}" for n in range(50)), "and 45 more"),
+        ("cpus = ", "Invalid value"),
+        ("cpus = 1\ncpus = 2", "Cannot overwrite a value"),
+        (b"\xff\xfe", "is not UTF-8"),
+        ("a = " + "[" * 100_000, "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str | bytes, told: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        find(tmp_path, upwards=False)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_values_are_not_repeated_in_an_error(tmp_path: Path) -> None:
+    written(tmp_path, "[env]\nKEY = ['a secret']\n")
+    with pytest.raises(SpecError) as caught:
+        find(tmp_path, upwards=False)
+    assert "a secret" not in str(caught.value)
+
+
+def test_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    with written(tmp_path, "").open("r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(SpecError, match="too large"):
+        find(tmp_path, upwards=False)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "bottle.toml"
+    os.mkfifo(path)
+    with pytest.raises(SpecError, match="no regular file"):
+        find(tmp_path, upwards=False)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SpecError, match="Is a directory"):
+        find(tmp_path, upwards=False)
+    path.rmdir()
+    path.symlink_to("nowhere")
+    with pytest.raises(SpecError, match="cannot read"):
+        find(tmp_path, upwards=False)
+
+
+@pytest.mark.parametrize("value", ["..", "../x", "a/../../x", "/", "/etc", "link", "link/passwd", "a\0b"])
+def test_paths_stay_in_the_folder(tmp_path: Path, value: str) -> None:
+    folder = tmp_path / "repository"
+    written(folder, "")
+    (folder / "link").symlink_to("/etc")
+    with pytest.raises(SpecError, match="leads out of the repository"):
+        found(folder).inside(value, "image.context")
+
+
+# --- devcontainer.json
+
+
+DEVCONTAINER = """{
+  // as editors write it
+  "name": "it",
+  "build": { "dockerfile": "../Dockerfile.dev", "context": "..", "args": { "A": "1" }, "target": "dev", },
+  "customizations": { "vscode": {} },
+  "remoteUser": "agent",
+}"""
+
+
+def test_a_devcontainer_that_only_names_a_build(tmp_path: Path) -> None:
+    written(tmp_path, DEVCONTAINER, ".devcontainer/devcontainer.json")
+    file = found(tmp_path)
+    image = file.content.image
+    assert (image.dockerfile, image.context, image.target) == ("Dockerfile.dev", ".", "dev")
+    assert (image.args, file.content.user) == ({"A": "1"}, "agent")
+
+
+def test_bottle_toml_and_a_dockerfile_go_before_it(tmp_path: Path) -> None:
+    written(tmp_path, '{"image": "debian"}', ".devcontainer/devcontainer.json")
+    written(tmp_path, "", "Dockerfile")
+    assert find(tmp_path, upwards=False) is None
+    written(tmp_path, "cpus = 3")
+    assert found(tmp_path).content.cpus == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"image": "debian"}', "asks for image"),
+        ('{"build": {"dockerfile": "D"}, "features": {}}', "asks for features"),
+        ('{"build": {"dockerfile": "D", "cacheFrom": "x"}}', "its build has cacheFrom"),
+        ('{"build": {"context": ".."}}', "names no dockerfile"),
+        ('{"build": {"dockerfile": "D", "args": {"A": 1}}}', "image.args.A: input should be a valid string"),
+        ('{"build": {"dockerfile": "D", "context": 7}}', "image.context: input should be a valid string"),
+        ('{"build": "D"}', "names no build"),
+        ("{}", "names no build"),
+        ("[]", "holds no object"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_more_than_a_build_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    written(tmp_path, text, ".devcontainer/devcontainer.json")
+    with pytest.raises(SpecError) as caught:
+        find(tmp_path, upwards=False)
+    assert told in str(caught.value)
+
+
+def test_its_paths_stay_in_the_folder_too(tmp_path: Path) -> None:
+    text = '{"build": {"dockerfile": "../../D", "context": "../.."}}'
+    written(tmp_path, text, ".devcontainer/devcontainer.json")
+    file = found(tmp_path)
+    with pytest.raises(SpecError, match="leads out"):
+        file.inside(file.content.image.context or "", "image.context")
