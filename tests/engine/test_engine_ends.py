@@ -153,20 +153,30 @@ def cutting_proxy(endpoint: str, limit: int) -> Iterator[str]:
             for end in (source, sink) if left <= 0 else (sink,):
                 end.shutdown(socket.SHUT_RDWR if left <= 0 else socket.SHUT_WR)
 
+    def handle(client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as daemon:
+            daemon.connect(endpoint.removeprefix("unix://"))
+            back = Thread(target=carry, args=(daemon, client, limit))
+            back.start()
+            carry(client, daemon, math.inf)
+            back.join()
+
+    handlers: list[Thread] = []
+
     def serve() -> None:
         with suppress(OSError):
             while True:
-                client, _ = server.accept()
-                daemon = socket.socket(socket.AF_UNIX)
-                daemon.connect(endpoint.removeprefix("unix://"))
-                Thread(target=carry, args=(client, daemon, math.inf), daemon=True).start()
-                Thread(target=carry, args=(daemon, client, limit), daemon=True).start()
+                handlers.append(Thread(target=handle, args=server.accept()[:1]))
+                handlers[-1].start()
 
-    Thread(target=serve, daemon=True).start()
+    acceptor = Thread(target=serve)
+    acceptor.start()
     try:
         yield f"unix://{folder}/s"
     finally:
         server.shutdown(socket.SHUT_RDWR)
+        for thread in (acceptor, *handlers):
+            thread.join(30)
         server.close()
         shutil.rmtree(folder)
 

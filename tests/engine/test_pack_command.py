@@ -231,7 +231,7 @@ def test_output_that_cannot_be_written(
     done = bottle("pack", "-q", "--archive", saved, "-o", tmp_path / place)
     done.failed(code, place.partition("/")[0])
     assert not bottle.leftovers
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bot-bottle-cache", "file", "folder"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"bot-bottle-cache", "file", "folder"}
 
 
 # --- two at once ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -97,6 +98,10 @@ def _copy(artifact: Path, output: Path) -> Path:
             except BaseException:
                 Path(temp.name).unlink(missing_ok=True)
                 raise
-    except FileNotFoundError as error:
-        raise ArtifactError(f"no folder {target.parent}", why=str(error)) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # said where a full disk is always said
+        raise ArtifactError(
+            f"cannot write {output}", why=error.strerror or str(error), next_step="name another with -o"
+        ) from error
     return target
