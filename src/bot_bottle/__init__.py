@@ -4,7 +4,8 @@ The command line is made of the functions offered here:
 
 - `build(source)` gives the id of an image, built from a Dockerfile if need be;
 - `convert(source)` gives its `.smolmachine` artifact, made or from the cache;
-- `run(spec)` runs a command in a microVM booted from it and gives the exit status.
+- `run(spec)` runs a command in a microVM booted from it and gives the exit status;
+- `ephemeral_registry()` serves local images to tools that take only registry references.
 
 Importing the package does nothing: each name is loaded when it is first used.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bot_bottle.conversion import Conversion
     from bot_bottle.errors import BottleError
     from bot_bottle.image.engine import BuildRequest
+    from bot_bottle.registry.ephemeral import ephemeral_registry
     from bot_bottle.spec import BottleSpec, Source
 
 __version__ = "0.1.0"
@@ -32,6 +34,7 @@ _HOMES = {
     "Source": "spec",
     "build": "bottle",
     "convert": "bottle",
+    "ephemeral_registry": "registry.ephemeral",
     "launch": "bottle",
     "prepare": "bottle",
     "run": "bottle",
@@ -46,6 +49,7 @@ __all__ = [
     "Source",
     "build",
     "convert",
+    "ephemeral_registry",
     "launch",
     "prepare",
     "run",

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from bot_bottle import paths, rundir
+from bot_bottle import paths, rundir, strays
 from bot_bottle.backend import smolmachines
 from bot_bottle.backend.smolmachines import Bottle, Launch
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
+from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.cache import Explanation
@@ -26,7 +27,8 @@ from bot_bottle.vm.host import Accel
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
     "machine": smolmachines.sweep_machine,
-    "process": smolmachines.sweep_process,
+    "process": strays.sweep,
+    container.STRAY: container.sweep,
 }
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 
 def start_time(pid: int) -> str:
@@ -19,6 +20,11 @@ def start_time(pid: int) -> str:
     except OSError:
         return ""
     return stat.rpartition(")")[2].split()[19]
+
+
+def sweep(stray: dict[str, Any]) -> None:
+    """End what a run folder records as `process` (its sweeper)."""
+    end_stray(int(stray["pid"]), str(stray["started"]))
 
 
 def end_stray(pid: int, started: str, timeout: float = 10) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from tests.support.bottle import Bottle
-from tests.support.engines import LABEL, OWNER, Docker
+from tests.support.engines import LABEL, OWNER, Docker, call
 
 
 class Context(Protocol):
@@ -56,3 +57,32 @@ def saved(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("saved") / "image.tar"
     docker.docker("save", "--output", str(path), image)
     return path
+
+
+@pytest.fixture
+def registry_image(docker_registry_image: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The image that the container form of the registry runs in this test."""
+    monkeypatch.setenv("BOT_BOTTLE_REGISTRY_IMAGE", docker_registry_image)
+    return docker_registry_image
+
+
+@pytest.fixture(scope="session")
+def docker_registry_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of Debian's docker-registry, made as the registry's own image is."""
+    program = shutil.which("docker-registry")
+    assert program, "docker-registry is not installed; scripts/setup test installs it"
+    folder = tmp_path_factory.mktemp("registry-image")
+    shutil.copy(program, folder / "registry")
+    for library in [word for word in call(["ldd", program], docker.env).decode().split() if word[0] == "/"]:
+        target = folder / "root" / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+    (folder / "root").mkdir(exist_ok=True)
+    (folder / "config.yml").write_text(
+        "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\nhttp: {addr: ':5000'}\n"
+    )
+    (folder / "Dockerfile").write_text(
+        "FROM scratch\nCOPY root /\nCOPY registry /registry\nCOPY config.yml /config.yml\n"
+        'EXPOSE 5000\nENTRYPOINT ["/registry", "serve", "/config.yml"]\n'
+    )
+    return docker.build(folder)

@@ -206,11 +206,6 @@ def sweep_machine(stray: dict[str, Any]) -> None:
         raise SmolvmError(f"the machine {stray['name']} could not be deleted")
 
 
-def sweep_process(stray: dict[str, Any]) -> None:
-    """End a process that a killed command left (the sweeper of `process` strays)."""
-    strays.end_stray(int(stray["pid"]), str(stray["started"]))
-
-
 def default_path(env: Mapping[str, str]) -> dict[str, str]:
     """Give the variables that docker adds and smolvm does not."""
     return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}

@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
-from bot_bottle import bottle, process, rundir
+from bot_bottle import bottle, process
 from bot_bottle.cli import options
 from bot_bottle.errors import Interrupted, UsageError
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.progress import Progress
 from bot_bottle.registry.content import name_of
-from bot_bottle.registry.ephemeral import SWEEPERS, Reference, Registry, ephemeral_registry
+from bot_bottle.registry.ephemeral import Reference, Registry, ephemeral_registry
 
 _HELP = """Serve local images from a registry on 127.0.0.1 while CMD runs; without CMD, until Ctrl-C.
 
@@ -91,14 +91,12 @@ def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **
         references = [_load(registry, engine, source, progress) for source in sources]
         if cmd:
             return _run(cmd, _values(registry, references))
-        click.echo(_json(registry, sources, references) if as_json else _plain(registry, references))
-        return _wait()
+        return _wait(_json(registry, sources, references) if as_json else _plain(registry, references))
 
 
 @contextmanager
 def _open(form: Any, push: bool, engine: Engine | None) -> Iterator[Registry]:
-    rundir.sweep({**bottle.SWEEPERS, **SWEEPERS})
-    with rundir.run_dir() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
+    with bottle.workspace() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
         yield registry
 
 
@@ -146,11 +144,12 @@ def _run(cmd: Sequence[str], values: dict[str, str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _wait() -> int:
+def _wait(words: str) -> int:
     try:
+        click.echo(words)
         threading.Event().wait()
     except Interrupted:
-        return 0  # Ctrl-C is how it is meant to end
+        pass  # Ctrl-C is how it is meant to end
     return 0
 
 

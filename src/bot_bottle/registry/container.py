@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import process
-from bot_bottle.errors import RegistryError
+from bot_bottle import process, strays
+from bot_bottle.errors import EngineError, RegistryError
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Child
@@ -63,6 +63,7 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
             log = stack.enter_context((folder / "log").open("wb"))
             stack.callback(remove)  # again, for what the engine was still making when its client ended
             child = stack.enter_context(process.background(run_argv(engine, image, name), output=log))
+            run.record("process", pid=child.pid, started=strays.start_time(child.pid))
             stack.callback(remove)
         port = _await(engine, name, child, folder / "log")
         held = stack.enter_context(ExitStack())
@@ -70,7 +71,11 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
 
 
 def run_argv(engine: Engine, image: str, name: str) -> tuple[str, ...]:
-    """Give the command line that runs the registry; it stays attached, so that its log is never lost."""
+    """Give the command line that runs the registry.
+
+    The client stays attached: what a container with `--rm` has said is gone with it, so `docker logs` has no
+    last words of one that ended by itself, and its end is heard at once.
+    """
     return (
         str(engine.program),
         "run",
@@ -84,7 +89,7 @@ def run_argv(engine: Engine, image: str, name: str) -> tuple[str, ...]:
 
 
 def parse_port(text: str) -> int | None:
-    """Read what `docker port` prints; None when there is no port yet. Raises RegistryError.
+    """Read what `docker port` prints; None when there is no port yet. Raises EngineError.
 
     There may be a line for each address family, and each may begin with the container's port. Only a port
     on 127.0.0.1 is taken: another one would show the registry to the network.
@@ -94,7 +99,7 @@ def parse_port(text: str) -> int | None:
         if match[1] == "127.0.0.1" and 0 < int(match[2]) < 65536:
             return int(match[2])
     if any(match[1] in ("0.0.0.0", "[::]", "::") for match in found):  # noqa: S104 - refused, not bound
-        raise RegistryError("the engine published the registry beyond loopback", why=text)
+        raise EngineError("the engine published the registry beyond loopback", why=text)
     return None
 
 
@@ -118,23 +123,22 @@ def _have(engine: Engine, image: str) -> None:
 def _await(engine: Engine, name: str, child: Child, log: Path) -> int:
     """Wait until the registry answers; give its port."""
     deadline = time.monotonic() + _READY_SECONDS
-    failure = "the container has no port yet"
-    while child.code is None and (left := deadline - time.monotonic()) > 0:
+    problem, failure = f"was not ready within {_READY_SECONDS:g} s", "it has no port yet"
+    while (left := deadline - time.monotonic()) > 0:
+        if child.code is not None:
+            problem, failure = "ended before it was ready", f"exit status {child.code}"
+            break
         try:
             asked = (str(engine.program), "port", name, "5000/tcp")
             port = parse_port(process.run(asked, timeout=max(1.0, left), check=False).text)
             if port is not None:
-                Client(port, timeout=max(0.1, min(2.0, left))).ping()
+                Client(port, timeout=min(2.0, left)).ping()
                 return port
-        except process.CommandFailed as error:
-            failure = error.message
-        except RegistryError as error:
+        except (RegistryError, process.CommandFailed) as error:
             failure = f"{error.message}: {error.why}"
         time.sleep(0.05)
-    if child.code is not None:
-        failure = f"the container ended with exit status {child.code}"
     raise RegistryError(
-        f"the registry container was not ready within {_READY_SECONDS:g} s",
+        f"the registry container {problem}",
         why=f"{failure}\n{_tail(log)}",
         next_step="use the embedded form, which needs no container",
     )

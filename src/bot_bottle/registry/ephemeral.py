@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
-from bot_bottle import rundir
+from bot_bottle import rundir, strays
 from bot_bottle.image.engine import Engine
 from bot_bottle.registry import container
 from bot_bottle.registry.base import Reference, Registry
 from bot_bottle.rundir import RunDir
 
-__all__ = ["SWEEPERS", "Form", "Reference", "Registry", "ephemeral_registry"]
+__all__ = ["Form", "Reference", "Registry", "ephemeral_registry"]
 
 Form = Literal["embedded", "container"]
 
-SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: container.sweep}
-"""How what a killed command left is ended, for `rundir.sweep`."""
+_SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: container.sweep, "process": strays.sweep}
 
 
 @contextmanager
@@ -36,7 +35,7 @@ def ephemeral_registry(
     """
     with ExitStack() as stack:
         if run is None:
-            rundir.sweep(SWEEPERS)
+            rundir.sweep(_SWEEPERS)
             run = stack.enter_context(rundir.run_dir())
         if form == "container":
             yield stack.enter_context(container.container(run, engine, push=push))

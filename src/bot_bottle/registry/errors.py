@@ -16,6 +16,7 @@ class Refusal(Exception):
 
     status = 400
     code = "UNSUPPORTED"
+    reason: str | None = None  # what the status line says; None: what is usual
 
     def __init__(
         self, message: str, *, detail: object = None, headers: Mapping[str, str] | None = None
@@ -157,6 +158,13 @@ class Stalled(Refusal):
 
 
 class StorageFull(Refusal):
-    """The registry's disk is full."""
+    """The registry's disk is full. In these words docker knows that it is no use to try again."""
 
     status, code = 507, "UNKNOWN"
+    reason = "no space left on device"
+
+
+class Fault(Refusal):
+    """The registry itself failed."""
+
+    status, code = 500, "UNKNOWN"

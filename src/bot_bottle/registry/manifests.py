@@ -20,7 +20,7 @@ from bot_bottle.registry.errors import (
     ManifestUnknown,
     TooLarge,
 )
-from bot_bottle.registry.repositories import Manifest, Repository
+from bot_bottle.registry.repositories import Manifest, Repositories, Repository
 from bot_bottle.registry.routes import Route, as_tag
 from bot_bottle.registry.service import Service
 from bot_bottle.registry.store import CANONICAL
@@ -52,11 +52,11 @@ async def put(service: Service, request: BaseRequest, route: Route) -> web.Strea
     if isinstance(reference, Digest) and reference != digest:
         raise DigestInvalid("the manifest has another digest", detail={"digest": str(digest)})
     media_type, document = read(data, request.headers.get("Content-Type", ""))
-    repository = service.repositories.make(route.name)
-    _check_blobs(repository, document)
+    _check_blobs(service.repositories, route.name, document)
     subject = _subject(document)
     await service.on_disk(service.repositories.store.put, data, digest.algorithm)
     named = (reference,) if isinstance(reference, str) else tuple(tags)
+    repository = service.repositories.make(route.name)
     repository.add(Manifest(digest, media_type, len(data), subject), named)
     headers = {"Location": f"/v2/{route.name}/manifests/{digest}", "Docker-Content-Digest": str(digest)}
     if subject is not None:
@@ -112,12 +112,13 @@ def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
     return media_type, document
 
 
-def _check_blobs(repository: Repository, document: dict[str, Any]) -> None:
+def _check_blobs(repositories: Repositories, name: str, document: dict[str, Any]) -> None:
     """See that what the manifest is made of has arrived; what an index lists may come later, or never."""
     wanted = [document[key] for key in ("config",) if key in document] + [
         layer for layer in _list(document, "layers") if not _is_elsewhere(layer)
     ]
-    missing = [each["digest"] for each in wanted if Digest(each["digest"]) not in repository.blobs]
+    digests = [Digest(each["digest"]) for each in wanted]
+    missing = [str(digest) for digest in digests if not repositories.has_blob(digest, name)]
     if missing:
         raise ManifestBlobUnknown("the repository lacks blobs of the manifest", detail=missing[:20])
 

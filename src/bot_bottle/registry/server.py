@@ -7,6 +7,7 @@ Everything outside the prefix gets one and the same answer.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 import socket
@@ -17,7 +18,16 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from bot_bottle.registry import blobs, listings, manifests, uploads
-from bot_bottle.registry.errors import JSON, Denied, Misdirected, NameUnknown, NotAllowed, Refusal
+from bot_bottle.registry.errors import (
+    JSON,
+    Denied,
+    Fault,
+    Misdirected,
+    NameUnknown,
+    NotAllowed,
+    Refusal,
+    StorageFull,
+)
 from bot_bottle.registry.routes import Kind, Route, parse
 from bot_bottle.registry.service import Service
 
@@ -114,15 +124,14 @@ class _Server(web.Server):
         try:
             return await self._handle(request)
         except Refusal as refusal:
-            headers = {"Content-Type": JSON, **_VERSION, **refusal.headers}
-            return web.Response(status=refusal.status, body=refusal.body(), headers=headers)
+            return _refused(refusal)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             log.debug("while answering %s %s", request.method, request.rel_url.raw_path, exc_info=error)
             if request.writer.output_size:  # half an answer must not get another one behind it
                 raise ConnectionResetError("the request failed within the registry") from error
-            return web.Response(status=500, body=Refusal("internal error").body(), headers=_VERSION)
+            return _refused(_fault(error))
         finally:
             if since is not None and protocol.transport is not None:
                 self._idle_since[protocol] = asyncio.get_running_loop().time()
@@ -142,6 +151,17 @@ class _Server(web.Server):
         if request.method not in _READING and not self._service.writable:
             raise Denied("this registry is read-only")
         return await methods[request.method](self._service, request, route)
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    headers = {"Content-Type": JSON, **_VERSION, **refusal.headers}
+    return web.Response(status=refusal.status, reason=refusal.reason, body=refusal.body(), headers=headers)
+
+
+def _fault(error: Exception) -> Refusal:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFull("the registry's disk is full")
+    return Fault("internal error")
 
 
 def _base(request: BaseRequest) -> web.StreamResponse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from bot_bottle.registry.errors import (
     RangeInvalid,
     SizeInvalid,
     Stalled,
-    StorageFull,
     TooLarge,
 )
 from bot_bottle.registry.repositories import Repositories
@@ -54,10 +52,6 @@ class Service:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])  # what it writes to must not be closed under it
-            raise
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StorageFull("the registry's disk is full") from error
             raise
 
     async def body(self, request: BaseRequest, limit: int) -> bytes:

@@ -126,7 +126,11 @@ async def _chunk(service: Service, request: BaseRequest, route: Route, upload: U
 async def _append(service: Service, request: BaseRequest, upload: Upload, limit: int | None = None) -> None:
     room = service.limits.blob - upload.size
     async for piece in service.pieces(request, room if limit is None else min(room, limit)):
-        await service.on_disk(upload.write, piece)
+        try:
+            await service.on_disk(upload.write, piece)
+        except OSError:
+            upload.cancel()  # half a blob must not keep a disk full
+            raise
 
 
 async def _finish(service: Service, route: Route, upload: Upload, digest: Digest) -> web.StreamResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_bottle.errors import RegistryError
+from bot_bottle.errors import EngineError
 from bot_bottle.registry.container import parse_port
 
 
@@ -28,5 +28,5 @@ def test_the_port_on_loopback_is_found(text: str, port: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["0.0.0.0:49153", "[::]:49153", "0.0.0.0:1\n:::1"])
 def test_a_port_beyond_loopback_is_refused(text: str) -> None:
-    with pytest.raises(RegistryError, match="beyond loopback"):
+    with pytest.raises(EngineError, match="beyond loopback"):
         parse_port(text)

@@ -1,0 +1,115 @@
+"""The ephemeral registry and clients that were not written for it: the same image, the same digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from bot_bottle import ephemeral_registry
+from bot_bottle.image.engine import Engine
+from bot_bottle.registry.base import Reference, Registry
+from tests.support.clients import (
+    Client,
+    Crane,
+    DockerClient,
+    PodmanClient,
+    Skopeo,
+    crane_program,
+    in_layout,
+)
+from tests.support.engine_matrix import Case, docker_clients, use
+from tests.support.engines import OWNER, Docker, Podman, call
+from tests.support.layouts import FORMS, Form, archive
+from tests.support.wire import Wire
+
+DOCKERS = {str(program): program for program in docker_clients()}
+CLIENTS = ["skopeo", "crane", "podman", *DOCKERS]
+
+
+@pytest.fixture(scope="module")
+def clients(
+    docker: Docker, podman: Podman, image: str, saved: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Client]]:
+    """Every client, with the image at hand in the form that it pushes."""
+    layout = archive(saved, "oci-folder", tmp_path_factory.mktemp("layout"))
+    crane = crane_program(tmp_path_factory.mktemp("crane"))
+    kept = f"bot-bottle-test-registry:{OWNER}"
+    docker.docker("tag", image, kept)  # an image goes with its last name
+    yield {
+        "skopeo": Skopeo(layout),
+        "crane": Crane(crane, layout),
+        "podman": PodmanClient(podman, saved, image),
+        **{name: DockerClient(name, image, docker.env) for name in DOCKERS},
+    }
+    docker.docker("rmi", kept)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_is_loaded_is_pulled(clients: dict[str, Client], saved: Path, name: str, tmp_path: Path) -> None:
+    with ephemeral_registry() as registry:
+        reference = registry.load(saved, "app")
+        assert clients[name].pull(str(reference), tmp_path / "pulled") == str(reference.digest)
+
+
+@pytest.mark.parametrize("pusher", CLIENTS)
+def test_what_one_client_pushes_all_the_others_pull(
+    clients: dict[str, Client], image: str, pusher: str, tmp_path: Path
+) -> None:
+    with ephemeral_registry(push=True) as registry:
+        clients[pusher].push(registry.target("pushed"))
+        reference = registry.resolve("pushed")
+        for number, client in enumerate(clients.values()):
+            assert client.pull(str(reference), tmp_path / str(number)) == str(reference.digest)
+        assert config_of(registry, reference) == image
+
+
+@pytest.mark.parametrize("name", ["skopeo", "crane"])
+def test_clients_that_change_nothing_bring_back_the_same_digest(
+    clients: dict[str, Client], name: str
+) -> None:
+    client = clients[name]
+    with ephemeral_registry(push=True) as registry:
+        client.push(registry.target("back"))
+        assert str(registry.resolve("back").digest) == in_layout(cast(Skopeo | Crane, client).layout)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path, image: str) -> None:
+    with ephemeral_registry() as registry:
+        reference = registry.load(archive(saved, form, tmp_path), "app")
+        assert Skopeo(tmp_path).pull(str(reference), tmp_path / "pulled") == str(reference.digest)
+        assert config_of(registry, reference) == image
+
+
+@pytest.mark.parametrize("name", [*DOCKERS, "podman"])
+def test_an_engine_loads_and_pushes_its_image(
+    name: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    image: str,
+    saved: Path,
+    clients: dict[str, Client],
+) -> None:
+    engine: Engine = use(Case(name), request, monkeypatch, tmp_path)
+    if engine.name == "podman":
+        call(["podman", "load", "--input", str(saved)], dict(os.environ))
+    said: list[str] = []
+    with ephemeral_registry(push=True) as registry:
+        loaded = registry.load_image(engine, image, "loaded")
+        pushed = registry.push_image(engine, image, "pushed", said.append)
+        assert config_of(registry, loaded) == config_of(registry, pushed) == image
+        target = registry.target("pushed")
+        assert said
+        assert not engine.exists(target)  # the name that it was pushed by is gone
+
+
+def config_of(registry: Registry, reference: Reference) -> str:
+    """Give the digest of an image's config: its id."""
+    with Wire(registry.port, registry.prefix) as wire:
+        answer = wire.ask("GET", f"/v2/{reference.repository}/manifests/{reference.digest}")
+        return str(answer.json["config"]["digest"])
