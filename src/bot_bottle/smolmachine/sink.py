@@ -46,9 +46,8 @@ class Sink:
         place = f" in {self._folder}" if self._folder else ""
         if error.errno not in _FULL:
             return ArtifactError(f"cannot write the artifact{place}", why=str(error))
-        done = max(self.consumed, 1) / max(self._total, self.consumed, 1)
-        needed = human_bytes((self._written + held) / done)
-        why = f"{os.strerror(error.errno)}; {needed} or so are needed"
+        left = max(self._total - self.consumed, 0)
+        why = f"{os.strerror(error.errno)}; up to {human_bytes(self._written + held + left)} are needed"
         if self._folder is not None:
             disk = os.statvfs(self._folder)
             why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"

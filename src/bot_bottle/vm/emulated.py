@@ -31,7 +31,7 @@ from bot_bottle.vm.disk import root_disk
 from bot_bottle.vm.host import Attached, StderrSieve, checked
 from bot_bottle.vm.install import prepare_installation
 from bot_bottle.vm.kernel import kernel
-from bot_bottle.vm.smolvm import HARDENING
+from bot_bottle.vm.smolvm import HARDENING, refuse_named
 
 _READY = 180.0  # seconds; ten on an idle machine
 _OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
@@ -198,6 +198,7 @@ def emulated_host(
     `exchange` is a folder it may write to, as /exchange. Raises AccelError when something is not installed,
     BootError when it does not come up.
     """
+    refuse_named()
     image, initramfs, disk, _ = prepare_emulation(progress)
     folder = run.folder("emulated")
     (folder / "share").mkdir(mode=0o700)

@@ -58,6 +58,17 @@ def find_smolvm(progress: Progress) -> Smolvm:
     return _asked(ready.program, "package smolmachines", env)
 
 
+def refuse_named() -> None:
+    """Hold that no smolvm was named where it could not be used: on an emulated host. Raises SmolvmError."""
+    if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
+        _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
+        raise SmolvmError(
+            f"an emulated host cannot run {named}",
+            why="it runs the smolvm of the package smolmachines",
+            next_step="unset BOT_BOTTLE_SMOLVM, or use --accel kvm",
+        )
+
+
 def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
     """Ask a program whether it is smolvm, and which."""
     candidate = Smolvm(program, "", origin, env)

@@ -1,0 +1,263 @@
+"""What goes wrong is one message with an exit status of its own, and nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Context
+from tests.support.bottle import Bottle
+from tests.support.layouts import archive
+
+NO_ENGINE = {"PATH": "/nowhere"}
+
+
+def program(folder: Path, name: str, script: str) -> dict[str, str]:
+    """Put a program first on PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+# --- what is to be built
+
+
+@pytest.mark.parametrize("command", ["pack", "run"])
+def test_no_dockerfile(bottle: Bottle, tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = bottle(command, tmp_path / "empty")
+    done.failed(101, "no Dockerfile", str(tmp_path / "empty" / "Dockerfile"), "--file")
+    assert not bottle.leftovers
+
+
+def test_no_folder(bottle: Bottle, tmp_path: Path) -> None:
+    bottle("pack", tmp_path / "nowhere").failed(101, "no folder", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("command", ["pack", "run"])
+def test_a_failing_step_is_told_in_the_builds_own_words(
+    bottle: Bottle, context: Context, command: str
+) -> None:
+    done = bottle(command, context("RUN echo it-went-wrong-here >&2; exit 3", "RUN echo never"))
+    done.failed(104, "did not build", "it-went-wrong-here", "3")
+    assert not bottle.leftovers
+
+
+def test_two_sources(bottle: Bottle, context: Context) -> None:
+    bottle("pack", "--image", "a", "--archive", "b").failed(2, "--image", "--archive")
+    bottle("pack", context(), "--image", "a").failed(2, "--image")
+
+
+def test_an_image_that_is_not_there(bottle: Bottle) -> None:
+    bottle("pack", "--image", "bot-bottle-test-nowhere:1").failed(
+        103, "no such image", "bot-bottle-test-nowhere"
+    )
+
+
+# --- what is needed to build and boot
+
+
+def test_no_engine(bottle: Bottle, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    bottle("pack", tmp_path, env=NO_ENGINE).failed(103, "docker", "podman", "install")
+    bottle("pack", "--engine", "podman", tmp_path, env=NO_ENGINE).failed(103, "podman")
+    assert not bottle.leftovers
+
+
+def test_an_engine_that_does_not_answer(bottle: Bottle, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    silent = {"DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}
+    done = bottle("pack", "--engine", "docker", tmp_path, env=silent)
+    done.failed(103, "docker does not answer", f"{tmp_path}/nobody.sock")
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (None, "does not run"),
+        ("echo smolvm, version 0.0.9", "another product"),
+        ("echo smolvm 1.2.3", "1.2.3"),
+    ],
+)
+def test_no_smolvm(bottle: Bottle, saved: Path, tmp_path: Path, script: str | None, told: str) -> None:
+    path = tmp_path / "bin" / "smolvm"
+    if script is not None:
+        program(path.parent, "smolvm", script)
+    done = bottle("run", "--archive", saved, "--", "true", env={"BOT_BOTTLE_SMOLVM": str(path)})
+    assert "Traceback" not in done.err
+    assert done.code == 109, done
+    assert told in done.err
+    assert str(path) in done.err
+    assert not bottle.leftovers
+
+
+# --- archives
+
+
+def test_no_archive(bottle: Bottle, tmp_path: Path) -> None:
+    bottle("pack", "--archive", tmp_path / "nothing.tar").failed(101, "no such archive", "nothing.tar")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive at all" * 1000, bytes(1 << 20), b"\x1f\x8b" + bytes(600)]
+)
+def test_what_is_no_archive(bottle: Bottle, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "image.tar"
+    path.write_bytes(content)
+    bottle("pack", "--archive", path).failed(105, str(path))
+    assert not bottle.leftovers
+
+
+def places(size: int) -> list[int]:
+    """Places to cut at: the first and last blocks, and anywhere."""
+    somewhere = random.Random(size).sample(range(1024, size - 20_480), 6)  # noqa: S311
+    return [1, 511, 512, 513, *somewhere, size - 20_480]
+
+
+@pytest.mark.parametrize("form", ["docker-save", "oci-tar"])
+def test_an_archive_cut_short_anywhere(bottle: Bottle, saved: Path, tmp_path: Path, form: str) -> None:
+    whole = archive(saved, form, tmp_path)  # type: ignore[arg-type]
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.tar"
+    for place in places(len(data)):
+        cut.write_bytes(data[:place])
+        bottle("pack", "--archive", cut).failed(105, str(cut))
+    assert not bottle.leftovers
+    assert bottle.artifacts == []
+
+
+def rewritten(saved: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    """Copy an archive with its members' contents changed."""
+    with tarfile.open(saved) as source, tarfile.open(target, "w") as sink:
+        for member in source:
+            file = source.extractfile(member) if member.isfile() else None
+            data = change(member.name, file.read()) if file else b""
+            member.size = len(data)
+            sink.addfile(member, io.BytesIO(data))
+    return target
+
+
+def in_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[str, bytes], bytes]:
+    """Change the one entry of manifest.json."""
+
+    def apply(name: str, data: bytes) -> bytes:
+        if name != "manifest.json":
+            return data
+        document = json.loads(data)
+        change(document[0])
+        return json.dumps(document).encode()
+
+    return apply
+
+
+def flip(name: str, data: bytes) -> bytes:
+    if not name.endswith("layer.tar"):
+        return data
+    middle = 700  # in the first member's name or content
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+LIES: dict[str, Callable[[str, bytes], bytes]] = {
+    "a layer with a flipped bit": flip,
+    "a layer that is missing": in_manifest(lambda entry: entry.update(Layers=["nothing.tar"])),
+    "layers in another order": in_manifest(lambda entry: entry["Layers"].reverse()),  # type: ignore[attr-defined]
+    "one layer too few": in_manifest(lambda entry: entry["Layers"].pop()),  # type: ignore[attr-defined]
+    "a config that is missing": in_manifest(lambda entry: entry.update(Config="nothing.json")),
+    "a config outside": in_manifest(lambda entry: entry.update(Config="../../../etc/passwd")),
+    "a manifest of another form": lambda name, data: b"[1]" if name == "manifest.json" else data,
+    "a manifest that is no JSON": lambda name, data: b"{" if name == "manifest.json" else data,
+    "a manifest without end": lambda name, data: b"[" * 9_000_000 if name == "manifest.json" else data,
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_an_archive_that_lies(
+    bottle: Bottle, saved: Path, tmp_path: Path, lie: Callable[[str, bytes], bytes]
+) -> None:
+    path = rewritten(saved, tmp_path / "lies.tar", lie)
+    bottle("pack", "--archive", path).failed(105)
+    assert not bottle.leftovers
+    assert bottle.artifacts == []
+
+
+def test_a_blob_that_is_not_what_its_name_says(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
+    layout = archive(saved, "oci-folder", tmp_path)
+    largest = max((layout / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        file.write(b"changed")
+    digest = hashlib.sha256(largest.read_bytes()).hexdigest()
+    done = bottle("pack", "--archive", layout)
+    done.failed(105, largest.name)
+    assert digest in done.err  # what it is instead
+    assert not bottle.leftovers
+
+
+# --- the cache
+
+
+def test_a_flipped_byte_in_an_artifact_is_told_and_it_is_made_again(bottle: Bottle, saved: Path) -> None:
+    path = bottle("pack", "--archive", saved).path
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(len(whole) // 2)
+        file.write(bytes([whole[len(whole) // 2] ^ 1]))
+    told = bottle("cache", "verify")
+    assert told.code == 114
+    assert path.name in told.out
+    again = bottle("pack", "--json", "--archive", saved)
+    assert json.loads(again.line)["cache"] == "miss"
+    assert "damaged" in again.err
+    assert path.read_bytes() == whole
+    assert bottle("cache", "verify").code == 0
+    assert not bottle.leftovers
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with very little room."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "bot-bottle-test", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("size", ["300k", "1m", "6m", "12m", "18m"])
+def test_a_full_disk(bottle: Bottle, context: Context, small_disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", small_disk], check=True)
+    folder = context("COPY large /large", large=os.urandom(5_000_000))
+    there = Bottle(small_disk / "cache", bottle.changes)
+    done = there("pack", folder)
+    done.failed(108, "BOT_BOTTLE_CACHE_DIR")
+    assert str(small_disk) in done.err
+    assert not there.leftovers
+    assert there.artifacts == []
+
+
+def test_output_on_a_full_disk(bottle: Bottle, saved: Path, small_disk: Path) -> None:
+    done = bottle("pack", "--archive", saved, "-o", small_disk / "out.smolmachine")
+    done.failed(108)
+    assert list(small_disk.iterdir()) == []
+    assert not bottle.leftovers
+
+
+def test_a_cache_that_cannot_be_written(bottle: Bottle, saved: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    try:
+        there = Bottle(small_disk / "cache", bottle.changes)
+        there("pack", "--archive", saved).failed(107, str(small_disk), "BOT_BOTTLE_CACHE_DIR")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
