@@ -51,6 +51,14 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"bot_bottle.cli.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; when whoever read our output has gone, end as a program killed by SIGPIPE does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(141) from None  # click's own answer would be 1
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without loading them."""
         with formatter.section("Commands"):
@@ -81,10 +89,6 @@ def run(arguments: list[str]) -> int:
     except BottleError as error:
         _say(f"bottle: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        # whoever read our output has gone: end as a program killed by SIGPIPE does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
         return _unexpected(error)
 

@@ -1,0 +1,110 @@
+"""A pack that is ended in the middle, at every stage: nothing runs on, nothing is left, nothing is half."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Context
+from tests.support.bottle import Bottle, Ended, end, wait_until
+from tests.support.engines import Docker
+
+LARGE = 120_000_000  # bytes that do not compress: exporting and packing them takes a second or two
+
+STAGES = ("build", "export", "pack", "wait")
+
+
+@pytest.fixture(scope="module")
+def large(docker: Docker, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image that takes a while."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "large").write_bytes(os.urandom(LARGE))
+    (folder / "Dockerfile").write_text(f"FROM {base_image}\nCOPY large /large\n")
+    return docker.build(folder)
+
+
+class Under:
+    """A pack that has come to a stage."""
+
+    def __init__(self, bottle: Bottle, stage: str, context: Context, large: str) -> None:
+        self.bottle = bottle
+        self.other: subprocess.Popen[str] | None = None
+        if stage == "build":
+            folder = context("RUN echo begun > /begun && sleep 300")
+            self.process = bottle.start("pack", "-v", folder)
+            reached: Callable[[], object] = lambda: [  # noqa: E731
+                each for each in bottle.processes() if "docker" in each and "build" in each
+            ]
+        elif stage == "wait":
+            self.other = bottle.start("pack", "--image", large)
+            wait_until(lambda: list(bottle.cache.glob("smolmachines/*.lock")))
+            self.process = bottle.start("pack", "--image", large)
+            assert self.process.stderr is not None
+            assert "waiting" in self.process.stderr.readline()
+            reached = lambda: True  # noqa: E731
+        else:
+            self.process = bottle.start("pack", "--image", large)
+            pattern = {"export": "runs/run-*/export/*", "pack": "smolmachines/*.tmp"}[stage]
+            reached = lambda: [  # noqa: E731
+                path for path in bottle.cache.glob(pattern) if path.exists() and path.stat().st_size
+            ]
+        wait_until(reached)
+
+    def ended(self) -> Ended:
+        if self.other is not None:
+            assert end(self.other).code == 0
+        return end(self.process)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing(
+    bottle: Bottle, context: Context, large: str, stage: str, signum: signal.Signals
+) -> None:
+    under = Under(bottle, stage, context, large)
+    under.process.send_signal(signum)
+    done = under.ended()
+    assert (done.code, done.out) == (128 + signum, "")
+    assert "interrupted" in done.err
+    assert "Traceback" not in done.err
+    assert not bottle.leftovers
+    assert len(bottle.artifacts) == (stage == "wait")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_signals_at_once_are_one(bottle: Bottle, context: Context, large: str, stage: str) -> None:
+    under = Under(bottle, stage, context, large)
+    for _ in range(3):
+        under.process.send_signal(signal.SIGINT)
+    done = under.ended()
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert not bottle.leftovers
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_sigkill_leaves_the_next_command_sweeps(
+    bottle: Bottle, context: Context, large: str, stage: str, tmp_path: Path
+) -> None:
+    under = Under(bottle, stage, context, large)
+    under.process.kill()
+    assert under.ended().code == -signal.SIGKILL
+    assert bottle("cache", "prune").code == 0
+    wait_until(lambda: not bottle.leftovers, seconds=20)
+
+
+def test_a_reader_that_goes_away_ends_it(bottle: Bottle, saved: Path) -> None:
+    """As `bottle cache ls | head -0` does."""
+    bottle("pack", "--archive", saved)
+    process = bottle.start("cache", "ls")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr is not None
+    with process.stderr as stream:
+        assert stream.read() == ""
