@@ -1,0 +1,169 @@
+"""Help that teaches, options that are refused with one message, and documents that say what is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from bot_bottle import errors
+from bot_bottle.cli import main
+
+CHECKOUT = Path(__file__).parents[3]
+DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+
+
+def commands(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command there is, by its words."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, (*path, name))
+
+
+ALL = dict(commands(main.bottle))
+NAMES = [" ".join(path) for path in ALL]
+
+
+def bottle(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bot_bottle", *args], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("path", ALL, ids=NAMES)
+def test_help_fits_a_terminal_and_is_whole(path: tuple[str, ...]) -> None:
+    command = ALL[path]
+    context = click.Context(command, info_name=" ".join(("bottle", *path)), terminal_width=80)
+    text = command.get_help(context)
+    assert text.startswith("Usage: bottle")
+    assert command.get_short_help_str()
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name != "help":
+            assert option.help, option.name
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if len(path) == 1], ids=str)
+def test_help_teaches_with_examples(path: tuple[str, ...]) -> None:
+    text = ALL[path].help or ""
+    if path != ("doctor",):
+        assert "Examples:" in text
+        assert f"bottle {path[0]}" in text.split("Examples:")[1]
+
+
+def shown(document: Path) -> Iterator[str]:
+    """The command lines that a document shows: after a prompt in its console blocks."""
+    for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
+        yield from re.findall(r"^[$#] (.*)$", block, re.MULTILINE)
+
+
+def examples() -> Iterator[str]:
+    for document in DOCUMENTS:
+        yield from shown(document)
+    for command in ALL.values():
+        _, _, text = (command.help or "").partition("Examples:")
+        for line in text.splitlines():
+            yield re.split(r"\s{2,}", line.strip())[0]
+
+
+def words(line: str) -> list[list[str]]:
+    """The arguments of each `bottle` in a line of shell."""
+    parts = re.split(r"\s*(?:\||;|&&|>)\s*", re.sub(r"(?<=\s)# .*", "", line))
+    return [shlex.split(part)[1:] for part in parts if re.match(r"(sudo )?bottle\b", part)]
+
+
+EXAMPLES = sorted({tuple(args) for line in examples() for args in words(line)})
+
+
+@pytest.mark.parametrize("args", EXAMPLES, ids=" ".join)
+def test_every_example_is_a_command(args: tuple[str, ...]) -> None:
+    command: click.Command = main.bottle
+    context = click.Context(command)
+    rest = list(args)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        found = command.get_command(context, rest[0])
+        assert found is not None, rest[0]
+        command, rest = found, rest[1:]
+    if not isinstance(command, click.Group):
+        command.make_context(" ".join(args), rest, resilient_parsing=False)
+
+
+def test_examples_were_found() -> None:
+    assert len(EXAMPLES) > 20
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["rum"], "No such command 'rum'"),
+        (["run", "--memmory", "1g"], "No such option"),
+        (["run", "--engine", "lxc"], "'lxc' is not one of"),
+        (["run", ".", "ls"], "put -- before the command"),
+        (["run", "-m", "much", "."], "not a size of memory"),
+        (["run", "-e", "1=2", "."], "not a variable's name"),
+        (["run", "--name", "a/b", "."], "not a bottle's name"),
+        (["run", "--cpus", "0", "."], "1 to 255 CPUs"),
+        (["run", "-w", "src", "."], "must be absolute"),
+        (["run", "--platform", "linux/s390x", "."], "runs linux/"),
+        (["pack", "--image", "-rf"], "not an image reference"),
+        (["cache", "prune", "--older-than", "soon"], "soon"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_makes_no_sense_is_one_message(args: list[str], told: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bot_bottle", *args], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode in (2, errors.SpecError.exit_code), done
+    assert done.stdout == ""
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_exit_status_is_documented() -> None:
+    text = (CHECKOUT / "docs" / "exit-statuses.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) ", text, re.MULTILINE)}
+    leaves = [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.BottleError)
+    ]
+    own = {each.exit_code for each in leaves if each is not errors.Interrupted}
+    assert own - documented == set()
+    assert {code for code in documented if 100 <= code <= 125} - own == set()
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_the_shell(shell: str) -> None:
+    done = bottle("completion", shell)
+    assert done.returncode == 0
+    assert "_BOTTLE_COMPLETE" in done.stdout
+    if program := shutil.which(shell):
+        subprocess.run([program, "-n"], input=done.stdout, text=True, check=True, timeout=30)
+
+
+def test_completion_completes() -> None:
+    env = {"_BOTTLE_COMPLETE": "bash_complete", "COMP_WORDS": "bottle ru", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bottle")], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["plain,run"]
