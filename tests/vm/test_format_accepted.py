@@ -173,7 +173,7 @@ def test_it_unpacks_to_the_image(smolvm: Smolvm, packed: Path) -> None:
         path: os.getxattr(layer / path, "user.containers.override_stat").decode()
         for path in ("bin/run", "home/me/own")
     }
-    assert stated == {"bin/run": "0:0:0104755", "home/me/own": "1000:100:0100640"}
+    assert stated == {"bin/run": "0:0:04755", "home/me/own": "1000:100:0640"}
     assert (shared / "agent-rootfs/sbin/init").lstat()
 
 
@@ -264,8 +264,12 @@ REFUSED_WHEN_UNPACKED: dict[str, Change] = {
     "frame cut": with_assets(lambda assets: assets[:-1]),
     "gzip": with_assets(lambda assets: gzip.compress(b"x")),
     "plain tar": with_assets(lambda assets: bytes(10240)),
-    "bytes after the frames": with_assets(lambda assets: assets + b"more"),
     "tar cut in a member": with_tar(lambda tar: tar[:1_000_000]),
+}
+
+
+REFUSED_BY_US_ALONE: dict[str, Change] = {
+    "bytes after the frames": with_assets(lambda assets: assets + b"more"),
 }
 
 
@@ -305,3 +309,13 @@ def test_both_refuse_it_when_they_unpack_it(
     done = smolvm.create(path)
     assert done.returncode != 0, done.stdout
     assert smolvm("machine", "ls", "--json").stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("change", REFUSED_BY_US_ALONE.values(), ids=REFUSED_BY_US_ALONE)
+def test_we_refuse_what_smolvm_overlooks(
+    smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change
+) -> None:
+    path = changed(packed, change, tmp_path)
+    with pytest.raises(ArtifactError):
+        verify(path)
+    assert smolvm.create(path).returncode == 0
