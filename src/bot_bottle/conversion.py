@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bot_bottle import paths
 from bot_bottle.errors import DiskFullError, ImageError, SpecError
-from bot_bottle.image.archive import Image, open_archive, spool
+from bot_bottle.image.archive import Image, as_tar, open_archive, spool
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Digest, Platform
@@ -183,16 +183,20 @@ class Converter:
         return packed.digest
 
     def _pack_smolvm(self, archive: Path, temp: Path) -> Digest:
+        archive = as_tar(archive, self._run.folder("archive") / "image.tar")
         exchange = self._run.folder("exchange")
         with self._smolvm_host(exchange) as host, self._progress.stage("pack") as stage:
             stage.say("smolvm pack create")
             inside = "/exchange" if host.kind == "emulated" else str(exchange)
+            # the archive may be readable by its owner alone; an emulated host is a wall of its own
+            env = {"SMOLVM_VM_UID_DROP": "off"} if host.kind == "emulated" else {}
 
             def run(args: Sequence[str]) -> None:
                 places = {str(archive.absolute()): host.path_of(archive)}
                 host.call(
                     [places.get(arg, arg.replace(str(exchange), inside)) for arg in args],
                     timeout=_PACK_TIMEOUT,
+                    env=env,
                 )
 
             made = exchange / "made.smolmachine"

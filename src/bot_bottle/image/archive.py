@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -83,6 +85,26 @@ def spool(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]) -> Pa
             ) from error
         raise ImageError(f"cannot write {path}", why=error.strerror or str(error)) from error
     return path
+
+
+def as_tar(archive: Path, target: Path) -> Path:
+    """Give an archive as one file whose name ends in `.tar`: itself, or `target`, made from it.
+
+    Programs that tell an archive from a registry reference by its name take no other.
+    """
+    if archive.is_dir():
+        with tarfile.open(target, "x") as tar:
+            for path in sorted(archive.rglob("*")):
+                if path.is_file() and not path.is_symlink():
+                    tar.add(path, path.relative_to(archive).as_posix(), recursive=False)
+        return target
+    if archive.suffix == ".tar":
+        return archive
+    try:
+        target.hardlink_to(archive.resolve())
+    except OSError:
+        shutil.copyfile(archive, target)
+    return target
 
 
 def _open_members(path: Path, stack: ExitStack) -> Members:
