@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,8 @@ from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.cache import Explanation
 from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source
+from bot_bottle.verify.verify import Report
+from bot_bottle.verify.verify import verify as verify_artifact
 from bot_bottle.vm.host import Accel
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
@@ -83,6 +86,27 @@ def why(
     """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
     with workspace() as run:
         return Converter(run, progress or Progress(), engine=engine, packer=packer).why(source)
+
+
+def verify(
+    artifact: Path,
+    source: Source | None = None,
+    *,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify every byte of an artifact, and that it is what its source's image is. No machine is started.
+
+    Raises ArtifactError and ImageError for what is damaged; differences are in the report.
+    """
+    progress = progress or Progress()
+    with workspace() as run, ExitStack() as stack:
+        size = artifact_format.read(artifact).size
+        image = (
+            stack.enter_context(Converter(run, progress, engine=engine).opened(source)) if source else None
+        )
+        with progress.stage("verify", size) as stage:
+            return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
 
 
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:

@@ -98,6 +98,16 @@ class Converter:
             self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
         return Conversion(image_id, entry, self._packer, self._losses, dict(self._progress.seconds))
 
+    @contextmanager
+    def opened(self, source: Source) -> Iterator[Image]:
+        """Open a source's image, exported from the engine if it is not an archive, for the block."""
+        if source.archive is not None:
+            with self._archive(source) as image:
+                yield image
+        else:
+            with open_archive(self._export(self.image_id(source))) as image:
+                yield image
+
     def why(self, source: Source) -> Explanation:
         """Tell why a run of this source would find its artifact, or not."""
         return self.cache.why(self.key(self.image_id(source)), str(source))

@@ -121,6 +121,12 @@ class VerifyError(BottleError):
     exit_code = 114
 
 
+class DifferenceError(BottleError):
+    """`bottle verify` found that an artifact is not what its image is; what differs has been listed."""
+
+    exit_code = 115
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
     "registry": "Serve local images as a registry while a command runs.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
+    "verify": "Compare a .smolmachine with the image it was made from.",
 }
 
 _HELP = """Run an AI coding agent in a microVM made from your repository's own Dockerfile.

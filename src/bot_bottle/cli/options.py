@@ -80,17 +80,20 @@ def bottle_options(command: F) -> F:
     return command
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["docker", "podman"]),
+    envvar="BOT_BOTTLE_ENGINE",
+    show_envvar=True,
+    help="Default: the first that answers.",
+)
+
+
 def engine_options(command: F) -> F:
     """Add the choice of engine, packer and accelerator."""
     for option in reversed(
         [
-            click.option(
-                "--engine",
-                type=click.Choice(["docker", "podman"]),
-                envvar="BOT_BOTTLE_ENGINE",
-                show_envvar=True,
-                help="Default: the first that answers.",
-            ),
+            engine_option,
             click.option(
                 "--packer",
                 type=click.Choice(["native", "smolvm"]),

@@ -14,8 +14,11 @@ import click
 
 from bot_bottle import bottle
 from bot_bottle.cli import inputs, options
+from bot_bottle.cli.verify import shown
 from bot_bottle.conversion import Conversion
-from bot_bottle.errors import ArtifactError
+from bot_bottle.errors import ArtifactError, DifferenceError
+from bot_bottle.progress import Progress
+from bot_bottle.spec import Source
 
 _HELP = """Make a .smolmachine from PATH's Dockerfile (default: the current folder), an image or an archive.
 
@@ -47,11 +50,16 @@ Examples:
     metavar="FILE",
     help="Copy the artifact here.",
 )
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare it with its image, exported once more; see bottle verify.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
 @options.engine_options
 @options.output_options
 @click.pass_context
-def command(ctx: click.Context, /, output: Path | None, as_json: bool, **given: Any) -> None:
+def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
     """Convert and print where the artifact is."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
@@ -59,10 +67,26 @@ def command(ctx: click.Context, /, output: Path | None, as_json: bool, **given: 
         source, engine=given["engine"], packer=given["packer"], accel=given["accel"], progress=progress
     )
     where = done.entry.path
+    if verify:
+        with done.entry.hold():
+            _verify(done, source, given["engine"], progress)
     if output is not None:
         with done.entry.hold():
             where = _copy(where, output)
     click.echo(json.dumps(_described(done, where)) if as_json else where)
+
+
+def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:
+    """Print what differs from the image as notes. Raises DifferenceError where nothing explains it."""
+    image = source if source.archive is not None else Source(image=done.image_id)
+    report = bottle.verify(done.entry.path, image, engine=engine, progress=progress)
+    if not report.ok:
+        raise DifferenceError(
+            f"the artifact is not what its image is: {done.entry.path}",
+            why=shown(report),
+            next_step="do not use it, `bottle cache prune --all` removes it; this is a defect of its packer",
+        )
+    progress.note(shown(report))
 
 
 def _described(done: Conversion, where: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, LayerStream
 from bot_bottle.image.overlay import stack
 from bot_bottle.image.portable import LONGEST_PATH, Loss, Losses, make_portable
+from bot_bottle.image.sparse import zeros
 from bot_bottle.image.tarread import padded
 from bot_bottle.image.tarwrite import END, header, header_size
 from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota
@@ -24,7 +25,6 @@ __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
 
 FLATTEN_VERSION = 1  # goes up whenever the same image would give other bytes
 
-_ZEROS = bytes(CHUNK)
 _BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
 _SIZE_LIMIT = 128 << 30
 _ENTRY_LIMIT = 2_000_000
@@ -204,7 +204,7 @@ class _Data:
         at = 0
         held = 0
         for offset, length in node.extents if node.extents is not None else ((0, node.size),):
-            yield from _zeros(offset - at)
+            yield from zeros(offset - at)
             left = length
             while left:
                 piece = stream.some(left)
@@ -214,7 +214,7 @@ class _Data:
                 yield piece
             at = offset + length
             held += length
-        yield from _zeros(padded(node.size) - at)
+        yield from zeros(padded(node.size) - at)
         self._position = node.offset + held
 
     def close(self) -> None:
@@ -227,9 +227,3 @@ class _Data:
             f"{self._image.layers[self._number]} has changed while it was read",
             next_step="keep the archive as it is and try again",
         )
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    while count > 0:
-        yield _ZEROS[:count]
-        count -= CHUNK

@@ -5,12 +5,21 @@ Source: GNU tar manual, "Storing Sparse Files" (old GNU format; PAX formats 0.0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 REPEATED = frozenset({"GNU.sparse.offset", "GNU.sparse.numbytes"})  # format 0.0 has one of each for a part
 SIZES = frozenset({"GNU.sparse.size", "GNU.sparse.realsize"})  # a member with one of them is sparse
 
 Extents = tuple[tuple[int, int], ...]
+
+_ZEROS = bytes(1 << 20)
+
+
+def zeros(count: int) -> Iterator[bytes]:
+    """Give a hole of `count` bytes, in pieces."""
+    while count > 0:
+        yield _ZEROS[:count]
+        count -= len(_ZEROS)
 
 
 def old_gnu(header: bytes, more: Callable[[], bytes]) -> tuple[int, Extents]:

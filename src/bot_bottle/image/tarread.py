@@ -21,6 +21,7 @@ from bot_bottle.image import sparse
 BLOCK = 512
 HEADER_LIMIT = 1 << 20  # bytes of headers one member may have; Go's reader, and so the engines, has the same
 _SIZE_LIMIT = 1 << 62
+_PIECE = 1 << 20
 
 REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE})
 _PLAIN = REGULAR | {
@@ -65,13 +66,30 @@ class Headers:
         self._position = 0
         self._budget = HEADER_LIMIT
         self.extents: sparse.Extents | None = None
-        self._held = 0  # bytes of data that follow the present member's headers
+        self._size = 0  # bytes of the present member, holes included
+        self._held = 0  # bytes of data that follow its headers
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         while (member := self._next()) is not None:
             following = self._position + padded(self._held)
             yield member
             self._skip(following - self._position)
+
+    def data(self) -> Iterator[bytes]:
+        """Give the present member's data in pieces, holes as zeros; what is not taken is passed over."""
+        at = 0
+        for offset, length in self.extents if self.extents is not None else ((0, self._held),):
+            yield from sparse.zeros(offset - at)
+            left = length
+            while left:
+                piece = self._stream.read(min(left, _PIECE))
+                if not piece:
+                    raise self._cut()
+                self._position += len(piece)
+                left -= len(piece)
+                yield piece
+            at = offset + length
+        yield from sparse.zeros(self._size - at)
 
     def _next(self) -> tarfile.TarInfo | None:
         self._budget = HEADER_LIMIT
@@ -130,6 +148,7 @@ class Headers:
         self._held = info.size if info.type in REGULAR else 0
         if info.type == tarfile.GNUTYPE_SPARSE or not sparse.SIZES.isdisjoint(records):
             self._sparse(info, block, records)
+        self._size = info.size if info.type in REGULAR else 0
         info.offset_data = self._position
         return info
 

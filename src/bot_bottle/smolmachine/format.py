@@ -52,6 +52,10 @@ def _ignore(_count: int) -> None:
     pass
 
 
+def _pass_over(_name: str, _pieces: Iterator[bytes]) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Footer:
     """The last 64 bytes. Sizes are in bytes; `checksum` is the CRC-32 over assets and manifest."""
@@ -139,11 +143,16 @@ def checksum(path: Path, on_bytes: Callable[[int], None] = _ignore) -> Artifact:
         return artifact
 
 
-def verify(path: Path, on_bytes: Callable[[int], None] = _ignore) -> Artifact:
+def verify(
+    path: Path,
+    on_bytes: Callable[[int], None] = _ignore,
+    on_layer: Callable[[str, Iterator[bytes]], None] = _pass_over,
+) -> Artifact:
     """Check all of a file: footer, manifest, CRC-32, every frame, and the tar members that are listed.
 
     It is read once, in bounded memory, whatever it holds. `on_bytes` is told how many bytes were read of the
-    file. Raises ArtifactError.
+    file, `on_layer` is given each layer's name and its tar in pieces, before the checksum is known. Raises
+    ArtifactError.
     """
     with _opened(path) as fd:
         artifact = _read(fd, path)
@@ -152,7 +161,7 @@ def verify(path: Path, on_bytes: Callable[[int], None] = _ignore) -> Artifact:
             lambda count, at: os.pread(fd, min(count, footer.assets_size - at), at), footer.assets_size
         )
         source = _Source(fd, footer.assets_size, on_bytes)
-        _check_members(source, artifact.manifest)
+        _check_members(source, artifact.manifest, on_layer)
         source.extend(footer.manifest_size)
         while source.read(_CHUNK):
             pass
@@ -196,15 +205,23 @@ def _compare(artifact: Artifact, source: _Source) -> None:
         )
 
 
-def _check_members(source: _Source, manifest: Manifest) -> None:
+def _check_members(
+    source: _Source, manifest: Manifest, on_layer: Callable[[str, Iterator[bytes]], None]
+) -> None:
     wanted = manifest.assets.required()
+    layers = {layer.path for layer in manifest.assets.layers}
     stream = _Unpacked(source)
+    headers = Headers(stream, "the artifact's tar", strict_end=True)
     try:
-        for member in Headers(stream, "the artifact's tar", strict_end=True):
-            if member.isreg() and member.name in wanted and wanted.pop(member.name) != member.size:
+        for member in headers:
+            if not member.isreg() or member.name not in wanted:
+                continue
+            if wanted.pop(member.name) != member.size:
                 raise ArtifactError(
                     "the artifact is damaged", why=f"{member.name} has another size than stated"
                 )
+            if member.name in layers:
+                on_layer(member.name, headers.data())
         while stream.skip(_CHUNK):  # what follows the tar's end must still be sound
             pass
     except ImageError as error:
@@ -253,18 +270,22 @@ class _Unpacked:
         while count and (part := self._reader.read(min(count, _CHUNK))):
             parts.append(part)
             count -= len(part)
+            self._count(len(part))
         return b"".join(parts)
 
     def skip(self, count: int) -> int:
         left = count
         while left and (done := self._reader.readinto(self._buffer[: min(left, _CHUNK)])):
             left -= done
-        self._left -= count - left
+        self._count(count - left)
+        return count - left
+
+    def _count(self, count: int) -> None:
+        self._left -= count
         if self._left < 0:
             raise ArtifactError(
                 "the artifact is too large", why=f"it unpacks to over {_UNPACKED_LIMIT} bytes"
             )
-        return count - left
 
 
 def digest_of(path: Path) -> Digest:

@@ -1,0 +1,70 @@
+"""What a comparison found: differences of one sort counted together, with a few examples of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+_EXAMPLES = 20
+_TEXT_LIMIT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One difference: where, and what the image and the artifact have there."""
+
+    path: str
+    image: str = ""
+    artifact: str = ""
+
+
+@dataclass(slots=True)
+class Finding:
+    """Differences of one sort. `expected` ones follow from how smolvm unpacks an artifact; `why` says how."""
+
+    what: str
+    why: str
+    expected: bool
+    count: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+
+class Findings:
+    """Gathers differences in bounded space."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[bool, str, str], Finding] = {}
+
+    def expected(
+        self, what: str, why: str, path: bytes | str, image: object = "", artifact: object = ""
+    ) -> None:
+        """Note a difference that smolvm's way of unpacking explains."""
+        self._add(Finding(what, why, expected=True), path, image, artifact)
+
+    def unexpected(
+        self, what: str, why: str, path: bytes | str, image: object = "", artifact: object = ""
+    ) -> None:
+        """Note a difference that should not be."""
+        self._add(Finding(what, why, expected=False), path, image, artifact)
+
+    def all(self) -> tuple[Finding, ...]:
+        """Give what was found, the unexpected first."""
+        return tuple(self._found[key] for key in sorted(self._found))
+
+    def _add(self, new: Finding, path: bytes | str, image: object, artifact: object) -> None:
+        finding = self._found.setdefault((new.expected, new.what, new.why), new)
+        finding.count += 1
+        if len(finding.examples) < _EXAMPLES:
+            finding.examples.append(Example(shown_path(path), _shown(image), _shown(artifact)))
+
+
+def shown_path(path: bytes | str) -> str:
+    """Give a path, or the name of a setting, on one line."""
+    return path if isinstance(path, str) else "/" + _shown(path)
+
+
+def _shown(value: object) -> str:
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    if not text.isprintable():
+        text = repr(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value)
+        text = text.removeprefix("b")[1:-1]
+    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}..."

@@ -1,0 +1,201 @@
+# ruff: noqa: S608 - the names of tables and columns are our own
+"""A root filesystem as a table on disk, so that comparing takes the same memory for any number of files."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from bot_bottle.errors import CacheError, DiskFullError
+from bot_bottle.image.tree import PATH_MAX
+from bot_bottle.verify.entries import Entry, Facts, plain
+
+_FOLLOWS = 40  # links in one path before the kernel gives up: path_resolution(7)
+_COLUMNS = ", ".join(field.name for field in fields(Facts))
+_MARKS = ", ".join("?" for _ in fields(Facts))
+
+
+@contextmanager
+def tables(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Hold a database in `folder`, which the caller owns, for as long as the block lasts.
+
+    Raises DiskFullError when it does not fit there.
+    """
+    path = folder / "entries.sqlite"
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        # what a crash would leave is of no use, so nothing is done to keep it whole
+        for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32000"):
+            connection.execute(f"PRAGMA {setting}")
+        yield connection
+    except sqlite3.OperationalError as error:
+        kind = DiskFullError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else CacheError
+        raise kind(
+            f"cannot keep the list of files in {folder}",
+            why=str(error),
+            next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
+        ) from error
+    finally:
+        connection.close()
+        path.unlink(missing_ok=True)
+
+
+class Tree:
+    """The files of one root filesystem by path. `refuse` is told why smolvm would not unpack a path."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, name: str, refuse: Callable[[str, bytes], None]
+    ) -> None:
+        self.name = name
+        self.count = 0
+        self._refuse = refuse
+        self._run = connection.execute
+        self._inode = 0
+        self._near: bytes | None = None  # the last folder that an entry was put in
+        self._run(f"CREATE TABLE {name} (path BLOB PRIMARY KEY, inode INTEGER NOT NULL) WITHOUT ROWID")
+        self._run(f"CREATE TABLE {name}_files (inode INTEGER PRIMARY KEY, {_COLUMNS})")
+        self._select = f"SELECT path, {_COLUMNS} FROM {name} JOIN {name}_files USING (inode)"
+        self._insert_file = f"INSERT INTO {name}_files VALUES (?, {_MARKS})"
+
+    def add(self, entry: Entry) -> None:
+        """Put an entry in its place, as whoever unpacks the tar would: over what has its name already."""
+        self.count += 1
+        path = self._place(plain(entry.name))
+        if not path:
+            return  # the root's own attributes are everybody's own affair
+        if entry.facts is not None:
+            if why := refused_link(path, entry.facts.link):
+                self._refuse(why, path)
+            self._put(path, entry.facts)
+            return
+        target = self._place(plain(entry.hard_link))
+        inode = self._inode_of(target) if target else None
+        if inode is None:
+            self._refuse("a hard link to nothing", path)
+        else:
+            self._name(path, inode, is_folder=False)
+
+    def get(self, path: bytes) -> Facts | None:
+        """Give what is at a path; links are not followed."""
+        row = self._run(f"{self._select} WHERE path = ?", (path,)).fetchone()
+        return None if row is None else Facts(*row[1:])
+
+    def all(self) -> Iterator[tuple[bytes, Facts]]:
+        """Give every path and what is there, sorted by path."""
+        for path, *row in self._run(f"{self._select} ORDER BY path"):
+            yield path, Facts(*row)
+
+    def groups_query(self, table: str, other: Tree) -> str:
+        """Give SQL that makes a table of the paths which share a file, and the first of the names it has.
+
+        Only paths that `other` has too count.
+        """
+        return f"""
+            CREATE TABLE {table} AS WITH common AS (
+                SELECT path, inode FROM {self.name} WHERE path IN (SELECT path FROM {other.name}))
+            SELECT path, first FROM common JOIN (
+                SELECT inode, min(path) AS first FROM common GROUP BY inode HAVING count(*) > 1
+            ) USING (inode)"""
+
+    def leads_to(self, path: bytes, target: bytes) -> tuple[bytes, bytes]:
+        """Go where a symlink at `path` leads, as the kernel goes with this tree as its root.
+
+        Gives the place that is there, and the words that are left from where nothing is there. A link at the
+        end is not followed.
+        """
+        here = [] if target.startswith(b"/") else path.split(b"/")[:-1]
+        todo = _words(target)
+        follows = 0
+        while todo:
+            word = todo.pop(0)
+            if word == b"..":
+                del here[-1:]
+                continue
+            facts = self.get(b"/".join([*here, word])) if todo else None
+            if facts is not None and facts.kind == "symlink" and follows < _FOLLOWS:
+                follows += 1
+                here = [] if facts.link.startswith(b"/") else here
+                todo = _words(facts.link) + todo
+            elif not todo or (facts is not None and facts.kind == "folder"):
+                here.append(word)
+            else:
+                return b"/".join(here), b"/".join([word, *todo])
+        return b"/".join(here), b""
+
+    def _place(self, path: bytes) -> bytes | None:
+        """Give a path with the links on its way followed, its folders made where they are missing.
+
+        None stands for one that smolvm would not unpack.
+        """
+        head, slash, name = path.rpartition(b"/")
+        if path.startswith(b"/") or b".." in path.split(b"/"):
+            return self._refuse("a name that leads out", path)
+        if len(path) > PATH_MAX:
+            return self._refuse("a path that no file system holds", path)
+        if not slash or head == self._near:
+            return path
+        folder = head if self._kind(head) == "folder" else self._walk(path, head)
+        if folder is None:
+            return None
+        self._near = folder
+        return folder + b"/" + name if folder else name
+
+    def _walk(self, path: bytes, head: bytes) -> bytes | None:
+        here = b""
+        for word in head.split(b"/"):
+            step = here + b"/" + word if here else word
+            facts = self.get(step)
+            if facts is None:
+                self._put(step, Facts("folder"))
+            elif facts.kind == "symlink":
+                through, missing = self.leads_to(step, facts.link + b"/.")
+                if facts.link.startswith(b"/") or missing or self._kind(through) != "folder":
+                    return self._refuse("an entry through a link", path)
+                step = through
+            elif facts.kind != "folder":
+                return self._refuse("an entry in something that is not a folder", path)
+            here = step
+        return here
+
+    def _kind(self, path: bytes) -> str:
+        facts = self.get(path) if path else Facts("folder")
+        return facts.kind if facts is not None else ""
+
+    def _put(self, path: bytes, facts: Facts) -> None:
+        self._inode += 1
+        self._run(self._insert_file, (self._inode, *astuple(facts)))
+        self._name(path, self._inode, is_folder=facts.kind == "folder")
+
+    def _name(self, path: bytes, inode: int, *, is_folder: bool) -> None:
+        """Give a file a name. What had it goes, with all that was in it, but for a folder where one comes."""
+        if self._run(f"INSERT OR IGNORE INTO {self.name} VALUES (?, ?)", (path, inode)).rowcount:
+            return
+        if not (is_folder and self._kind(path) == "folder"):
+            within = (path + b"/", path + b"0")  # 0 comes after /
+            self._run(f"DELETE FROM {self.name} WHERE path > ? AND path < ?", within)
+            self._near = None
+        self._run(f"UPDATE {self.name} SET inode = ? WHERE path = ?", (inode, path))
+
+    def _inode_of(self, path: bytes) -> int | None:
+        row = self._run(f"SELECT inode FROM {self.name} WHERE path = ?", (path,)).fetchone()
+        return None if row is None else int(row[0])
+
+
+def refused_link(path: bytes, link: bytes) -> str:
+    """Say why smolvm does not take a symlink, or nothing: it looks at the words, not at what they lead to."""
+    if len(link) > PATH_MAX:
+        return "a symlink that no file system holds"
+    absolute = link.startswith(b"/")
+    depth = 0 if absolute else path.count(b"/")
+    for word in _words(link):
+        depth += -1 if word == b".." else 1
+        if depth < 0:
+            return "a symlink that climbs over the root"
+    return "a symlink to the root" if absolute and not depth else ""
+
+
+def _words(path: bytes) -> list[bytes]:
+    return [word for word in path.split(b"/") if word not in (b"", b".")]
