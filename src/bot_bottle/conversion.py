@@ -152,8 +152,9 @@ class Converter:
     def _export(self, image_id: str) -> Path:
         """Take the image out of the engine into the run's folder."""
         with self._progress.stage("export", self.engine.size(image_id) or None) as stage:
+            archive = self._run.folder("export") / "image.tar"
             with self.engine.save(image_id) as stream:
-                archive = spool(stream, self._run.folder("export"), stage.advance)
+                spool(stream, archive, stage.advance)
             stage.conclude(f"from {self.engine.name}")
         return archive
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bot_bottle.errors import DiskFullError, ImageError
 from bot_bottle.image import layout
-from bot_bottle.image.layers import CHUNK, Blob, Layer
+from bot_bottle.image.engine_stream import TarStream
+from bot_bottle.image.layers import Blob, Layer
 from bot_bottle.image.members import FolderMembers, Members, TarMembers, document, shown, whole
 from bot_bottle.image.oci import Digest, ImageConfig, Platform
 
@@ -61,30 +62,24 @@ def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Im
         yield replace(_image(config, blobs, digests, wanted), manifest_bytes=manifest)
 
 
-def spool(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]) -> Path:
-    """Write an engine's save stream to a file in `folder`, which the caller owns, and give its path.
+def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> None:
+    """Write an engine's save stream to a new file, in a folder that the caller owns.
 
-    `on_bytes` is called with the size of each piece. Raises DiskFullError when it does not fit; what was
-    written is removed then.
+    `on_bytes` is called with the size of each piece that was written. Raises DiskFullError when it does not
+    fit; what was written is removed then.
     """
-    path = folder / "image.tar"
     try:
-        with path.open("xb", buffering=0) as file:
-            while piece := stream.read(CHUNK):
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-                on_bytes(len(piece))
+        with path.open("x+b", buffering=0) as file:
+            stream.pour(file.fileno(), on_bytes)
     except OSError as error:
         path.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
-                f"the image does not fit in {folder}",
+                f"the image does not fit in {path.parent}",
                 why=error.strerror or "",
                 next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
             ) from error
         raise ImageError(f"cannot write {path}", why=error.strerror or str(error)) from error
-    return path
 
 
 def as_tar(archive: Path, target: Path) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from bot_bottle import process, rundir
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
@@ -112,7 +112,7 @@ class Engine:
             raise words.refused(self.name, "push", ref, done.complaint)
 
     @contextmanager
-    def save(self, ref: str) -> Iterator[BinaryIO]:
+    def save(self, ref: str) -> Iterator[TarStream]:
         """Give the image as a docker archive, a stream that is held nowhere.
 
         When the engine fails, the block ends with its EngineError, whatever the reader made of the part
@@ -124,7 +124,7 @@ class Engine:
             with process.reading(command) as source:
                 stream = TarStream(source)
                 try:
-                    yield cast(BinaryIO, stream)
+                    yield stream
                 except BaseException as error:
                     ours = isinstance(error, Interrupted) or not isinstance(error, Exception)
                     if ours or not stream.at_end():

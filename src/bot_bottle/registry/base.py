@@ -13,7 +13,8 @@ from bot_bottle.image.archive import spool
 from bot_bottle.image.engine import Engine
 from bot_bottle.image.oci import Digest
 from bot_bottle.registry.client import Client
-from bot_bottle.registry.content import Content, open_content
+from bot_bottle.registry.content import Content, Known, open_content
+from bot_bottle.registry.hashing import MemberHashes
 from bot_bottle.registry.routes import is_name
 
 
@@ -63,10 +64,7 @@ class Registry:
 
         The file must stay as it is while it is served. Raises ImageError, RegistryError.
         """
-        repository = self._repository(name)
-        content = self._stack.enter_context(open_content(path))
-        self._take(repository, content)
-        return Reference(self.address, repository, content.digest)
+        return self._load(path, name, {})
 
     def load_image(
         self,
@@ -80,9 +78,15 @@ class Registry:
         `on_bytes` is called with the size of each piece saved. Raises EngineError, ImageError, DiskFullError.
         """
         folder = Path(tempfile.mkdtemp(prefix="image-", dir=self._folder))
-        with engine.save(ref) as stream:
-            path = spool(stream, folder, on_bytes)
-        return self.load(path, name)
+        path = folder / "image.tar"
+
+        def advance(count: int) -> None:
+            hashes.grown(count)
+            on_bytes(count)
+
+        with engine.save(ref) as stream, MemberHashes(path) as hashes:
+            spool(stream, path, advance)
+        return self._load(path, name, hashes.known)
 
     def push_image(
         self,
@@ -102,6 +106,12 @@ class Registry:
         finally:
             engine.untag(target)
         return self.resolve(name)
+
+    def _load(self, path: Path, name: str, known: Known) -> Reference:
+        repository = self._repository(name)
+        content = self._stack.enter_context(open_content(path, known))
+        self._take(repository, content)
+        return Reference(self.address, repository, content.digest)
 
     def _take(self, repository: str, content: Content) -> None:
         Client(self.port).push(repository, content)

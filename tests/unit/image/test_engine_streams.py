@@ -105,8 +105,33 @@ def test_a_whole_archive_comes_through(fake: Fake, archive: Path) -> None:
         assert stream.read(10) + stream.read() == archive.read_bytes()
     with docker.save("a") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         assert [member.name for member in tar] == ["member"]
-    with docker.save("a") as stream, io.BufferedReader(stream) as buffered:  # type: ignore[type-var]
+    with docker.save("a") as stream, io.BufferedReader(stream) as buffered:
         assert buffered.read() == archive.read_bytes()
+
+
+@pytest.mark.parametrize("read_before", [0, 100])
+def test_a_whole_archive_is_poured_into_a_file(
+    fake: Fake, archive: Path, tmp_path: Path, read_before: int
+) -> None:
+    docker = engine(fake("docker", f"cat {archive}"))
+    counts: list[int] = []
+    with docker.save("a") as stream, (tmp_path / "poured").open("w+b") as file:
+        before = stream.read(read_before)
+        stream.pour(file.fileno(), counts.append)
+    whole = archive.read_bytes()
+    assert before + (tmp_path / "poured").read_bytes() == whole
+    assert sum(counts) == len(whole) - read_before
+
+
+@pytest.mark.parametrize("kept", [0, 512, 100_000, 300_544])
+def test_a_part_that_was_poured_is_never_whole(fake: Fake, archive: Path, tmp_path: Path, kept: int) -> None:
+    docker = engine(fake("docker", f"head -c {kept} {archive}"))
+    with (
+        pytest.raises(EngineError, match="broke off"),
+        docker.save("a") as stream,
+        (tmp_path / "poured").open("w+b") as file,
+    ):
+        stream.pour(file.fileno(), lambda _count: None)
 
 
 @pytest.mark.parametrize("kept", [0, 512, 100_000, 300_544])
