@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from tests.support.engines import CHECKOUT
+from tests.support.engines import CHECKOUT, Docker
 from tests.vm.conftest import COMMAND
 
 HELLO = CHECKOUT / "examples" / "hello"
@@ -111,3 +111,34 @@ def test_a_terminal(shared_cache: Path) -> None:
     child.close()
     assert child.exitstatus is not None
     assert left_behind(shared_cache) == []
+
+
+def test_an_ordinary_user_needs_nothing_of_root(docker: Docker, image: str, tmp_path: Path) -> None:
+    """From an empty home: kernel, disk and artifact are made, and the microVM boots, all without root."""
+    home = tmp_path / "home"
+    home.mkdir()
+    docker.docker("save", "--output", str(home / "image.tar"), image)
+    for path in (home, home / "image.tar"):
+        os.chown(path, 12345, 12345)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    # it may read anything: the interpreter of these tests may be private to root
+    user = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home)}
+    argv = [
+        *user,
+        *COMMAND,
+        "run",
+        "--archive",
+        str(home / "image.tar"),
+        "--",
+        "sh",
+        "-c",
+        "id -u; pwd; exit 7",
+    ]
+    done = subprocess.run(argv, cwd=home, env=env, capture_output=True, timeout=BOOT, check=False, text=True)
+    assert (done.returncode, done.stdout) == (7, "1000\n/home/agent\n"), done.stderr
+    assert {path.stat().st_uid for path in home.rglob("*")} == {12345}
+    assert left_behind(home / ".cache" / "bot-bottle") == []
