@@ -1,0 +1,55 @@
+"""bottle on a machine whose KVM boots guests: this one again, emulated by the test and not by bottle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.support import nested
+from tests.support.engines import Docker
+from tests.vm.conftest import COMMAND
+
+from bot_bottle import paths
+
+JOB = r"""
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/fast/home
+export BOT_BOTTLE_CACHE_DIR=/fast/cache
+unset DOCKER_HOST
+mkdir /fast/home && cd /results
+@bottle@ doctor --json > doctor.json
+printf 'given' | @bottle@ run -m 1g --archive image.tar -- sh -c \
+  'cat; echo; id -u; pwd; uname -r; echo "$GREETING"; echo of-error >&2; exit 7' > out 2> err
+echo $? > status
+@bottle@ run -q -m 1g --archive image.tar > own 2>> err
+uname -r > kernel
+ls /fast/cache/runs > left
+ps -ef | grep -v grep | grep -c bottle- > running
+"""
+
+
+@pytest.mark.timeout(900)
+def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
+    results, fast = tmp_path / "results", tmp_path / "fast"
+    results.mkdir()
+    docker.docker("save", "--output", str(results / "image.tar"), image)
+    # make smolvm ready here: that takes minutes there
+    subprocess.run([*COMMAND, "doctor"], capture_output=True, timeout=120, check=False)
+    (fast / "cache").mkdir(parents=True)
+    smolvm = paths.cache_dir() / "smolvm"
+    subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
+    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
+    console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
+    told = {path.name: path.read_text() for path in results.iterdir() if path.name != "image.tar"}
+    assert told.get("status") == "7\n", (told, console)
+    given, user, folder, kernel, greeting = told["out"].splitlines()
+    assert (given, user, folder, greeting) == ("given", "1000", "/home/agent", "two words")
+    assert kernel != told["kernel"].strip()
+    assert "of-error\n" in told["err"]
+    assert "emulating" not in told["err"]
+    assert told["own"].splitlines() == ["ran", "from cmd"]
+    checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
+    assert (checks["kvm"], checks["smolvm"]) == ("good", "good")
+    assert told["left"].split() in ([], ["names"])
+    assert told["running"] == "0\n"
