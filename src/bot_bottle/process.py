@@ -8,8 +8,8 @@ Arguments that must not be shown are `Masked`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import os
 import shlex
 import shutil
 import signal
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from bot_bottle import ending, strays
 from bot_bottle.errors import CommandError
 from bot_bottle.interrupts import shield
 
@@ -195,13 +196,12 @@ class Child:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end, `timeout` seconds at most, and give its code or None."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout)
+        _ended(self._popen, timeout)
         return self._popen.returncode
 
     def send(self, signum: int) -> None:
         """Send a signal to the program's whole group."""
-        _signal_group(self._popen, signum)
+        ending.signal_group(self.pid, signum)
 
 
 @contextmanager
@@ -263,20 +263,23 @@ def _started(
                 done = Completed(tuple(argv), 127, b"", why.encode())
                 raise CommandFailed(done, "could not be started") from error
             stack.callback(_end, child, session)
+            if session:
+                strays.note(child.pid)
         yield child
 
 
 def _end(child: subprocess.Popen[bytes], session: bool) -> None:
     """End a child that may still run, and everything in its session; then let go of its pipes."""
+    wait = functools.partial(_ended, child)
     with shield():
-        if child.poll() is None:
-            _signal_group(child, signal.SIGTERM) if session else child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(5)
-        if session:
-            _signal_group(child, signal.SIGKILL)
+        if not session:
+            child.terminate()
+            if not wait(5):
+                child.kill()
         elif child.poll() is None:
-            child.kill()
+            ending.end_session(child.pid, wait)
+        else:
+            ending.signal_group(child.pid, signal.SIGKILL)
         child.wait(30)
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:
@@ -284,10 +287,10 @@ def _end(child: subprocess.Popen[bytes], session: bool) -> None:
                     pipe.close()
 
 
-def _signal_group(child: subprocess.Popen[bytes], signum: int) -> None:
-    # the group of a child with its own session has the child's pid; it lives on while any member does
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signum)
+def _ended(child: subprocess.Popen[bytes], seconds: float | None) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
+    return child.returncode is not None
 
 
 def _drain(stream: IO[bytes], tail: deque[bytes]) -> None:

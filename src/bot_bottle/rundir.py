@@ -1,8 +1,9 @@
 """A folder for each command under way, and the sweep of what a killed command left.
 
 Everything temporary that a command makes lives in its run folder, or is named there as a `Stray` before it is
-made. The folder's lock is held by the kernel for as long as the command lives, so a folder whose lock can be
-taken belongs to nobody, and the next command removes it with all that it names.
+made; programs are named when they start. The folder's lock is held by the kernel for as long as the command
+lives, so a folder whose lock can be taken belongs to nobody, and the next command removes it with all that it
+names.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bot_bottle import paths
+from bot_bottle import paths, strays
 from bot_bottle.errors import CacheError
 from bot_bottle.interrupts import shield
 
@@ -37,11 +38,19 @@ class RunDir:
 
     def record(self, kind: str, **facts: Any) -> None:
         """Name something that lives outside the folder, before it is made, so that a sweep can end it."""
-        line = json.dumps({"kind": kind, **facts}) + "\n"
+        self._append({"kind": kind, **facts}, sync=True)
+
+    def note(self, pid: int) -> None:
+        """Name a program that was just started. No sync: what that guards against ends programs as well."""
+        with contextlib.suppress(OSError):  # a full disk, say; whoever started the program still ends it
+            self._append({"kind": "process", "pid": pid, "started": strays.start_time(pid)}, sync=False)
+
+    def _append(self, stray: dict[str, Any], *, sync: bool) -> None:
         with (self.path / _STRAYS).open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(json.dumps(stray) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
 
     def folder(self, name: str) -> Path:
         """Give a folder inside it, made if it is not there."""
@@ -52,7 +61,7 @@ class RunDir:
 
 @contextmanager
 def run_dir() -> Iterator[RunDir]:
-    """Hold a fresh folder until the block ends; then it is gone."""
+    """Hold a fresh folder until the block ends; then it is gone. It names the programs started meanwhile."""
     base = paths.runs_dir()
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,8 +75,10 @@ def run_dir() -> Iterator[RunDir]:
             why=str(error),
             next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
         ) from error
+    run = RunDir(path)
     try:
-        yield RunDir(path)
+        with strays.noted_by(run.note):
+            yield run
     finally:
         with shield():
             _remove(path)

@@ -1,4 +1,7 @@
-"""Processes that a killed command left: told by their start time, so that a reused number is nobody's."""
+"""Processes that a killed command left: noted when they start, and told by their start time ever after.
+
+A pid alone may be another process's by then; with the time of its start it is nobody else's.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,31 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from bot_bottle.ending import end_session, start_time
 
-def start_time(pid: int) -> str:
-    """Give a mark of when a process started ("" if there is none), so that a reused pid is told apart.
+__all__ = ["end_stray", "note", "noted_by", "start_time", "sweep"]
 
-    Source: proc(5), field 22 of /proc/PID/stat, in clock ticks since boot.
-    """
+_witnesses: list[Callable[[int], None]] = []
+
+
+@contextmanager
+def noted_by(witness: Callable[[int], None]) -> Iterator[None]:
+    """Tell `witness` the pid of every program that is started while the block lasts, by any thread."""
+    _witnesses.append(witness)
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+        yield
+    finally:
+        _witnesses.remove(witness)
+
+
+def note(pid: int) -> None:
+    """Tell that a program was started, in a session of its own."""
+    for witness in tuple(_witnesses):
+        witness(pid)
 
 
 def sweep(stray: dict[str, Any]) -> None:
@@ -28,12 +42,23 @@ def sweep(stray: dict[str, Any]) -> None:
 
 
 def end_stray(pid: int, started: str, timeout: float = 10) -> bool:
-    """End a process that a killed owner left, if `pid` is still the one that started then (linux only)."""
+    """End a process that a killed owner left, if `pid` is still the one that started then (linux only).
+
+    With it goes all that it has started. `timeout` (s) is for each try to end it in order.
+    """
     if not started or start_time(pid) != started:
         return False
+
+    def ended(seconds: float) -> bool:
+        deadline = time.monotonic() + min(seconds, timeout)
+        while (there := start_time(pid) == started) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not there
+
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + timeout
-    while start_time(pid) == started and time.monotonic() < deadline:
-        time.sleep(0.02)
+        if os.getpgid(pid) == pid:
+            end_session(pid, ended)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        ended(timeout)
     return True

@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 
 from tests.support.bottle import Bottle
-from tests.support.engines import LABEL, OWNER, Docker, call
+from tests.support.engines import LABEL, OWNER, Docker, Podman, call
 
 
 class Context(Protocol):
@@ -22,6 +22,12 @@ class Context(Protocol):
 def bottle(cache_dir: Path, docker: Docker) -> Bottle:
     """Run `bottle` with the docker of the tests."""
     return Bottle(cache_dir, docker.variables)
+
+
+@pytest.fixture
+def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
+    """Run `bottle` with the podman of the tests. No docker answers."""
+    return Bottle(cache_dir, {**podman.variables, "DOCKER_HOST": f"unix://{cache_dir}/nothing.sock"})
 
 
 @pytest.fixture

@@ -22,12 +22,6 @@ from tests.support.smolmachines import manifest_of, root_of
 LARGE = 60_000_000  # bytes that do not compress: a pack of them takes about a second
 
 
-@pytest.fixture
-def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
-    """Run `bottle` with the podman of the tests. No docker answers."""
-    return Bottle(cache_dir, {**podman.variables, "DOCKER_HOST": f"unix://{cache_dir}/nothing.sock"})
-
-
 def pack_json(bottle: Bottle, *args: str | Path) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(bottle("pack", "--json", *args).line)
     return described

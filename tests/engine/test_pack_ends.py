@@ -12,7 +12,8 @@ import pytest
 
 from tests.engine.conftest import Context
 from tests.support.bottle import Bottle, Ended, end, wait_until
-from tests.support.engines import Docker
+from tests.support.engines import Docker, Podman
+from tests.support.images import busybox_context
 
 LARGE = 120_000_000  # bytes that do not compress: exporting and packing them takes a second or two
 
@@ -38,7 +39,7 @@ class Under:
             folder = context("RUN echo begun > /begun && sleep 300")
             self.process = bottle.start("pack", "-v", folder)
             reached: Callable[[], object] = lambda: [  # noqa: E731
-                each for each in bottle.processes() if "docker" in each and "build" in each
+                each for each in bottle.processes() if "docker build --iidfile" in each
             ]
         elif stage == "wait":
             self.other = bottle.start("pack", "--image", large)
@@ -95,7 +96,39 @@ def test_what_sigkill_leaves_the_next_command_sweeps(
     under.process.kill()
     assert under.ended().code == -signal.SIGKILL
     assert bottle("cache", "prune").code == 0
-    wait_until(lambda: not bottle.leftovers, seconds=20)
+    assert not bottle.leftovers
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_step_that_podman_runs_ends_too(
+    podman_bottle: Bottle, podman: Podman, tmp_path: Path, signum: signal.Signals
+) -> None:
+    step = f"sleep 300 # {podman_bottle.mark}"
+    dockerfile = f"FROM scratch\nCOPY rootfs /\nENV PATH=/bin:/usr/bin\nRUN echo begun; {step}\n"
+    process = podman_bottle.start("pack", busybox_context(tmp_path / "context", dockerfile))
+    wait_until(lambda: running(step))
+    process.send_signal(signum)
+    assert end(process).code == (-signum if signum == signal.SIGKILL else 128 + signum)
+    assert podman_bottle("cache", "prune").code == 0
+    assert not running(step)
+    assert not podman_bottle.leftovers
+    assert podman.podman("ps", "--all", "--external", "--quiet") == b""
+
+
+def running(words: str) -> list[str]:
+    """The processes with these words in the command line, by pid."""
+    return [
+        process.name
+        for process in Path("/proc").glob("[0-9]*")
+        if words.encode() in readable(process / "cmdline")
+    ]
+
+
+def readable(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_a_reader_that_goes_away_ends_it(bottle: Bottle, saved: Path) -> None:

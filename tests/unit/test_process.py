@@ -89,10 +89,29 @@ def test_reading_that_stops_early_ends_the_program() -> None:
 
 def test_background_ends_with_its_block_even_when_it_ignores_sigterm(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    with process.background(sh(f"trap '' TERM; touch {ready}; while :; do sleep 1; done")) as child:
+    with process.background(sh(f"trap '' TERM; touch {ready}; exec sleep 60")) as child:
         while not ready.exists():
             time.sleep(0.01)
         assert child.code is None
+    assert not alive(child.pid)
+
+
+def test_a_program_hears_of_its_end_by_that_of_those_it_has_started(tmp_path: Path) -> None:
+    ready, tidied = tmp_path / "ready", tmp_path / "tidied"
+    with process.background(sh(f"sh -c 'touch {ready}; exec sleep 60'; touch {tidied}; exit 3")) as child:
+        while not ready.exists():
+            time.sleep(0.01)
+    assert tidied.exists()
+    assert child.code == 3
+
+
+def test_what_a_program_has_started_in_another_session_ends_with_it(tmp_path: Path) -> None:
+    pid, script = tmp_path / "pid", tmp_path / "script"
+    script.write_text(f"trap '' TERM; echo $$ > {pid}.new; mv {pid}.new {pid}; while :; do sleep 0.05; done")
+    with process.background(sh(f"setsid sh {script}; exit 0")) as child:
+        while not pid.exists():
+            time.sleep(0.01)
+    assert not alive(int(pid.read_text()))
     assert not alive(child.pid)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot_bottle import paths, rundir
+from bot_bottle import paths, rundir, strays
 from bot_bottle.errors import CacheError
 
 
@@ -64,6 +64,36 @@ def test_what_sigkill_left_is_swept_last_made_first() -> None:
     assert rundir.sweep({"thing": lambda stray: seen.append(stray["name"])}) == 1
     assert seen == ["b", "a"]
     assert list(paths.runs_dir().iterdir()) == []
+
+
+PROGRAMS = """
+import os, signal
+from bot_bottle import process, rundir
+with rundir.run_dir(), process.background(["sh", "-c", "sleep 300 & echo $$ $!; wait"], output=open(1, "wb")):
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_programs_that_sigkill_left_are_ended_with_all_that_they_started() -> None:
+    command = [sys.executable, "-c", PROGRAMS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdin is not None
+        pids = [int(word) for word in killed.stdout.readline().split()]
+        killed.stdin.close()
+    assert killed.returncode == -signal.SIGKILL
+    assert all(strays.start_time(pid) for pid in pids)
+    assert rundir.sweep({"process": strays.sweep}) == 1
+    assert [alive(pid) for pid in pids] == [False, False]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_stray_that_cannot_be_ended_is_tried_again() -> None:

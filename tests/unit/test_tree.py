@@ -16,7 +16,7 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 
 # a folder may import from those before it, and from the modules that know nothing of stages
 STAGES = ["image", "registry", "smolmachine", "verify", "vm", "backend"]
-GROUND = {"errors", "interrupts", "process", "progress", "live", "paths", "rundir", "strays"}
+GROUND = {"ending", "errors", "interrupts", "process", "progress", "live", "paths", "rundir", "strays"}
 TOP = ["spec", "config", "conversion", "bottle", "doctor", "cli", "__main__", "__init__"]
 
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import process, strays
+from bot_bottle import process
 from bot_bottle.errors import EngineError, RegistryError
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.interrupts import shield
@@ -63,7 +63,6 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
             log = stack.enter_context((folder / "log").open("wb"))
             stack.callback(remove)  # again, for what the engine was still making when its client ended
             child = stack.enter_context(process.background(run_argv(engine, image, name), output=log))
-            run.record("process", pid=child.pid, started=strays.start_time(child.pid))
             stack.callback(remove)
         port = _await(engine, name, child, folder / "log")
         held = stack.enter_context(ExitStack())

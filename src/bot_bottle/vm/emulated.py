@@ -20,7 +20,7 @@ from typing import Literal
 
 from filelock import FileLock
 
-from bot_bottle import paths, process, strays
+from bot_bottle import paths, process
 from bot_bottle.errors import AccelError, BootError, SmolvmError
 from bot_bottle.process import Child, Completed
 from bot_bottle.progress import Progress
@@ -208,7 +208,6 @@ def emulated_host(
             log = stack.enter_context((folder / "qemu.log").open("wb"))
             env = {**os.environ, "TMPDIR": str(folder)}
             child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
-            run.record("process", pid=child.pid, started=strays.start_time(child.pid))
             control = _control(folder, child)
             stack.callback(control.close)
             stack.callback(child.send, signal.SIGKILL)
