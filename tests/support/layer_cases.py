@@ -1,6 +1,7 @@
 """Crafted stacks of layers, and the tree that docker and podman show for each.
 
-What stands here was seen with docker 20.10 and podman 4.3; tests/engine holds it against the engine at hand.
+What stands here was seen with docker 20.10 and podman 4.3; tests/engine/test_corpus.py holds it against the
+engines at hand.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ CASES: dict[str, Case] = {
     "opaque root": Case([LOWER, [file("n"), file(".wh..wh..opq", b"")]], _but(n=b"x"), alone=True),
     "device 0/0": Case([LOWER, [device("f", 0, 0), device("n", 0, 0)]], _but(f=None, h=b"low")),
     "other aufs files": Case([LOWER, [file(".wh..wh.aufs", b""), file("d/.wh..wh.orph", b"")]], _but()),
+    "hard links kept by aufs": Case(
+        [[folder(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"q"), hardlink("y", ".wh..wh.plnk/1.2")]],
+        {".wh..wh.plnk": "/", ".wh..wh.plnk/1.2": b"q", "y": "= .wh..wh.plnk/1.2"},
+    ),
+    "a whiteout's name as a folder": Case(
+        [[file("x"), file("d")], [file(".wh.d/y")]], {"x": b"x", "d": b"x", ".wh.d": "/", ".wh.d/y": b"x"}
+    ),
     "file over folder": Case([LOWER, [file("d", b"new")]], _but(d=b"new", d__a=None)),
     "folder over file": Case([LOWER, [folder("f"), file("f/x")]], _but(f="/", f__x=b"x", h=b"low")),
     "folder over symlink": Case([LOWER, [folder("l"), file("l/x")]], _but(l="/", l__x=b"x")),
@@ -223,10 +231,20 @@ CASES: dict[str, Case] = {
             "ü" * 60: b"x",
         },
     ),
+    "sparse file": Case(
+        [
+            [
+                file("s", b"ab", pax_headers={"GNU.sparse.size": "10", "GNU.sparse.map": "0,1,8,1"}),
+                file("n", b"", pax_headers={"GNU.sparse.size": "3", "GNU.sparse.map": "3,0"}),
+                file("after"),
+            ]
+        ],
+        {"s": b"a" + bytes(7) + b"b\0", "n": bytes(3), "after": b"x"},
+    ),
     "empty layers": Case([[], LOWER, [], []], _but()),
 }
 
-# What both engines refuse to load, though it has one sensible meaning; or what no engine should show.
+# What both engines refuse to load, though it has one sensible meaning.
 OURS_ALONE: dict[str, Case] = {
     "file, then its whiteout": Case(
         [LOWER, [file("f", b"new"), file(".wh.f", b"")]], _but(f=b"new", h=b"low")
@@ -236,6 +254,25 @@ OURS_ALONE: dict[str, Case] = {
     ),
     "whiteout, then an entry in it": Case(
         [LOWER, [file(".wh.d", b""), file("d/n")]], _but(d__a=None, d__n=b"x")
+    ),
+    "whiteouts in what is no folder any more": Case(  # as umoci writes a folder's change into something else
+        [
+            [folder("a"), file("a/x"), folder("b"), file("b/x"), file("d"), folder("e"), file("e/in")],
+            [
+                file("a"),
+                file("a/.wh.x"),
+                symlink("b", "d"),
+                file("b/.wh.x"),
+                file("b/x/.wh..wh..opq"),
+                symlink("r", "r"),
+                file("r/.wh.x"),
+                symlink("via", "e"),
+                file("via/.wh.in"),
+                folder("e"),
+                file("via/new/.wh.x"),
+            ],
+        ],
+        {"a": b"x", "b": "-> d", "d": b"x", "e": "/", "e/in": b"x", "e/new": "/", "r": "-> r", "via": "-> e"},
     ),
     "the same name twice": Case(
         [
@@ -271,11 +308,6 @@ OURS_ALONE: dict[str, Case] = {
     "hard link to a lower file that it hides": Case(
         [LOWER, [hardlink("n", "f"), file(".wh.f", b""), file(".wh.h", b"")]], _but(f=None, h=None, n=b"low")
     ),
-    "hard links kept by aufs": Case(
-        [[folder(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"q"), hardlink("y", ".wh..wh.plnk/1.2")]],
-        {"y": b"q"},
-    ),
-    "a whiteout's name as a folder": Case([[file("x"), file(".wh.d/y")]], {"x": b"x"}),
 }
 
 REFUSED: dict[str, list[list[Member]]] = {

@@ -17,8 +17,7 @@ from bot_bottle.image.sparse import Extents
 from bot_bottle.image.tarread import REGULAR, ForwardStream, Headers
 from bot_bottle.image.tree import Folder, Inode, Quota, Xattrs, check_name, find_folder, shown, split_path
 
-WHITEOUT = b".wh."
-_METADATA = b".wh..wh."
+_WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _XATTR = "SCHILY.xattr."
 _OVERLAY = _XATTR + "trusted.overlay."
@@ -54,15 +53,10 @@ class LayerTree:
             if not name:
                 return  # engines keep attributes of their own for the root
         check_name(path, name)
-        folder = self._folder(head)
-        if not name.startswith(WHITEOUT):
-            self._place(folder, name, member, extents)
-        elif name == _OPAQUE:
-            folder.opaque = True
-        elif name.startswith(_METADATA):
-            self._place(folder, name, member, extents)  # aufs kept hard links there: they may be asked for
-        else:
-            self._hide(folder, name[len(WHITEOUT) :])
+        if name.startswith(_WHITEOUT):
+            self._hide(head, name)
+        else:  # further up, a whiteout's name is one like any other
+            self._place(self._folder(head), name, member, extents)
 
     def seal(self) -> None:
         """Let go of what was only needed to add members."""
@@ -77,14 +71,22 @@ class LayerTree:
             self._near = (path, found)
         return self._near[1]
 
-    def _hide(self, folder: Folder, name: bytes) -> None:
-        """Mark a name as a whiteout. It hides what is below, never what is in this layer.
+    def _hide(self, path: bytes, mark: bytes) -> None:
+        """Mark a name, or all names, in a folder as hidden: what is below, never what is in this layer.
 
-        Engines make it a device 0/0 then and there. So a folder that comes after replaces the whiteout and
-        shows what is below; what came before stays, and a folder among it hides what is below.
+        Engines make a whiteout a device 0/0 then and there. So a folder that comes after replaces the
+        whiteout and shows what is below; what came before stays, and a folder among it hides what is below.
+        In what is no folder nothing is hidden: umoci writes that, docker and podman refuse it.
         """
+        folder = find_folder(self.root, path, fill=self._quota, hide=True)
+        name = mark[len(_WHITEOUT) :]
         if name in (b"", b".", b".."):
-            raise ImageError("a whiteout that names nothing", why=shown(WHITEOUT + name))
+            raise ImageError("a whiteout that names nothing", why=shown(mark))
+        if folder is None:
+            return
+        if mark == _OPAQUE:
+            folder.opaque = True
+            return
         old = folder.children.get(name)
         if old is None:
             whiteout = folder.children[name] = Inode(tarfile.CHRTYPE)
@@ -162,7 +164,7 @@ class LayerTree:
                 # overlayfs keeps these for itself; only this one has a meaning for what shows
                 if key == _OVERLAY + "opaque" and value == "y" and isinstance(node, Folder):
                     node.opaque = True
-            elif key.startswith(_XATTR):
+            elif key.startswith(_XATTR) and value:  # an empty one, the engines take for none
                 self._quota.spend(len(key) + len(value))
                 xattrs[key] = value
         shared: Xattrs = tuple(xattrs.items())
@@ -179,9 +181,10 @@ def read_layer(stream: ForwardStream, number: int, what: str, quota: Quota) -> L
     `what` names the layer in errors. Raises ImageError for what is damaged, or what no file system can hold.
     """
     tree = LayerTree(number, quota)
-    for member in Headers(stream, what):
+    headers = Headers(stream, what)
+    for member in headers:
         try:
-            tree.add(member)
+            tree.add(member, headers.extents)
         except ImageError as error:
             raise ImageError(
                 f"{what} has {error.message}", why=error.why, next_step=error.next_step

@@ -23,7 +23,7 @@ from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
 
-FLATTEN_VERSION = 1  # goes up whenever the same image would give other bytes
+FLATTEN_VERSION = 2  # goes up whenever the same image would give other bytes
 
 _BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
 _SIZE_LIMIT = 128 << 30

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tarfile
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.apply import WHITEOUT, LayerTree
+from bot_bottle.image.apply import LayerTree
 from bot_bottle.image.tree import Folder, Inode, find_folder, shown, split_path
 
 
@@ -47,8 +47,6 @@ def _merge(base: Folder, upper: Folder) -> None:
         if high.opaque:
             low.children.clear()
         for name, node in high.children.items():
-            if name.startswith(WHITEOUT):
-                continue  # metadata of aufs
             if node.is_whiteout:
                 low.children.pop(name, None)
             elif isinstance(node, Folder):

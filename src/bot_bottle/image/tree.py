@@ -97,15 +97,17 @@ class Quota:
             raise ImageError("the image has more files than can be handled")
 
 
-def find_folder(root: Folder, path: bytes, fill: Quota | None = None) -> Folder | None:
+def find_folder(root: Folder, path: bytes, fill: Quota | None = None, *, hide: bool = False) -> Folder | None:
     """Go along a path as the kernel would, with `root` as the root; links lead nowhere else.
 
     With `fill`, what is missing is made, and counted there; without, None stands for what is no folder.
-    Raises ImageError when something that is not a folder stands in the way of filling.
+    Raises ImageError when something that is not a folder stands in the way of filling. With `hide`, where
+    only something is to be hidden, None stands for that too, and for a link to nothing.
     """
     trail = [root]
     todo = path.split(b"/")
     todo.reverse()
+    own = len(todo)  # with as many words left, or more, a link's words are being gone along
     links = 0
     while todo:
         part = todo.pop()
@@ -115,16 +117,17 @@ def find_folder(root: Folder, path: bytes, fill: Quota | None = None) -> Folder 
             del trail[max(1, len(trail) - 1) :]
             continue
         node = trail[-1].children.get(part)
-        if fill is not None and (node is None or node.is_whiteout):
+        if fill is not None and (node is None or node.is_whiteout) and not (hide and len(todo) >= own):
             node = _made(trail[-1], part, fill, hiding=node is not None)
         if isinstance(node, Folder):
             trail.append(node)
         elif node is not None and node.kind == tarfile.SYMTYPE and links < SYMLINKS:
+            own = min(own, len(todo))
             links += 1
             if node.link.startswith(b"/"):
                 del trail[1:]
             todo.extend(reversed(node.link.split(b"/")))
-        elif fill is None:
+        elif fill is None or hide:
             return None
         else:
             raise ImageError("an entry in something that is not a folder", why=shown(path))

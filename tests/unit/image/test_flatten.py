@@ -131,7 +131,7 @@ def test_extended_attributes_come_through_and_those_of_overlayfs_do_not(tmp_path
         }
     assert found == {
         "d": {},  # a folder's attributes are all the upper one's
-        "f": xattrs(user__k="w", trusted__t="t", user__e="", user__b=binary, user__z="z"),
+        "f": xattrs(user__k="w", trusted__t="t", user__b=binary, user__z="z"),
         "s": xattrs(trusted__s="2"),
         "plain": {},
     }
