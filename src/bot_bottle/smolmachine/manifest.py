@@ -14,6 +14,7 @@ from bot_bottle.errors import ArtifactError
 
 MANIFEST_LIMIT = 16 << 20  # bytes; smolvm reads no more
 
+_NEEDED = ("image", "digest", "platform")  # smolvm takes them empty, but not left out
 _U8, _U32, _U64 = 0xFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -105,7 +106,7 @@ class Manifest:
             "created": self.created,
             "smolvm_version": self.smolvm_version,
         }
-        document = {key: value for key, value in document.items() if value not in ("", ())}
+        document = {key: value for key, value in document.items() if key in _NEEDED or value not in ("", ())}
         document["assets"] = _assets_document(self.assets)
         try:
             raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
