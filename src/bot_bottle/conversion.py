@@ -26,6 +26,7 @@ from bot_bottle.smolmachine.pack import PackOptions, pack_native, pack_smolvm
 from bot_bottle.spec import PackerName, Source
 from bot_bottle.vm.emulated import emulated_host
 from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
+from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.smolvm import find_smolvm
 
 _PACK_TIMEOUT = 3600.0  # seconds, for smolvm's own packer
@@ -218,8 +219,7 @@ class Converter:
 
     @contextmanager
     def _smolvm_host(self, exchange: Path) -> Iterator[Host]:
-        kind, _ = choose_accel(self._accel)
-        if kind == "kvm":
+        if choose_accel(self._accel, probe_kvm()) == "kvm":
             yield NativeHost(find_smolvm(self._progress))
         else:
             with emulated_host(

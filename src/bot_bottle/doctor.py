@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bot_bottle import paths, process
-from bot_bottle.errors import AccelError, BottleError
+from bot_bottle import paths
+from bot_bottle.errors import BottleError
 from bot_bottle.image.engine import find_engine
-from bot_bottle.process import CommandFailed
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.smolmachine.cache import Cache
-from bot_bottle.vm.emulated import find_qemu
-from bot_bottle.vm.host import Accel, choose_accel
-from bot_bottle.vm.kernel import busybox
-from bot_bottle.vm.kvm import probe_kvm
+from bot_bottle.vm.emulated import check_emulation, own_smolvm
+from bot_bottle.vm.host import Accel
+from bot_bottle.vm.kvm import Kvm, probe_kvm
 from bot_bottle.vm.smolvm import find_smolvm
 
 Mark = Literal["good", "poor", "bad"]
@@ -41,15 +39,27 @@ class Check:
         return asdict(self)
 
 
-def examine(*, engine: str | None = None, accel: Accel = "auto") -> Iterator[Check]:
-    """Look at everything `bottle run` needs, in the order in which it needs it."""
+def examine(
+    *,
+    engine: str | None = None,
+    accel: Accel = "auto",
+    kvm: Kvm | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Check]:
+    """Look at everything `bottle run` needs, in the order in which it needs it.
+
+    `kvm` is what is known of KVM (default: this machine's). smolvm is made ready if it is not yet.
+    """
+    found = kvm or probe_kvm()
+    # with a KVM that was asked for and is no use, nothing else is used in its place
+    emulated = accel == "emulated" or (accel == "auto" and found.state != "good")
     checks: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("engine", lambda: _engine(engine)),
-        ("smolvm", _smolvm),
-        ("kvm", lambda: _kvm(accel)),
-        ("emulation", lambda: _emulation(accel)),
-        ("memory", _memory),
         ("disk", _disk),
+        ("smolvm", lambda: _smolvm(progress or Progress(), emulated=emulated)),
+        ("kvm", lambda: _kvm(found, accel)),
+        ("emulation", lambda: _emulation(needed=emulated)),
+        ("memory", _memory),
         ("cache", _cache),
     )
     for name, check in checks:
@@ -69,49 +79,25 @@ def _engine(choice: str | None) -> Check:
     )
 
 
-def _smolvm() -> Check:
-    smolvm = find_smolvm(Progress())
+def _smolvm(progress: Progress, *, emulated: bool) -> Check:
+    if emulated:
+        return Check("smolvm", "good", f"{own_smolvm(progress).version} from package smolmachines")
+    smolvm = find_smolvm(progress)
     return Check("smolvm", "good", f"{smolvm.version} from {smolvm.origin}")
 
 
-def _kvm(accel: Accel) -> Check:
-    kvm = probe_kvm()
+def _kvm(kvm: Kvm, accel: Accel) -> Check:
     if kvm.state == "good":
         return Check("kvm", "good", kvm.reason)
     mark: Mark = "bad" if accel == "kvm" else "poor"
     return Check("kvm", mark, f"{kvm.state}: {kvm.reason}", kvm.next_step)
 
 
-def _emulation(accel: Accel) -> Check:
-    """QEMU and what it boots: needed where KVM is no use, idle otherwise."""
-    needed = accel == "emulated" or probe_kvm().state != "good"
-    try:
-        qemu = find_qemu()
-        busybox()
-        if needed:
-            choose_accel("emulated")
-        version = process.run([str(qemu), "--version"], timeout=10).text.splitlines()[0]
-        ready = (paths.emulation_dir() / "vmlinuz").is_file()
-        if needed and not ready:
-            _kernel_package()
-    except (AccelError, CommandFailed) as error:
-        mark: Mark = "bad" if needed else "good"
-        finding = error.message if needed else "not needed here, and not installed"
-        return Check("emulation", mark, finding, error.next_step if needed else "")
-    use = "in use" if needed else "not needed here"
-    return Check("emulation", "good", f"{version.replace('QEMU emulator version', 'QEMU')}; {use}")
-
-
-def _kernel_package() -> None:
-    """Whether apt can bring the emulated host's kernel. Raises AccelError."""
-    if (
-        "Candidate: (none)"
-        in (known := process.run(["apt-cache", "policy", "linux-image-amd64"], timeout=30).text)
-        or not known
-    ):
-        raise AccelError(
-            "apt does not know the kernel package linux-image-amd64", next_step="as root: apt-get update"
-        )
+def _emulation(*, needed: bool) -> Check:
+    """QEMU and what it boots."""
+    if not needed:
+        return Check("emulation", "good", "not needed here")
+    return Check("emulation", "good", f"QEMU {check_emulation()}")
 
 
 def _memory() -> Check:
@@ -128,14 +114,18 @@ def _memory() -> Check:
 
 def _disk() -> Check:
     folder = paths.cache_dir()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    finding = f"{human_bytes(free)} free in {paths.cache_dir()}"
-    if not os.access(folder, os.W_OK):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
         return Check(
-            "disk", "bad", f"{paths.cache_dir()} is not writable", "name another with BOT_BOTTLE_CACHE_DIR"
+            "disk",
+            "bad",
+            f"cannot write to {folder}: {error.strerror}",
+            "name another with BOT_BOTTLE_CACHE_DIR",
         )
+    finding = f"{human_bytes(free)} free in {folder}"
     if free < _DISK_NEEDED:
         return Check("disk", "poor", finding, "bottle cache prune, or free some space")
     return Check("disk", "good", finding)

@@ -11,8 +11,9 @@ import subprocess
 from pathlib import Path
 
 from bot_bottle.progress import Progress
-from bot_bottle.vm.emulated import find_qemu, prepare_emulation
+from bot_bottle.vm.emulated import prepare_emulation
 from bot_bottle.vm.kernel import busybox
+from bot_bottle.vm.qemu import find_qemu
 
 _INIT = """\
 #!/bin/sh
@@ -41,7 +42,7 @@ def run(job: str, results: Path, fast: Path, *, timeout: float) -> str:
 
     `results` is its /results, which it may write to; of `fast` it finds a copy as /fast.
     """
-    image, initramfs, _, _ = prepare_emulation(Progress())
+    image, initramfs, _ = prepare_emulation(Progress())
     (results / "job").write_text(job)
     disk = _disk(results.with_name(results.name + ".disk"), fast)
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "6G"]

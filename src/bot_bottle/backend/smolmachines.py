@@ -19,6 +19,7 @@ from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 from bot_bottle.vm.emulated import emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
+from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, delete_argv, exec_argv, find_smolvm, start_argv
 
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
@@ -156,8 +157,8 @@ def launch(launch: Launch, run: RunDir, progress: Progress, *, accel: Accel = "a
 
 
 def _host(launch: Launch, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack) -> Host:
-    kind, kvm = choose_accel(accel)
-    if kind == "kvm":
+    kvm = probe_kvm()
+    if choose_accel(accel, kvm) == "kvm":
         return NativeHost(find_smolvm(progress))
     if accel == "auto":
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")

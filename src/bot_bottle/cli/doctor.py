@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bot_bottle import doctor
+from bot_bottle.cli import options
 from bot_bottle.errors import DoctorError
 from bot_bottle.vm.host import Accel
 
@@ -39,7 +40,8 @@ _MARKS = {"good": ("ok", "green"), "poor": ("!!", "yellow"), "bad": ("NO", "red"
 def command(as_json: bool, engine: str | None, accel: Accel) -> int:
     """Look, print, and exit with what `bottle run` could expect."""
     found = []
-    for check in doctor.examine(engine=engine, accel=accel):
+    progress = options.progress(quiet=as_json, verbose=False)
+    for check in doctor.examine(engine=engine, accel=accel, progress=progress):
         found.append(check)
         if not as_json:
             _show(check)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bot_bottle.errors import CacheError
 from bot_bottle.interrupts import shield
 from bot_bottle.smolmachine.entry import Entry, read_entry, record_path
 from bot_bottle.smolmachine.key import SUFFIX, stem_of
@@ -33,11 +34,20 @@ class Pruned:
 
 
 def names(folder: Path) -> list[str]:
-    """Give the names in a cache folder that are the cache's own, in order; none if it is not there."""
+    """Give the names in a cache folder that are the cache's own, in order; none if it is not there.
+
+    Raises CacheError when it cannot be read.
+    """
     try:
         return sorted(path.name for path in folder.iterdir() if stem_of(path.name))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise CacheError(
+            f"cannot read {folder}",
+            why=error.strerror or str(error),
+            next_step="name another place with BOT_BOTTLE_CACHE_DIR",
+        ) from error
 
 
 def remove(artifact: Path) -> None:

@@ -42,9 +42,7 @@ def root_disk(path: Path, smolvm: Installation, progress: Progress) -> Path:
     """Give the disk image at `path`, made if it is not there. The caller holds a lock on its folder."""
     if path.is_file():
         return path
-    mke2fs = process.find("mke2fs")
-    if mke2fs is None:
-        raise AccelError("mke2fs is needed for the emulated host", next_step="apt-get install e2fsprogs")
+    mke2fs = _mke2fs()
     with progress.stage("disk") as stage:
         root = path.with_name(path.name + ".root")
         partial = path.with_name(path.name + ".partial")
@@ -80,6 +78,21 @@ def root_disk(path: Path, smolvm: Installation, progress: Progress) -> Path:
         shutil.rmtree(root)
         stage.conclude("the emulated host's root disk")
     return path
+
+
+def check_disk() -> None:
+    """Hold that a root disk could be made here. Raises AccelError with what to install."""
+    _mke2fs()
+    busybox()
+    for name in _LIBRARIES:
+        _library(name)
+
+
+def _mke2fs() -> Path:
+    found = process.find("mke2fs")
+    if found is None:
+        raise AccelError("mke2fs is needed for the emulated host", next_step="apt-get install e2fsprogs")
+    return found
 
 
 def _fill(root: Path, smolvm: Installation) -> None:

@@ -26,11 +26,12 @@ from bot_bottle.process import Child, Completed
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 from bot_bottle.vm import terminal
-from bot_bottle.vm.channel import CONSOLE, PORTS, Control, Pump, Sink, connect
-from bot_bottle.vm.disk import root_disk
+from bot_bottle.vm.channel import CONSOLE, Control, Pump, Sink, connect
+from bot_bottle.vm.disk import check_disk, root_disk
 from bot_bottle.vm.host import Attached, StderrSieve, checked
-from bot_bottle.vm.install import prepare_installation
-from bot_bottle.vm.kernel import kernel
+from bot_bottle.vm.install import Installation, prepare_installation
+from bot_bottle.vm.kernel import check_kernel, kernel
+from bot_bottle.vm.qemu import find_qemu, qemu_argv, qemu_version
 from bot_bottle.vm.smolvm import HARDENING, refuse_named
 
 _READY = 180.0  # seconds; ten on an idle machine
@@ -44,21 +45,24 @@ _ENVIRONMENT = {
 }
 
 
-def find_qemu() -> Path:
-    """Find QEMU. Raises AccelError when it is not installed."""
-    found = process.find("qemu-system-x86_64")
-    if found is None:
-        raise AccelError(
-            "QEMU is needed to emulate a host with KVM",
-            next_step="apt-get install --no-install-recommends qemu-system-x86 busybox-static",
-        )
-    return found
+def own_smolvm(progress: Progress) -> Installation:
+    """Give the smolvm that runs in an emulated host, made ready. Raises SmolvmError."""
+    refuse_named()
+    return prepare_installation(progress)
 
 
-def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path, str]:
-    """Make kernel, initramfs and root disk if they are not in the cache; give them and smolvm's version."""
+def check_emulation() -> str:
+    """Hold that an emulated host could be made here, and give QEMU's version. Raises AccelError."""
+    version = qemu_version()
+    check_kernel(paths.emulation_dir())
+    check_disk()
+    return version
+
+
+def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
+    """Make kernel, initramfs and root disk if they are not in the cache, and give them."""
     find_qemu()
-    smolvm = prepare_installation(progress)
+    smolvm = own_smolvm(progress)
     folder = paths.emulation_dir()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,7 +71,7 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path, str]:
             disk = root_disk(folder / f"disk-{smolvm.version}-{_DISK_FORMAT}.img", smolvm, progress)
     except OSError as error:
         raise AccelError(f"cannot prepare the emulated host in {folder}", why=str(error)) from error
-    return image, initramfs, disk, smolvm.version
+    return image, initramfs, disk
 
 
 class EmulatedHost:
@@ -198,11 +202,10 @@ def emulated_host(
     `exchange` is a folder it may write to, as /exchange. Raises AccelError when something is not installed,
     BootError when it does not come up.
     """
-    refuse_named()
-    image, initramfs, disk, _ = prepare_emulation(progress)
+    image, initramfs, disk = prepare_emulation(progress)
     folder = run.folder("emulated")
     (folder / "share").mkdir(mode=0o700)
-    argv = _qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange)
+    argv = qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange)
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -215,53 +218,6 @@ def emulated_host(
                 raise _boot_error(folder, child)
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child)
-
-
-def _qemu_argv(image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None) -> list[str]:
-    """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
-    argv = [
-        str(find_qemu()),
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        f"{memory_mib}M",
-    ]
-    argv += [
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-serial",
-        "file:console.log",
-    ]
-    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
-    argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
-    argv += ["-virtfs", "local,path=share,mount_tag=share,security_model=none,readonly=on,multidevs=remap"]
-    if exchange is not None:
-        argv += [
-            "-virtfs",
-            f"local,path={_escaped(exchange)},mount_tag=exchange,security_model=none,multidevs=remap",
-        ]
-    argv += ["-device", "virtio-serial-pci,max_ports=16"]
-    for name in PORTS:
-        argv += [
-            "-chardev",
-            f"socket,id={name},path={name},server=on,wait=off",
-            "-device",
-            f"virtserialport,chardev={name},name={name}",
-        ]
-    argv += ["-chardev", f"socket,id={CONSOLE},path={CONSOLE},server=on,wait=off"]
-    return [*argv, "-device", f"virtconsole,chardev={CONSOLE}"]
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace(",", ",,")
 
 
 def _control(folder: Path, child: Child) -> Control:

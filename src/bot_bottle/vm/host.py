@@ -15,7 +15,7 @@ from typing import IO, Literal, Protocol
 from bot_bottle import process
 from bot_bottle.errors import AccelError, SmolvmError
 from bot_bottle.process import Child, CommandFailed, Completed
-from bot_bottle.vm.kvm import Kvm, probe_kvm
+from bot_bottle.vm.kvm import Kvm
 from bot_bottle.vm.smolvm import Smolvm
 
 Accel = Literal["auto", "kvm", "emulated"]
@@ -61,15 +61,15 @@ class Host(Protocol):
         """Give the path under which smolvm finds one of our files."""
 
 
-def choose_accel(accel: Accel) -> tuple[Literal["kvm", "emulated"], Kvm]:
+def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
     """Decide where microVMs run. `auto` takes KVM where it can boot a guest. Raises AccelError."""
-    kvm = probe_kvm()
     if accel == "emulated" or (accel == "auto" and kvm.state != "good"):
-        return "emulated", kvm
+        return "emulated"
     if kvm.state != "good":
-        step = kvm.next_step or "use --accel emulated"
-        raise AccelError("KVM cannot be used here", why=kvm.reason, next_step=f"{step}; or --accel emulated")
-    return "kvm", kvm
+        raise AccelError(
+            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel emulated"
+        )
+    return "kvm"
 
 
 class NativeHost:

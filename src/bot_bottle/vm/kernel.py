@@ -44,13 +44,9 @@ def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
 
     Raises AccelError with what to install when this machine has no means to make them.
     """
-    image, initramfs = folder / "vmlinuz", folder / "initramfs.gz"
+    image, initramfs = _files(folder)
     if image.is_file() and initramfs.is_file():
         return image, initramfs
-    if platform.machine() != "x86_64":
-        raise AccelError(
-            f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
-        )
     with progress.stage("kernel") as stage:
         work = folder / "kernel.partial"
         shutil.rmtree(work, ignore_errors=True)
@@ -68,22 +64,46 @@ def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
     return image, initramfs
 
 
-def _download(work: Path) -> Path:
-    """Fetch the package that the newest-kernel package stands for."""
-    hint = (
-        "as root: apt-get update, then try again (the kernel comes from Debian's package linux-image-amd64)"
-    )
+def check_kernel(folder: Path) -> None:
+    """Hold that `kernel` has its files or could make them. Raises AccelError with what to do."""
+    if not all(path.is_file() for path in _files(folder)):
+        _package_name()
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / "vmlinuz", folder / "initramfs.gz"
+
+
+def _package_name() -> str:
+    """Name the package that the newest-kernel package stands for."""
+    if platform.machine() != "x86_64":
+        raise AccelError(
+            f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
+        )
     try:
         depends = process.run(["apt-cache", "depends", "--important", _META_PACKAGE], timeout=60).text
-        found = re.search(r"Depends: (linux-image-\S+)", depends)
-        if found is None:
-            raise AccelError("apt knows no kernel package", why=depends, next_step=hint)
-        process.run(["apt-get", "download", "-q", found.group(1)], timeout=900, cwd=work)
+    except CommandFailed as error:
+        raise _no_kernel(error.why) from error
+    found = re.search(r"Depends: (linux-image-\S+)", depends)
+    if found is None:
+        raise _no_kernel(f"apt knows no {_META_PACKAGE}")
+    return found.group(1)
+
+
+def _download(work: Path) -> Path:
+    try:
+        process.run(["apt-get", "download", "-q", _package_name()], timeout=900, cwd=work)
         return next(work.glob("linux-image-*.deb"))
     except (CommandFailed, StopIteration) as error:
-        raise AccelError(
-            "the emulated host's kernel cannot be fetched", why=getattr(error, "why", ""), next_step=hint
-        ) from error
+        raise _no_kernel(getattr(error, "why", "")) from error
+
+
+def _no_kernel(why: str) -> AccelError:
+    return AccelError(
+        "the emulated host's kernel cannot be fetched",
+        why=why,
+        next_step=f"as root: apt-get update, then try again (it comes from Debian's {_META_PACKAGE})",
+    )
 
 
 def _initramfs(tree: Path, root: Path, out: Path) -> None:

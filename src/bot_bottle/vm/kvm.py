@@ -20,49 +20,44 @@ _KVM_GET_API_VERSION = 0xAE00
 _API_VERSION = 12
 
 
+_ENABLE = "enable virtualization in the firmware, or nesting in the cloud"
+
+
 @dataclass(frozen=True, slots=True)
 class Kvm:
-    """What is known of KVM here: its state, the reason in words, and what to do about it."""
+    """What is known of KVM here: its state, the reason in words, and what to do unless it is good."""
 
     state: KvmState
     reason: str
     next_step: str = ""
 
 
-def probe_kvm(device: Path = Path("/dev/kvm")) -> Kvm:
+def probe_kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Kvm:
     """Tell whether KVM can boot a guest here, in about a millisecond."""
     try:
         handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return Kvm(
-            "absent",
-            f"{device} is not there",
-            "enable virtualization in the firmware, or nesting in the cloud",
-        )
+        return Kvm("absent", f"{device} is not there", _ENABLE)
     except PermissionError:
-        return Kvm(
-            "denied", f"no permission to open {device}", "sudo usermod -aG kvm $USER, then log in again"
-        )
+        step = "sudo usermod -aG kvm $USER, then log in again"
+        return Kvm("denied", f"no permission to open {device}", step)
     except OSError as error:
-        return Kvm("absent", f"{device} does not open: {error.strerror}")
+        return Kvm("absent", f"{device} does not open: {error.strerror}", _ENABLE)
     try:
         version = fcntl.ioctl(handle, _KVM_GET_API_VERSION)
     except OSError as error:
-        return Kvm("unusable", f"{device} is not a KVM: {error.strerror}")
+        return Kvm("unusable", f"{device} is not a KVM: {error.strerror}", _ENABLE)
     finally:
         os.close(handle)
     if version != _API_VERSION:
-        return Kvm("unusable", f"{device} speaks KVM API {version}, not {_API_VERSION}")
-    if platform.machine() == "x86_64" and not _hardware_virtualization():
-        return Kvm(
-            "unusable",
-            "KVM is here without hardware virtualization (no vmx or svm), so a guest would never boot",
-            "use a machine whose cloud offers nested virtualization; emulation works meanwhile",
-        )
+        return Kvm("unusable", f"{device} speaks KVM API {version}, not {_API_VERSION}", "use a newer kernel")
+    if platform.machine() == "x86_64" and not _hardware_virtualization(cpuinfo):
+        reason = "KVM is here without hardware virtualization (no vmx or svm), so a guest would never boot"
+        return Kvm("unusable", reason, "use a machine whose cloud offers nested virtualization")
     return Kvm("good", f"{device} can boot a guest")
 
 
-def _hardware_virtualization(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def _hardware_virtualization(cpuinfo: Path) -> bool:
     try:
         with cpuinfo.open() as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")

@@ -1,17 +1,15 @@
-"""Telling smolvm's own failures from a command's, and a KVM that works from one that does not."""
+"""Telling smolvm's own failures from a command's."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from bot_bottle.errors import AccelError, SmolvmError
+from bot_bottle.errors import SmolvmError
 from bot_bottle.process import Completed
-from bot_bottle.vm.host import StderrSieve, checked, choose_accel
-from bot_bottle.vm.kvm import probe_kvm
+from bot_bottle.vm.host import StderrSieve, checked
 
 FAILURE = b'{"error":{"code":"NOT_FOUND","message":"vm not found: x"}}\n'
 
@@ -67,25 +65,3 @@ def test_a_failed_call_has_smolvms_words() -> None:
     with pytest.raises(SmolvmError) as caught:
         checked(Completed(("smolvm", "x"), 2, b"", b"\x1b[33mplain\x1b[0m words"))
     assert caught.value.why == "plain words"
-
-
-def test_no_kvm_at_all(tmp_path: Path) -> None:
-    assert probe_kvm(tmp_path / "kvm").state == "absent"
-
-
-def test_a_device_that_is_not_kvm() -> None:
-    found = probe_kvm(Path("/dev/null"))
-    assert found.state == "unusable"
-    assert "not a KVM" in found.reason
-
-
-def test_auto_never_refuses_and_kvm_says_why() -> None:
-    kind, kvm = choose_accel("auto")
-    assert kind == ("kvm" if kvm.state == "good" else "emulated")
-    assert choose_accel("emulated")[0] == "emulated"
-    if kvm.state == "good":
-        assert choose_accel("kvm")[0] == "kvm"
-    else:
-        with pytest.raises(AccelError, match="KVM cannot be used here") as caught:
-            choose_accel("kvm")
-        assert "--accel emulated" in caught.value.next_step

@@ -1,0 +1,59 @@
+"""QEMU: where it is, what it says of itself, and its command line for an emulated host."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bot_bottle import process
+from bot_bottle.errors import AccelError
+from bot_bottle.process import CommandFailed
+from bot_bottle.vm.channel import CONSOLE, PORTS
+
+
+def find_qemu() -> Path:
+    """Find QEMU. Raises AccelError when it is not installed."""
+    found = process.find("qemu-system-x86_64")
+    if found is None:
+        raise AccelError(
+            "QEMU is needed to emulate a host with KVM",
+            next_step="apt-get install --no-install-recommends qemu-system-x86 busybox-static",
+        )
+    return found
+
+
+def qemu_version() -> str:
+    """Ask QEMU for its version. Raises AccelError when there is none that runs."""
+    qemu = find_qemu()
+    try:
+        found = re.search(r"version (\S+)", process.run([str(qemu), "--version"], timeout=10).text)
+    except CommandFailed as error:
+        raise AccelError(f"{qemu} does not run", why=error.why) from error
+    return found.group(1) if found else "of an unknown version"
+
+
+def qemu_argv(image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None) -> list[str]:
+    """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
+    argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
+    argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    argv += ["-serial", "file:console.log"]
+    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
+    argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
+    argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]
+    if exchange is not None:
+        argv += ["-virtfs", _share("exchange", exchange)]
+    argv += ["-device", "virtio-serial-pci,max_ports=16"]
+    for name in (*PORTS, CONSOLE):
+        argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
+    for name in PORTS:
+        argv += ["-device", f"virtserialport,chardev={name},name={name}"]
+    return [*argv, "-device", f"virtconsole,chardev={CONSOLE}"]
+
+
+def _share(tag: str, folder: Path) -> str:
+    return f"local,path={_escaped(folder)},mount_tag={tag},security_model=none,multidevs=remap"
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")

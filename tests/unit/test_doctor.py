@@ -1,0 +1,134 @@
+"""`bottle doctor`: what each finding is worth, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot_bottle import paths
+from bot_bottle.doctor import Check, examine
+from bot_bottle.errors import AccelError, DoctorError
+from bot_bottle.vm.emulated import check_emulation
+from bot_bottle.vm.host import Accel
+from bot_bottle.vm.kvm import Kvm, KvmState
+
+TOOLS = {
+    "qemu-system-x86_64": 'echo "QEMU emulator version 9.1.2 (Debian)"',
+    "busybox": "exit 0",
+    "apt-cache": 'echo "  Depends: linux-image-6.1.0-9-amd64"',
+}
+
+
+def fake(folder: Path, name: str, body: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH on which everything that emulation needs is found."""
+    for name, body in TOOLS.items():
+        fake(tmp_path / "bin", name, body)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("BOT_BOTTLE_SMOLVM", raising=False)
+    return tmp_path / "bin"
+
+
+def checks(state: KvmState, accel: Accel) -> dict[str, Check]:
+    kvm = Kvm(state, "the reason", "" if state == "good" else "do this")
+    return {check.name: check for check in examine(kvm=kvm, accel=accel)}
+
+
+@pytest.mark.usefixtures("shared_cache", "tools")
+@pytest.mark.parametrize(
+    ("state", "accel", "kvm", "emulation"),
+    [
+        ("good", "auto", "good", "not needed here"),
+        ("good", "kvm", "good", "not needed here"),
+        ("good", "emulated", "good", "QEMU 9.1.2"),
+        ("absent", "auto", "poor", "QEMU 9.1.2"),
+        ("denied", "auto", "poor", "QEMU 9.1.2"),
+        ("unusable", "auto", "poor", "QEMU 9.1.2"),
+        ("unusable", "emulated", "poor", "QEMU 9.1.2"),
+        ("absent", "kvm", "bad", "not needed here"),
+        ("denied", "kvm", "bad", "not needed here"),
+        ("unusable", "kvm", "bad", "not needed here"),
+    ],
+)
+def test_kvm_and_what_stands_in_for_it(state: KvmState, accel: Accel, kvm: str, emulation: str) -> None:
+    found = checks(state, accel)
+    assert (found["kvm"].mark, found["kvm"].next_step) == (kvm, "" if state == "good" else "do this")
+    assert (found["emulation"].mark, found["emulation"].finding) == ("good", emulation)
+
+
+@pytest.mark.parametrize(
+    ("tool", "body", "message", "step"),
+    [
+        ("qemu-system-x86_64", None, "QEMU is needed", "apt-get install"),
+        ("qemu-system-x86_64", "echo broken >&2; exit 1", "does not run", ""),
+        ("busybox", None, "busybox is needed", "apt-get install busybox-static"),
+        ("apt-cache", None, "kernel cannot be fetched", "apt-get update"),
+        ("apt-cache", "exit 100", "kernel cannot be fetched", "apt-get update"),
+        ("apt-cache", "exit 0", "kernel cannot be fetched", "apt-get update"),
+    ],
+)
+def test_what_emulation_lacks(tools: Path, tool: str, body: str | None, message: str, step: str) -> None:
+    (tools / tool).unlink()
+    if body is not None:
+        fake(tools, tool, body)
+    with pytest.raises(AccelError, match=message) as caught:
+        check_emulation()
+    assert step in caught.value.next_step
+
+
+def test_a_kernel_that_is_there_needs_no_apt(tools: Path) -> None:
+    (tools / "apt-cache").unlink()
+    paths.emulation_dir().mkdir(parents=True)
+    for name in ("vmlinuz", "initramfs.gz"):
+        (paths.emulation_dir() / name).touch()
+    assert check_emulation() == "9.1.2"
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_no_kvm_and_no_qemu(tools: Path) -> None:
+    (tools / "qemu-system-x86_64").unlink()
+    assert checks("absent", "auto")["emulation"].mark == "bad"
+    assert checks("good", "auto")["emulation"].mark == "good"
+
+
+def test_a_smolvm_of_ones_own(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tools, "mine", '[ "$1" = --version ] && echo "smolvm 9.0.1"; exit 0')
+    monkeypatch.setenv("BOT_BOTTLE_SMOLVM", str(tools / "mine"))
+    natively, emulated = checks("good", "auto")["smolvm"], checks("absent", "auto")["smolvm"]
+    assert (natively.mark, natively.finding) == ("good", "9.0.1 from BOT_BOTTLE_SMOLVM")
+    assert emulated.mark == "bad"
+    assert "unset BOT_BOTTLE_SMOLVM" in emulated.next_step
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BOT_BOTTLE_CACHE_DIR", str(tmp_path / "file"))
+    found = checks("good", "auto")["disk"]
+    assert found.mark == "bad"
+    assert "BOT_BOTTLE_CACHE_DIR" in found.next_step
+
+
+@pytest.mark.usefixtures("shared_cache", "tools")
+def test_the_status_says_that_it_would_not_run() -> None:
+    argv = [sys.executable, "-m", "bot_bottle", "doctor"]
+    plain = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    as_json = subprocess.run([*argv, "--json"], capture_output=True, text=True, timeout=60)
+    assert plain.returncode == as_json.returncode == DoctorError.exit_code
+    told = json.loads(as_json.stdout)
+    assert told["ok"] is False
+    engine = told["checks"][0]
+    assert (engine["name"], engine["mark"]) == ("engine", "bad")
+    assert engine["next_step"]
+    assert f"next: {engine['next_step']}" in plain.stdout
+    assert plain.stdout.rstrip().endswith("bottle run does not work here yet.")
