@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bot_bottle import paths, rundir, strays
-from bot_bottle.backend import smolmachines
-from bot_bottle.backend.smolmachines import Bottle, Launch
+from bot_bottle.backend import docker, smolmachines
+from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.errors import SpecError
+from bot_bottle.image import containers
 from bot_bottle.progress import Progress
 from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
@@ -31,17 +33,41 @@ from bot_bottle.vm.host import Accel
 SWEEPERS: dict[str, rundir.Sweeper] = {
     "machine": smolmachines.sweep_machine,
     "process": strays.sweep,
+    docker.STRAY: containers.sweep,
     container.STRAY: container.sweep,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a bottle will be: the artifact it boots and the command it runs. Nothing has been started."""
+    """What a bottle will be. Nothing has been started.
+
+    `conversion` is the artifact that a microVM boots; for a container the build waits for launch.
+    """
 
     spec: BottleSpec
-    conversion: Conversion
     launch: Launch
+    conversion: Conversion | None
+
+    def described(self) -> dict[str, Any]:
+        """Give the plan as a JSON document. Of variables it has the names alone: values may be secrets."""
+        made = self.conversion
+        return {
+            "name": self.spec.slug,
+            "backend": self.spec.backend,
+            "source": str(self.spec.source),
+            "image_id": made.image_id if made else None,
+            "artifact": str(made.entry.path) if made else None,
+            "digest": str(made.entry.digest) if made else None,
+            "command": list(self.launch.command),
+            "user": self.launch.user,
+            "workdir": self.launch.workdir,
+            "env": sorted(self.launch.env),
+            "cpus": self.launch.cpus,
+            "memory_mib": self.launch.memory_mib,
+            "network": "none",
+            "mounts": [],
+        }
 
 
 @contextmanager
@@ -110,36 +136,64 @@ def verify(
 
 
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:
-    """Build the image, make or find its artifact, and settle what will run in it."""
+    """Settle what will run; for a microVM, build the image and make or find its artifact."""
+    if spec.backend == "docker":
+        return Plan(spec, _launch(spec), None)
     conversion = converter.convert(spec.source)
     manifest = artifact_format.read(conversion.entry.path).manifest
     command = spec.command or (*manifest.entrypoint, *manifest.cmd)
     if not command:
         raise SpecError("the image names no command", next_step="give one: bottle run . -- COMMAND")
-    env = dict(spec.env)
     image_env = dict(item.partition("=")[::2] for item in manifest.env)
-    launch = Launch(
-        slug=spec.slug,
-        artifact=conversion.entry.path,
+    launch = replace(
+        _launch(spec),
         command=command,
-        env={**smolmachines.default_path({**image_env, **env}), **env},
-        user=spec.user,
+        env={**smolmachines.default_path({**image_env, **dict(spec.env)}), **dict(spec.env)},
         workdir=spec.workdir or manifest.workdir or "/",
+    )
+    return Plan(spec, launch, conversion)
+
+
+def plan(
+    spec: BottleSpec,
+    *,
+    engine: str | None = None,
+    packer: PackerName = "native",
+    progress: Progress | None = None,
+) -> Plan:
+    """Give what `run` would start. Nothing is started, and nothing touched but the caches."""
+    with workspace() as folder:
+        return prepare(spec, Converter(folder, progress or Progress(), engine=engine, packer=packer))
+
+
+def _launch(spec: BottleSpec) -> Launch:
+    return Launch(
+        slug=spec.slug,
+        command=spec.command,
+        env=dict(spec.env),
+        user=spec.user,
+        workdir=spec.workdir,
         cpus=spec.cpus or min(DEFAULT_CPUS, os.cpu_count() or 1),
         memory_mib=spec.memory_mib,
     )
-    return Plan(spec, conversion, launch)
 
 
 @contextmanager
-def launch(plan: Plan, run: RunDir, progress: Progress, *, accel: Accel = "auto") -> Iterator[Bottle]:
-    """Boot a plan's bottle; when the block ends, by any way, the bottle is gone."""
-    with (
-        _only_one(plan.spec.slug),
-        plan.conversion.entry.hold(),
-        smolmachines.launch(plan.launch, run, progress, accel=accel) as bottle,
-    ):
-        yield bottle
+def launch(
+    plan: Plan, converter: Converter, run: RunDir, progress: Progress, *, accel: Accel = "auto"
+) -> Iterator[Running]:
+    """Start a plan's bottle; when the block ends, by any way, the bottle is gone."""
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(plan.spec.slug))
+        if plan.conversion is None:
+            image = converter.image_id(plan.spec.source)
+            yield stack.enter_context(docker.launch(plan.launch, image, converter.engine, run))
+        else:
+            entry = plan.conversion.entry
+            stack.enter_context(entry.hold())
+            yield stack.enter_context(
+                smolmachines.launch(plan.launch, entry.path, run, progress, accel=accel)
+            )
 
 
 @contextmanager
@@ -171,5 +225,5 @@ def run(
     with workspace() as folder:
         converter = Converter(folder, progress, engine=engine, packer=packer, accel=accel)
         plan = prepare(spec, converter)
-        with launch(plan, folder, progress, accel=accel) as bottle:
+        with launch(plan, converter, folder, progress, accel=accel) as bottle:
             return bottle.run(tty=tty)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bot_bottle.backend.base import BackendName
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 
 PackerName = Literal["native", "smolvm"]
+BACKENDS: tuple[BackendName, ...] = ("smolmachines", "docker")
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -56,9 +58,17 @@ class BottleSpec:
     workdir: str = ""
     cpus: int | None = None
     memory_mib: int = 4096
+    backend: BackendName = "smolmachines"
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
+        if self.backend not in BACKENDS:
+            raise SpecError(f"no such backend: {self.backend!r}", next_step=f"use {' or '.join(BACKENDS)}")
+        if self.backend == "docker" and self.source.archive is not None:
+            raise SpecError(
+                "the docker backend runs images that the engine holds, no archives",
+                next_step="docker load it, and use --image; or take --backend smolmachines",
+            )
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):

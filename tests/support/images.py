@@ -40,3 +40,29 @@ def busybox_context(folder: Path, dockerfile: str = DOCKERFILE) -> Path:
     busybox_rootfs(folder / "rootfs")
     (folder / "Dockerfile").write_text(dockerfile)
     return folder
+
+
+# what bottles are made of in tests: every way for a layer to change what is below it
+BOTTLE_DOCKERFILE = """\
+FROM scratch AS base
+COPY rootfs /
+ENV PATH=/usr/bin:/bin
+RUN mkdir -p /t/gone /t/opaque /t/becomes-file /home/agent \\
+    && echo a > /t/gone/file && echo b > /t/opaque/below && chmod 700 /t/opaque \\
+    && echo d > /t/becomes-folder \\
+    && echo c > /t/original && ln /t/original /t/second && ln -s original /t/relative \\
+    && ln -s /etc/passwd /t/absolute && ln -s / /t/to-root && ln -s ../../../../etc/passwd /t/over \\
+    && chown 1000:1000 /home/agent
+RUN rm -r /t/gone /t/becomes-file /t/becomes-folder /t/opaque \\
+    && echo file > /t/becomes-file && mkdir /t/becomes-folder && echo e > /t/becomes-folder/inside \\
+    && mkdir /t/opaque && echo new > /t/opaque/above && ln /t/original /t/third
+RUN touch /t/setuid /t/setgid && chown 1000:54321 /t/setuid && chmod 4755 /t/setuid && chmod 2755 /t/setgid \\
+    && mkdir /t/sticky && chmod 1777 /t/sticky && head -c 3000000 /dev/zero > /t/zeros \\
+    && printf x > "$(printf '/t/new\\nline')" && printf y > "$(printf '/t/raw\\377name')" \\
+    && touch /t/large-owner && chown 2147483648:2147483648 /t/large-owner
+ENV GREETING="two words" QUOTE='it"s' EMPTY=
+WORKDIR /home/agent
+USER agent
+ENTRYPOINT ["sh", "-c", "echo ran >> /tmp/runs; cat /tmp/runs; echo \\"$0 $1\\""]
+CMD ["from", "cmd"]
+"""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.support.engines import Docker
-from tests.support.images import busybox_context
+from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.layouts import archive
-from tests.vm.conftest import COMMAND, DOCKERFILE
+from tests.vm.conftest import COMMAND
 from tests.vm.test_streams import LISTING
 
 from bot_bottle.smolmachine.format import verify
@@ -26,8 +26,8 @@ _SMOLVMS_OWN = (b"t/opaque/below", b"t/second is ", b" is t/second")
 @pytest.fixture
 def image(docker: Docker, tmp_path: Path) -> str:
     """The image of this tier, less what smolvm cannot carry."""
-    assert _REFUSED_LINKS in DOCKERFILE
-    return docker.build(busybox_context(tmp_path / "context", DOCKERFILE.replace(_REFUSED_LINKS, "")))
+    assert _REFUSED_LINKS in BOTTLE_DOCKERFILE
+    return docker.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE.replace(_REFUSED_LINKS, "")))
 
 
 def bottle(*args: str | Path) -> bytes:

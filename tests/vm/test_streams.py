@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 
-import pytest
+from tests.support.backend_suite import Attach, Suite
 from tests.support.engines import Docker
-from tests.vm.conftest import Attach
 
 # type, mode, owner, size, name and link target of every entry, then which names are one file, then the files'
 # hashes: the same program in the container and in the microVM. A folder's size is its file system's own
@@ -27,59 +24,16 @@ find t home usr root var -xdev -type f -print0 | sort -z | xargs -0 sha256sum
 """
 
 
+class TestMicroVM(Suite):
+    """What a microVM does as every backend does it."""
+
+
 def test_the_guest_has_a_kernel_of_its_own_and_no_network(attach: Attach) -> None:
     done = attach("sh", "-c", "uname -r; ls /sys/class/net; cat /proc/net/route | wc -l")
     kernel, *interfaces, routes = done.out.decode().split()
     assert kernel != platform.release()
     assert set(interfaces) <= {"lo", "dummy0"}
     assert routes == "1"  # the heading alone
-
-
-def test_the_images_own_command_runs_once_with_its_user_and_variables(attach: Attach) -> None:
-    assert attach().out.decode().splitlines() == ["ran", "from cmd"]
-    shown = attach("sh", "-c", 'id -u; id -g; pwd; echo "$GREETING|$QUOTE|${EMPTY-unset}|$PATH|$HOME"')
-    seen = 'two words|it"s||/usr/bin:/bin|/home/agent'
-    assert shown.out.decode().splitlines() == ["1000", "1000", "/home/agent", seen]
-
-
-def test_options_go_over_the_image(attach: Attach) -> None:
-    env = {"GREETING": "other 'words' é=\n2nd", "MORE": "1"}
-    done = attach(
-        "sh", "-c", 'id -u; pwd; printf "%s|%s" "$GREETING" "$MORE"', env=env, user="0", workdir="/t"
-    )
-    assert done.out.decode() == "0\n/t\nother 'words' é=\n2nd|1"
-
-
-@pytest.mark.parametrize(
-    ("script", "status"),
-    [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("exit 1", 1), ("exit 255", 255)],
-)
-def test_the_status_is_the_commands_own(attach: Attach, script: str, status: int) -> None:
-    assert attach("sh", "-c", script).code == status
-
-
-def test_a_command_that_is_not_there_or_cannot_run(attach: Attach) -> None:
-    missing = attach("no-such-command")
-    assert missing.code == 127
-    assert b"no-such-command" in missing.err
-    assert attach("/etc").code == 126
-
-
-def test_input_arrives_whole_and_the_streams_stay_apart(attach: Attach) -> None:
-    data = os.urandom(3_000_001)
-    done = attach("sh", "-c", "sha256sum; echo of-error >&2", stdin=data)
-    assert done.out.split()[0].decode() == hashlib.sha256(data).hexdigest()
-    assert done.err == b"of-error\n"
-
-
-def test_input_that_is_not_read_keeps_nobody_waiting(attach: Attach) -> None:
-    assert attach("sh", "-c", "exit 3", stdin=bytes(5_000_000)).code == 3
-
-
-def test_twenty_megabytes_come_out_unharmed(attach: Attach) -> None:
-    done = attach("sh", "-c", "head -c 20000000 /dev/urandom > /tmp/r; sha256sum < /tmp/r >&2; cat /tmp/r")
-    assert len(done.out) == 20_000_000
-    assert hashlib.sha256(done.out).hexdigest() == done.err.split()[0].decode()
 
 
 def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: str) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import interrupts, strays
+from bot_bottle import interrupts
+from bot_bottle.backend.base import Launch, owner, wait
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
@@ -25,7 +24,6 @@ from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, delete_argv, exec
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
 _QUICK = 60.0
-_POLL = 0.1
 
 # what docker gives a container whose image names none
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,25 +31,6 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # smolvm answers 255 for a command that cannot be started; docker's users know 126 and 127
 _NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
 _NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not executable")
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """All that a microVM backend needs to know of a bottle."""
-
-    slug: str
-    artifact: Path
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(repr=False)
-    user: str
-    workdir: str
-    cpus: int
-    memory_mib: int
-
-    @property
-    def machine(self) -> str:
-        """The machine's name in smolvm."""
-        return f"bottle-{self.slug}"
 
 
 class Bottle:
@@ -74,11 +53,9 @@ class Bottle:
         SmolvmError when smolvm failed and not the command.
         """
         launch = self.launch
-        variables = dict(launch.env)
-        if tty:
-            variables.setdefault("TERM", os.environ.get("TERM") or "xterm")
+        variables = launch.variables(tty=tty)
         args = exec_argv(
-            launch.machine,
+            launch.name,
             launch.command,
             tty=tty,
             user=launch.user,
@@ -87,26 +64,15 @@ class Bottle:
         )
         env = {carrier(name): value for name, value in variables.items()}
         with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
-            code = self._wait(attached, received)
+            code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
         if attached.failure:
             raise SmolvmError("smolvm could not run the command", why=attached.failure)
         return _as_docker_has_it(code, attached.last_line)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
-        args = exec_argv(self.launch.machine, command, tty=False, user=user, workdir="/", env_names=())
+        args = exec_argv(self.launch.name, command, tty=False, user=user, workdir="/", env_names=())
         return self._host.call(args, timeout=_QUICK, check=check)
-
-    def _wait(self, attached: Attached, received: list[int]) -> int:
-        passed = 0
-        while (code := attached.wait(_POLL)) is None:
-            if len(received) > 1:
-                attached.end()
-                raise Interrupted(received[-1])
-            if len(received) > passed:
-                passed = len(received)
-                self._pass_on(received[0], attached)
-        return code
 
     def _pass_on(self, signum: int, attached: Attached) -> None:
         """Give a signal to all that runs in the bottle, as a terminal does to its foreground.
@@ -130,28 +96,30 @@ def _as_docker_has_it(code: int, last_line: str) -> int:
 
 
 @contextmanager
-def launch(launch: Launch, run: RunDir, progress: Progress, *, accel: Accel = "auto") -> Iterator[Bottle]:
-    """Boot a bottle; when the block ends, by any way, nothing of it is left."""
+def launch(
+    launch: Launch, artifact: Path, run: RunDir, progress: Progress, *, accel: Accel = "auto"
+) -> Iterator[Bottle]:
+    """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left."""
     with ExitStack() as stack:
         host = _host(launch, run, progress, accel, stack)
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
-            artifact = host.path_of(launch.artifact)
+            place = host.path_of(artifact)
             cpus = launch.cpus if host.kind == "kvm" else 1  # more do not come up reliably in emulation
             if isinstance(host, NativeHost):
                 with shield():
-                    _record(run, launch.machine, host.smolvm)
-                    stack.callback(_delete, host, launch.machine)
+                    _record(run, launch.name, host.smolvm)
+                    stack.callback(_delete, host, launch.name)
             create = create_argv(
-                artifact,
-                launch.machine,
+                place,
+                launch.name,
                 cpus=cpus,
                 memory_mib=launch.memory_mib,
-                labels={"bot-bottle": launch.slug, "owner": _owner()},
+                labels={"bot-bottle": launch.slug, "owner": owner()},
             )
             host.call(create, timeout=_CREATE)
             stage.say("starting the microVM")
-            _start(host, launch.machine)
+            _start(host, launch.name)
             stage.conclude("microVM is up")
         yield Bottle(launch, host, progress)
 
@@ -184,10 +152,6 @@ def _boot_hint(host: Host) -> str:
     if host.kind == "kvm":
         return "see `bottle doctor`; --accel emulated is the way round a KVM that does not work"
     return "try again when the machine is less busy, or with another --memory"
-
-
-def _owner() -> str:
-    return f"{os.getpid()}.{strays.start_time(os.getpid())}"
 
 
 def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:

@@ -32,6 +32,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "env": ("env", lambda items: dict(parse_env(items))),
+    "backend": ("backend", str),
     "user": ("user", str),
     "workdir": ("workdir", str),
     "cpus": ("cpus", int),
@@ -100,4 +101,5 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         workdir=settings.value("workdir"),
         cpus=settings.value("cpus"),
         memory_mib=parse_memory(settings.value("memory")),
+        backend=settings.value("backend"),
     )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bot_bottle.progress import Mode, Progress
-from bot_bottle.spec import DEFAULT_MEMORY
+from bot_bottle.spec import BACKENDS, DEFAULT_MEMORY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,6 +59,12 @@ def bottle_options(command: F) -> F:
             ),
             click.option(
                 "-w", "--workdir", envvar="BOT_BOTTLE_WORKDIR", metavar="FOLDER", help="Run in this folder."
+            ),
+            click.option(
+                "--backend",
+                type=click.Choice(BACKENDS),
+                envvar="BOT_BOTTLE_BACKEND",
+                help="A microVM (smolmachines, the default), or a hardened container (docker).",
             ),
             click.option(
                 "--cpus",

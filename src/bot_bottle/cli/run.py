@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from bot_bottle import bottle
 from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError
 from bot_bottle.image.oci import Platform
+from bot_bottle.spec import BottleSpec
 from bot_bottle.vm.terminal import is_terminal
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
@@ -25,6 +28,8 @@ Examples:
   bottle run ~/project -- claude -p 'fix the tests'
   bottle run -f Dockerfile.agent --target dev --build-arg VERSION=3 . -- bash
   echo 'print(1)' | bottle run -q . -- python3 -
+  bottle run --plan .
+  bottle run --backend docker . -- make test
   bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
 """
 
@@ -56,10 +61,14 @@ class _RunCommand(click.Command):
 )
 @options.bottle_options
 @click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
 @options.engine_options
 @options.output_options
 @click.pass_context
-def command(ctx: click.Context, /, extra: tuple[str, ...], **given: Any) -> int:
+def command(
+    ctx: click.Context, /, extra: tuple[str, ...], plan_only: bool, as_json: bool, **given: Any
+) -> int:
     """Build, convert, boot, run, and leave nothing."""
     if extra:
         raise UsageError(
@@ -67,7 +76,12 @@ def command(ctx: click.Context, /, extra: tuple[str, ...], **given: Any) -> int:
         )
     _check_platform(given["platform"])
     spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
+    _check_choices(ctx, spec, as_json=as_json and not plan_only)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    if plan_only:
+        plan = bottle.plan(spec, engine=given["engine"], packer=given["packer"], progress=progress)
+        _show(plan.described(), as_json=as_json)
+        return 0
     return bottle.run(
         spec,
         engine=given["engine"],
@@ -76,6 +90,24 @@ def command(ctx: click.Context, /, extra: tuple[str, ...], **given: Any) -> int:
         progress=progress,
         tty=is_terminal(),
     )
+
+
+def _show(plan: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(plan, indent=2))
+        return
+    for key, value in plan.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        click.echo(f"{key:<11} {text if value not in (None, '', []) else '-'}")
+
+
+def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
+    """Refuse what would have no effect."""
+    if as_json:
+        raise UsageError("--json goes with --plan: what a bottle prints is its command's own")
+    for name in ("packer", "accel") if spec.backend == "docker" else ():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} is for microVMs, and the docker backend has none")
 
 
 def _check_platform(platform: str | None) -> None:

@@ -37,6 +37,7 @@ class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
     image: ImageTable = ImageTable()
+    backend: str | None = None
     command: list[str] | None = None
     cpus: int | None = None
     memory: str | None = None

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "image.dockerfile": None,
     "image.target": None,
     "image.args": {},
+    "backend": "smolmachines",
     "command": (),
     "cpus": None,
     "memory": DEFAULT_MEMORY,

@@ -1,0 +1,83 @@
+"""What every backend does: start a bottle, run one command in it attached to us, leave nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from bot_bottle import strays
+from bot_bottle.errors import Interrupted
+from bot_bottle.process import Completed
+
+BackendName = Literal["smolmachines", "docker"]
+
+_POLL = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a backend needs to know of a bottle, besides what it boots. Empty: as the image has it."""
+
+    slug: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    user: str
+    workdir: str
+    cpus: int
+    memory_mib: int
+
+    @property
+    def name(self) -> str:
+        """The name of its machine or container."""
+        return f"bottle-{self.slug}"
+
+    def variables(self, *, tty: bool) -> dict[str, str]:
+        """Give the command's variables; one with a terminal learns which."""
+        terminal = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
+        return {**terminal, **self.env}
+
+
+class Running(Protocol):
+    """A bottle that is up, or about to run its one command."""
+
+    def run(self, *, tty: bool) -> int:
+        """Run the bottle's command on our own streams and give its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
+        """
+
+    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
+        """Run another command in the bottle to its end and give what it said."""
+
+
+class Waiting(Protocol):
+    """A command that is attached to us."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end, `timeout` seconds at most, and give its exit status or None."""
+
+
+def wait(
+    attached: Waiting, received: list[int], pass_on: Callable[[int], None], end: Callable[[], None]
+) -> int:
+    """Wait for a command and give its exit status.
+
+    `received` grows with the signals that reach us: the first is passed on, the second ends the command and
+    raises Interrupted.
+    """
+    passed = False
+    while (code := attached.wait(_POLL)) is None:
+        if len(received) > 1:
+            end()
+            raise Interrupted(received[-1])
+        if received and not passed:
+            passed = True
+            pass_on(received[0])
+    return code
+
+
+def owner() -> str:
+    """Give a mark of this process that no later one will have."""
+    return f"{os.getpid()}.{strays.start_time(os.getpid())}"

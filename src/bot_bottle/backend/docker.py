@@ -1,0 +1,150 @@
+"""A bottle as a container: the host's kernel, hardened as far as the engine goes. For docker and podman."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bot_bottle import interrupts, process
+from bot_bottle.backend.base import Launch, owner, wait
+from bot_bottle.backend.docker_argv import PIDS, create_argv, env_file, exec_argv
+from bot_bottle.errors import BootError, BottleError, EngineError
+from bot_bottle.image import containers
+from bot_bottle.image.engine import Engine
+from bot_bottle.interrupts import shield
+from bot_bottle.process import CommandFailed, Completed
+from bot_bottle.rundir import RunDir
+
+STRAY = "bottle-container"
+_LABEL = "bot-bottle.bottle"
+_TIMEOUT = 120.0  # seconds, for what does not wait for the bottle's command
+# no key detaches: a bottle that runs on with nobody attached would be one that nobody ends
+_NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
+
+
+class ContainerBottle:
+    """A bottle whose container is made and not yet started. Made by `launch`."""
+
+    def __init__(self, launch: Launch, engine: Engine, image: str, run: RunDir) -> None:
+        self.launch = launch
+        self._engine = engine
+        self._image = image
+        self._run = run
+
+    @property
+    def accel(self) -> str:
+        """Where it runs: on the host's own kernel."""
+        return "none"
+
+    def run(self, *, tty: bool) -> int:
+        """Run the bottle's command on our own streams and give its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        EngineError when the engine refuses, BootError when it drops a limit or a wall that was asked for.
+        """
+        self._create(tty=tty)
+        argv = [str(self._engine.program), "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
+        with (
+            interrupts.collected() as received,
+            process.attached(argv, terminal=tty, own_stderr=not tty) as client,
+        ):
+            wait(client, received, self._pass_on, self._remove)
+        return self._status()
+
+    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
+        """Run another command in the container to its end and give what it said."""
+        return process.run(
+            exec_argv(self._engine, self.launch.name, command, user=user), timeout=_TIMEOUT, check=check
+        )
+
+    def _create(self, *, tty: bool) -> None:
+        launch = self.launch
+        with env_file(self._run.path, launch.variables(tty=tty)) as (path, inherited):
+            labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
+            argv = create_argv(self._engine, launch, self._image, path, list(inherited), labels, tty=tty)
+            done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
+        if done.code:
+            step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
+            raise EngineError(
+                f"{self._engine.name} could not make the container", why=done.complaint, next_step=step
+            )
+        self._hold_in_force()
+
+    def _inspected(self) -> dict[str, Any]:
+        done = process.run(
+            [str(self._engine.program), "container", "inspect", self.launch.name], timeout=_TIMEOUT
+        )
+        document: dict[str, Any] = json.loads(done.stdout)[0]
+        return document
+
+    def _hold_in_force(self) -> None:
+        """Refuse a container that has fewer walls or limits than were asked for."""
+        host = self._inspected()["HostConfig"]
+        wanted = {
+            "Memory": self.launch.memory_mib << 20,
+            "NetworkMode": "none",
+            "Privileged": False,
+            "PidsLimit": PIDS,
+        }
+        dropped = [key for key, value in wanted.items() if host.get(key) != value]
+        if dropped:
+            raise BootError(
+                f"{self._engine.name} does not keep a bottle's walls here: {', '.join(dropped)} not in force",
+                next_step="look at the engine's cgroup support, or use --backend smolmachines",
+            )
+
+    def _status(self) -> int:
+        state = self._inspected()["State"]
+        code = int(state.get("ExitCode") or 0)
+        if state.get("Running"):
+            raise EngineError(f"{self._engine.name} let go of the container before its command ended")
+        if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
+            raise BootError("the container did not start", why=str(state.get("Error") or ""))
+        return code
+
+    def _pass_on(self, signum: int) -> None:
+        name = signal.Signals(signum).name.removeprefix("SIG")
+        argv = [str(self._engine.program), "kill", f"--signal={name}", self.launch.name]
+        process.run(argv, timeout=_TIMEOUT, check=False)
+
+    def _remove(self) -> None:
+        containers.remove(str(self._engine.program), f"{_LABEL}={self.launch.slug}")
+
+
+@contextmanager
+def launch(launch: Launch, image: str, engine: Engine, run: RunDir) -> Iterator[ContainerBottle]:
+    """Hold a bottle's container; when the block ends, by any way, nothing of it is left. `image` is an id."""
+    _hold_seccomp(engine)
+    label = f"{_LABEL}={launch.slug}"
+    with ExitStack() as stack:
+        with shield():
+            containers.record(run, STRAY, engine.program, label)
+            stack.callback(_remove_quietly, engine.program, label)
+        yield ContainerBottle(launch, engine, image, run)
+
+
+def _remove_quietly(program: Path, label: str) -> None:
+    with shield(), suppress(BottleError):
+        containers.remove(str(program), label)
+
+
+def _hold_seccomp(engine: Engine) -> None:
+    """Refuse an engine that runs containers without a seccomp filter."""
+    if engine.name == "podman":
+        argv, there = ("{{.Host.Security.SECCOMPEnabled}}", "true")
+    else:
+        argv, there = ("{{json .SecurityOptions}}", "name=seccomp")
+    try:
+        told = process.run([str(engine.program), "info", f"--format={argv}"], timeout=_TIMEOUT).text
+    except CommandFailed as error:
+        raise EngineError(f"{engine.name} does not answer", why=error.why) from error
+    if there not in told or "profile=unconfined" in told:
+        raise BootError(
+            f"{engine.name} runs containers without a seccomp filter here",
+            next_step="turn it on in the engine, or use --backend smolmachines",
+        )

@@ -1,0 +1,43 @@
+"""Containers that are ours: found by their label, and removed whoever has ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bot_bottle import process
+from bot_bottle.interrupts import shield
+from bot_bottle.rundir import RunDir
+
+# what decides which engine a client talks to
+_ENGINE_VARIABLES = (
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "CONTAINER_HOST",
+    "CONTAINER_CONNECTION",
+)
+_TIMEOUT = 60.0  # seconds
+
+
+def record(run: RunDir, kind: str, program: Path, label: str) -> None:
+    """Name a container that is about to be made, so that a sweep finds it. `label` is `KEY=VALUE`."""
+    variables = {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
+    run.record(kind, program=str(program), label=label, variables=variables)
+
+
+def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> None:
+    """Remove every container with a label, running or not, and its volumes. Raises CommandFailed."""
+    with shield():
+        listing = (program, "ps", "--all", "--quiet", f"--filter=label={label}")
+        found = process.run(listing, timeout=_TIMEOUT, env=env).text.split()
+        if found:
+            removal = (program, "rm", "--force", "--volumes", *found)
+            process.run(removal, timeout=_TIMEOUT, env=env, check=False)
+
+
+def sweep(stray: Mapping[str, Any]) -> None:
+    """Remove the container of a command that was killed. Raises CommandFailed."""
+    remove(stray["program"], stray["label"], {**os.environ, **stray["variables"]})

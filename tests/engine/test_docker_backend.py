@@ -1,0 +1,220 @@
+"""A bottle as a hardened container: the suite of every backend, its walls, its signals, and nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from tests.engine.conftest import Context
+from tests.support.backend_suite import Attach, Ended, Suite
+from tests.support.bottle import PROGRAM, Bottle, wait_until
+from tests.support.engines import Docker, Podman
+from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
+
+WALLS = """
+ls /sys/class/net; cat /proc/net/route | wc -l
+grep -E "^(CapEff|CapBnd|NoNewPrivs|Seccomp):" /proc/self/status | tr -d "\\t"
+cat /proc/1/comm
+"""
+
+
+@pytest.fixture(scope="module")
+def bottle_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of the suite."""
+    return docker.build(busybox_context(tmp_path_factory.mktemp("suite"), BOTTLE_DOCKERFILE))
+
+
+@pytest.fixture
+def attach(bottle: Bottle, bottle_image: str) -> Attach:
+    """Run a command in a container of its own."""
+
+    def attached(*command: str, stdin: bytes = b"", **changes: Any) -> Ended:
+        options = [f"--{name}={changes[name]}" for name in ("user", "workdir") if name in changes]
+        options += [f"--env={name}" for name in changes.get("env", {})]
+        argv = [str(PROGRAM), "run", "-q", "--backend=docker", "--image", bottle_image, *options]
+        argv += ["--", *command] if command else []
+        env = bottle.env(changes.get("env"))
+        done = subprocess.run(argv, input=stdin, env=env, capture_output=True, timeout=60)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return attached
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(bottle: Bottle, docker: Docker) -> Iterator[None]:
+    """Whatever a test does, no container and no process stays."""
+    listing = ("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle")
+    before = docker.docker(*listing)
+    yield
+    assert not bottle.leftovers
+    assert docker.docker(*listing) == before
+
+
+class TestContainer(Suite):
+    """What a container does as every backend does it."""
+
+
+def test_its_walls(attach: Attach) -> None:
+    done = attach("sh", "-c", WALLS, user="0")
+    assert done.out.decode().split() == [
+        "lo",
+        "1",
+        "CapEff:00000000000000fb",
+        "CapBnd:00000000000000fb",
+        "NoNewPrivs:1",
+        "Seccomp:2",
+        "docker-init",
+    ]
+
+
+def test_values_of_variables_are_on_no_command_line(bottle: Bottle, bottle_image: str) -> None:
+    secret = {"KEY": "a-secret-value", "LINES": "a-secret\nvalue"}
+    process = bottle.start(
+        "run", "-v", "--backend=docker", "--image", bottle_image, "-e", "KEY", "-e", "LINES",
+        "--", "sh", "-c", "echo there; sleep 1; echo $KEY", env=secret,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    out, err = process.communicate(timeout=60)
+    assert out == "a-secret-value\n"
+    assert b"a-secret" not in b"".join(shown)
+    assert "a-secret" not in err
+
+
+def started(bottle: Bottle, image: str, script: str) -> subprocess.Popen[str]:
+    """A bottle whose command has said that it is there."""
+    process = bottle.start("run", "-q", "--backend=docker", "--image", image, "--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n", process.communicate()
+    return process
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_is_the_commands(bottle: Bottle, bottle_image: str, signum: signal.Signals) -> None:
+    name = signum.name.removeprefix("SIG")
+    process = started(
+        bottle, bottle_image, f'trap "echo caught; exit 9" {name}; echo there; while :; do sleep 0.1; done'
+    )
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (9, "caught\n"), err
+
+
+def test_the_second_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:
+    process = started(
+        bottle, bottle_image, 'trap "echo first" INT TERM; echo there; while :; do sleep 0.1; done'
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+
+
+def test_what_sigkill_leaves_is_swept(bottle: Bottle, bottle_image: str, docker: Docker) -> None:
+    process = started(bottle, bottle_image, "echo there; while :; do sleep 1; done")
+    process.kill()
+    process.wait(30)
+    assert docker.docker("ps", "--quiet", "--filter=label=bot-bottle.bottle") != b""
+    assert bottle("cache", "prune").code == 0
+    process.communicate(timeout=30)  # the client that held its streams has ended
+    wait_until(lambda: not bottle.leftovers)
+
+
+def test_a_terminal(bottle: Bottle, bottle_image: str) -> None:
+    script = (
+        "tty; until [ \"$(stty size)\" = '33 101' ]; do sleep 0.1; done; echo sized;"
+        'printf "\\033[1mbold\\033[0m\\n"; read -r line; echo "got $line"; sh'
+    )
+    argv = ["run", "-q", "--backend=docker", "--image", bottle_image, "--", "sh", "-c", script]
+    env: Any = bottle.env()
+    child = pexpect.spawn(str(PROGRAM), argv, dimensions=(33, 101), timeout=30, encoding="utf-8", env=env)
+    child.expect("/dev/pts/")
+    child.expect("sized")
+    child.expect("\x1b\\[1mbold")
+    child.send("a line\r")
+    child.expect("got a line")
+    child.setwinsize(44, 133)
+    child.send('until [ "$(stty size)" = \'44 133\' ]; do sleep 0.1; done; echo resi""zed\r')
+    child.expect("resized")
+    child.send('echo slee""ping; sleep 100\r')
+    child.expect("sleeping")
+    child.sendcontrol("c")
+    child.send("echo still $((40 + 2))\r")
+    child.expect("still 42")
+    child.send("\x10\x11echo and $((40 + 3))\r")  # what would detach a docker client
+    child.expect("and 43")
+    child.sendcontrol("d")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus is not None
+
+
+def test_a_plan_starts_nothing(bottle: Bottle, context: Context) -> None:
+    folder = context("RUN false")  # would not build
+    plan = json.loads(
+        bottle("run", "--plan", "--json", "--backend=docker", "-e", "A=b", folder, "--", "make").out
+    )
+    assert (plan["backend"], plan["command"], plan["env"]) == ("docker", ["make"], ["A"])
+    assert (plan["network"], plan["mounts"], plan["image_id"]) == ("none", [], None)
+
+
+def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) -> None:
+    plan = json.loads(bottle("run", "--plan", "--json", context("USER agent", 'CMD ["/x"]')).out)
+    assert Path(plan["artifact"]).is_file()
+    assert plan["command"] == ["/x"]
+    assert plan["backend"] == "smolmachines"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--packer=smolvm"], "--packer is for microVMs"),
+        (["--accel=kvm"], "--accel is for microVMs"),
+        (["--archive=x.tar"], "no archives"),
+        (["--json"], "--json goes with --plan"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(bottle: Bottle, args: list[str], told: str) -> None:
+    done = bottle("run", "--backend=docker", *args)
+    assert done.code in (2, 101), done
+    assert told in done.err
+
+
+def test_a_limit_that_is_not_in_force_is_refused(
+    bottle: Bottle, bottle_image: str, tmp_path: Path, docker: Docker
+) -> None:
+    """As an engine does whose kernel keeps no such limit: it warns, and drops it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    real = subprocess.run(["which", "docker"], capture_output=True, check=True, text=True).stdout.strip()
+    (folder / "docker").write_text(
+        '#!/bin/bash\nfor arg; do case $arg in --memory*) ;; *) kept+=("$arg") ;; esac; done\n'
+        f'exec {real} "${{kept[@]}}"\n'
+    )
+    (folder / "docker").chmod(0o755)
+    env = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    done = bottle("run", "-q", "--backend=docker", "--image", bottle_image, "--", "true", env=env)
+    done.failed(111, "Memory not in force")
+
+
+def test_podman_does_it_too(podman: Podman, cache_dir: Path, tmp_path: Path) -> None:
+    bottle = Bottle(cache_dir, {**podman.variables, "BOT_BOTTLE_ENGINE": "podman"})
+    image = podman.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE))
+    done = bottle(
+        "run", "-q", "--backend=docker", "--image", image, "-e", "GREETING=other", "--",
+        "sh", "-c", "id -u; echo $GREETING; ls /sys/class/net; exit 7",
+    )  # fmt: skip
+    assert (done.code, done.out) == (7, "1000\nother\nlo\n"), done
+    assert not bottle.leftovers
