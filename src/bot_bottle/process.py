@@ -253,14 +253,9 @@ def _started(
     with ExitStack() as stack:
         with shield():
             try:
+                streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
                 child = subprocess.Popen(  # noqa: S603 - a list of arguments, never a shell
-                    list(argv),
-                    env=env,
-                    cwd=cwd,
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=stderr,
-                    start_new_session=session,
+                    list(argv), env=env, cwd=cwd, start_new_session=session, **streams
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
