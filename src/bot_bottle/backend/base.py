@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 from bot_bottle import strays
 from bot_bottle.errors import Interrupted
-from bot_bottle.process import Completed
 
 BackendName = Literal["smolmachines", "docker"]
 
@@ -47,9 +46,6 @@ class Running(Protocol):
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
         """
-
-    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
-        """Run another command in the bottle to its end and give what it said."""
 
 
 class Waiting(Protocol):

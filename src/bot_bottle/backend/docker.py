@@ -12,12 +12,12 @@ from typing import Any
 
 from bot_bottle import interrupts, process
 from bot_bottle.backend.base import Launch, owner, wait
-from bot_bottle.backend.docker_argv import PIDS, create_argv, env_file, exec_argv
+from bot_bottle.backend.docker_argv import PIDS, create_argv, env_file
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
 from bot_bottle.interrupts import shield
-from bot_bottle.process import CommandFailed, Completed
+from bot_bottle.process import CommandFailed
 from bot_bottle.rundir import RunDir
 
 STRAY = "bottle-container"
@@ -36,11 +36,6 @@ class ContainerBottle:
         self._image = image
         self._run = run
 
-    @property
-    def accel(self) -> str:
-        """Where it runs: on the host's own kernel."""
-        return "none"
-
     def run(self, *, tty: bool) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
@@ -55,12 +50,6 @@ class ContainerBottle:
         ):
             wait(client, received, self._pass_on, self._remove)
         return self._status()
-
-    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
-        """Run another command in the container to its end and give what it said."""
-        return process.run(
-            exec_argv(self._engine, self.launch.name, command, user=user), timeout=_TIMEOUT, check=check
-        )
 
     def _create(self, *, tty: bool) -> None:
         launch = self.launch

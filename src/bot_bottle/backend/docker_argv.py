@@ -66,12 +66,6 @@ def _own_limits() -> list[str]:
     return [f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={8 * PIDS}:{8 * PIDS}"]
 
 
-def exec_argv(engine: Engine, name: str, command: Sequence[str], *, user: str) -> list[str]:
-    """Give the command line that runs another command in the container."""
-    options = [f"--user={user}"] if user else []
-    return [str(engine.program), "exec", *options, name, *command]
-
-
 @contextmanager
 def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
     """Give a private file with the variables for `--env-file`, and those that such a file cannot carry.
