@@ -25,7 +25,7 @@ from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.cache import Explanation
-from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source
+from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source, Transport, Via
 from bot_bottle.verify.verify import Report
 from bot_bottle.verify.verify import verify as verify_artifact
 from bot_bottle.vm.host import Accel
@@ -90,16 +90,26 @@ def convert(
     engine: str | None = None,
     packer: PackerName = "native",
     accel: Accel = "auto",
+    via: Via | None = None,
+    transport: Transport = "load",
     progress: Progress | None = None,
 ) -> Conversion:
     """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
-    Raises the BottleError of the stage that failed.
+    `via` and `transport` are for the packer `smolvm`, as `Packing` has them. Raises the BottleError of the
+    stage that failed.
     """
     with workspace() as run:
-        return Converter(run, progress or Progress(), engine=engine, packer=packer, accel=accel).convert(
-            source
+        converter = Converter(
+            run,
+            progress or Progress(),
+            engine=engine,
+            packer=packer,
+            accel=accel,
+            via=via,
+            transport=transport,
         )
+        return converter.convert(source)
 
 
 def why(

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from bot_bottle import paths
-from bot_bottle.errors import DiskFullError, ImageError, SpecError
-from bot_bottle.image.archive import Image, as_tar, open_archive, spool
+from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
+from bot_bottle.image.archive import Image, open_archive, spool
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress
+from bot_bottle.registry.ephemeral import Reference, Registry, ephemeral_registry
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine.cache import Cache, Explanation
 from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.smolmachine.guest import find_guest, guest_version
 from bot_bottle.smolmachine.key import Key
-from bot_bottle.smolmachine.pack import PackOptions, pack_native, pack_smolvm
-from bot_bottle.spec import PackerName, Source
-from bot_bottle.vm.emulated import emulated_host
-from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
-from bot_bottle.vm.kvm import probe_kvm
-from bot_bottle.vm.smolvm import find_smolvm
+from bot_bottle.smolmachine.pack import PackOptions, pack_native
+from bot_bottle.smolvm_packing import SmolvmPacker
+from bot_bottle.spec import PackerName, Packing, Source, Transport, Via
+from bot_bottle.vm.host import Accel
 
-_PACK_TIMEOUT = 3600.0  # seconds, for smolvm's own packer
-_PACK_MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB, whatever it is told
+_REPOSITORY = "bot-bottle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +54,15 @@ class Converter:
         engine: str | None = None,
         packer: PackerName = "native",
         accel: Accel = "auto",
+        via: Via | None = None,
+        transport: Transport = "load",
     ) -> None:
         self._run = run
         self._progress = progress
         self._engine_choice = engine
         self._engine: Engine | None = None
-        self._packer: PackerName = packer
-        self._accel: Accel = accel
+        self._packing = Packing(packer, via, transport)
+        self._smolvm = SmolvmPacker(run, progress, accel)
         self._losses: tuple[Loss, ...] = ()
         self.cache = Cache(paths.artifacts_dir())
 
@@ -87,6 +88,8 @@ class Converter:
 
     def convert(self, source: Source) -> Conversion:
         """Give the artifact of a source, from the cache when nothing that decides it has changed."""
+        if source.archive is not None and self._packing.transport == "push":
+            raise UsageError("--transport push is for images that an engine holds, not for archives")
         image_id = self.image_id(source)
         key = self.key(image_id)
         entry = self.cache.get_or_make(
@@ -97,7 +100,7 @@ class Converter:
         )
         if entry.hit:
             self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
-        return Conversion(image_id, entry, self._packer, self._losses, dict(self._progress.seconds))
+        return Conversion(image_id, entry, self._packing.packer, self._losses, dict(self._progress.seconds))
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Image]:
@@ -118,12 +121,23 @@ class Converter:
         return Key(
             image_id=Digest(image_id),
             platform=str(Platform.of_this_machine()),
-            packer=self._packer,
+            packer=self._packing.packer,
             smolvm_version=guest_version(),
             format_version=FORMAT_VERSION,
             flatten_version=FLATTEN_VERSION,
-            options=self._options().key_parts(),
+            options=self._registry_parts() or self._options().key_parts(),
         )
+
+    @cached_property
+    def _via_registry(self) -> bool:
+        """Whether smolvm pulls the image from a registry."""
+        packer, via = self._packing.packer, self._packing.via
+        return packer == "smolvm" and (via == "registry" or (via is None and not self._smolvm.takes_archives))
+
+    def _registry_parts(self) -> tuple[tuple[str, str], ...]:
+        if not self._via_registry:
+            return ()
+        return ("transport", self._packing.transport), ("via", "registry")
 
     def _options(self) -> PackOptions:
         return PackOptions()
@@ -138,6 +152,8 @@ class Converter:
 
     def _make(self, source: Source, image_id: str, temp: Path) -> Digest:
         try:
+            if self._via_registry:
+                return self._pack_through_registry(source, image_id, temp)
             if source.archive is not None:
                 return self._pack(source.archive, image_id, temp)
             return self._pack(self._export(image_id), image_id, temp)
@@ -166,11 +182,28 @@ class Converter:
                     "the engine exported another image than it was asked for",
                     why=f"asked for {image_id}, got {image.image_id}",
                 )
-            if self._packer == "smolvm":
-                digest = self._pack_smolvm(archive, temp)
-            else:
-                digest = self._pack_native(image, temp)
-        return digest
+            if self._packing.packer == "smolvm":
+                return self._smolvm.from_archive(archive, temp)
+            return self._pack_native(image, temp)
+
+    def _pack_through_registry(self, source: Source, image_id: str, temp: Path) -> Digest:
+        """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
+        push = self._packing.transport == "push"
+        keep = paths.layers_dir() if push else None
+        with ephemeral_registry(push=push, keep=keep, run=self._run) as registry:
+            reference = self._serve(registry, source, image_id)
+            return self._smolvm.from_registry(reference, registry.port, temp)
+
+    def _serve(self, registry: Registry, source: Source, image_id: str) -> Reference:
+        if self._packing.transport == "push":
+            with self._progress.stage("push") as stage:
+                return registry.push_image(self.engine, image_id, _REPOSITORY, stage.say)
+        if source.archive is not None:
+            return registry.load(source.archive, _REPOSITORY)
+        with self._progress.stage("export", self.engine.size(image_id) or None) as stage:
+            reference = registry.load_image(self.engine, image_id, _REPOSITORY, stage.advance)
+            stage.conclude(f"from {self.engine.name} into the registry")
+            return reference
 
     def _pack_native(self, image: Image, temp: Path) -> Digest:
         with self._progress.stage("pack") as stage:
@@ -193,36 +226,3 @@ class Converter:
                 f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
             )
         return packed.digest
-
-    def _pack_smolvm(self, archive: Path, temp: Path) -> Digest:
-        archive = as_tar(archive, self._run.folder("archive") / "image.tar")
-        exchange = self._run.folder("exchange")
-        with self._smolvm_host(exchange) as host, self._progress.stage("pack") as stage:
-            stage.say("smolvm pack create")
-            inside = "/exchange" if host.kind == "emulated" else str(exchange)
-            # the archive may be readable by its owner alone; an emulated host is a wall of its own
-            env = {"SMOLVM_VM_UID_DROP": "off"} if host.kind == "emulated" else {}
-
-            def run(args: Sequence[str]) -> None:
-                places = {str(archive.absolute()): host.path_of(archive)}
-                host.call(
-                    [places.get(arg, arg.replace(str(exchange), inside)) for arg in args],
-                    timeout=_PACK_TIMEOUT,
-                    env=env,
-                )
-
-            made = exchange / "made.smolmachine"
-            packed = pack_smolvm(run, archive, made)
-            made.replace(temp)
-            stage.conclude("by smolvm pack create")
-        return packed.digest
-
-    @contextmanager
-    def _smolvm_host(self, exchange: Path) -> Iterator[Host]:
-        if choose_accel(self._accel, probe_kvm()) == "kvm":
-            yield NativeHost(find_smolvm(self._progress))
-        else:
-            with emulated_host(
-                self._run, self._progress, memory_mib=_PACK_MEMORY_MIB, exchange=exchange
-            ) as host:
-                yield host

@@ -20,6 +20,11 @@ def artifacts_dir() -> Path:
     return cache_dir() / "smolmachines"
 
 
+def layers_dir() -> Path:
+    """Give the folder of layers that an engine has pushed once."""
+    return cache_dir() / "layers"
+
+
 def runs_dir() -> Path:
     """Give the folder that holds one folder for each command under way."""
     return cache_dir() / "runs"

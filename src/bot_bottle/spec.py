@@ -15,6 +15,8 @@ from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 
 PackerName = Literal["native", "smolvm"]
+Via = Literal["archive", "registry"]
+Transport = Literal["load", "push"]
 BACKENDS: tuple[BackendName, ...] = ("smolmachines", "docker")
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
@@ -44,6 +46,25 @@ class Source:
         if self.build is not None:
             return str(self.build.context.absolute())
         return self.image or str(self.archive and self.archive.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Who makes the artifact; and for smolvm, how the image gets there.
+
+    `via` None is: an archive where smolvm takes one, else a registry. `transport` tells how the registry gets
+    the image: loaded from the engine's archive, or pushed by the engine.
+    """
+
+    packer: PackerName = "native"
+    via: Via | None = None
+    transport: Transport = "load"
+
+    def __post_init__(self) -> None:
+        if self.packer != "smolvm" and (self.via or self.transport != "load"):
+            raise UsageError("--via and --transport are for --packer smolvm; the native packer needs neither")
+        if self.transport == "push" and self.via != "registry":
+            raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
 
 @dataclass(frozen=True, slots=True)

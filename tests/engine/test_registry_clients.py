@@ -108,6 +108,29 @@ def test_an_engine_loads_and_pushes_its_image(
         assert not engine.exists(target)  # the name that it was pushed by is gone
 
 
+@pytest.mark.parametrize("name", DOCKERS)
+def test_docker_pushes_a_layer_to_one_registry_and_no_more_to_the_next(
+    name: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    docker: Docker,
+    clients: dict[str, Client],
+) -> None:
+    engine = use(Case(name), request, monkeypatch, tmp_path)
+    (tmp_path / "file").write_bytes(os.urandom(20_000_000))  # docker asks for none that is small
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY file /file\n")
+    image = docker.build(tmp_path, "--tag", f"bot-bottle-test-kept:{OWNER}")
+    seen: list[tuple[int, int]] = []
+    for _ in range(2):
+        said: list[str] = []
+        with ephemeral_registry(push=True, keep=tmp_path / "layers") as registry:
+            reference = registry.push_image(engine, image, "app", said.append)
+            assert clients["skopeo"].pull(str(reference), tmp_path / f"pulled-{len(seen)}")
+        seen.append((sum("Pushed" in line for line in said), sum("already exists" in line for line in said)))
+    assert seen == [(1, 0), (0, 1)]
+
+
 def config_of(registry: Registry, reference: Reference) -> str:
     """Give the digest of an image's config: its id."""
     with Wire(registry.port, registry.prefix) as wire:

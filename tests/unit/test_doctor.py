@@ -89,7 +89,7 @@ def test_what_emulation_lacks(tools: Path, tool: str, body: str | None, message:
 def test_a_kernel_that_is_there_needs_no_apt(tools: Path) -> None:
     (tools / "apt-cache").unlink()
     paths.emulation_dir().mkdir(parents=True)
-    for name in ("vmlinuz", "initramfs.gz"):
+    for name in ("vmlinuz", "initramfs-2.gz"):
         (paths.emulation_dir() / name).touch()
     assert check_emulation() == "9.1.2"
 

@@ -11,6 +11,7 @@ from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.spec import (
     BottleSpec,
+    Packing,
     Source,
     check_slug,
     make_slug,
@@ -53,6 +54,21 @@ def test_env_takes_values_and_what_is_set_here(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bad_variable_is_refused(item: str) -> None:
     with pytest.raises(SpecError):
         parse_env([item])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"via": "archive"},
+        {"via": "registry"},
+        {"transport": "push"},
+        {"packer": "smolvm", "transport": "push"},
+        {"packer": "smolvm", "via": "archive", "transport": "push"},
+    ],
+)
+def test_a_way_to_pack_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Packing(**given)
 
 
 def test_build_args_keep_the_difference_between_empty_and_not_given() -> None:

@@ -14,6 +14,7 @@ from bot_bottle import bottle, paths
 from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.progress import human_bytes
+from bot_bottle.registry.kept import Kept
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.smolmachine.entry import Entry
 
@@ -57,7 +58,9 @@ def ls(as_json: bool) -> None:
     "--keep-bytes", metavar="SIZE", help="Remove the least recently used until this much is left, as 20GB."
 )
 @click.option("--older-than", metavar="AGE", help="Remove what was not used for so long, as 12h or 30d.")
-@click.option("--all", "everything", is_flag=True, help="Remove every artifact that is not in use.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Remove every artifact that is not in use, and kept layers."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(
@@ -71,6 +74,8 @@ def prune(
     age = _age(older_than) if older_than is not None else None
     with bottle.workspace():  # which sweeps what killed commands left
         done = Cache(paths.artifacts_dir()).prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+        if everything and not dry_run:
+            Kept(paths.layers_dir()).trim(0)
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],

@@ -57,15 +57,26 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
 @options.engine_options
+@click.option(
+    "--via",
+    type=click.Choice(["archive", "registry"]),
+    help="How smolvm gets the image; default: an archive, where it takes one.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["load", "push"]),
+    default="load",
+    show_default=True,
+    help="How the registry gets it; push moves only the layers that were not pushed before.",
+)
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
     """Convert and print where the artifact is."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    done = bottle.convert(
-        source, engine=given["engine"], packer=given["packer"], accel=given["accel"], progress=progress
-    )
+    how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport")}
+    done = bottle.convert(source, **how, progress=progress)
     where = done.entry.path
     if verify:
         with done.entry.hold():

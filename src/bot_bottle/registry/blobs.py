@@ -22,7 +22,10 @@ _STRETCH = 16 << 20  # bytes that a client has one idle time to take
 
 async def get(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
     """Send a blob, or one range of it."""
-    digest = _known(service, route)
+    digest = route.digest
+    if service.writable and not service.repositories.has_blob(digest, route.name):
+        await _adopt(service, route, digest)
+    _known(service, route)
     headers = {
         "Docker-Content-Digest": str(digest),
         "Content-Type": "application/octet-stream",
@@ -51,6 +54,12 @@ async def delete(service: Service, _request: BaseRequest, route: Route) -> web.S
     repository.blobs.discard(digest)
     await service.on_disk(service.repositories.release, digest)
     return web.Response(status=202)
+
+
+async def _adopt(service: Service, route: Route, digest: Digest) -> None:
+    """A client that may push asks whether it has to: it need not push what an earlier registry has kept."""
+    if await service.on_disk(service.repositories.store.adopt, digest):
+        service.repositories.make(route.name).add_blob(digest)
 
 
 def _known(service: Service, route: Route) -> Digest:

@@ -17,6 +17,7 @@ from bot_bottle.errors import RegistryError
 from bot_bottle.interrupts import shield
 from bot_bottle.registry.base import Registry
 from bot_bottle.registry.content import Content
+from bot_bottle.registry.kept import Kept
 from bot_bottle.registry.repositories import Manifest, Repositories
 from bot_bottle.registry.server import serve
 from bot_bottle.registry.service import Service
@@ -30,7 +31,7 @@ _STOP_SECONDS = 10.0
 
 
 @contextmanager
-def embedded(run: RunDir, *, push: bool = False) -> Iterator[Registry]:
+def embedded(run: RunDir, *, push: bool = False, keep: Path | None = None) -> Iterator[Registry]:
     """Serve from this process until the block ends. Its files are in the run folder. Raises RegistryError."""
     with ExitStack() as stack:
         with shield():
@@ -38,7 +39,8 @@ def embedded(run: RunDir, *, push: bool = False) -> Iterator[Registry]:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             listening = stack.enter_context(_bind())
             prefix = secrets.token_hex(16)
-            service = Service(Repositories(BlobStore(folder)), prefix, writable=push)
+            store = BlobStore(folder, Kept(keep) if keep else None)
+            service = Service(Repositories(store), prefix, writable=push)
             held = stack.enter_context(ExitStack())  # archives, let go of when nothing is served any more
             thread = _ServerThread(service, listening)
             stack.callback(thread.stop)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Literal
 
 from bot_bottle import rundir, strays
+from bot_bottle.errors import RegistryError
 from bot_bottle.image.engine import Engine
 from bot_bottle.registry import container
 from bot_bottle.registry.base import Reference, Registry
@@ -24,6 +26,7 @@ def ephemeral_registry(
     form: Form = "embedded",
     *,
     push: bool = False,
+    keep: Path | None = None,
     run: RunDir | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Registry]:
@@ -31,15 +34,20 @@ def ephemeral_registry(
 
     `embedded` serves from this process; `container` runs the registry image with the engine (default: the
     one that answers). With `push` repositories under its prefix may be written; the container's always may.
-    `run` holds what is temporary (default: a folder of its own). Raises RegistryError, EngineError.
+    What is pushed also goes to the folder `keep` (embedded form only), and a client that asks for it in a
+    later registry need not push it again. `run` holds what is temporary (default: a folder of its own).
+
+    Raises RegistryError, EngineError.
     """
     with ExitStack() as stack:
         if run is None:
             rundir.sweep(_SWEEPERS)
             run = stack.enter_context(rundir.run_dir())
+        if form == "container" and keep is not None:
+            raise RegistryError("the container keeps nothing", next_step="use the embedded form")
         if form == "container":
             yield stack.enter_context(container.container(run, engine, push=push))
         else:
             from bot_bottle.registry.embedded import embedded  # the HTTP server takes a while to import
 
-            yield stack.enter_context(embedded(run, push=push))
+            yield stack.enter_context(embedded(run, push=push, keep=keep))

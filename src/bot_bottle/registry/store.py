@@ -18,6 +18,7 @@ from typing import Any
 
 from bot_bottle.image.layers import CHUNK, Blob
 from bot_bottle.image.oci import Digest
+from bot_bottle.registry.kept import Kept
 
 CANONICAL = "sha256"  # what a digest is made with when nobody says
 
@@ -37,14 +38,17 @@ class TooManyUploads(RuntimeError):
 class BlobStore:
     """The blobs in the folder `root`, which the caller makes, keeps private and removes.
 
-    Its methods may be called from several threads.
+    With `kept`, what is uploaded goes there too. Its methods may be called from several threads.
     """
 
-    def __init__(self, root: Path, *, max_uploads: int = 64, upload_seconds: float = 3600) -> None:
+    def __init__(
+        self, root: Path, kept: Kept | None = None, *, max_uploads: int = 64, upload_seconds: float = 3600
+    ) -> None:
         self._blobs = root / "blobs"
         self._partial = root / "uploads"
         for folder in (self._blobs / "sha256", self._blobs / "sha512", self._partial):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._kept = kept
         self._lent: dict[Digest, Blob] = {}
         self._uploads: dict[str, Upload] = {}
         self._max_uploads = max_uploads
@@ -53,6 +57,10 @@ class BlobStore:
     def lend(self, digest: Digest, blob: Blob) -> None:
         """Register a byte range as the blob `digest`. The caller has verified it, and keeps its file open."""
         self._lent[digest] = blob
+
+    def adopt(self, digest: Digest) -> bool:
+        """Have a blob that was kept, if there is one."""
+        return self._kept is not None and self._kept.take(digest, self._path(digest))
 
     def size(self, digest: Digest) -> int | None:
         """Give a blob's size in bytes, or None if it is not there."""
@@ -118,6 +126,8 @@ class BlobStore:
         """Cancel the uploads under way."""
         for upload in list(self._uploads.values()):
             upload.cancel()
+        if self._kept is not None:
+            self._kept.trim()
 
     def _path(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.hex
@@ -169,6 +179,8 @@ class Upload:
             self.cancel()
             raise DigestMismatch(f"the content is not {digest}")
         self._path.replace(self._store._path(digest))
+        if self._store._kept is not None:
+            self._store._kept.keep(digest, self._store._path(digest))
         self.cancel()
 
     def cancel(self) -> None:

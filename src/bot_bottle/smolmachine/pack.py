@@ -140,27 +140,26 @@ def source_date(environment: Mapping[str, str]) -> str:
         ) from error
 
 
-def smolvm_pack_argv(archive: Path, out: Path) -> tuple[str, ...]:
-    """Give smolvm's arguments (after its own name) for packing an image archive.
+def smolvm_pack_argv(image: str | Path, out: Path) -> tuple[str, ...]:
+    """Give smolvm's arguments (after its own name) for packing an image archive or a registry's image.
 
     smolvm takes a name for a local archive when it ends in `.tar` and is absolute. Raises UsageError.
     """
-    if archive.suffix != ".tar":
-        raise UsageError(
-            f"smolvm would not take {archive.name} for an archive", next_step="let it end in .tar"
-        )
-    return ("pack", "create", "--image", str(archive.absolute()), "-o", str(out.absolute()))
+    if isinstance(image, Path) and image.suffix != ".tar":
+        raise UsageError(f"smolvm would not take {image.name} for an archive", next_step="let it end in .tar")
+    named = str(image.absolute()) if isinstance(image, Path) else image
+    return ("pack", "create", "--image", named, "-o", str(out.absolute()))
 
 
-def pack_smolvm(run: Callable[[Sequence[str]], None], archive: Path, out: Path) -> PackResult:
-    """Let smolvm itself make an artifact from a docker-save or OCI archive.
+def pack_smolvm(run: Callable[[Sequence[str]], None], image: str | Path, out: Path) -> PackResult:
+    """Let smolvm itself make an artifact from a docker-save or OCI archive, or from a registry's image.
 
     `run` runs smolvm with the arguments it is given. smolvm writes a program and the artifact beside it; only
     the artifact is kept, as `out`. Raises what `run` raises, and ArtifactError when no sound file came out.
     """
     with _scratch(out.parent) as folder:
         program = folder / "packed"
-        run(smolvm_pack_argv(archive, program))
+        run(smolvm_pack_argv(image, program))
         made = program.with_name("packed.smolmachine")
         if not made.is_file():
             raise ArtifactError(

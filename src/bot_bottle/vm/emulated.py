@@ -1,8 +1,9 @@
 """A KVM host in software, for machines whose own KVM cannot boot a guest.
 
 QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
-It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network and
-sees nothing of this machine but a folder with the files it was given, read-only.
+It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network (but
+for one port of our loopback, where that is asked for) and sees nothing of this machine but a folder with the
+files it was given, read-only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +27,7 @@ from bot_bottle.errors import AccelError, BootError, SmolvmError
 from bot_bottle.process import Child, Completed
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
-from bot_bottle.vm import terminal
+from bot_bottle.vm import door, terminal
 from bot_bottle.vm.channel import CONSOLE, Control, Pump, Sink, connect
 from bot_bottle.vm.disk import check_disk, root_disk
 from bot_bottle.vm.host import Attached, StderrSieve, checked
@@ -195,17 +197,17 @@ def _script(args: Sequence[str], env: Mapping[str, str]) -> str:
 
 @contextmanager
 def emulated_host(
-    run: RunDir, progress: Progress, *, memory_mib: int, exchange: Path | None = None
+    run: RunDir, progress: Progress, *, memory_mib: int, exchange: Path | None = None, port: int | None = None
 ) -> Iterator[EmulatedHost]:
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
-    `exchange` is a folder it may write to, as /exchange. Raises AccelError when something is not installed,
-    BootError when it does not come up.
+    `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach.
+    Raises AccelError when something is not installed, BootError when it does not come up.
     """
     image, initramfs, disk = prepare_emulation(progress)
-    folder = run.folder("emulated")
+    folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
-    argv = qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange)
+    argv = qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange, port)
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -216,6 +218,8 @@ def emulated_host(
             stack.callback(child.send, signal.SIGKILL)
             if not control.wait_ready(_READY):
                 raise _boot_error(folder, child)
+            if port is not None:
+                door.open_inside(control, port)
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child)
 

@@ -27,6 +27,7 @@ _MODULES = (
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
+    "virtio_net",
     "9p",
     "9pnet_virtio",
     "overlay",
@@ -37,6 +38,7 @@ _MODULES = (
     "ext4",
 )
 _META_PACKAGE = "linux-image-amd64"
+_FORMAT = 2  # part of the first file system's name: raise it when what is in it changes
 
 
 def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
@@ -71,7 +73,7 @@ def check_kernel(folder: Path) -> None:
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / "vmlinuz", folder / "initramfs.gz"
+    return folder / "vmlinuz", folder / f"initramfs-{_FORMAT}.gz"
 
 
 def _package_name() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bot_bottle import process
 from bot_bottle.errors import AccelError
 from bot_bottle.process import CommandFailed
+from bot_bottle.vm import door
 from bot_bottle.vm.channel import CONSOLE, PORTS
 
 
@@ -32,12 +33,14 @@ def qemu_version() -> str:
     return found.group(1) if found else "of an unknown version"
 
 
-def qemu_argv(image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None) -> list[str]:
+def qemu_argv(
+    image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None, port: int | None
+) -> list[str]:
     """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
-    argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += door.argv(port)
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]

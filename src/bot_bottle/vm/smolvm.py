@@ -41,6 +41,11 @@ class Smolvm:
         clean = {key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
         return {**clean, **HARDENING, **self.env, **(extra or {})}
 
+    def packs_archives(self) -> bool:
+        """Whether `pack create` takes an image archive. Up to 1.22 it took registry references alone."""
+        argv = [str(self.program), "pack", "create", "--help"]
+        return "docker save" in process.run(argv, timeout=15, check=False, env=self.environment()).text
+
 
 def find_smolvm(progress: Progress) -> Smolvm:
     """Find smolvm and make it ready. Raises SmolvmError, which says what was found instead."""

@@ -92,6 +92,27 @@ def test_the_users_smolvm_settings_do_not_leak_in(monkeypatch: pytest.MonkeyPatc
     assert environment["MORE"] == "1"
 
 
+@pytest.mark.usefixtures("shared_cache")
+@pytest.mark.parametrize(
+    ("words", "takes"),
+    [
+        (None, True),
+        ("Container image to pack (alpine:latest, python:3.11-slim)", False),
+        ("Container image to pack: a registry reference, a `docker save` archive", True),
+    ],
+)
+def test_whether_it_packs_archives_is_told_by_its_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str | None, takes: bool
+) -> None:
+    if words:
+        answer = (
+            f'case "$*" in --version) echo "smolvm 9.0.1";; "pack create --help") echo \'{words}\';; esac'
+        )
+        program(tmp_path / "bin", answer)
+    found_on_path(tmp_path / "bin", monkeypatch)
+    assert find_smolvm(Progress()).packs_archives() is takes
+
+
 def test_a_machine_has_no_network_and_does_not_run_the_command_twice() -> None:
     argv = create_argv("/a.smolmachine", "bottle-x", cpus=2, memory_mib=512, labels={"owner": "1.2"})
     assert not {arg for arg in argv if arg.startswith(("--net", "--allow", "--dns", "-p"))}

@@ -1,0 +1,40 @@
+"""QEMU's command line: what the emulated host may do, with a door and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.vm.qemu import qemu_argv
+
+
+def argv(port: int | None) -> list[str]:
+    return qemu_argv(Path("/kernel"), Path("/initramfs"), Path("/a,disk"), 512, Path("/exchange"), port)
+
+
+def test_without_a_door_there_is_no_network_and_no_program_may_be_started() -> None:
+    words = argv(None)
+    assert not [word for word in words if "net" in word]
+    sandbox = words[words.index("-sandbox") + 1]
+    for denial in ("obsolete", "elevateprivileges", "spawn", "resourcecontrol"):
+        assert f"{denial}=deny" in sandbox
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_a_door_leads_to_one_port_and_nowhere_else(port: int) -> None:
+    words = argv(port)
+    [network] = [word for word in words if word.startswith("user,")]
+    settings = network.split(",")
+    assert "restrict=on" in settings
+    [forward] = [
+        setting for setting in settings if setting.startswith(("guestfwd", "hostfwd", "smb", "tftp"))
+    ]
+    assert forward.startswith(f"guestfwd=tcp:10.0.2.100:{port}-cmd:")
+    assert forward.endswith(f" nc 127.0.0.1 {port}")
+    assert words.count("-netdev") == 1
+
+
+def test_a_comma_in_a_path_is_no_option() -> None:
+    [drive] = [word for word in argv(None) if word.startswith("file=")]
+    assert drive.startswith("file=/a,,disk,")
