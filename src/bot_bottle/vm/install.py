@@ -92,7 +92,7 @@ def prepare_installation(progress: Progress) -> Installation:
 
 
 def _is_ready(installation: Installation, source: Path) -> bool:
-    """Whether the folder is whole and is of this very package (a reinstalled wheel has other times)."""
+    """Whether the folder is whole and is of this very package."""
     try:
         return (installation.folder / "stamp").read_text() == _stamp(source)
     except OSError:
@@ -100,6 +100,13 @@ def _is_ready(installation: Installation, source: Path) -> bool:
 
 
 def _stamp(source: Path) -> str:
+    """Give what tells one package from another of its version: the program's hash, as pip has recorded it.
+
+    Times would differ between virtual environments, which share the cache.
+    """
+    for file in importlib.metadata.files(PACKAGE) or ():
+        if file.name == "smol-vmm" and file.hash is not None:
+            return file.hash.value
     status = (source / "smol-vmm").stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
