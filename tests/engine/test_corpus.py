@@ -1,0 +1,135 @@
+"""The corpus: images with every hard case, whose tree is held against those of umoci, docker and podman."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.corpus import trees
+from tests.corpus.crafted import CRAFTED, saved_layers
+from tests.corpus.differences import REASONS, REFUSALS, unexplained
+from tests.corpus.makers import Maker, makers
+from tests.corpus.scenarios import LARGE, SCENARIOS
+from tests.corpus.witnesses import Witness, ours, witnesses
+from tests.support.crafted import Member
+from tests.support.engines import CHECKOUT, Docker, Podman, call
+from tests.support.layer_cases import OURS_ALONE, REFUSED
+
+# makers, and where the images are that they make
+MAKERS = {
+    "docker": "docker",
+    "buildkit": "docker",
+    "podman": "podman",
+    "buildah": "podman",
+    "umoci": "podman",
+}
+
+
+@pytest.fixture(scope="module")
+def maker(docker: Docker, podman: Podman) -> dict[str, Maker]:
+    made = makers(docker, podman)
+    assert list(made) == list(MAKERS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def witness(docker: Docker, podman: Podman) -> dict[str, Witness]:
+    return witnesses(docker, podman)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that does not outlast its test: some images are large."""
+    path = tmp_path / "work"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+def hold(name: str, archive: Path, folder: Path, witness: dict[str, Witness]) -> None:
+    """Hold our tree of an image against that of each witness, or the witness to its refusal."""
+    tree = ours(archive)
+    for who, look in witness.items():
+        if refusal := REFUSALS.get((name, who)):
+            with pytest.raises(AssertionError, match=refusal):
+                look(archive, folder)
+            continue
+        for shown_by, theirs in look(archive, folder).items():
+            differences = unexplained(name, shown_by, tree, theirs)
+            assert not differences, f"{shown_by} differs in {len(differences)}:\n" + "\n".join(
+                differences[:20]
+            )
+
+
+@pytest.mark.parametrize("by", MAKERS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_built_images(
+    scenario: str, by: str, maker: dict[str, Maker], witness: dict[str, Witness], folder: Path
+) -> None:
+    archive = maker[by](SCENARIOS[scenario], folder)
+    hold(f"{by} {scenario}", archive, folder, {who: witness[who] for who in ("umoci", MAKERS[by])})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("by", MAKERS)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *LARGE])
+def test_built_images_by_every_witness(
+    scenario: str, by: str, maker: dict[str, Maker], witness: dict[str, Witness], folder: Path
+) -> None:
+    archive = maker[by]({**SCENARIOS, **LARGE}[scenario], folder)
+    hold(f"{by} {scenario}", archive, folder, witness)
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_images(name: str, witness: dict[str, Witness], folder: Path) -> None:
+    hold(name, CRAFTED[name](folder), folder, witness)
+
+
+@pytest.mark.parametrize("name", ["sparse", "sparse, old GNU", "headers"])
+def test_what_gnu_tar_writes_is_as_it_unpacks_it(name: str, folder: Path) -> None:
+    archive = CRAFTED[name](folder)
+    root = folder / "root"
+    root.mkdir()
+    with tarfile.open(archive) as saved:
+        for layer in saved:
+            if layer.name.endswith("/layer.tar"):
+                argv = ["tar", "-C", str(root), "-p", "--same-owner", "-xf", "-"]
+                content = saved.extractfile(layer)
+                assert content is not None
+                call(argv, dict(os.environ), content.read())
+    assert ours(archive) == trees.of_folder(root)
+
+
+@pytest.mark.parametrize("name", OURS_ALONE)
+def test_what_docker_and_podman_refuse_is_as_umoci_has_it(
+    name: str, witness: dict[str, Witness], folder: Path
+) -> None:
+    archive = saved_layers(OURS_ALONE[name].layers, folder)
+    refused(archive, folder, witness)
+    hold(name, archive, folder, {"umoci": witness["umoci"]})
+
+
+@pytest.mark.parametrize("layers", REFUSED.values(), ids=REFUSED)
+def test_what_we_refuse_docker_and_podman_refuse(
+    layers: list[list[Member]], witness: dict[str, Witness], folder: Path
+) -> None:
+    refused(saved_layers(layers, folder), folder, witness)
+
+
+def refused(archive: Path, folder: Path, witness: dict[str, Witness]) -> None:
+    """Hold that docker and podman refuse an image's layers."""
+    for who in ("docker", "podman"):
+        with pytest.raises(AssertionError, match="rocessing tar file"):
+            witness[who](archive, folder)
+
+
+def test_every_reason_for_a_difference_is_documented() -> None:
+    text = " ".join((CHECKOUT / "docs" / "fidelity.md").read_text().split())
+    for reason in REASONS:
+        assert reason.text in text
