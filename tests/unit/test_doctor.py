@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle import paths
 from bot_bottle.doctor import Check, examine
 from bot_bottle.errors import AccelError, DoctorError
+from bot_bottle.vm import emulated
 from bot_bottle.vm.emulated import check_emulation
 from bot_bottle.vm.host import Accel
 from bot_bottle.vm.kvm import Kvm, KvmState
@@ -88,9 +88,10 @@ def test_what_emulation_lacks(tools: Path, tool: str, body: str | None, message:
 
 def test_a_kernel_that_is_there_needs_no_apt(tools: Path) -> None:
     (tools / "apt-cache").unlink()
-    paths.emulation_dir().mkdir(parents=True)
-    for name in ("vmlinuz", "initramfs-2.gz"):
-        (paths.emulation_dir() / name).touch()
+    folder = emulated._folder()
+    folder.mkdir(parents=True)
+    for name in ("vmlinux", "initramfs.gz"):
+        (folder / name).touch()
     assert check_emulation() == "9.1.2"
 
 

@@ -38,7 +38,7 @@ from bot_bottle.vm.smolvm import HARDENING, refuse_named
 
 _READY = 180.0  # seconds; ten on an idle machine
 _OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
-_DISK_FORMAT = 1  # part of the disk's name: raise it when what is on the disk changes
+_FORMAT = "2"  # the folder of what a host is made of: raise it when one of these files is made in another way
 _ENVIRONMENT = {
     **HARDENING,
     "SMOLVM_LIB_DIR": "/opt/smolvm",
@@ -56,7 +56,7 @@ def own_smolvm(progress: Progress) -> Installation:
 def check_emulation() -> str:
     """Hold that an emulated host could be made here, and give QEMU's version. Raises AccelError."""
     version = qemu_version()
-    check_kernel(paths.emulation_dir())
+    check_kernel(_folder())
     check_disk()
     return version
 
@@ -65,15 +65,19 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
     """Make kernel, initramfs and root disk if they are not in the cache, and give them."""
     find_qemu()
     smolvm = own_smolvm(progress)
-    folder = paths.emulation_dir()
+    folder = _folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
             image, initramfs = kernel(folder, progress)
-            disk = root_disk(folder / f"disk-{smolvm.version}-{_DISK_FORMAT}.img", smolvm, progress)
+            disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
     except OSError as error:
         raise AccelError(f"cannot prepare the emulated host in {folder}", why=str(error)) from error
     return image, initramfs, disk
+
+
+def _folder() -> Path:
+    return paths.emulation_dir() / _FORMAT
 
 
 class EmulatedHost:

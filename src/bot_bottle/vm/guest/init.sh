@@ -14,7 +14,7 @@ ip link set lo up
 chmod 666 /dev/kvm
 mkdir -p /dev/net /run/port
 for port in /sys/class/virtio-ports/*; do
-  name=$(cat "$port/name")
+  name=$(cat "$port/name" 2>/dev/null)
   [ -z "$name" ] || ln -s "/dev/${port##*/}" "/run/port/$name"
 done
 setsid sh /agent.sh </dev/null &
