@@ -16,6 +16,7 @@ from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
 from bot_bottle import bottle as pipeline
+from bot_bottle.backend.base import Running
 from bot_bottle.backend.smolmachines import Bottle
 from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
@@ -46,12 +47,12 @@ def attach(image: str, shared_cache: Path) -> Iterator[Attach]:
 
                 def attached(*command: str, stdin: bytes = b"", **changes: object) -> Ended:
                     launch = replace(bottle.launch, **({"command": command} if command else {}), **changes)  # type: ignore[arg-type]
-                    return _attached(Bottle(launch, bottle._host, progress), stdin)
+                    return run_attached(Bottle(launch, bottle._host, progress), stdin)
 
                 yield attached
 
 
-def _attached(bottle: Bottle, stdin: bytes) -> Ended:
+def run_attached(bottle: Running, stdin: bytes = b"") -> Ended:
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin)
         given.seek(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -10,10 +12,14 @@ import pytest
 from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.layouts import archive
-from tests.vm.conftest import COMMAND
+from tests.vm.conftest import COMMAND, run_attached
 from tests.vm.test_streams import LISTING
 
+from bot_bottle import bottle as pipeline
+from bot_bottle.conversion import Converter
+from bot_bottle.progress import Progress
 from bot_bottle.smolmachine.format import verify
+from bot_bottle.spec import BottleSpec, Source, make_slug
 
 # an artifact of smolvm's with such links is refused by smolvm when it is unpacked
 _REFUSED_LINKS = " && ln -s / /t/to-root && ln -s ../../../../etc/passwd /t/over"
@@ -30,7 +36,7 @@ def image(docker: Docker, tmp_path: Path) -> str:
     return docker.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE.replace(_REFUSED_LINKS, "")))
 
 
-def bottle(*args: str | Path) -> bytes:
+def bottle_command(*args: str | Path) -> bytes:
     done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=590, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -40,11 +46,35 @@ def bottle(*args: str | Path) -> bytes:
 def test_its_artifact_boots_and_holds_every_file(docker: Docker, image: str, tmp_path: Path) -> None:
     docker.docker("save", "--output", str(tmp_path / "saved.tar"), image)
     source = ("--packer", "smolvm", "--archive", archive(tmp_path / "saved.tar", "oci-folder", tmp_path))
-    packed = json.loads(bottle("pack", "--json", *source))
+    packed = json.loads(bottle_command("pack", "--json", *source))
     assert (packed["packer"], packed["cache"], packed["image_id"]) == ("smolvm", "miss", image)
     manifest = verify(Path(packed["path"])).manifest
     assert (manifest.user, manifest.workdir, manifest.network) == ("agent", "/home/agent", False)
-    here = bottle("run", "-q", *source, "-u", "0", "--", "sh", "-c", LISTING)
+    here = bottle_command("run", "-q", *source, "-u", "0", "--", "sh", "-c", LISTING)
+    assert_same(here, docker, image)
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: str) -> None:
+    """Pushed by docker into the registry, pulled from there by smolvm, and booted; all by one command."""
+    source = Source(image=image)
+    spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)
+    progress = Progress("plain")
+    with pipeline.workspace() as run:
+        converter = Converter(run, progress, packer="smolvm", via="registry", transport="push")
+        plan = pipeline.prepare(spec, converter)
+        assert plan.conversion is not None
+        assert not plan.conversion.entry.hit
+        manifest = verify(plan.conversion.entry.path).manifest
+        assert re.fullmatch(r"127\.0\.0\.1:\d+/[0-9a-f]{32}/bot-bottle@sha256:[0-9a-f]{64}", manifest.image)
+        with pytest.raises(ConnectionError):  # the registry is gone
+            socket.create_connection(("127.0.0.1", int(manifest.image.split("/")[0].partition(":")[2])))
+        with pipeline.launch(plan, converter, run, progress) as bottle:
+            assert_same(run_attached(bottle).out, docker, image)
+
+
+def assert_same(here: bytes, docker: Docker, image: str) -> None:
+    """Hold that a listing has what docker's has, and no more than smolvm is known to add."""
     there = docker.docker(
         "run", "--rm", "--network=none", "--user=0", "--entrypoint=sh", image, "-c", LISTING
     )
