@@ -76,7 +76,8 @@ class Converter:
     def image_id(self, source: Source) -> str:
         """Give the source's image id, building it first if it is a Dockerfile's folder."""
         if source.build is not None:
-            source.build.find_dockerfile()
+            # told before an engine is asked for; which of them it is decides on the names that are looked for
+            source.build.find_dockerfile("docker" if self._engine_choice == "docker" else "podman")
             with self._progress.stage("build") as stage:
                 built = self.engine.build(source.build, stage.say)
                 stage.conclude(f"image {built[:19]} with {self.engine.name}")

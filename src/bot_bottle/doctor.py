@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bot_bottle import paths
 from bot_bottle.errors import BottleError
 from bot_bottle.image.engine import find_engine
-from bot_bottle.progress import Progress, human_bytes
+from bot_bottle.progress import Progress, human_bytes, human_count
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.vm.emulated import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
@@ -134,4 +134,4 @@ def _disk() -> Check:
 def _cache() -> Check:
     entries = Cache(paths.artifacts_dir()).list()
     size = sum(entry.size for entry in entries)
-    return Check("cache", "good", f"{len(entries)} artifacts, {human_bytes(size)}")
+    return Check("cache", "good", f"{human_count(len(entries), 'artifact')}, {human_bytes(size)}")

@@ -26,6 +26,11 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def human_count(count: int, noun: str) -> str:
+    """Give a number of things: `1 artifact`, `2 artifacts`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class Stage:
     """One stage under way. Workers call `advance` and `say`; neither costs anything worth counting."""
 

@@ -123,6 +123,13 @@ def test_podman_is_an_engine_too(podman_bottle: Bottle, tmp_path: Path, how: str
     assert not podman_bottle.leftovers
 
 
+def test_podmans_name_of_a_dockerfile(podman_bottle: Bottle, bottle: Bottle, tmp_path: Path) -> None:
+    folder = busybox_context(tmp_path / "context", "FROM scratch\nCOPY rootfs /\n")
+    (folder / "Dockerfile").rename(folder / "Containerfile")
+    assert podman_bottle("pack", folder).path
+    bottle("pack", "--engine", "docker", folder).failed(101, f"no Dockerfile in {folder}")
+
+
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "oci-dir"])
 def test_what_podman_saves(podman_bottle: Bottle, podman: Podman, tmp_path: Path, form: str) -> None:
     image = podman.build(busybox_context(tmp_path / "context"))

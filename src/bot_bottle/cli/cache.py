@@ -13,7 +13,7 @@ import click
 from bot_bottle import bottle, paths
 from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError, VerifyError
-from bot_bottle.progress import human_bytes
+from bot_bottle.progress import human_bytes, human_count
 from bot_bottle.registry.kept import Kept
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.smolmachine.entry import Entry
@@ -26,9 +26,49 @@ _GROUP_HELP = """See and tidy the cache of artifacts.
 \b
 Examples:
   bottle cache ls
-  bottle cache why .                    would a run of this folder hit, and if not, what changed
+  bottle cache why .         would a run of this folder hit; if not, what changed
+  bottle cache verify
   bottle cache prune --keep-bytes 20GB
+"""
+
+_LS_HELP = """List the artifacts, the last used first.
+
+\b
+Examples:
+  bottle cache ls
+  bottle cache ls --json | jq -r '.[] | select(.size > 1e9) | .path'
+"""
+
+_PRUNE_HELP = """Remove artifacts, never one in use, and whatever killed commands left.
+
+Without --keep-bytes, --older-than or --all only what killed commands left goes.
+
+\b
+Examples:
   bottle cache prune --older-than 30d
+  bottle cache prune --keep-bytes 20GB --dry-run
+  bottle cache prune --all
+"""
+
+_VERIFY_HELP = """Check every artifact from its first byte to its last.
+
+Exits with 114 if one is damaged; that one is made again when it is next asked for.
+
+\b
+Examples:
+  bottle cache verify
+  bottle cache verify --json | jq .damaged
+"""
+
+_WHY_HELP = """Tell whether a run of PATH would hit the cache; if not, what has changed.
+
+The Dockerfile is built for it: only the image's id tells what it has become.
+
+\b
+Examples:
+  bottle cache why
+  bottle cache why --image myagent:latest
+  bottle cache why --target dev ~/project
 """
 
 
@@ -37,10 +77,10 @@ def command() -> None:
     """Gather the commands of the cache."""
 
 
-@command.command("ls")
+@command.command("ls", help=_LS_HELP, short_help="List the artifacts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(as_json: bool) -> None:
-    """List the artifacts, the last used first."""
+    """Print a line for each, or JSON."""
     entries = Cache(paths.artifacts_dir()).list()
     if as_json:
         click.echo(json.dumps([_described(entry) for entry in entries], indent=2))
@@ -53,7 +93,7 @@ def ls(as_json: bool) -> None:
         )
 
 
-@command.command("prune")
+@command.command("prune", help=_PRUNE_HELP, short_help="Remove artifacts and leftovers.")
 @click.option(
     "--keep-bytes", metavar="SIZE", help="Remove the least recently used until this much is left, as 20GB."
 )
@@ -66,10 +106,9 @@ def ls(as_json: bool) -> None:
 def prune(
     keep_bytes: str | None, older_than: str | None, everything: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Remove artifacts, never one in use, and whatever killed commands left.
-
-    Without an option only leftovers go.
-    """
+    """Remove, and say what went."""
+    if everything and (keep_bytes or older_than):
+        raise UsageError("--all leaves nothing for --keep-bytes and --older-than", next_step="leave it out")
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
     with bottle.workspace():  # which sweeps what killed commands left
@@ -85,44 +124,45 @@ def prune(
     verb = "would remove" if dry_run else "removed"
     for entry in done.removed:
         click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {_printable(entry.source)}")
+    for name in done.leftovers:
+        click.echo(f"{verb} leftover {name}")
     for entry in done.in_use:
         click.echo(f"in use: {entry.path.name}")
-    click.echo(f"{verb} {len(done.removed)} artifacts, {human_bytes(done.freed)}")
+    click.echo(f"{verb} {human_count(len(done.removed), 'artifact')}, {human_bytes(done.freed)}")
 
 
-@command.command("verify")
+@command.command("verify", help=_VERIFY_HELP, short_help="Check every byte of every artifact.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.output_options
 def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Check every artifact from its first byte to its last."""
+    """Read every artifact and name the damaged ones."""
     cache = Cache(paths.artifacts_dir())
+    entries = cache.list()
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    with progress.stage("verify", sum(entry.size for entry in cache.list()) or None) as stage:
+    with progress.stage("verify", sum(entry.size for entry in entries) or None) as stage:
         damaged = cache.verify(stage.advance)
     if as_json:
         found = [{"artifact": one.entry.path.name, "why": one.why} for one in damaged]
         click.echo(json.dumps({"ok": not damaged, "damaged": found}, indent=2))
-    for one in damaged if not as_json else ():
-        click.echo(f"damaged: {one.entry.path.name}: {one.why}")
-    if damaged and not as_json:
-        click.echo("A damaged artifact is made again when it is next asked for.")
+    else:
+        for one in damaged:
+            click.echo(f"damaged: {one.entry.path.name}: {one.why}")
+        click.echo(f"{human_count(len(entries), 'artifact')}, {len(damaged)} damaged")
     return VerifyError.exit_code if damaged else 0
 
 
-@command.command("why")
+@command.command("why", help=_WHY_HELP, short_help="Tell why a run would hit or miss.")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @options.build_options
 @click.option("--image", metavar="REF", help="Ask for an image that the engine holds.")
 @click.option("--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Ask for an archive.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@options.engine_options
+@options.engine_option
+@options.packer_option
 @options.output_options
 @click.pass_context
 def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
-    """Tell whether a run of PATH would hit the cache; if not, which part of the key changed.
-
-    The Dockerfile is built for it: only the image's id tells what it has become.
-    """
+    """Build, look, and say."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     answer = bottle.why(source, engine=given["engine"], packer=given["packer"], progress=progress)

@@ -27,16 +27,8 @@ _MARKS = {"good": ("ok", "green"), "poor": ("!!", "yellow"), "bad": ("NO", "red"
 
 @click.command("doctor", help=_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-@click.option(
-    "--engine", type=click.Choice(["docker", "podman"]), envvar="BOT_BOTTLE_ENGINE", help="Look at this one."
-)
-@click.option(
-    "--accel",
-    type=click.Choice(["auto", "kvm", "emulated"]),
-    default="auto",
-    envvar="BOT_BOTTLE_ACCEL",
-    help="As in bottle run.",
-)
+@options.engine_option
+@options.accel_option
 def command(as_json: bool, engine: str | None, accel: Accel) -> int:
     """Look, print, and exit with what `bottle run` could expect."""
     found = []

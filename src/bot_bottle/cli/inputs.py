@@ -11,8 +11,9 @@ from click.core import ParameterSource
 
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
-from bot_bottle.errors import UsageError
+from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.engine import BuildRequest
+from bot_bottle.image.oci import Platform
 from bot_bottle.spec import (
     BottleSpec,
     Source,
@@ -23,7 +24,7 @@ from bot_bottle.spec import (
     parse_memory,
 )
 
-_BUILD_ONLY = ("dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+_BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
 
 # options by name: the key that each is for, and what its value becomes
 _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -67,9 +68,10 @@ def _name(option: click.Parameter) -> str:
 
 
 def source(ctx: click.Context, settings: Settings) -> Source:
-    """Make the source that options and settings name. Raises UsageError when they name two."""
+    """Make the source that options and settings name. Raises UsageError when they name two, or exclude it."""
     given = ctx.params
     image, archive = given.get("image"), given.get("archive")
+    _check_platform(given["platform"])
     if image is None and archive is None:
         request = BuildRequest(
             context=settings.value("image.context"),
@@ -81,11 +83,28 @@ def source(ctx: click.Context, settings: Settings) -> Source:
             pull=given["pull"],
         )
         return Source(build=request)
-    options = [f"--{name.replace('_', '-')}" for name in _BUILD_ONLY if given[name]]
-    if given["path"] is not None or options:
-        what = "a folder" if given["path"] is not None else options[0]
-        raise UsageError(f"{what} is built, --image and --archive are there already: give one of them")
+    sources = [name for name, value in (("--image", image), ("--archive", archive)) if value is not None]
+    sources += [_name(each) for each in ctx.command.params if each.name in _BUILD_ONLY and given[each.name]]
+    if len(sources) > 1:
+        raise UsageError(
+            f"{sources[0]} and {sources[1]} exclude each other",
+            next_step="have PATH built, or take what is built already with --image or --archive",
+        )
     return Source(image=image, archive=archive)
+
+
+def _check_platform(text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        wanted, here = Platform.parse(text), Platform.of_this_machine()
+    except ImageError as error:
+        raise UsageError(error.message, next_step=error.next_step) from error
+    if (wanted.os, wanted.architecture) != (here.os, here.architecture):
+        raise UsageError(
+            f"a microVM on this machine runs {here}, not {wanted}",
+            next_step=f"build for {here}, or on a machine of the other kind",
+        )
 
 
 def spec(ctx: click.Context, settings: Settings) -> BottleSpec:

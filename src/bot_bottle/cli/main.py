@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
@@ -74,14 +75,18 @@ def bottle() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and give its exit status. Every failure is one message on standard error."""
+    _open_streams()
     interrupts.install()
     try:
         result: Any = bottle.main(arguments, prog_name="bottle", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _say(f"bottle: {_words(error)}")
         return error.exit_code
     except (Interrupted, click.Abort) as error:
         signum = getattr(error, "signum", 2)
@@ -92,6 +97,27 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except Exception as error:
         return _unexpected(error)
+
+
+def _words(error: click.ClickException) -> str:
+    """Say what click found wrong as everything else that is wrong is said."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    next_step = f"\nNext: {context.command_path} --help" if context else ""
+    return f"{message[:1].lower()}{message[1:]}{next_step}"
+
+
+def _open_streams() -> None:
+    """Open what our caller has closed of the three streams, as /dev/null.
+
+    Or else the next file that is opened has the number, and what is said to the user goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _unexpected(error: Exception) -> int:
@@ -108,4 +134,5 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done
+    with contextlib.suppress(OSError):  # nobody reads it; the exit status still tells
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done

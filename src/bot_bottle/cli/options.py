@@ -37,7 +37,9 @@ def build_options(command: F) -> F:
             ),
             click.option("--target", metavar="STAGE", help="Build this stage of the Dockerfile."),
             click.option(
-                "--platform", metavar="OS/ARCH", help="Build for this platform; it has to be the machine's."
+                "--platform",
+                metavar="OS/ARCH",
+                help="Build for this platform; it must be the machine's.",
             ),
             click.option("--no-cache", is_flag=True, help="Build every step anew."),
             click.option("--pull", is_flag=True, help="Ask the registry for newer base images."),
@@ -95,29 +97,28 @@ engine_option = click.option(
 )
 
 
+packer_option = click.option(
+    "--packer",
+    type=click.Choice(["native", "smolvm"]),
+    default="native",
+    show_default=True,
+    help="native needs no VM; smolvm is the reference, slower.",
+)
+
+accel_option = click.option(
+    "--accel",
+    type=click.Choice(["auto", "kvm", "emulated"]),
+    default="auto",
+    show_default=True,
+    envvar="BOT_BOTTLE_ACCEL",
+    show_envvar=True,
+    help="Where microVMs run; auto emulates where KVM cannot boot a guest.",
+)
+
+
 def engine_options(command: F) -> F:
     """Add the choice of engine, packer and accelerator."""
-    for option in reversed(
-        [
-            engine_option,
-            click.option(
-                "--packer",
-                type=click.Choice(["native", "smolvm"]),
-                default="native",
-                show_default=True,
-                help="native needs no VM; smolvm is the reference, slower.",
-            ),
-            click.option(
-                "--accel",
-                type=click.Choice(["auto", "kvm", "emulated"]),
-                default="auto",
-                show_default=True,
-                envvar="BOT_BOTTLE_ACCEL",
-                show_envvar=True,
-                help="Where microVMs run; auto emulates where KVM cannot boot a guest.",
-            ),
-        ]
-    ):
+    for option in (accel_option, packer_option, engine_option):
         command = option(command)
     return command
 

@@ -12,7 +12,6 @@ from click.core import ParameterSource
 from bot_bottle import bottle
 from bot_bottle.cli import inputs, options
 from bot_bottle.errors import UsageError
-from bot_bottle.image.oci import Platform
 from bot_bottle.spec import BottleSpec
 from bot_bottle.vm.terminal import is_terminal
 
@@ -45,7 +44,7 @@ class _RunCommand(click.Command):
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Name the command in the usage line."""
-        return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]
+        return [*filter(None, super().collect_usage_pieces(ctx)), "[-- CMD...]"]
 
 
 @click.command("run", cls=_RunCommand, help=_HELP)
@@ -72,9 +71,9 @@ def command(
     """Build, convert, boot, run, and leave nothing."""
     if extra:
         raise UsageError(
-            f"what is {extra[0]!r}?", next_step="put -- before the command: bottle run PATH -- CMD"
+            f"unexpected {extra[0]!r} after PATH",
+            next_step="put -- before the command: bottle run PATH -- CMD",
         )
-    _check_platform(given["platform"])
     spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
     _check_choices(ctx, spec, as_json=as_json and not plan_only)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
@@ -108,14 +107,3 @@ def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> No
     for name in ("packer", "accel") if spec.backend == "docker" else ():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} is for microVMs, and the docker backend has none")
-
-
-def _check_platform(platform: str | None) -> None:
-    if platform is None:
-        return
-    wanted, here = Platform.parse(platform), Platform.of_this_machine()
-    if (wanted.os, wanted.architecture) != (here.os, here.architecture):
-        raise UsageError(
-            f"a microVM on this machine runs {here}, not {wanted}",
-            next_step=f"build for {here}, or use `bottle pack` and run it elsewhere",
-        )

@@ -58,10 +58,9 @@ class BuildRequest:
         for path in looked_for:
             if path.is_file():
                 return path.absolute()
-        raise SpecError(
-            f"no Dockerfile: there is no file {' or '.join(map(str, looked_for))}",
-            next_step="write one there, or name another with --file",
-        )
+        in_context = f"{' or '.join(reversed(names))} in {self.context.absolute()}"
+        what = f"file {self.dockerfile}" if self.dockerfile else in_context
+        raise SpecError(f"there is no {what}", next_step="write one there, or name another with --file")
 
 
 def check_ref(ref: str) -> str:

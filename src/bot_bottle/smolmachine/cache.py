@@ -107,10 +107,10 @@ class Cache:
             return self._make(path, key, make, source)
 
     def list(self) -> tuple[Entry, ...]:
-        """Give the entries, the last used first. Their bytes are not looked at."""
-        entries = (
-            read_entry(self.folder / name) for name in tidy.names(self.folder) if name.endswith(SUFFIX)
-        )
+        """Give the entries, the last used first. Their bytes are not looked at. Raises CacheError."""
+        with self._explained():
+            names = [name for name in tidy.names(self.folder) if name.endswith(SUFFIX)]
+        entries = [read_entry(self.folder / name) for name in names]
         return tuple(sorted((entry for entry in entries if entry), key=lambda entry: -entry.last_used))
 
     def prune(
@@ -136,9 +136,10 @@ class Cache:
         """Tell whether `key` would hit; if not, which parts of it differ from the nearest entry's.
 
         Near are entries made from the same source, else those of the same image; of these the one with the
-        fewest differences, the last used if there are several.
+        fewest differences, the last used if there are several. Raises CacheError.
         """
-        entry, damage = self._find(self.folder / key.name, touch=False)
+        with self._explained():
+            entry, damage = self._find(self.folder / key.name, touch=False)
         if entry or damage:
             return Explanation(entry is not None, entry, damage=damage)
         entries = self.list()

@@ -91,7 +91,7 @@ def check_disk() -> None:
 def _mke2fs() -> Path:
     found = process.find("mke2fs")
     if found is None:
-        raise AccelError("mke2fs is needed for the emulated host", next_step="apt-get install e2fsprogs")
+        raise AccelError("mke2fs is needed for the emulated host", next_step="sudo apt-get install e2fsprogs")
     return found
 
 
@@ -133,7 +133,8 @@ def _library(name: str) -> Path:
         if path.is_file():
             return path
     raise AccelError(
-        f"the library {name} is needed for the emulated host", next_step="apt-get install libc6 libgcc-s1"
+        f"the library {name} is needed for the emulated host",
+        next_step="sudo apt-get install libc6 libgcc-s1",
     )
 
 

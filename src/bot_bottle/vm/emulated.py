@@ -72,7 +72,11 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
             image, initramfs = kernel(folder, progress)
             disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
     except OSError as error:
-        raise AccelError(f"cannot prepare the emulated host in {folder}", why=str(error)) from error
+        raise AccelError(
+            f"cannot prepare the emulated host in {folder}",
+            why=str(error),
+            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
     return image, initramfs, disk
 
 

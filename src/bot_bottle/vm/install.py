@@ -87,7 +87,11 @@ def prepare_installation(progress: Progress) -> Installation:
                     _prepare(source, ready.folder)
                     stage.conclude(f"smolvm {version} made ready")
     except OSError as error:
-        raise SmolvmError(f"cannot prepare smolvm in {base}", why=str(error)) from error
+        raise SmolvmError(
+            f"cannot prepare smolvm in {base}",
+            why=str(error),
+            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
     return ready
 
 

@@ -108,7 +108,7 @@ def _no_kernel(why: str) -> AccelError:
     return AccelError(
         "the emulated host's kernel cannot be fetched",
         why=why,
-        next_step=f"as root: apt-get update, then try again (it comes from Debian's {_META_PACKAGE})",
+        next_step=f"sudo apt-get update, then try again (it comes from Debian's {_META_PACKAGE})",
     )
 
 
@@ -203,6 +203,6 @@ def busybox() -> Path:
     found = process.find("busybox")
     if found is None:
         raise AccelError(
-            "busybox is needed for the emulated host", next_step="apt-get install busybox-static"
+            "busybox is needed for the emulated host", next_step="sudo apt-get install busybox-static"
         )
     return found

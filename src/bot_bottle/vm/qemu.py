@@ -18,7 +18,7 @@ def find_qemu() -> Path:
     if found is None:
         raise AccelError(
             "QEMU is needed to emulate a host with KVM",
-            next_step="apt-get install --no-install-recommends qemu-system-x86 busybox-static",
+            next_step="sudo apt-get install --no-install-recommends qemu-system-x86 busybox-static",
         )
     return found
 

@@ -80,7 +80,9 @@ def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
     try:
         done = process.run([str(program), "--version"], timeout=15, env=candidate.environment())
     except CommandFailed as error:
-        raise SmolvmError(f"{program} does not run", why=error.why) from error
+        raise SmolvmError(
+            f"{program} does not run", why=error.why, next_step=f"correct {origin}, which leads to it"
+        ) from error
     found = re.fullmatch(r"smolvm (\d+)\.(\d+)\.(\d+)\S*", done.text)
     pack_help = process.run(
         [str(program), "pack", "--help"], timeout=15, check=False, env=candidate.environment()

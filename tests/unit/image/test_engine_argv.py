@@ -165,9 +165,9 @@ def test_a_reference_that_passes_is_never_an_option(ref: str) -> None:
 def test_the_dockerfile_is_looked_for_in_the_context(tmp_path: Path) -> None:
     request = BuildRequest(tmp_path)
     for engine, names in (("docker", ["Dockerfile"]), ("podman", ["Containerfile", "Dockerfile"])):
-        with pytest.raises(SpecError, match="no Dockerfile") as caught:
+        with pytest.raises(SpecError, match=f"no Dockerfile.* in {tmp_path}") as caught:
             request.find_dockerfile(engine)  # type: ignore[arg-type]
-        assert all(str(tmp_path / name) in caught.value.message for name in names)
+        assert all(name in caught.value.message for name in names)
     (tmp_path / "Dockerfile").touch()
     assert request.find_dockerfile("docker") == request.find_dockerfile("podman") == tmp_path / "Dockerfile"
     (tmp_path / "Containerfile").touch()
@@ -183,7 +183,7 @@ def test_a_named_dockerfile_is_the_only_one_looked_for(
     (tmp_path / "other").touch()
     assert BuildRequest(tmp_path, Path("other")).find_dockerfile() == tmp_path / "other"
     for missing in (Path("gone"), Path("-"), tmp_path):
-        with pytest.raises(SpecError, match="no Dockerfile"):
+        with pytest.raises(SpecError, match=f"no file {missing}"):
             BuildRequest(tmp_path, missing).find_dockerfile()
 
 
