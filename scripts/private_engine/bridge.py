@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import random
 import socket
 import struct
 from pathlib import Path
@@ -23,9 +24,14 @@ class Bridge:
         """Make it and bring it up. Raises OSError where the kernel will not."""
         with _control() as control:
             fcntl.ioctl(control, SIOCBRADDBR, self.name.encode() + b"\0")
-            self._change(control, SIOCSIFADDR, _sockaddr(_free_network() + b"\1"))
-            self._change(control, SIOCSIFNETMASK, _sockaddr(b"\xff\xff\xff\0"))
             self._change(control, SIOCSIFFLAGS, struct.pack("h", IFF_UP))
+            network = _free_network()
+            while True:
+                self._change(control, SIOCSIFADDR, _sockaddr(network + b"\1"))
+                self._change(control, SIOCSIFNETMASK, _sockaddr(b"\xff\xff\xff\0"))
+                if _routed().count(network) == 1:
+                    return
+                network = _free_network()  # another engine took the same one at the same moment
 
     def remove(self) -> None:
         """Remove it, if it is there."""
@@ -47,7 +53,13 @@ def _sockaddr(address: bytes) -> bytes:
 
 
 def _free_network() -> bytes:
-    """Give the first three bytes of a network in 10.213.0.0/16 that no route is for."""
+    """Give the first three bytes of a network in 10.213.0.0/16 that no route is for, any of them."""
+    routed = _routed()
+    free = [net for net in (bytes([10, 213, third]) for third in range(256)) if net not in routed]
+    return random.choice(free)  # noqa: S311 - no secret
+
+
+def _routed() -> list[bytes]:
+    """Give the first three bytes of every route's network."""
     lines = Path("/proc/net/route").read_text().splitlines()[1:]
-    routed = {bytes.fromhex(line.split()[1])[::-1][:3] for line in lines}  # little-endian
-    return next(net for net in (bytes([10, 213, third]) for third in range(256)) if net not in routed)
+    return [bytes.fromhex(line.split()[1])[::-1][:3] for line in lines]  # little-endian

@@ -70,6 +70,8 @@ def start_engine(bridge: str) -> None:
         f'[grpc]\naddress = "{CONTAINERD}"\n'
     )
     (engine.RUN / "daemon.json").write_text("{}")  # the system's own settings are not for this one
+    # dockerd would give the bridge the address that it had last time, which may be another engine's by now
+    (engine.DATA / "docker" / "network" / "files" / "local-kv.db").unlink(missing_ok=True)
     options = {
         "config-file": engine.RUN / "daemon.json",
         "containerd": CONTAINERD,

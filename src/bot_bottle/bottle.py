@@ -34,7 +34,7 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "machine": smolmachines.sweep_machine,
     "process": strays.sweep,
     docker.STRAY: containers.sweep,
-    container.STRAY: container.sweep,
+    container.STRAY: containers.sweep,
 }
 
 

@@ -13,13 +13,13 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from bot_bottle import process
 from bot_bottle.errors import EngineError, RegistryError
+from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Child
@@ -33,15 +33,7 @@ IMAGE_VARIABLE = "BOT_BOTTLE_REGISTRY_IMAGE"
 LABEL = "bot-bottle.registry"
 STRAY = "registry-container"
 
-_ENGINE_VARIABLES = (
-    "DOCKER_HOST",
-    "DOCKER_CONTEXT",
-    "DOCKER_CONFIG",
-    "CONTAINER_HOST",
-    "CONTAINER_CONNECTION",
-)
 _READY_SECONDS = 10.0
-_ENGINE_SECONDS = 60.0
 _LOG_BYTES = 4000
 _PORT_LINE = re.compile(r"(?:.*->\s*)?(\S+):(\d{1,5})\s*\Z")
 
@@ -53,13 +45,13 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
     image = os.environ.get(IMAGE_VARIABLE) or IMAGE
     _have(engine, image)
     name = f"bot-bottle-registry-{secrets.token_hex(8)}"
-    variables = {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
-    remove = functools.partial(_remove, str(engine.program), name, dict(os.environ))
+    label = f"{LABEL}={name}"
+    remove = functools.partial(containers.remove, str(engine.program), label, dict(os.environ))
     with ExitStack() as stack:
         with shield():
             folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            run.record(STRAY, program=str(engine.program), label=name, variables=variables)
+            containers.record(run, STRAY, engine.program, label)
             log = stack.enter_context((folder / "log").open("wb"))
             stack.callback(remove)  # again, for what the engine was still making when its client ended
             child = stack.enter_context(process.background(run_argv(engine, image, name), output=log))
@@ -100,11 +92,6 @@ def parse_port(text: str) -> int | None:
     if any(match[1] in ("0.0.0.0", "[::]", "::") for match in found):  # noqa: S104 - refused, not bound
         raise EngineError("the engine published the registry beyond loopback", why=text)
     return None
-
-
-def sweep(stray: Mapping[str, Any]) -> None:
-    """Remove the container of a command that was killed, found by its label. Raises CommandFailed."""
-    _remove(stray["program"], stray["label"], {**os.environ, **stray["variables"]})
 
 
 def _have(engine: Engine, image: str) -> None:
@@ -148,12 +135,3 @@ def _tail(log: Path) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
         lines = file.read().decode("utf-8", "replace").splitlines()
     return "\n".join(line for line in lines[-15:] if line.isprintable())
-
-
-def _remove(program: str, label: str, env: Mapping[str, str]) -> None:
-    listing = (program, "ps", "--all", "--quiet", f"--filter=label={LABEL}={label}")
-    with shield():
-        found = process.run(listing, timeout=_ENGINE_SECONDS, env=env).text.split()
-        if found:
-            removal = (program, "rm", "--force", "--volumes", *found)
-            process.run(removal, timeout=_ENGINE_SECONDS, env=env, check=False)

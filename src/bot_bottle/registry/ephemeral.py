@@ -9,6 +9,7 @@ from typing import Literal
 
 from bot_bottle import rundir, strays
 from bot_bottle.errors import RegistryError
+from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
 from bot_bottle.registry import container
 from bot_bottle.registry.base import Reference, Registry
@@ -18,7 +19,7 @@ __all__ = ["Form", "Reference", "Registry", "ephemeral_registry"]
 
 Form = Literal["embedded", "container"]
 
-_SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: container.sweep, "process": strays.sweep}
+_SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: containers.sweep, "process": strays.sweep}
 
 
 @contextmanager
