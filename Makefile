@@ -7,7 +7,7 @@ ENGINE := scripts/engine run --
 PYTEST := $(VENV)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit engine vm test-slow lint format check clean setup-venv setup-test setup-slow
+.PHONY: help demo test unit engine vm bench test-slow lint format check clean setup-venv setup-test setup-slow
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,13 +27,16 @@ engine: setup-test ## the tests with a real docker and podman
 vm: setup-test ## the tests that boot real microVMs
 	@$(ENGINE) $(PYTEST) -m "not slow" tests/vm
 
+bench: setup-slow ## measure what is claimed of speed and size: about half an hour
+	@$(ENGINE) $(VENV)/python -m benchmarks
+
 test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB
 	@$(ENGINE) $(PYTEST) -m slow
 
 lint: setup-venv ## ruff and mypy
 	@$(VENV)/ruff check . scripts/engine
 	@$(VENV)/ruff format --check . scripts/engine
-	@$(VENV)/mypy --scripts-are-modules src tests scripts scripts/engine
+	@$(VENV)/mypy --scripts-are-modules src tests benchmarks scripts scripts/engine
 
 format: setup-venv ## let ruff put the sources in shape
 	@$(VENV)/ruff check --fix --quiet . scripts/engine

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from tests.support.bottle import Bottle
-from tests.support.engines import LABEL, OWNER, Docker, Podman, call
+from tests.support.engines import LABEL, OWNER, Docker, Podman
+from tests.support.images import docker_registry_context
 
 
 class Context(Protocol):
@@ -75,20 +75,4 @@ def registry_image(docker_registry_image: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="session")
 def docker_registry_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image of Debian's docker-registry, made as the registry's own image is."""
-    program = shutil.which("docker-registry")
-    assert program, "docker-registry is not installed; scripts/setup test installs it"
-    folder = tmp_path_factory.mktemp("registry-image")
-    shutil.copy(program, folder / "registry")
-    for library in [word for word in call(["ldd", program], docker.env).decode().split() if word[0] == "/"]:
-        target = folder / "root" / library.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, target)
-    (folder / "root").mkdir(exist_ok=True)
-    (folder / "config.yml").write_text(
-        "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\nhttp: {addr: ':5000'}\n"
-    )
-    (folder / "Dockerfile").write_text(
-        "FROM scratch\nCOPY root /\nCOPY registry /registry\nCOPY config.yml /config.yml\n"
-        'EXPOSE 5000\nENTRYPOINT ["/registry", "serve", "/config.yml"]\n'
-    )
-    return docker.build(folder)
+    return docker.build(docker_registry_context(tmp_path_factory.mktemp("registry-image")))

@@ -66,3 +66,24 @@ USER agent
 ENTRYPOINT ["sh", "-c", "echo ran >> /tmp/runs; cat /tmp/runs; echo \\"$0 $1\\""]
 CMD ["from", "cmd"]
 """
+
+
+def docker_registry_context(folder: Path) -> Path:
+    """Make a folder into a build context of Debian's docker-registry, made as the registry's own image is."""
+    program = shutil.which("docker-registry")
+    assert program, "docker-registry is not installed; scripts/setup test installs it"
+    shutil.copy(program, folder / "registry")
+    needed = subprocess.run(["ldd", program], capture_output=True, check=True, timeout=10).stdout.decode()
+    (folder / "root").mkdir()
+    for library in [word for word in needed.split() if word[0] == "/"]:
+        target = folder / "root" / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+    (folder / "config.yml").write_text(
+        "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\nhttp: {addr: ':5000'}\n"
+    )
+    (folder / "Dockerfile").write_text(
+        "FROM scratch\nCOPY root /\nCOPY registry /registry\nCOPY config.yml /config.yml\n"
+        'EXPOSE 5000\nENTRYPOINT ["/registry", "serve", "/config.yml"]\n'
+    )
+    return folder

@@ -1,0 +1,32 @@
+"""Run the benchmarks that are named, or all; print a table of each and keep its figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.measure import Claim, facts, keep, table
+
+ALL = ("registry",)
+
+
+def main() -> int:
+    """Give 1 when a claim does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(ALL)}")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way is gone (default: 5)")
+    parser.add_argument("--out", type=Path, default=Path(".cache/benchmarks"), help="folder of the figures")
+    given = parser.parse_args()
+    holds = True
+    for name in given.names or ALL:
+        claims: list[Claim] = importlib.import_module(f"benchmarks.{name}").measure(given.rounds)
+        print(table(name, claims), flush=True)
+        keep(given.out / f"{name}.json", claims, facts())
+        holds = holds and all(claim.holds for claim in claims)
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
