@@ -127,6 +127,18 @@ class DifferenceError(BottleError):
     exit_code = 115
 
 
+class WorkspaceError(BottleError):
+    """The workspace cannot be made or brought back: no repository, a damaged or hostile one, a name taken."""
+
+    exit_code = 116
+
+
+class ConflictError(BottleError):
+    """A bottle's work does not fit onto what is there now; nothing was changed, the places were listed."""
+
+    exit_code = 117
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

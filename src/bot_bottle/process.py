@@ -102,24 +102,26 @@ def run(
     *,
     timeout: float,
     check: bool = True,
-    input: bytes = b"",
+    input: bytes | IO[bytes] = b"",
+    output: IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Completed:
     """Run a program to its end and give what it said.
 
-    `timeout` is in seconds; `env` is the whole environment (default: ours). Raises CommandFailed when it
-    is not found, does not end in time or, with `check`, ends with another status than 0.
+    `timeout` is in seconds; `input` and `output` may be files, for what is too much to hold; `env` is the
+    whole environment (default: ours). Raises CommandFailed when it is not found, does not end in time or,
+    with `check`, ends with another status than 0.
     """
-    with _started(
-        argv, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as child:
+    given, stdin = (input, subprocess.PIPE) if isinstance(input, bytes) else (None, input)
+    stdout = output or subprocess.PIPE
+    with _started(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE) as child:
         try:
-            out, err = child.communicate(input, timeout=timeout)
+            out, err = child.communicate(given, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             done = Completed(tuple(argv), -signal.SIGKILL, error.stdout or b"", error.stderr or b"")
             raise CommandFailed(done, f"did not end within {timeout:g} s") from error
-    done = Completed(tuple(argv), child.returncode, out[:_CAPTURE_LIMIT], err[:_CAPTURE_LIMIT])
+    done = Completed(tuple(argv), child.returncode, (out or b"")[:_CAPTURE_LIMIT], err[:_CAPTURE_LIMIT])
     if check and done.code:
         raise CommandFailed(done)
     return done

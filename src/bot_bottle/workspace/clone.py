@@ -1,0 +1,185 @@
+"""A private clone of a repository for one bottle: its own history, its own branch, no way back by itself.
+
+A clone's folder holds `work`, which the bottle sees and owns from then on, and beside it what only we write:
+`clone.json` (what it was made from and what was brought back) and `index` (what git knew of the files when
+they were written, so that the agent's own index is not needed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from bot_bottle import process
+from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.git import Git, environment, init, program
+from bot_bottle.workspace.repository import Repository, open_repository
+from bot_bottle.workspace.snapshot import snapshot
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a clone was made from, and what of it was brought back; all but the first part are commits."""
+
+    name: str
+    repository: str
+    object_format: str
+    base: str
+    references: dict[str, str] = field(default_factory=dict)  # of the clone, when it was made
+    packs: tuple[str, ...] = ()
+    branch_at: str = ""  # where we left the user's branch
+    head: str = ""
+    uncommitted: str = ""
+    applied: str = ""
+    version: int = _VERSION
+
+    @property
+    def branch(self) -> str:
+        """The branch in the clone, and in the user's repository once there is work."""
+        return f"refs/heads/bottle/{self.name}"
+
+    @property
+    def kept(self) -> str:
+        """Where the user's repository keeps all that was brought back; it starts with this."""
+        return f"refs/bottle/{self.name}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A clone in its folder."""
+
+    folder: Path
+    record: Record
+
+    @property
+    def work(self) -> Path:
+        """The folder that the bottle sees."""
+        return self.folder / "work"
+
+    def repository(self) -> Repository:
+        """The user's repository that it was made from. Raises WorkspaceError when that is gone."""
+        return open_repository(Path(self.record.repository))
+
+    def noted(self, **changes: str) -> Clone:
+        """Give the clone with changes to its record, which are on the disk when this returns."""
+        record = replace(self.record, **changes)  # type: ignore[arg-type]  # values are the commits
+        _write(self.folder, record)
+        return Clone(self.folder, record)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Hold the clone and give a folder to work in, which is empty at first and gone afterwards."""
+        path = self.folder / "scratch"
+        with FileLock(self.folder / "lock"):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def create(folder: Path, repository: Repository, name: str, *, include_dirty: bool = False) -> Clone:
+    """Clone what is checked out in a repository into a new `folder`, onto a branch of the bottle's name.
+
+    The clone has the history of that commit and the tags in it, and nothing else of the repository. With
+    `include_dirty` it starts from a commit of what is uncommitted. Raises WorkspaceError.
+    """
+    record = Record(name, str(repository.top), repository.object_format, "")
+    before = _check_names(repository, record)
+    folder.mkdir(mode=0o700, parents=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        base = head = repository.head()
+        if include_dirty:
+            clean = repository.beside(Path(scratch) / "clean.git")
+            index = repository.folder / "index"
+            base = snapshot(clean, repository.top, head, index, "Uncommitted work at the start").commit
+        source = repository.behind(Path(scratch) / "source.git")
+        tags = repository.references(f"--merged={head}", "refs/tags")
+        repository.update({f"{record.kept}base": (before, base)})
+        references = {record.branch: base, **tags}
+        text = "".join(f"create {ref}\0{value}\0" for ref, value in references.items())
+        source.run("update-ref", "--stdin", "-z", input=text.encode("utf-8", "surrogateescape"))
+        git = _filled(folder, source, record)
+    shutil.copyfile(git.folder / "index", folder / "index")
+    packs = tuple(sorted(path.name for path in (git.folder / "objects/pack").glob("*.pack")))
+    record = replace(record, base=base, references=references, packs=packs)
+    _write(folder, record)
+    return Clone(folder, record)
+
+
+def _check_names(repository: Repository, record: Record) -> str:
+    """Give the base that an earlier bottle of this name left. Raises WorkspaceError when names are taken."""
+    there = repository.references("refs/heads/bottle", f"refs/heads/bottle/{record.name}", record.kept[:-1])
+    base = there.pop(f"{record.kept}base", "")
+    in_the_way = [ref for ref in there if ref in (record.branch, "refs/heads/bottle")]
+    in_the_way += [ref for ref in there if ref.startswith((record.branch + "/", record.kept))]
+    if in_the_way:
+        shown = in_the_way[0].removeprefix("refs/heads/")
+        raise WorkspaceError(
+            f"{repository.top} has {shown} already",
+            next_step="give another --name, or rename or delete it",
+        )
+    return base
+
+
+def _filled(folder: Path, source: Git, record: Record) -> Git:
+    """Make the clone itself: objects by git's own transport, so that no file is shared with the source."""
+    work = folder / "work"
+    branch = record.branch.removeprefix("refs/heads/")
+    init(work, record.object_format, "-b", branch)
+    git = Git(work / ".git", work_tree=work)
+    everything = ("refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*")
+    options = ("-q", "--no-tags", "--update-head-ok", "--update-shallow", "--no-write-fetch-head")
+    git.run("-c", "fetch.unpackLimit=1", "fetch", *options, source.folder, *everything)
+    for key, value in {**_identity(record), "gc.auto": "0"}.items():
+        git.run("config", key, value)
+    git.run("reset", "-q", "--hard")
+    return git
+
+
+def _identity(record: Record) -> dict[str, str]:
+    """Give who commits in the clone: the user, as git knows him in his repository."""
+    env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
+    found = {"user.name": f"bottle {record.name}", "user.email": f"{record.name}@bottle.invalid"}
+    for key in found:
+        done = process.run(
+            [program(), "config", "--get", key],
+            timeout=30,
+            check=False,
+            env=env,
+            cwd=Path(record.repository),
+        )
+        if done.text.isprintable() and done.text:
+            found[key] = done.text
+    return found
+
+
+def load(folder: Path) -> Clone:
+    """Give the clone in a folder. Raises WorkspaceError if there is no whole one."""
+    try:
+        content = json.loads((folder / "clone.json").read_text())
+        if content["version"] != _VERSION:
+            raise ValueError(f"version {content['version']}")
+        return Clone(folder, Record(**{**content, "packs": tuple(content["packs"])}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WorkspaceError(f"there is no clone in {folder}", why=str(error)) from error
+
+
+def _write(folder: Path, record: Record) -> None:
+    partial = folder / "clone.json.partial"
+    with partial.open("w") as file:
+        json.dump(asdict(record), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / "clone.json")

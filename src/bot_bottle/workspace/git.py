@@ -1,0 +1,154 @@
+"""git, run so that nothing it works on has a say: no hook, no setting, no driver, no other transport.
+
+Settings name programs: fsmonitor, filters, merge drivers, hooks, ssh commands, remotes. So work on objects is
+done in a fresh git folder of ours, whose settings are ours, which borrows the objects of another repository.
+The few commands that must run in a repository itself (to read and write its references) run no program that
+it could name, and get settings from us that go over its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from bot_bottle import process
+from bot_bottle.errors import DiskFullError, WorkspaceError
+from bot_bottle.process import CommandFailed, Completed
+
+_MINIMUM = (2, 32)  # GIT_CONFIG_GLOBAL, `apply --3way --cached`
+_LIMIT = 3600.0  # seconds; to copy a large repository takes minutes
+_NOWHERE = os.devnull
+
+# the environment may name programs, settings and other repositories: none of it is ours
+_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": _NOWHERE,
+    "GIT_CONFIG_GLOBAL": _NOWHERE,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_ALLOW_PROTOCOL": "file",  # goes over every protocol.*.allow
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOC_LIMIT": "2g",  # one object that claims to be larger is refused, not allocated
+    "GIT_PAGER": "cat",
+    "LC_ALL": "C",
+}
+_SETTINGS = (
+    f"core.hooksPath={_NOWHERE}",
+    "core.fsmonitor=false",
+    f"core.attributesFile={_NOWHERE}",
+    f"core.excludesFile={_NOWHERE}",
+    "core.quotePath=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "protocol.file.allow=always",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "safe.directory=*",  # git's guard against the settings of others, which have no say here anyway
+)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give the whole environment of a git process: ours, less what would change what git does."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    # git starts its parts by name, maybe from inside a hostile folder
+    search = [part for part in os.environ.get("PATH", os.defpath).split(":") if part.startswith("/")]
+    return {**clean, "PATH": ":".join(search), **_ENVIRONMENT, **(extra or {})}
+
+
+def printable(text: str) -> str:
+    """Give a text of git or of a repository without what would steer a terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """git on one git folder. `objects` is the store it uses instead of its own."""
+
+    folder: Path
+    work_tree: Path | None = None
+    objects: Path | None = None
+    index: Path | None = None
+    limit: float = _LIMIT
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        *args: str | Path,
+        input: bytes | IO[bytes] = b"",
+        output: IO[bytes] | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run a git command to its end. Raises WorkspaceError with git's own words, without `check` never."""
+        try:
+            return process.run(
+                self.argv(*args),
+                timeout=self.limit,
+                check=check,
+                input=input,
+                output=output,
+                env=self.environment(),
+                cwd=self.work_tree or self.folder,
+            )
+        except CommandFailed as error:
+            raise _explained(error, str(args[0])) from error
+
+    def lines(self, *args: str, check: bool = True) -> list[str]:
+        """Run a git command and give the lines of what it said."""
+        return self.run(*args, check=check).stdout.decode("utf-8", "surrogateescape").splitlines()
+
+    def argv(self, *args: str | Path) -> list[str]:
+        """Give the command line."""
+        settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+        return [program(), "--no-pager", *settings, *map(str, args)]
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment."""
+        names = {
+            "GIT_DIR": self.folder,
+            "GIT_WORK_TREE": self.work_tree,
+            "GIT_OBJECT_DIRECTORY": self.objects,
+            "GIT_INDEX_FILE": self.index,
+        }
+        paths = {name: str(path) for name, path in names.items() if path is not None}
+        return environment({**self.extra, **paths})
+
+
+def init(folder: Path, object_format: str, *args: str) -> Git:
+    """Make a git folder with settings of ours and nothing else in it; bare unless `args` say otherwise."""
+    made = Git(folder)
+    options = ("-q", "--template=", f"--object-format={object_format}", *(args or ("--bare",)))
+    try:
+        process.run(made.argv("init", *options, folder), timeout=60, env=environment(), cwd=folder.parent)
+    except CommandFailed as error:
+        raise _explained(error, "init") from error
+    return made
+
+
+def program() -> str:
+    """Find git. Raises WorkspaceError if it is not there."""
+    found = process.find("git")
+    if found is None:
+        raise WorkspaceError("a clone as workspace needs git", next_step="install git")
+    return str(found)
+
+
+def check_version() -> None:
+    """Raise WorkspaceError if git is too old to be kept from its own settings."""
+    done = process.run([program(), "--version"], timeout=15, env=environment())
+    found = re.search(r"(\d+)\.(\d+)", done.text)
+    if found is None or tuple(map(int, found.groups())) < _MINIMUM:
+        wanted = ".".join(map(str, _MINIMUM))
+        raise WorkspaceError(f"a clone as workspace needs git {wanted} or newer", why=done.text[:100])
+
+
+def _explained(error: CommandFailed, what: str) -> WorkspaceError | DiskFullError:
+    words = printable(error.done.complaint)[-2000:]
+    if "No space left on device" in words:
+        return DiskFullError("the disk is full", why=words, next_step="free some space, then try again")
+    return WorkspaceError(f"git {what} failed", why=words or error.message)

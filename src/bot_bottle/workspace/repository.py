@@ -1,0 +1,189 @@
+"""The user's repository: found, looked over, and read. It may come from a stranger too.
+
+A `.git` that is made of links leads to somebody else's history, so only one that is whole is taken. Nothing
+in it is run (see git.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.git import Git, check_version, init, printable
+
+_OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SMALL = 4096  # bytes of a file that holds a path
+_QUICK = 120.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository with a work tree. `folder` is its own git folder, `common` the one its worktrees share."""
+
+    top: Path
+    folder: Path
+    common: Path
+
+    @property
+    def git(self) -> Git:
+        """git in the repository itself: to read and write references, and for nothing else."""
+        return Git(self.folder, limit=_QUICK)
+
+    @property
+    def object_format(self) -> str:
+        """The name of its hash: sha1 or sha256."""
+        return self.git.run("rev-parse", "--show-object-format").text
+
+    def head(self) -> str:
+        """Give the commit that is checked out. Raises WorkspaceError if there is none yet."""
+        done = self.git.run("rev-parse", "--verify", "-q", "HEAD^{commit}", check=False)
+        if done.code or not _OBJECT_ID.fullmatch(done.text):
+            raise WorkspaceError(
+                f"{self.top} has no commit yet",
+                next_step="commit something first, or use --workspace mount",
+            )
+        return done.text
+
+    def references(self, *patterns: str) -> dict[str, str]:
+        """Give the object of every reference that matches, by the reference's name."""
+        found = {}
+        for line in self.git.lines("for-each-ref", "--format=%(objectname) %(refname)", *patterns):
+            value, _, name = line.partition(" ")
+            found[name] = value
+        return found
+
+    def checked_out(self) -> set[str]:
+        """Give the references that are checked out in the repository or in a worktree of it."""
+        lines = self.git.lines("worktree", "list", "--porcelain")
+        return {line.removeprefix("branch ") for line in lines if line.startswith("branch ")}
+
+    def update(self, references: dict[str, tuple[str, str]]) -> None:
+        """Set references from an old to a new value, all or none; "" stands for no reference.
+
+        Raises WorkspaceError, for one when somebody has changed one of them meanwhile.
+        """
+        none = "0" * (40 if self.object_format == "sha1" else 64)
+        commands = []
+        for name, (old, new) in references.items():
+            if new:
+                commands.append(f"update {name}\0{new}\0{old or none}\0")
+            elif old:
+                commands.append(f"delete {name}\0{old}\0")
+        text = "".join(commands).encode("utf-8", "surrogateescape")
+        if text:
+            self.git.run("update-ref", "-m", "bottle", "--stdin", "-z", input=text)
+
+    def beside(self, folder: Path) -> Git:
+        """Give git on a new folder of ours that reads and writes this repository's objects alone."""
+        return replace(self._fresh(folder), objects=self.common / "objects")
+
+    def behind(self, folder: Path) -> Git:
+        """Give git on a new folder of ours that reads this repository's objects and writes to its own."""
+        git = self._fresh(folder)
+        path = os.fsencode(self.common / "objects")
+        # quoted as gitattributes(5) has it for odd names: \ooo for a byte
+        quoted = b"".join(b"\\%03o" % byte for byte in path)
+        (folder / "objects/info/alternates").write_bytes(b'"' + quoted + b'"\n')
+        return git
+
+    def _fresh(self, folder: Path) -> Git:
+        git = init(folder, self.object_format)
+        shallow = self.common / "shallow"
+        if shallow.is_file():
+            (folder / "shallow").write_bytes(shallow.read_bytes())
+        return git
+
+
+def find_top(start: Path) -> Path | None:
+    """Give the top folder of the repository that holds a folder: the nearest with a `.git`, or None."""
+    start = start.absolute()
+    return next((folder for folder in (start, *start.parents) if os.path.lexists(folder / ".git")), None)
+
+
+def open_repository(start: Path) -> Repository:
+    """Give the repository that holds a folder. Raises WorkspaceError if there is none that can be used."""
+    check_version()
+    top = find_top(start)
+    if top is None:
+        raise WorkspaceError(
+            f"{start.absolute()} is in no git repository",
+            next_step="git init and commit, or use --workspace mount",
+        )
+    entry = top / ".git"
+    mode = entry.lstat().st_mode
+    if stat.S_ISDIR(mode):
+        folder = common = entry
+        if os.path.lexists(entry / "commondir"):
+            raise _refused(entry, "it names another git folder")
+    elif stat.S_ISREG(mode):
+        folder, common = _elsewhere(entry)
+    else:
+        raise _refused(entry, "it is neither a folder nor a file")
+    _check_whole(folder, common)
+    return Repository(top, folder, common)
+
+
+def _refused(entry: Path, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        printable(f"{entry} is not used: {why}"), why="it may lead to the history of somebody else"
+    )
+
+
+def _elsewhere(entry: Path) -> tuple[Path, Path]:
+    """Follow a `.git` file (gitrepository-layout(5)) to a git folder that knows of it."""
+    words = _path_in(entry)
+    if not words.startswith("gitdir: "):
+        raise _refused(entry, "it does not name a git folder")
+    folder = (entry.parent / words.removeprefix("gitdir: ")).resolve()
+    if not os.path.lexists(folder / "commondir"):
+        return _submodule(entry, folder)
+    common = (folder / _path_in(folder / "commondir")).resolve()
+    known = folder.parent == common / "worktrees"
+    if not known or Path(_path_in(folder / "gitdir")).resolve() != entry.resolve():
+        raise _refused(entry, f"{folder} does not know it as its worktree")
+    return folder, common
+
+
+def _submodule(entry: Path, folder: Path) -> tuple[Path, Path]:
+    done = Git(folder).run(
+        "config", "--file", folder / "config", "--no-includes", "core.worktree", check=False
+    )
+    if not done.text or (folder / done.text).resolve() != entry.parent.resolve():
+        raise _refused(entry, f"{folder} does not know it as its work tree")
+    return folder, folder
+
+
+def _path_in(file: Path) -> str:
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise _refused(file, "it is no regular file")
+        with file.open("rb") as opened:
+            return os.fsdecode(opened.read(_SMALL)).rstrip("\n")
+    except OSError as error:
+        raise _refused(file, error.strerror or str(error)) from error
+
+
+def _check_whole(folder: Path, common: Path) -> None:
+    """Raise WorkspaceError unless a git folder keeps its objects and references in itself, in plain files."""
+    objects = common / "objects"
+    named = ("config", "packed-refs", "refs", "refs/heads", "shallow")
+    try:
+        parts = [folder / "HEAD", folder / "index", *(common / name for name in named)]
+        parts += [objects, *objects.iterdir(), *(objects / "pack").glob("*"), *(objects / "info").glob("*")]
+    except OSError as error:
+        raise WorkspaceError(f"{common} is no git folder", why=str(error)) from error
+    for path in parts:
+        if path.is_symlink():
+            raise _refused(path, "it is a link")
+        if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
+            raise _refused(path, "it is neither a file nor a folder")
+    for name in ("alternates", "http-alternates"):
+        if os.path.lexists(objects / "info" / name):
+            raise WorkspaceError(
+                f"{common} borrows objects of another repository",
+                next_step="make it independent: git repack -a -d && rm .git/objects/info/alternates",
+            )

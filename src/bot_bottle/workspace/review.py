@@ -1,0 +1,126 @@
+"""Look at a bottle's work, put it into one's own folder, and see whether it may be thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bot_bottle import process
+from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
+from bot_bottle.workspace import files
+from bot_bottle.workspace.clone import Clone
+from bot_bottle.workspace.collect import Work, collect
+from bot_bottle.workspace.git import Git, printable
+from bot_bottle.workspace.merge import merge_trees
+from bot_bottle.workspace.snapshot import snapshot
+
+# nothing that settings or attributes name is asked how to show a file
+_PLAIN = ("--no-ext-diff", "--no-textconv", "--submodule=short")
+_WHOLE = (*_PLAIN, "--binary", "--full-index", "--no-renames", "--no-color")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How much a bottle has done: commits on its branch, files and lines against where it started."""
+
+    commits: int
+    files: int
+    added: int
+    removed: int
+
+
+def summary(clone: Clone, work: Work) -> Summary:
+    """Count what was brought back."""
+    with clone.scratch() as scratch:
+        git = clone.repository().beside(scratch / "clean.git")
+        commits = int(git.run("rev-list", "--count", work.head, f"^{work.base}").text)
+        added = removed = changed = 0
+        for line in git.lines("diff", "--numstat", "--no-renames", *_PLAIN, work.base, work.newest):
+            changed += 1
+            counts = line.split("\t")[:2]
+            if "-" not in counts:  # binary
+                added, removed = added + int(counts[0]), removed + int(counts[1])
+    return Summary(commits, changed, added, removed)
+
+
+@contextmanager
+def diff(clone: Clone, work: Work, *options: str) -> Iterator[BinaryIO]:
+    """Give what a bottle changed as git shows it: a stream of bytes that an agent chose."""
+    with clone.scratch() as scratch:
+        git = clone.repository().beside(scratch / "clean.git")
+        argv = git.argv("diff", *_PLAIN, *options, work.base, work.newest)
+        with process.reading(argv, env=git.environment(), cwd=git.folder) as stream:
+            yield stream
+
+
+def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
+    """Put what a bottle changed into the user's folder, and give the names that changed there.
+
+    It is merged in three ways with what the folder holds, committed or not. Nothing is committed or staged.
+    Raises ConflictError, which lists the places, before anything is written.
+    """
+    with clone.scratch() as scratch:
+        repository = clone.repository()
+        git = repository.behind(scratch / "merge.git")
+        index = repository.folder / "index"
+        mine = snapshot(git, repository.top, repository.head(), index, "mine").tree
+        merged = merge_trees(git, work.base, mine, work.newest)
+        names = git.run("diff", "--name-only", "-z", *_WHOLE, mine, merged).stdout.split(b"\0")
+        patch = _patch(git, scratch, mine, merged)
+        if patch.stat().st_size:
+            _write(Git(git.folder, work_tree=repository.top), patch)
+        clone = clone.noted(applied=work.newest)
+    return clone, [name.decode("utf-8", "surrogateescape") for name in names if name]
+
+
+def _patch(git: Git, scratch: Path, old: str, new: str) -> Path:
+    path = scratch / f"{new}.patch"
+    with path.open("wb") as file:
+        git.run("diff", *_WHOLE, old, new, output=file)
+    return path
+
+
+def _write(git: Git, patch: Path) -> None:
+    done = git.run("apply", "--whitespace=nowarn", patch, check=False)
+    if done.code:
+        raise ConflictError(
+            "the bottle's work does not fit into your folder; nothing was changed",
+            why=printable(done.complaint)[-2000:],
+            next_step="move away what is in the way, or git merge the bottle's branch",
+        )
+
+
+def unfetched(clone: Clone) -> list[str]:
+    """Say what of an ended bottle's work would be lost with its clone; nothing said means that it may go.
+
+    What is there is brought back first. Commits have to be on a branch or tag of the user's, uncommitted work
+    has to have been applied.
+    """
+    try:
+        clone, work = collect(clone, ended=True)
+        repository = clone.repository()
+    except BottleError as error:
+        return [f"its work could not be brought back: {error.message}"]
+    lost = list(work.left)
+    held = ("--count=1", "refs/heads", "refs/remotes", "refs/tags")
+    for name, commit in repository.references(clone.record.kept[:-1]).items():
+        last = name.removeprefix(clone.record.kept)
+        if last == "uncommitted" and clone.record.applied != commit:
+            lost.append("uncommitted work that was not applied")
+        if last not in ("base", "uncommitted") and not repository.references(f"--contains={commit}", *held):
+            lost.append(f"commits that are on no branch of yours: {name}")
+    return lost
+
+
+def discard(clone: Clone) -> None:
+    """Remove a clone, and the references that keep its work apart from the user's branches."""
+    try:
+        repository = clone.repository()
+        kept = repository.references(clone.record.kept[:-1])
+        repository.update({name: (value, "") for name, value in kept.items()})
+    except WorkspaceError:
+        pass  # the user's repository is gone, or not usable any more: then so are its references
+    files.remove_tree(clone.folder)

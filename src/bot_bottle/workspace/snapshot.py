@@ -1,0 +1,192 @@
+"""A commit of what is in a folder, committed or not, without a word from the folder about how.
+
+git is asked only what it answers by reading: which names are ignored, and what plain files hold. It never
+looks for changes by itself, because then it would ask nested repositories, and run what their settings name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.git import Git, printable
+
+_MOST = 2_000_000  # names; a large checkout with its packages ignored has 100,000
+_AUTHOR = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "bottle"), ("EMAIL", "bottle@bottle.invalid"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A commit of a folder's content. `left` names repositories in it that were not taken."""
+
+    commit: str
+    tree: str
+    left: tuple[str, ...] = ()
+
+
+def snapshot(git: Git, work: Path, parent: str, index: Path, message: str) -> Snapshot:
+    """Commit all of a folder that is not ignored, onto `parent`, into a repository of our own.
+
+    `index` is what git knew of the files at some time, to spare reading those that did not change. Names that
+    are neither files nor links are left out. Nobody may write to the folder meanwhile. Gives the parent
+    itself when it holds the same. Raises WorkspaceError.
+    """
+    own = replace(git, work_tree=work, index=git.folder / "snapshot.index")
+    # without the folder: writing an index, git may read files of it, which have not been looked over yet
+    _read_index(replace(own, work_tree=None), parent, index)
+    try:
+        tracked, submodules = _tracked(own)
+        found, left = _walk(own, work)
+        inside = tuple(path + b"/" for path in submodules)
+        names = tracked | {path for path in found if not path.startswith(inside)} - submodules.keys()
+        content, gone = _sorted_out(work, names)
+    except OSError as error:
+        raise WorkspaceError(f"cannot read {work}", why=printable(str(error))) from error
+    _update(own, [*gone, *submodules], "--force-remove")
+    _update(own, content, "--add", "--replace")
+    links = [b"160000 " + commit + b"\t" + path for path, commit in submodules.items()]
+    _feed(own, links, "update-index", "-z", "--index-info")
+    tree = own.run("write-tree").text
+    if tree == own.run("rev-parse", f"{parent}^{{tree}}").text:
+        return Snapshot(parent, tree, left)
+    author = replace(own, extra=_AUTHOR)
+    commit = author.run("commit-tree", tree, "-p", parent, "-m", message).text
+    return Snapshot(commit, tree, left)
+
+
+def _read_index(git: Git, parent: str, index: Path) -> None:
+    """Start from what is known of the files, as far as it still holds for `parent`."""
+    assert git.index is not None  # noqa: S101 - set by our only caller
+    git.index.unlink(missing_ok=True)
+    known = index.is_file() and not index.is_symlink() and not any(index.parent.glob("sharedindex.*"))
+    if known:
+        shutil.copyfile(index, git.index)
+    if not known or git.run("read-tree", "-m", parent, check=False).code:  # as in the middle of a merge
+        git.index.unlink(missing_ok=True)
+        git.run("read-tree", parent)
+
+
+def _tracked(git: Git) -> tuple[set[bytes], dict[bytes, bytes]]:
+    """Give the tracked names that ought to be in the folder, and the submodules with their commits."""
+    names, submodules = set(), {}
+    for line in _output(git, "ls-files", "-z", "-t", "--stage"):
+        facts, _, path = line.partition(b"\t")
+        tag, mode, value, _ = facts.split(b" ")
+        if mode == b"160000":
+            submodules[path] = value
+        elif tag != b"S":  # left out of a sparse checkout
+            names.add(path)
+    return names, submodules
+
+
+def _walk(git: Git, work: Path) -> tuple[list[bytes], tuple[str, ...]]:
+    """Give the files and links that are not ignored, and the folders that are repositories of their own."""
+    found: list[bytes] = []
+    left: list[str] = []
+    level = [b""]
+    while level:
+        folders: list[bytes] = []
+        plain: list[bytes] = []
+        for path in level:
+            inside = list(os.scandir(os.path.join(os.fsencode(work), path)))  # noqa: PTH118 - of bytes
+            if path and any(entry.name == b".git" for entry in inside):
+                left.append(os.fsdecode(path))
+            else:
+                for entry in inside:
+                    _sort(entry, path + b"/" + entry.name if path else entry.name, folders, plain)
+        if len(found) + len(plain) + len(folders) > _MOST:
+            raise WorkspaceError(f"{work} holds more than {_MOST} files", next_step="ignore what is built")
+        ignored = _ignored(git, folders + plain)
+        found += [name for name in plain if name not in ignored]
+        level = [name for name in folders if name not in ignored]
+    return found, tuple(left)
+
+
+def _sort(entry: os.DirEntry[bytes], name: bytes, folders: list[bytes], plain: list[bytes]) -> None:
+    if entry.name == b".git":
+        return
+    if entry.is_dir(follow_symlinks=False):
+        folders.append(name)
+    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+        plain.append(name)
+    elif entry.name in (b".gitignore", b".gitattributes"):
+        _check_rules(name, 0)
+
+
+def _check_rules(name: bytes, mode: int) -> None:
+    """Raise OSError unless a file that git reads by itself is one that it can read: a pipe has no end."""
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OSError(f"{os.fsdecode(name)}: its rules are in no regular file")
+
+
+def _sorted_out(work: Path, names: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Tell the names that are files or links in real folders from those that are gone or something else."""
+    top = os.fsencode(work)
+    content: list[bytes] = []
+    gone: list[bytes] = []
+    real: dict[bytes, bool] = {b"": True}
+    for path in names:
+        mode = _mode(top, path) if _is_real(top, path.rpartition(b"/")[0], real) else 0
+        (content if stat.S_ISREG(mode) or stat.S_ISLNK(mode) else gone).append(path)
+    return content, gone
+
+
+def _is_real(top: bytes, folder: bytes, real: dict[bytes, bool]) -> bool:
+    """Whether a folder is one all the way down, with no link on the way. `real` keeps what is known."""
+    if folder not in real:
+        ends = [place for place, char in enumerate(folder) if char == ord("/")] + [len(folder)]
+        before = True
+        for part in (folder[:end] for end in ends):
+            if part not in real:
+                real[part] = before and stat.S_ISDIR(_mode(top, part))
+                if real[part] and (rules := _mode(top, part + b"/.gitattributes")):
+                    _check_rules(part, rules)
+            before = real[part]
+    return real[folder]
+
+
+def _mode(top: bytes, path: bytes) -> int:
+    try:
+        return os.lstat(top + b"/" + path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _update(git: Git, names: Iterable[bytes], *how: str) -> None:
+    _feed(git, names, "update-index", *how, "-z", "--stdin")
+
+
+def _feed(git: Git, names: Iterable[bytes], *command: str) -> None:
+    with tempfile.TemporaryFile(dir=git.folder) as file:
+        file.writelines(name + b"\0" for name in names)
+        if file.tell():
+            file.seek(0)
+            git.run(*command, input=file)
+
+
+def _ignored(git: Git, names: Iterable[bytes]) -> set[bytes]:
+    """Give the names that the folder's rules ignore."""
+    asked = (b"./" + name for name in names)  # a leading colon would have a meaning
+    return {name[2:] for name in _output(git, "check-ignore", "-z", "--no-index", "--stdin", names=asked)}
+
+
+def _output(git: Git, *command: str, names: Iterable[bytes] = ()) -> Iterator[bytes]:
+    """Run a git command on names and give those it prints; a file holds them, they may be many."""
+    with tempfile.TemporaryFile(dir=git.folder) as given, tempfile.TemporaryFile(dir=git.folder) as file:
+        given.writelines(name + b"\0" for name in names)
+        given.seek(0)
+        done = git.run(*command, input=given, output=file, check=command[0] != "check-ignore")
+        if done.code > 1:  # check-ignore gives 1 when nothing is ignored
+            raise WorkspaceError(f"git {command[0]} failed", why=printable(done.complaint))
+        file.seek(0)
+        yield from (line for line in file.read().split(b"\0") if line)
