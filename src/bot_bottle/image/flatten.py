@@ -6,7 +6,6 @@ Nothing is unpacked, and memory holds one small record for each entry.
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 
@@ -16,10 +15,9 @@ from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, LayerStream
 from bot_bottle.image.overlay import stack
 from bot_bottle.image.portable import LONGEST_PATH, Loss, Losses, make_portable
-from bot_bottle.image.sparse import zeros
-from bot_bottle.image.tarread import padded
-from bot_bottle.image.tarwrite import END, header, header_size
-from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota
+from bot_bottle.image.stretches import LayerData, Stretch, entry_size, stretches
+from bot_bottle.image.tarwrite import END
+from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
 
@@ -39,31 +37,24 @@ class Flattened:
         self._files = files
         self.entries = len(folders) + sum(1 + len(node.names or ()) for node in files)
         self.losses: tuple[Loss, ...] = losses.all()
-        self.size = len(END) + sum(_entry_size(node) for node in (*folders, *files))
+        self.size = len(END) + sum(entry_size(node) for node in (*folders, *files))
+
+    def stretches(self) -> Iterator[Stretch]:
+        """Give the tar in stretches, in order."""
+        return stretches(self._image, self._folders, self._files)
+
+    def data(self) -> LayerData:
+        """Give what stretches are made from, to be closed."""
+        return LayerData(self._image)
 
     def chunks(self) -> Iterator[bytes]:
         """Stream the uncompressed tar. Raises ImageError when a layer can no longer be read."""
         written = 0
-        for chunk in _batched(self._pieces()):
-            written += len(chunk)
-            yield chunk
+        with self.data() as data:
+            for chunk in _batched(piece for stretch in self.stretches() for piece in stretch.pieces(data)):
+                written += len(chunk)
+                yield chunk
         assert written == self.size, f"{written} bytes instead of {self.size}"  # noqa: S101
-
-    def _pieces(self) -> Iterator[bytes]:
-        for folder in self._folders:
-            yield header(folder.path, folder)
-        reader = _Data(self._image)
-        try:
-            for node in self._files:
-                path = _path(node)
-                yield header(path, node)
-                if node.size:
-                    yield from reader.data(node)
-                for parent, name in node.names or ():
-                    yield header(_join(parent, name), node, path)
-        finally:
-            reader.close()
-        yield END
 
 
 def flatten(
@@ -89,7 +80,7 @@ def flatten(
     if portable:
         for folder in folders:
             make_portable(root, folder.path, folder, losses)
-        files = [node for node in files if make_portable(root, _path(node), node, losses)]
+        files = [node for node in files if make_portable(root, path_of(node), node, losses)]
     for folder in (root, *folders):
         folder.children = {}  # from here on the lists are enough
     flattened = Flattened(image, folders, files, losses)
@@ -127,9 +118,9 @@ def _listed(root: Folder, longest: int, losses: Losses) -> tuple[list[Folder], l
         folder = todo.pop()
         for name, node in folder.children.items():
             if len(folder.path) + len(name) >= longest:
-                losses.add("path too long", _join(folder, name))
+                losses.add("path too long", join_path(folder, name))
             elif isinstance(node, Folder):
-                node.path = _join(folder, name)
+                node.path = join_path(folder, name)
                 folders.append(node)
                 todo.append(node)
             elif node.parent is None:
@@ -144,28 +135,10 @@ def _listed(root: Folder, longest: int, losses: Losses) -> tuple[list[Folder], l
     files.sort(key=attrgetter("layer"))
     for node in files:
         if node.names and node.parent:
-            first, *others = sorted([(node.parent, node.name), *node.names], key=lambda pair: _join(*pair))
+            places = [(node.parent, node.name), *node.names]
+            first, *others = sorted(places, key=lambda place: join_path(*place))
             (node.parent, node.name), node.names = first, others
     return folders, files
-
-
-def _join(folder: Folder, name: bytes) -> bytes:
-    return folder.path + b"/" + name if folder.path else name
-
-
-def _path(node: Inode) -> bytes:
-    if isinstance(node, Folder):
-        return node.path
-    assert node.parent is not None  # noqa: S101 - set when it was listed
-    return _join(node.parent, node.name)
-
-
-def _entry_size(node: Inode) -> int:
-    path = _path(node)
-    size = header_size(path, node) + (padded(node.size) if node.kind == tarfile.REGTYPE else 0)
-    for parent, name in node.names or ():
-        size += header_size(_join(parent, name), node, path)
-    return size
 
 
 def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -180,50 +153,3 @@ def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
             batch, held = [], 0
     if batch:
         yield b"".join(batch)
-
-
-class _Data:
-    """The data of files, taken from the layers in order."""
-
-    def __init__(self, image: Image) -> None:
-        self._image = image
-        self._number = -1
-        self._stream: LayerStream | None = None
-        self._position = 0
-
-    def data(self, node: Inode) -> Iterator[bytes]:
-        """Give a file's data, padded to whole blocks."""
-        if node.layer != self._number or self._stream is None:
-            self.close()
-            self._number, self._position = node.layer, 0
-            self._stream = self._image.layers[node.layer].open(verify=False)
-        stream = self._stream
-        gap = node.offset - self._position
-        if stream.skip(gap) < gap:
-            raise self._shorter()
-        at = 0
-        held = 0
-        for offset, length in node.extents if node.extents is not None else ((0, node.size),):
-            yield from zeros(offset - at)
-            left = length
-            while left:
-                piece = stream.some(left)
-                if not piece:
-                    raise self._shorter()
-                left -= len(piece)
-                yield piece
-            at = offset + length
-            held += length
-        yield from zeros(padded(node.size) - at)
-        self._position = node.offset + held
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def _shorter(self) -> ImageError:
-        return ImageError(
-            f"{self._image.layers[self._number]} has changed while it was read",
-            next_step="keep the archive as it is and try again",
-        )

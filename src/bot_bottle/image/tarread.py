@@ -11,7 +11,9 @@ Format" and "Storing Sparse Files".
 
 from __future__ import annotations
 
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -33,6 +35,7 @@ _PLAIN = REGULAR | {
     tarfile.FIFOTYPE,
 }
 _ZEROS = bytes(BLOCK)
+_NUMBERS = re.compile(rb"(?:[0-7]{7}[\0 ]){3}(?:[0-7]{11}[\0 ]){2}[0-7]{6}[\0 ]{2}")  # mode to checksum
 _GNU_MAGIC = b"ustar "
 
 Records = dict[str, str]
@@ -124,6 +127,8 @@ class Headers:
         return None
 
     def _parsed(self, block: bytes) -> tarfile.TarInfo:
+        if (plain := _plain(block)) is not None:
+            return plain
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.TarError, ValueError) as error:
@@ -239,6 +244,35 @@ class Headers:
 
     def _damaged(self, why: str) -> ImageError:
         return ImageError(f"{self._what} is damaged", why=why, next_step="save or download it again")
+
+
+def checksum(block: bytes) -> int:
+    """Give the sum of a block's bytes, the quickest way there is: it is one half of Adler-32 (RFC 1950)."""
+    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+
+
+def _plain(block: bytes) -> tarfile.TarInfo | None:
+    """Read the most usual kind of header, as `TarInfo.frombuf` would in many times the time; None for others.
+
+    Its numbers are octal digits, and its name stands in one place.
+    """
+    if block[345] or not _NUMBERS.match(block, 100) or block[156:157] not in _PLAIN:
+        return None
+    if checksum(block) - sum(block[148:156]) + 8 * 0x20 != int(block[148:154], 8):
+        return None
+    info = tarfile.TarInfo(_text(block[:100].partition(b"\0")[0]))
+    info.type = block[156:157]
+    if info.name.endswith("/"):
+        if info.type != tarfile.DIRTYPE:
+            return None
+        info.name = info.name.rstrip("/")
+    info.mode, info.uid, info.gid = int(block[100:107], 8), int(block[108:115], 8), int(block[116:123], 8)
+    info.size, info.mtime = int(block[124:135], 8), int(block[136:147], 8)
+    if block[157]:
+        info.linkname = _text(block[157:257].partition(b"\0")[0])
+    if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        return None
+    return info
 
 
 def padded(size: int) -> int:

@@ -6,17 +6,25 @@ Source: GNU tar manual, "Basic Tar Format"; POSIX.1-2017 pax.
 
 from __future__ import annotations
 
+import struct
 import tarfile
 
-from bot_bottle.image.tarread import BLOCK, padded
+from bot_bottle.image.tarread import BLOCK, checksum, padded
 from bot_bottle.image.tree import Inode
 
 END = bytes(2 * BLOCK)
 _FIELD = 100  # bytes of the name fields in a header
+_OCTAL_MAX = 0o7777777  # of an owner,
+_SIZE_MAX = 0o77777777777  # and of a size or time, in octal digits
+_BLOCK = struct.Struct("100s8s8s8s12s12s8sc100s8s247x")
 
 
 def header(path: bytes, node: Inode, link: bytes | None = None) -> bytes:
     """Make the header of an entry; with `link` that of a hard link to it."""
+    if not node.xattrs and not node.device and not isinstance(node.mtime, str):
+        plain = _plain(path, node, link)
+        if plain is not None:
+            return plain
     info = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
     info.mode, info.uid, info.gid = node.mode, node.uid, node.gid
     info.uname = info.gname = ""
@@ -40,6 +48,23 @@ def header(path: bytes, node: Inode, link: bytes | None = None) -> bytes:
     return info.tobuf(
         tarfile.PAX_FORMAT if records else tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
     )
+
+
+def _plain(path: bytes, node: Inode, link: bytes | None) -> bytes | None:
+    """Make the most usual kind of header, the one that the standard library would make; None for others."""
+    kind, size, target = (node.kind, node.size, node.link) if link is None else (tarfile.LNKTYPE, 0, link)
+    if kind == tarfile.DIRTYPE:
+        path += b"/"
+    if len(path) > _FIELD or len(target) > _FIELD or max(node.uid, node.gid) > _OCTAL_MAX or size > _SIZE_MAX:
+        return None
+    assert isinstance(node.mtime, int)  # noqa: S101 - the caller has looked
+    if not 0 <= node.mtime <= _SIZE_MAX:
+        return None
+    block = _BLOCK.pack(
+        path, b"%07o" % (node.mode & 0o7777), b"%07o" % node.uid, b"%07o" % node.gid, b"%011o" % size,
+        b"%011o" % node.mtime, b"        ", kind, target, b"ustar  ",
+    )  # fmt: skip
+    return b"%b%06o\0 %b" % (block[:148], checksum(block), block[156:])
 
 
 def header_size(path: bytes, node: Inode, link: bytes | None = None) -> int:

@@ -84,6 +84,19 @@ class Folder(Inode):
         self.path = b""
 
 
+def join_path(folder: Folder, name: bytes) -> bytes:
+    """Give the path of a name in a listed folder."""
+    return folder.path + b"/" + name if folder.path else name
+
+
+def path_of(node: Inode) -> bytes:
+    """Give the path of an inode that has been listed: of its first name."""
+    if isinstance(node, Folder):
+        return node.path
+    assert node.parent is not None  # noqa: S101 - set when it was listed
+    return join_path(node.parent, node.name)
+
+
 class Quota:
     """The memory that an image's list of files may take, so that a hostile one cannot take it all."""
 
