@@ -22,8 +22,10 @@ from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine.cache import Cache, Explanation
 from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
+from bot_bottle.smolmachine.framestore import FrameStore
 from bot_bottle.smolmachine.guest import find_guest, guest_version
 from bot_bottle.smolmachine.key import Key
+from bot_bottle.smolmachine.known import known
 from bot_bottle.smolmachine.pack import PackOptions, pack_native
 from bot_bottle.smolvm_packing import SmolvmPacker
 from bot_bottle.spec import PackerName, Packing, Source, Transport, Via
@@ -207,8 +209,10 @@ class Converter:
             return reference
 
     def _pack_native(self, image: Image, temp: Path) -> Digest:
-        with self._progress.stage("pack") as stage:
+        store = FrameStore(paths.frames_dir(), self._run.folder("frames"))
+        with self._progress.stage("pack") as stage, store.using():
             stage.say("reading the layers")
+            image = known(image, store)
             root = flatten(image)
             stage.say("compressing the root filesystem")
             packed = pack_native(
@@ -218,6 +222,7 @@ class Converter:
                 temp,
                 flatten_version=FLATTEN_VERSION,
                 options=self._options(),
+                store=store,
                 on_bytes=stage.advance,
             )
             stage.conclude(f"natively, {root.entries} entries")

@@ -20,6 +20,11 @@ def artifacts_dir() -> Path:
     return cache_dir() / "smolmachines"
 
 
+def frames_dir() -> Path:
+    """Give the folder of what has been compressed for artifacts."""
+    return cache_dir() / "frames"
+
+
 def layers_dir() -> Path:
     """Give the folder of layers that an engine has pushed once."""
     return cache_dir() / "layers"

@@ -12,7 +12,7 @@ from operator import attrgetter
 from bot_bottle.errors import ImageError
 from bot_bottle.image.apply import read_layer
 from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import CHUNK, LayerStream
+from bot_bottle.image.layers import CHUNK, LayerReader
 from bot_bottle.image.overlay import stack
 from bot_bottle.image.portable import LONGEST_PATH, Loss, Losses, make_portable
 from bot_bottle.image.stretches import LayerData, Stretch, entry_size, stretches
@@ -93,7 +93,7 @@ def flatten(
 
 
 class _Counted:
-    def __init__(self, stream: LayerStream, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, stream: LayerReader, on_bytes: Callable[[int], None]) -> None:
         self._stream = stream
         self._on_bytes = on_bytes
         self.read = stream.read

@@ -10,8 +10,9 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zstandard
 
@@ -72,22 +73,50 @@ class _Raw:
         return str(self._hash.hexdigest()) if self._hash is not None else None
 
 
+class LayerReader(Protocol):
+    """A layer's uncompressed tar stream, read in order. To be used as a context."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """Give `count` bytes, fewer only at the end; without a count, all that is left."""
+
+    def some(self, limit: int, /) -> bytes:
+        """Give what is at hand, `limit` bytes at most; nothing only at the end. The cheapest way to read."""
+
+    def skip(self, count: int, /) -> int:
+        """Pass over `count` bytes; give how many there were."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+    def __enter__(self) -> LayerReader:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of what is held."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob."""
+    """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob.
+
+    `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob.
+    """
 
     diff_id: Digest
     digest: Digest | None
     blob: Blob = field(repr=False)
+    opener: Callable[[bool], LayerReader] | None = field(default=None, repr=False, compare=False)
 
-    def open(self, *, verify: bool = True) -> LayerStream:
+    def open(self, *, verify: bool = True) -> LayerReader:
         """Open the uncompressed tar stream, to be read in order.
 
         Reading it to its end verifies the blob's digest and the diff_id, unless `verify` is off (for a second
         reading). Raises ImageError, naming the layer, for data that cannot be decompressed or is not what the
         digests say.
         """
-        return LayerStream(self, verify=verify)
+        return self.opener(verify) if self.opener else LayerStream(self, verify=verify)
 
     @property
     def size(self) -> int:
@@ -125,7 +154,7 @@ class LayerStream:
             count -= len(part) if count > 0 else 0
         return b"".join(parts)
 
-    def some(self, limit: int) -> bytes:
+    def some(self, limit: int, /) -> bytes:
         """Give what is at hand, `limit` bytes at most; nothing only at the end. The cheapest way to read."""
         if self._at >= len(self._block) and not self._fill():
             return b""

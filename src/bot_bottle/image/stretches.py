@@ -17,13 +17,14 @@ from typing import Any
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import LayerStream
+from bot_bottle.image.layers import LayerReader
 from bot_bottle.image.sparse import zeros
 from bot_bottle.image.tarread import padded
 from bot_bottle.image.tarwrite import END, header, header_size
 from bot_bottle.image.tree import Folder, Inode, join_path, path_of
 
 LENGTH = 4 << 20  # bytes of a layer that one stretch is made of, about
+_LARGE = LENGTH // 2  # bytes of a file that is cut by itself
 _FOLDERS = 4096  # folders in a stretch
 
 
@@ -39,6 +40,21 @@ class Stretch:
     start: int = 0
     stop: int | None = None
     tail: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        size = len(self.tail)
+        for node in self.nodes:
+            whole = entry_size(node)
+            if self.stop is None:
+                size += whole
+                continue
+            own = header_size(path_of(node), node)
+            size += self.stop - self.start + (0 if self.start else own)
+            if self.stop == node.size:
+                size += whole - own - node.size
+        return size
 
     def pieces(self, data: LayerData) -> Iterator[bytes]:
         """Make the bytes, in pieces of any size. Raises ImageError when a layer can no longer be read."""
@@ -62,10 +78,10 @@ def stretches(image: Image, folders: Sequence[Folder], files: Sequence[Inode]) -
     place: object = None
     for node in files:
         here = (node.layer, node.offset // LENGTH)
-        if group and (here != place or node.size > LENGTH):
+        if group and (here != place or node.size > _LARGE):
             yield Stretch(group, partial(_group_key, image, group))
             group = []
-        if node.size > LENGTH:
+        if node.size > _LARGE:
             yield from _parts(image, node)
         else:
             group.append(node)
@@ -132,7 +148,7 @@ class LayerData:
     def __init__(self, image: Image) -> None:
         self._image = image
         self._number = -1
-        self._stream: LayerStream | None = None
+        self._stream: LayerReader | None = None
         self._position = 0
         self._mapped: Inode | None = None  # whose map these are: where its extents end, and where they lie
         self._ends: list[int] = []

@@ -1,4 +1,8 @@
-"""Zstandard frames, seen from outside: where each begins and ends, and how much memory it asks for.
+"""Zstandard frames: made, closed up in segments, and seen from outside.
+
+A segment is some frames and a skippable one that fills up to a whole block of a file system and ends with a
+CRC-32 of all before it: it can be checked by itself, and a file system that can share blocks between files
+can share it.
 
 Decompressors take a stream that was cut at a block's end for a whole one, so wholeness is told from the
 frames themselves. Only headers are read: a frame's data is passed over.
@@ -8,6 +12,8 @@ Source: RFC 8878, sections 3.1.1 (Zstandard frames, blocks) and 3.1.2 (skippable
 
 from __future__ import annotations
 
+import threading
+import zlib
 from collections.abc import Callable
 
 import zstandard
@@ -16,10 +22,60 @@ from bot_bottle.errors import ArtifactError
 
 WINDOW_LOG_MAX = 27  # smolvm refuses frames that ask for a larger window than 2**27 bytes
 
+BLOCK = 4096  # bytes; a segment has a whole number of them
+
+COMPRESSION = f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level 3"
+"""What decides the bytes of a frame beside the data: kept frames are only used where it is the same."""
+
+_LEVEL = 3  # what smolvm itself uses
+_CLOSING = b"\x5b\x2a\x4d\x18"
+_CLOSING_LEAST = 12  # bytes: its magic number and size, the checksum
 _HEADER_MAX = 18
 _SKIPPABLE = b"\x2a\x4d\x18"  # after one byte of 0x50 to 0x5f
 _BLOCK_HEADER = 3
 _RLE, _RESERVED = 1, 3
+
+
+class _Own(threading.local):
+    compressor: zstandard.ZstdCompressor | None = None
+
+
+_own = _Own()
+
+
+def compress(data: bytes) -> bytes:
+    """Make one frame, in whatever thread this is."""
+    if _own.compressor is None:
+        _own.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    return _own.compressor.compress(data)
+
+
+def closing(size: int, crc: int) -> bytes:
+    """Give what makes a segment of frames of `size` bytes, the CRC-32 of which is `crc`."""
+    fill = -(size + _CLOSING_LEAST) % BLOCK
+    frame = _CLOSING + (fill + 4).to_bytes(4, "little") + bytes(fill)
+    return frame + zlib.crc32(frame, crc).to_bytes(4, "little")
+
+
+def segment(data: bytes) -> bytes:
+    """Compress to one frame and make a segment of it."""
+    frame = compress(data)
+    return frame + closing(len(frame), zlib.crc32(frame))
+
+
+def holds(made: bytes, size: int) -> bool:
+    """Tell whether a segment holds one frame of `size` bytes of data."""
+    try:
+        return zstandard.get_frame_parameters(made).content_size == size
+    except zstandard.ZstdError:
+        return False
+
+
+def is_segment(data: bytes) -> bool:
+    """Tell whether bytes are a segment that has not changed since it was made."""
+    if not data or len(data) % BLOCK:
+        return False
+    return zlib.crc32(memoryview(data)[:-4]) == int.from_bytes(data[-4:], "little")
 
 
 def check_frames(pread: Callable[[int, int], bytes], size: int) -> None:

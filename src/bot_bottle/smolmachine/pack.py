@@ -24,9 +24,11 @@ from bot_bottle.image.flatten import Flattened
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.interrupts import shield
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.framestore import FrameStore
 from bot_bottle.smolmachine.guest import MEMBER, Guest
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
-from bot_bottle.smolmachine.sink import Sink, sink
+from bot_bottle.smolmachine.root import write_root
+from bot_bottle.smolmachine.sink import sink
 from bot_bottle.smolmachine.writer import Writer
 
 # Each compression thread holds some 10 MB, and four of them outrun every source of an image.
@@ -76,13 +78,14 @@ def pack_native(
     *,
     flatten_version: int,
     options: PackOptions | None = None,
+    store: FrameStore | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> PackResult:
     """Write an image's root filesystem and the guest files into a new artifact, in one pass.
 
     `out` is a new file's path, or a binary file open for writing. The same image, guest and options give the
-    same bytes. `on_bytes` is told how many bytes of `root` went in, `root.size` in all. A file that could not
-    be finished is removed.
+    same bytes, with or without a `store` of what other packs have compressed. `on_bytes` is told how many
+    bytes of `root` went in, `root.size` in all. A file that could not be finished is removed.
 
     Raises ImageError for an image that this machine cannot run, DiskFullError with what would be needed,
     ArtifactError when it cannot be written otherwise.
@@ -96,13 +99,22 @@ def pack_native(
     )
     manifest = _manifest(image, guest, options, platform, assets)
     manifest.to_json()  # what cannot be written is known now, not after a gigabyte
-    with sink(out, guest.size + root.size) as output:
-        writer = Writer(output, threads=options.threads or threads())
-        writer.compressed_member(MEMBER, guest.size, guest.frames())
+    with (
+        sink(out, guest.size + root.size) as output,
+        Writer(output, threads=options.threads or threads()) as writer,
+    ):
+        writer.begin(MEMBER, guest.size)
+        writer.add_frames(guest.frames(), guest.size)
         output.consumed += guest.size
-        writer.member(assets.layers[0].path, root.size, _counted(root.chunks(), output, on_bytes))
-        written = writer.finish(manifest)
-    return PackResult(written.size, written.digest, manifest)
+        writer.begin(assets.layers[0].path, root.size)
+
+        def written(count: int) -> None:
+            output.consumed += count
+            on_bytes(count)
+
+        write_root(writer, root, store, written)
+        done = writer.finish(manifest)
+    return PackResult(done.size, done.digest, manifest)
 
 
 def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:
@@ -211,10 +223,3 @@ def _manifest(image: Image, guest: Guest, options: PackOptions, platform: str, a
         created=options.created,
         smolvm_version=guest.version,
     )
-
-
-def _counted(chunks: Iterable[bytes], output: Sink, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        output.consumed += len(chunk)
-        on_bytes(len(chunk))

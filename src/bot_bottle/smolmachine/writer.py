@@ -1,7 +1,7 @@
-"""Writing a `.smolmachine` file in one pass, forward only, with nothing held in memory.
+"""Writing a `.smolmachine` file in one pass, forward only: compressed by several threads, written in order.
 
 Source: smolvm's .smolmachine format v1 (see format.py). The assets may be several zstd frames one after
-another, so a file that is already compressed goes in as it is.
+another, so what is compressed already goes in as it is. They are written in segments (see frames.py).
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
-
-import zstandard
 
 from bot_bottle.errors import ArtifactError
 from bot_bottle.image.oci import Digest
 from bot_bottle.smolmachine.format import Footer
+from bot_bottle.smolmachine.frames import closing, segment
 from bot_bottle.smolmachine.manifest import Manifest
 
-_LEVEL = 3  # what smolvm itself uses
-# What one thread compresses at a time, in bytes. zstd's own choice of 8 MiB makes files 0.2 % smaller and
-# takes two to three times the memory.
-_JOB = 2 << 20
+PART = 8 << 20  # bytes, at most, that are compressed as one frame
 
 _BLOCK = 512
 
@@ -45,49 +44,63 @@ class Written:
 
 
 class Writer:
-    """Writes the tar members one by one, then the manifest and the footer.
+    """Writes the tar members one by one, then the manifest and the footer. To be used as a context.
 
-    `threads` compress beside the caller's own thread; the bytes do not depend on how many there are.
+    `threads` make segments beside the caller's own thread; the bytes do not depend on how many there are.
     """
 
     def __init__(self, out: Output, *, threads: int = 1) -> None:
         self._out = out
         self._sha256 = hashlib.sha256()
-        parameters = zstandard.ZstdCompressionParameters.from_level(
-            _LEVEL, threads=max(1, threads), job_size=_JOB
-        )
-        self._compressor = zstandard.ZstdCompressor(compression_params=parameters)
-        self._frame: zstandard.ZstdCompressionObj | None = None
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="compress")
+        self._ahead = max(1, threads) + 1
+        self._coming: deque[tuple[Future[bytes], Callable[[], None]]] = deque()
+        self._plain: list[bytes] = []  # bytes of the tar that wait to be compressed
+        self._held = 0
+        self._expected = self._given = 0  # bytes of the present member
+        self._name = ""
         self.size = 0
         self.crc = 0
 
-    def member(self, name: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Write a file of exactly `size` bytes. Raises ArtifactError when `chunks` hold more or fewer."""
-        self._compress(_header(name, size))
-        done = 0
-        for chunk in chunks:
-            done += len(chunk)
-            if done > size:
-                break
-            self._compress(chunk)
-        if done != size:
-            raise ArtifactError(
-                f"{name} did not come out as long as it was said to be", why=f"{done} bytes instead of {size}"
-            )
-        self._compress(bytes(-size % _BLOCK))
+    def begin(self, name: str, size: int) -> None:
+        """Begin a file of exactly `size` bytes. Raises ArtifactError if the one before has another size."""
+        self._end_member()
+        self._name, self._expected, self._given = name, size, 0
+        self._hold(_header(name, size))
 
-    def compressed_member(self, name: str, size: int, frames: Iterable[bytes]) -> None:
-        """Write a file that is already compressed: whole zstd frames that hold `size` bytes."""
-        self._compress(_header(name, size))
-        self._end_frame()
+    def add(self, data: bytes) -> None:
+        """Add some of the file's bytes."""
+        self._given += len(data)
+        self._hold(data)
+
+    def add_segment(
+        self, make: Callable[[], bytes], size: int, on_written: Callable[[], None] = lambda: None
+    ) -> None:
+        """Add `size` of the file's bytes as the segment that `make` will have made, in some thread.
+
+        `on_written` is called in the caller's own thread.
+        """
+        self._flush()
+        self._given += size
+        self._submit(make, on_written)
+
+    def add_frames(self, frames: Iterable[bytes], size: int) -> None:
+        """Add `size` of the file's bytes, compressed already: whole zstd frames, in chunks of any size."""
+        self._flush()
+        self._write_coming(0)
+        self._given += size
+        begun, crc = self.size, 0
         for chunk in frames:
+            crc = zlib.crc32(chunk, crc)
             self._write(chunk)
-        self._compress(bytes(-size % _BLOCK))
+        self._write(closing(self.size - begun, crc))
 
     def finish(self, manifest: Manifest) -> Written:
         """End the tar and write manifest and footer. Nothing can be written after that."""
-        self._compress(bytes(2 * _BLOCK))
-        self._end_frame()
+        self._end_member()
+        self._hold(bytes(2 * _BLOCK))
+        self._flush()
+        self._write_coming(0)
         assets_size = self.size
         raw = manifest.to_json()
         self._write(raw)
@@ -95,24 +108,51 @@ class Writer:
         self._write(footer.pack())
         return Written(self.size, footer, Digest(f"sha256:{self._sha256.hexdigest()}"))
 
-    def _compress(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._frame is None:
-            self._frame = self._compressor.compressobj()
-        self._write(self._frame.compress(data))
+    def __enter__(self) -> Writer:
+        return self
 
-    def _end_frame(self) -> None:
-        if self._frame is not None:
-            self._write(self._frame.flush())
-            self._frame = None
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _end_member(self) -> None:
+        if self._given != self._expected:
+            raise ArtifactError(
+                f"{self._name} did not come out as long as it was said to be",
+                why=f"{self._given} bytes instead of {self._expected}",
+            )
+        self._hold(bytes(-self._given % _BLOCK))
+
+    def _hold(self, data: bytes) -> None:
+        self._plain.append(data)
+        self._held += len(data)
+        if self._held >= PART:
+            held = b"".join(self._plain)
+            whole = self._held - self._held % PART
+            for at in range(0, whole, PART):
+                self._submit(partial(segment, held[at : at + PART]))
+            self._plain, self._held = [held[whole:]], self._held - whole
+
+    def _flush(self) -> None:
+        """Compress what has been held back: a segment of its own comes next, or the end."""
+        if self._held:
+            self._submit(partial(segment, b"".join(self._plain)))
+        self._plain, self._held = [], 0
+
+    def _submit(self, make: Callable[[], bytes], on_written: Callable[[], None] = lambda: None) -> None:
+        self._write_coming(self._ahead)
+        self._coming.append((self._pool.submit(make), on_written))
+
+    def _write_coming(self, leave: int) -> None:
+        while len(self._coming) > leave:
+            made, on_written = self._coming.popleft()
+            self._write(made.result())
+            on_written()
 
     def _write(self, data: bytes) -> None:
-        if data:
-            self.crc = zlib.crc32(data, self.crc)
-            self._sha256.update(data)
-            self.size += len(data)
-            self._out.write(data)
+        self.crc = zlib.crc32(data, self.crc)
+        self._sha256.update(data)
+        self.size += len(data)
+        self._out.write(data)
 
 
 def _header(name: str, size: int) -> bytes:
