@@ -17,6 +17,7 @@ from bot_bottle.progress import human_bytes, human_count
 from bot_bottle.registry.kept import Kept
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.smolmachine.entry import Entry
+from bot_bottle.smolmachine.framestore import prune as prune_frames
 
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -41,7 +42,8 @@ Examples:
 
 _PRUNE_HELP = """Remove artifacts, never one in use, and whatever killed commands left.
 
-Without --keep-bytes, --older-than or --all only what killed commands left goes.
+Compressed parts of images, kept for the next artifact, go likewise; --keep-bytes leaves them the room that
+the artifacts do not take. Without --keep-bytes, --older-than or --all only what killed commands left goes.
 
 \b
 Examples:
@@ -112,12 +114,17 @@ def prune(
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
     with bottle.workspace():  # which sweeps what killed commands left
-        done = Cache(paths.artifacts_dir()).prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+        cache = Cache(paths.artifacts_dir())
+        done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+        if keep is not None:
+            keep = max(0, keep - sum(entry.size for entry in cache.list()))
+        frames = prune_frames(paths.frames_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             Kept(paths.layers_dir()).trim(0)
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
+                  "frames": {"removed": frames.count, "bytes": frames.freed, "in_use": frames.in_use},
                   "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(answer, indent=2))
         return
@@ -129,6 +136,10 @@ def prune(
     for entry in done.in_use:
         click.echo(f"in use: {entry.path.name}")
     click.echo(f"{verb} {human_count(len(done.removed), 'artifact')}, {human_bytes(done.freed)}")
+    if frames.in_use:
+        click.echo("in use: the compressed parts")
+    if frames.count:
+        click.echo(f"{verb} {human_count(frames.count, 'compressed part')}, {human_bytes(frames.freed)}")
 
 
 @command.command("verify", help=_VERIFY_HELP, short_help="Check every byte of every artifact.")

@@ -183,10 +183,10 @@ def test_manifest_size_is_limited_before_it_is_read(tmp_path: Path) -> None:
 
 
 def written(path: Path, members: dict[str, bytes], manifest: Manifest) -> Artifact:
-    with path.open("wb") as file:
-        writer = Writer(file)
+    with path.open("wb") as file, Writer(file) as writer:
         for name, data in members.items():
-            writer.member(name, len(data), [data])
+            writer.begin(name, len(data))
+            writer.add(data)
         writer.finish(manifest)
     return read(path)
 

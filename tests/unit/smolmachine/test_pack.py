@@ -180,7 +180,7 @@ def test_a_file_that_exists_is_not_touched(tmp_path: Path, save_image: SaveImage
 def test_an_image_that_fails_while_it_is_read_leaves_nothing(
     tmp_path: Path, save_image: SaveImage, pack: Pack
 ) -> None:
-    archive = save_image({"random": os.urandom(4_000_000)})
+    archive = save_image({"random": os.urandom(40_000_000)})
     with pytest.raises(ImageError):
         pack(archive, tmp_path / "made", on_bytes=lambda _count: os.truncate(archive, 1000))
     assert not (tmp_path / "made").exists()

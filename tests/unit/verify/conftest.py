@@ -51,10 +51,10 @@ def written_artifact(path: Path, root: bytes, conf: bytes, **changes: Any) -> No
         workdir=parsed.workdir,
         user=parsed.user,
     )
-    with path.open("wb") as file:
-        writer = Writer(file)
-        writer.member("agent-rootfs.tar", len(AGENT), [AGENT])
-        writer.member("layers/x.tar", len(root), [root])
+    with path.open("wb") as file, Writer(file) as writer:
+        for name, data in {"agent-rootfs.tar": AGENT, "layers/x.tar": root}.items():
+            writer.begin(name, len(data))
+            writer.add(data)
         writer.finish(replace(manifest, **changes))
 
 

@@ -1,0 +1,165 @@
+"""Root filesystems from kept frames: the same bytes as without, and work only for what has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.support.crafted import Member, file, folder, hardlink, layer, saved, symlink
+from tests.support.layer_cases import CASES, OURS_ALONE
+
+from bot_bottle.errors import ImageError
+from bot_bottle.image.archive import open_archive
+from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
+from bot_bottle.image.oci import Digest
+from bot_bottle.smolmachine.framestore import FrameStore, prune
+from bot_bottle.smolmachine.guest import Guest
+from bot_bottle.smolmachine.known import known
+from bot_bottle.smolmachine.pack import pack_native
+
+LARGE = 9_000_000  # bytes: a file of three parts
+
+
+@dataclass
+class Bench:
+    """Packs images with one store."""
+
+    folder: Path
+    guest: Guest
+    store: FrameStore
+
+    def archive(self, *layers: bytes) -> Path:
+        path = self.folder / "image.tar"
+        path.write_bytes(saved(*layers))
+        return path
+
+    def pack(self, *layers: bytes, stored: bool = True, on_open: Callable[[Path], object] = str) -> Digest:
+        """Pack an image; `on_open` is given the archive once its manifest has been read."""
+        archive = self.archive(*layers)
+        with open_archive(archive) as image, self.store.using():
+            on_open(archive)
+            if stored:
+                image = known(image, self.store)
+            out = self.folder / "made"
+            out.unlink(missing_ok=True)
+            store = self.store if stored else None
+            root = flatten(image)
+            return pack_native(
+                image, root, self.guest, out, flatten_version=FLATTEN_VERSION, store=store
+            ).digest
+
+    def kept(self) -> set[str]:
+        return {path.name for path in self.store.folder.iterdir()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, guest: Guest) -> Bench:
+    (tmp_path / "scratch").mkdir()
+    store = FrameStore(tmp_path / "frames", tmp_path / "scratch")
+    with store.using():
+        pass
+    return Bench(tmp_path, guest, store)
+
+
+def base() -> list[Member]:
+    """A layer of five stretches and more: a large file, a hole, and small ones before and after."""
+    source = os.urandom(LARGE)
+    small = [file(f"d/{number:04}", source[number * 1000 :][:3000]) for number in range(2000)]
+    records = {"GNU.sparse.realsize": str(20_000_000), "GNU.sparse.map": "11000000,1000"}
+    hole = file("hole", source[:1000], pax_headers=records)
+    return [folder("d"), *small[:1000], file("large", source), hole, *small[1000:], hardlink("h", "large")]
+
+
+def destroyed(archive: Path) -> None:
+    """Overwrite all that an archive holds: who has read its manifest must not need it any more."""
+    with archive.open("r+b") as file:
+        file.write(bytes(archive.stat().st_size))
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), *OURS_ALONE.values()], ids=[*CASES, *OURS_ALONE])
+def test_the_same_bytes_with_and_without_a_store(bench: Bench, case: object) -> None:
+    layers = [layer(members) for members in case.layers]  # type: ignore[attr-defined]
+    plain = bench.pack(*layers, stored=False)
+    assert bench.pack(*layers) == plain
+    assert bench.pack(*layers, on_open=destroyed) == plain
+
+
+def test_an_image_that_is_known_is_not_read_again(bench: Bench) -> None:
+    layers = [layer(base()), layer([file("d/0001", b"other")])]
+    plain = bench.pack(*layers, stored=False)
+    assert bench.pack(*layers) == plain
+    before = bench.kept()
+    assert bench.pack(*layers, on_open=destroyed) == plain
+    assert bench.kept() == before
+
+
+def test_a_changed_layer_costs_the_change(bench: Bench) -> None:
+    shared = layer(base())
+    bench.pack(shared, layer([file("app", b"one")]))
+    before = bench.kept()
+    changed = [shared, layer([file("app", b"two"), symlink("l", "app")])]
+    assert bench.pack(*changed) == bench.pack(*changed, stored=False)
+    assert len(bench.kept() - before) == 2  # the layer's headers and its files
+
+
+def test_what_a_layer_hides_costs_the_stretches_it_hides_from(bench: Bench) -> None:
+    shared = layer(base())
+    bench.pack(shared)
+    before = bench.kept()
+    for number, (above, cost) in enumerate(
+        [
+            ([file(".wh.hole", b"")], 0),
+            ([file("d/.wh.0500", b"")], 1),
+            ([file("d/.wh..wh..opq", b"")], 0),
+            ([file("large", b"small now")], 2),  # itself, and the part that had the name as a link's
+        ]
+    ):
+        layers = [shared, layer(above)]
+        assert bench.pack(*layers) == bench.pack(*layers, stored=False), number
+        assert len(bench.kept() - before) == cost + 1, number  # the headers of the layer above
+        before = bench.kept()
+
+
+def test_damaged_frames_are_made_again(bench: Bench) -> None:
+    layers = [layer(base())]
+    plain = bench.pack(*layers)
+    names = bench.kept() - {"lock"}
+    for path in (bench.store.folder / name for name in names):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+    assert bench.pack(*layers) == plain
+    assert bench.kept() - {"lock"} == names
+    assert bench.pack(*layers, on_open=destroyed) == plain
+
+
+def test_frames_that_go_while_they_are_used_are_made_again(bench: Bench) -> None:
+    layers = [layer(base())]
+    plain = bench.pack(*layers)
+
+    def removed(_archive: Path) -> None:
+        for name in bench.kept() - {"lock"}:
+            (bench.store.folder / name).unlink()
+
+    assert bench.pack(*layers, on_open=removed) == plain
+
+
+def test_nothing_is_kept_of_a_layer_that_is_damaged(bench: Bench) -> None:
+    archive = bench.archive(layer(base()))
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    archive.write_bytes(data)
+    with open_archive(archive) as image, bench.store.using(), pytest.raises(ImageError):
+        flatten(known(image, bench.store))
+    assert bench.kept() == {"lock"}
+
+
+def test_a_layer_of_many_files_is_listed_from_what_is_kept(bench: Bench) -> None:
+    layers = [layer([file(f"{number // 100}/{number}", b"") for number in range(20_000)])]
+    plain = bench.pack(*layers)
+    prune(bench.store.folder, keep_bytes=0)
+    assert bench.pack(*layers) == plain
+    assert bench.pack(*layers, on_open=destroyed) == plain
