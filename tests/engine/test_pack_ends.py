@@ -112,7 +112,8 @@ def test_a_step_that_podman_runs_ends_too(
     assert podman_bottle("cache", "prune").code == 0
     assert not running(step)
     assert not podman_bottle.leftovers
-    assert podman.podman("ps", "--all", "--external", "--quiet") == b""
+    if signum != signal.SIGKILL:  # after which nobody hears podman, and it may end before it has tidied up
+        assert podman.podman("ps", "--all", "--external", "--quiet") == b""
 
 
 def running(words: str) -> list[str]:
