@@ -38,3 +38,8 @@ def runs_dir() -> Path:
 def emulation_dir() -> Path:
     """Give the folder of the emulated host's kernel and disk."""
     return cache_dir() / "emulation"
+
+
+def machines_dir() -> Path:
+    """Give the folder of what smolvm keeps: microVMs, and artifacts that it has unpacked."""
+    return cache_dir() / "machines"

@@ -25,6 +25,7 @@ echo $? > status
 @bottle@ run -q -m 1g --archive image.tar > own 2>> err
 uname -r > kernel
 ls /fast/cache/runs > left
+find /fast/home /fast/cache/machines/smolvm/vms -mindepth 1 -maxdepth 1 ! -name '.*' > kept
 ps -ef | grep -v grep | grep -c bottle- > running
 """
 
@@ -52,4 +53,6 @@ def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_
     checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
     assert (checks["kvm"], checks["smolvm"]) == ("good", "good")
     assert told["left"].split() in ([], ["names"])
+    # the unpacked artifact, for the next run; no machine, and nothing of it in the user's home
+    assert told["kept"].splitlines() == ["/fast/cache/machines/smolvm/vms/_shared"]
     assert told["running"] == "0\n"

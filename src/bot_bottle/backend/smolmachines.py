@@ -14,12 +14,21 @@ from bot_bottle.backend.base import Launch, owner, wait
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
-from bot_bottle.progress import Progress
+from bot_bottle.progress import Progress, Stage
 from bot_bottle.rundir import RunDir
 from bot_bottle.vm.emulated import emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
-from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, delete_argv, exec_argv, find_smolvm, start_argv
+from bot_bottle.vm.smolvm import (
+    Smolvm,
+    carrier,
+    create_argv,
+    delete_argv,
+    exec_argv,
+    find_smolvm,
+    prune_argv,
+    start_argv,
+)
 
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
@@ -109,7 +118,9 @@ def launch(
             if isinstance(host, NativeHost):
                 with shield():
                     _record(run, launch.name, host.smolvm)
-                    stack.callback(_delete, host, launch.name)
+                    if host.smolvm.is_ours:
+                        stack.callback(_quietly, host, prune_argv())
+                    stack.callback(_quietly, host, delete_argv(launch.name))
             create = create_argv(
                 place,
                 launch.name,
@@ -119,7 +130,7 @@ def launch(
             )
             host.call(create, timeout=_CREATE)
             stage.say("starting the microVM")
-            _start(host, launch.name)
+            _start(host, launch.name, stage)
             stage.conclude("microVM is up")
         yield Bottle(launch, host, progress)
 
@@ -133,8 +144,13 @@ def _host(launch: Launch, run: RunDir, progress: Progress, accel: Accel, stack: 
     return stack.enter_context(emulated_host(run, progress, memory_mib=launch.memory_mib))
 
 
-def _start(host: Host, machine: str) -> None:
-    """Start the machine, once more if it did not come up: on a busy machine emulation can be too slow."""
+def _start(host: Host, machine: str, stage: Stage) -> None:
+    """Start the machine; in emulation once more if it did not come up.
+
+    smolvm gives up a boot in which nothing moves for 30 s, whatever limit it is given, and an emulated guest
+    shares the machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of
+    six came up, the slowest in 42 s.
+    """
     for attempt in (1, 2):
         try:
             host.call(start_argv(machine), timeout=_BOOT)
@@ -144,6 +160,7 @@ def _start(host: Host, machine: str) -> None:
                 raise BootError(
                     "the microVM did not come up", why=error.why, next_step=_boot_hint(host)
                 ) from error
+            stage.say("starting the microVM once more")
             with suppress(BottleError):
                 host.call(("machine", "stop", "--name", machine, "-t", "0"), timeout=_QUICK)
 
@@ -158,9 +175,9 @@ def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
     run.record("machine", name=machine, program=str(smolvm.program), env=dict(smolvm.env))
 
 
-def _delete(host: Host, machine: str) -> None:
+def _quietly(host: Host, args: tuple[str, ...]) -> None:
     with shield(), suppress(BottleError):
-        host.call(delete_argv(machine), timeout=_QUICK)
+        host.call(args, timeout=_QUICK)
 
 
 def sweep_machine(stray: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_bottle import process
+from bot_bottle import paths, process
 from bot_bottle.errors import SmolvmError
 from bot_bottle.process import CommandFailed
 from bot_bottle.progress import Progress
@@ -22,6 +22,8 @@ MINIMUM = (1, 32, 0)
 
 # the plain command line leaves both off; a bottle never runs without them
 HARDENING = {"SMOLVM_SECCOMP": "enforce", "SMOLVM_LANDLOCK": "enforce"}
+
+_SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
 # what would widen a bottle's walls or redirect its state if it came in with the user's environment
 _FOREIGN = re.compile(r"SMOLVM_|SMOL_")
@@ -40,6 +42,11 @@ class Smolvm:
         """Give the whole environment of a smolvm process: ours, less what would change what it does."""
         clean = {key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
         return {**clean, **HARDENING, **self.env, **(extra or {})}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether what it keeps is in our cache folder, and not with the user's own machines."""
+        return "XDG_CACHE_HOME" in self.env
 
     def packs_archives(self) -> bool:
         """Whether `pack create` takes an image archive. Up to 1.22 it took registry references alone."""
@@ -60,7 +67,19 @@ def find_smolvm(progress: Progress) -> Smolvm:
                 raise
     ready = prepare_installation(progress)
     env = {"SMOLVM_LIB_DIR": str(ready.folder), "SMOLVM_AGENT_ROOTFS_TAR": str(ready.agent_archive)}
+    env |= own_state(paths.machines_dir())
     return _asked(ready.program, "package smolmachines", env)
+
+
+def own_state(folder: Path) -> dict[str, str]:
+    """Give the variables that make smolvm keep everything in `folder`, unless its path is too long for that.
+
+    smolvm puts sockets 46 bytes below it, and a socket's path has 107 at most; it would refuse to start a
+    machine. Then it keeps things where it always does, in the user's folders.
+    """
+    if len(os.fsencode(folder)) > _SOCKET_PATH_MAX - len("/smolvm/vms/0123456789abcdef/port-forward.sock"):
+        return {}
+    return dict.fromkeys(("XDG_CACHE_HOME", "XDG_DATA_HOME"), str(folder))
 
 
 def refuse_named() -> None:
@@ -148,3 +167,8 @@ def carrier(variable: str) -> str:
 def delete_argv(name: str) -> tuple[str, ...]:
     """Give `machine delete`, which also ends a machine that runs."""
     return ("machine", "delete", "--error-format", "json", "-f", "--name", name)
+
+
+def prune_argv() -> tuple[str, ...]:
+    """Give `pack prune`, which leaves a few unpacked artifacts, so that the next boot of one is quick."""
+    return ("pack", "prune", "--error-format", "json", "--keep", "3")

@@ -9,7 +9,7 @@ import pytest
 from bot_bottle.errors import SmolvmError
 from bot_bottle.progress import Progress
 from bot_bottle.vm import install
-from bot_bottle.vm.smolvm import carrier, create_argv, exec_argv, find_smolvm
+from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, exec_argv, find_smolvm, own_state
 
 
 def program(folder: Path, body: str) -> Path:
@@ -128,3 +128,12 @@ def test_values_of_variables_are_never_arguments() -> None:
     assert argv[-3:] == ("sh", "-c", "x")
     assert argv[argv.index("--error-format") + 1] == "json"
     assert "-t" in exec_argv("m", ("sh",), tty=True, user="", workdir="", env_names=())
+
+
+@pytest.mark.parametrize(("length", "kept"), [(30, True), (61, True), (62, False), (150, False)])
+def test_what_smolvm_keeps_is_ours_where_its_sockets_fit(length: int, kept: bool) -> None:
+    folder = Path("/" + "x" * (length - 1))
+    expected = {"XDG_CACHE_HOME": str(folder), "XDG_DATA_HOME": str(folder)} if kept else {}
+    assert own_state(folder) == expected
+    assert Smolvm(Path("smolvm"), "1.32.2", "here", own_state(folder)).is_ours is kept
+    assert len(f"{folder}/smolvm/vms/5aaa1866897fd0c8/port-forward.sock") <= 107 or not kept
