@@ -29,13 +29,14 @@ several), {registry} the address and {prefix} what every repository begins with.
 environment: BOT_BOTTLE_REF, BOT_BOTTLE_REF1, ..., BOT_BOTTLE_REGISTRY, BOT_BOTTLE_PREFIX. CMD's exit status
 is ours.
 
-The registry speaks plain HTTP. Whoever can read CMD's arguments can pull while it runs.
+The registry speaks plain HTTP. Whoever can read CMD's arguments can pull while it runs, and push if --push is
+given; variables can be read by you and root alone.
 
 \b
 Examples:
   bottle registry myagent -- krunvm create {ref}
   bottle registry saved.tar -- skopeo inspect --tls-verify=false docker://{ref}
-  bottle registry --push -- docker push {registry}/{prefix}/app
+  bottle registry --push -- skopeo copy --dest-tls-verify=false oci:folder docker://{registry}/{prefix}/app
   bottle registry --json myagent other.tar
 """
 

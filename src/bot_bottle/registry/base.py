@@ -13,8 +13,7 @@ from bot_bottle.image.archive import spool
 from bot_bottle.image.engine import Engine
 from bot_bottle.image.oci import Digest
 from bot_bottle.registry.client import Client
-from bot_bottle.registry.content import Content, Known, open_content
-from bot_bottle.registry.hashing import MemberHashes
+from bot_bottle.registry.content import Content, open_content
 from bot_bottle.registry.routes import is_name
 
 
@@ -64,7 +63,7 @@ class Registry:
 
         The file must stay as it is while it is served. Raises ImageError, RegistryError.
         """
-        return self._load(path, name, {})
+        return self._load(path, name, verify=True)
 
     def load_image(
         self,
@@ -79,14 +78,9 @@ class Registry:
         """
         folder = Path(tempfile.mkdtemp(prefix="image-", dir=self._folder))
         path = folder / "image.tar"
-
-        def advance(count: int) -> None:
-            hashes.grown(count)
-            on_bytes(count)
-
-        with engine.save(ref) as stream, MemberHashes(path) as hashes:
-            spool(stream, path, advance)
-        return self._load(path, name, hashes.known)
+        with engine.save(ref) as stream:
+            spool(stream, path, on_bytes)
+        return self._load(path, name, verify=False)  # as docker and podman have done
 
     def push_image(
         self,
@@ -107,9 +101,9 @@ class Registry:
             engine.untag(target)
         return self.resolve(name)
 
-    def _load(self, path: Path, name: str, known: Known) -> Reference:
+    def _load(self, path: Path, name: str, *, verify: bool) -> Reference:
         repository = self._repository(name)
-        content = self._stack.enter_context(open_content(path, known))
+        content = self._stack.enter_context(open_content(path, verify=verify))
         self._take(repository, content)
         return Reference(self.address, repository, content.digest)
 

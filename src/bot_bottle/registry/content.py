@@ -8,11 +8,12 @@ Source: OCI image-spec v1.1, manifest.md, layer.md (media types).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,13 +29,10 @@ _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _COMPRESSED = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
 
-Known = Mapping[tuple[int, int], str]
-"""sha256 of byte ranges of an archive, by (offset, size): what was hashed while the archive was written."""
-
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is served for one image. Every digest has been verified."""
+    """What is served for one image."""
 
     manifest: bytes = field(repr=False)
     media_type: str
@@ -45,14 +43,16 @@ class Content:
 
 
 @contextmanager
-def open_content(path: Path, known: Known | None = None) -> Iterator[Content]:
-    """Open the image in an archive or OCI layout, and verify it; its layers are readable inside the block.
+def open_content(path: Path, *, verify: bool = True) -> Iterator[Content]:
+    """Open the image in an archive or OCI layout; its layers are readable inside the block.
 
-    Raises ImageError for what `open_archive` refuses, and for a layer that is not what its digest says.
+    Every layer is verified, but for an archive that an engine has just written: it has done that itself, and
+    whoever pulls does it again. Raises ImageError for what `open_archive` refuses, and for a layer that is
+    not what its digest says.
     """
     with open_archive(path) as image:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            digests = list(pool.map(lambda layer: _digest(layer, known or {}), image.layers))
+            digests = list(pool.map(functools.partial(_digest, verify=verify), image.layers))
         layers = tuple((digest, layer.blob) for digest, layer in zip(digests, image.layers, strict=True))
         yield _content(image, layers)
 
@@ -94,12 +94,13 @@ def _compression(blob: Blob) -> str:
     return next((suffix for sign, suffix in _COMPRESSED.items() if magic.startswith(sign)), "")
 
 
-def _digest(layer: Layer, known: Known) -> Digest:
-    """Hash a layer's blob as it is stored. Raises ImageError when it is not what the image says."""
+def _digest(layer: Layer, *, verify: bool) -> Digest:
+    """Give the digest of a layer's blob as it is stored. Raises ImageError when the image says another."""
     wanted = layer.digest or (layer.diff_id if not _compression(layer.blob) else None)
+    if wanted is not None and not verify:
+        return wanted
     algorithm = wanted.algorithm if wanted else "sha256"
-    found = known.get((layer.blob.offset, layer.blob.size)) if algorithm == "sha256" else None
-    digest = Digest(f"{algorithm}:{found or _hashed(layer.blob, algorithm)}")
+    digest = Digest(f"{algorithm}:{_hashed(layer.blob, algorithm)}")
     if wanted is not None and digest != wanted:
         raise ImageError(
             f"{layer} is damaged",
