@@ -16,16 +16,16 @@ demo: ## boot examples/hello in a microVM and compare it with this machine
 	@scripts/demo
 
 test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about ten minutes
-	@$(ENGINE) $(PYTEST) -m "not slow" tests/unit tests/engine tests/vm
+	@$(ENGINE) scripts/test
 
 unit: setup-venv ## the unit tests: seconds, nothing needed
 	@$(PYTEST) -q -m "not slow" tests/unit
 
 engine: setup-test ## the tests with a real docker and podman
-	@$(ENGINE) $(PYTEST) -m "not slow" tests/engine
+	@$(ENGINE) scripts/test engine
 
 vm: setup-test ## the tests that boot real microVMs
-	@$(ENGINE) $(PYTEST) -m "not slow" tests/vm
+	@$(ENGINE) scripts/test vm
 
 bench: setup-slow ## measure what is claimed of speed and size: about half an hour
 	@$(ENGINE) $(VENV)/python -m benchmarks

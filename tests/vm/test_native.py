@@ -49,7 +49,7 @@ def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_
     assert kernel != told["kernel"].strip()
     assert "of-error\n" in told["err"]
     assert "emulating" not in told["err"]
-    assert told["own"].splitlines() == ["ran", "from cmd"]
+    assert told["own"].splitlines() == ["ran", "from cmd"], told["err"]
     checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
     assert (checks["kvm"], checks["smolvm"]) == ("good", "good")
     assert told["left"].split() in ([], ["names"])
