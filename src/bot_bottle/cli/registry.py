@@ -36,7 +36,7 @@ given; variables can be read by you and root alone.
 Examples:
   bottle registry myagent -- krunvm create {ref}
   bottle registry saved.tar -- skopeo inspect --tls-verify=false docker://{ref}
-  bottle registry --push -- skopeo copy --dest-tls-verify=false oci:app docker://{registry}/{prefix}/app
+  bottle registry --push -- crane push --insecure app.tar {registry}/{prefix}/app
   bottle registry --json myagent other.tar
 """
 
