@@ -213,7 +213,7 @@ class Converter:
         with self._progress.stage("pack") as stage, store.using():
             stage.say("reading the layers")
             image = known(image, store)
-            root = flatten(image)
+            root = flatten(image, verify=False)
             stage.say("compressing the root filesystem")
             packed = pack_native(
                 image,
