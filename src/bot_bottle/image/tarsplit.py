@@ -99,8 +99,8 @@ class SplitTar:
             raw = entry.get("name_raw")
             self._name = base64.b64decode(raw, validate=True) if raw else os.fsencode(entry["name"])
             self._size = self._left = int(entry["size"])
-            if self._size <= 0:
-                raise ValueError("a content of no bytes")
+            if self._size <= 0 or b"\0" in self._name:
+                raise ValueError("a content that no file can have")
 
     def _content(self, count: int) -> bytes:
         if self._file is None:
