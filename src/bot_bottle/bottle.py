@@ -91,13 +91,12 @@ def convert(
     packer: PackerName = "native",
     accel: Accel = "auto",
     via: Via | None = None,
-    transport: Transport = "load",
+    transport: Transport = "auto",
     progress: Progress | None = None,
 ) -> Conversion:
     """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
-    `via` and `transport` are for the packer `smolvm`, as `Packing` has them. Raises the BottleError of the
-    stage that failed.
+    `via` and `transport` are as `Packing` has them. Raises the BottleError of the stage that failed.
     """
     with workspace() as run:
         converter = Converter(

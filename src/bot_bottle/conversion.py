@@ -6,12 +6,12 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from bot_bottle import paths
-from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
-from bot_bottle.image.archive import Image, open_archive, spool
+from bot_bottle.errors import DiskFullError, SpecError, UsageError
+from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Digest, Platform
@@ -29,6 +29,7 @@ from bot_bottle.smolmachine.known import known
 from bot_bottle.smolmachine.pack import PackOptions, pack_native
 from bot_bottle.smolvm_packing import SmolvmPacker
 from bot_bottle.spec import PackerName, Packing, Source, Transport, Via
+from bot_bottle.transport import Exporter, expect
 from bot_bottle.vm.host import Accel
 
 _REPOSITORY = "bot-bottle"
@@ -57,7 +58,7 @@ class Converter:
         packer: PackerName = "native",
         accel: Accel = "auto",
         via: Via | None = None,
-        transport: Transport = "load",
+        transport: Transport = "auto",
     ) -> None:
         self._run = run
         self._progress = progress
@@ -91,8 +92,9 @@ class Converter:
 
     def convert(self, source: Source) -> Conversion:
         """Give the artifact of a source, from the cache when nothing that decides it has changed."""
-        if source.archive is not None and self._packing.transport == "push":
-            raise UsageError("--transport push is for images that an engine holds, not for archives")
+        transport = self._packing.transport
+        if source.archive is not None and transport in ("direct", "push"):
+            raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
         image_id = self.image_id(source)
         key = self.key(image_id)
         entry = self.cache.get_or_make(
@@ -112,7 +114,7 @@ class Converter:
             with self._archive(source) as image:
                 yield image
         else:
-            with open_archive(self._export(self.image_id(source))) as image:
+            with open_archive(self._exporter.save(self.image_id(source))) as image:
                 yield image
 
     def why(self, source: Source) -> Explanation:
@@ -140,7 +142,8 @@ class Converter:
     def _registry_parts(self) -> tuple[tuple[str, str], ...]:
         if not self._via_registry:
             return ()
-        return ("transport", self._packing.transport), ("via", "registry")
+        pushed = self._packing.transport == "push"
+        return ("transport", "push" if pushed else "save"), ("via", "registry")
 
     def _options(self) -> PackOptions:
         return PackOptions()
@@ -157,9 +160,16 @@ class Converter:
         try:
             if self._via_registry:
                 return self._pack_through_registry(source, image_id, temp)
+            if self._packing.packer == "smolvm":
+                archive = source.archive or self._exporter.save(image_id)
+                with open_archive(archive) as image:
+                    expect(image, image_id)
+                return self._smolvm.from_archive(archive, temp)
             if source.archive is not None:
-                return self._pack(source.archive, image_id, temp)
-            return self._pack(self._export(image_id), image_id, temp)
+                with self._archive(source) as image:
+                    return self._pack_native(image, temp)
+            work = partial(self._pack_native, temp=temp)
+            return self._exporter.use(image_id, self._packing.transport, work)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
@@ -169,25 +179,9 @@ class Converter:
                 ) from error
             raise
 
-    def _export(self, image_id: str) -> Path:
-        """Take the image out of the engine into the run's folder."""
-        with self._progress.stage("export", self.engine.size(image_id) or None) as stage:
-            archive = self._run.folder("export") / "image.tar"
-            with self.engine.save(image_id) as stream:
-                spool(stream, archive, stage.advance)
-            stage.conclude(f"from {self.engine.name}")
-        return archive
-
-    def _pack(self, archive: Path, image_id: str, temp: Path) -> Digest:
-        with open_archive(archive) as image:
-            if str(image.image_id) != image_id:
-                raise ImageError(
-                    "the engine exported another image than it was asked for",
-                    why=f"asked for {image_id}, got {image.image_id}",
-                )
-            if self._packing.packer == "smolvm":
-                return self._smolvm.from_archive(archive, temp)
-            return self._pack_native(image, temp)
+    @property
+    def _exporter(self) -> Exporter:
+        return Exporter(self.engine, self._run, self._progress)
 
     def _pack_through_registry(self, source: Source, image_id: str, temp: Path) -> Digest:
         """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
@@ -213,7 +207,7 @@ class Converter:
         with self._progress.stage("pack") as stage, store.using():
             stage.say("reading the layers")
             image = known(image, store)
-            root = flatten(image)
+            root = flatten(image, verify=False)
             stage.say("compressing the root filesystem")
             packed = pack_native(
                 image,

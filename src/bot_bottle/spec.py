@@ -16,7 +16,7 @@ from bot_bottle.image.engine import BuildRequest
 
 PackerName = Literal["native", "smolvm"]
 Via = Literal["archive", "registry"]
-Transport = Literal["load", "push"]
+Transport = Literal["auto", "direct", "save", "push"]
 BACKENDS: tuple[BackendName, ...] = ("smolmachines", "docker")
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
@@ -50,20 +50,22 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Who makes the artifact; and for smolvm, how the image gets there.
+    """Who makes the artifact, and how the image gets there.
 
-    `via` None is: an archive where smolvm takes one, else a registry. `transport` tells how the registry gets
-    the image: loaded from the engine's archive, or pushed by the engine.
+    `via` is for smolvm; None is: an archive where smolvm takes one, else a registry. `transport` tells how
+    the image leaves the engine (see transport.py); smolvm cannot read an engine's storage.
     """
 
     packer: PackerName = "native"
     via: Via | None = None
-    transport: Transport = "load"
+    transport: Transport = "auto"
 
     def __post_init__(self) -> None:
-        if self.packer != "smolvm" and (self.via or self.transport != "load"):
-            raise UsageError("--via and --transport are for --packer smolvm; the native packer needs neither")
-        if self.transport == "push" and self.via != "registry":
+        if self.packer != "smolvm" and self.via:
+            raise UsageError("--via is for --packer smolvm; the native packer needs no such thing")
+        if self.packer == "smolvm" and self.transport == "direct":
+            raise UsageError("--transport direct is for the native packer; smolvm takes archives")
+        if self.packer == "smolvm" and self.transport == "push" and self.via != "registry":
             raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
 

@@ -122,6 +122,7 @@ def test_a_stray_is_only_ended_if_it_is_still_the_same_process() -> None:
     assert child.poll() is None
     assert not strays.end_stray(child.pid, "")
     os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)  # it has stopped
     child_ended = strays.end_stray(child.pid, started, timeout=0.1)
     assert child_ended
     assert child.wait(10) == -signal.SIGKILL

@@ -61,7 +61,8 @@ def test_a_bad_variable_is_refused(item: str) -> None:
     [
         {"via": "archive"},
         {"via": "registry"},
-        {"transport": "push"},
+        {"packer": "smolvm", "transport": "direct"},
+        {"packer": "smolvm", "via": "registry", "transport": "direct"},
         {"packer": "smolvm", "transport": "push"},
         {"packer": "smolvm", "via": "archive", "transport": "push"},
     ],

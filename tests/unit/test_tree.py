@@ -17,7 +17,18 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 # a folder may import from those before it, and from the modules that know nothing of stages
 STAGES = ["image", "registry", "smolmachine", "verify", "vm", "workspace", "backend"]
 GROUND = {"ending", "errors", "interrupts", "process", "progress", "live", "paths", "rundir", "strays"}
-TOP = ["spec", "smolvm_packing", "config", "conversion", "bottle", "doctor", "cli", "__main__", "__init__"]
+TOP = [
+    "spec",
+    "transport",
+    "smolvm_packing",
+    "config",
+    "conversion",
+    "bottle",
+    "doctor",
+    "cli",
+    "__main__",
+    "__init__",
+]
 
 
 def place(module: Path) -> str:

@@ -64,10 +64,12 @@ Examples:
 )
 @click.option(
     "--transport",
-    type=click.Choice(["load", "push"]),
-    default="load",
+    type=click.Choice(["auto", "direct", "save", "push"]),
+    default="auto",
     show_default=True,
-    help="How the registry gets it; push moves only the layers that were not pushed before.",
+    envvar="BOT_BOTTLE_TRANSPORT",
+    show_envvar=True,
+    help="How the image leaves the engine; auto reads its storage where it may, and else has it saved.",
 )
 @options.output_options
 @click.pass_context

@@ -59,7 +59,7 @@ def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Im
         else:
             config, blobs = _read_saved(members, path)
             digests = [None] * len(blobs)
-        yield replace(_image(config, blobs, digests, wanted), manifest_bytes=manifest)
+        yield replace(image_of(config, blobs, digests, wanted), manifest_bytes=manifest)
 
 
 def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> None:
@@ -118,7 +118,8 @@ def _open_members(path: Path, stack: ExitStack) -> Members:
     return TarMembers(file.fileno(), str(path))
 
 
-def _image(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None], wanted: Platform) -> Image:
+def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None], wanted: Platform) -> Image:
+    """Make an image of its config, and its layers' blobs and their digests. Raises ImageError."""
     config = ImageConfig.parse(config_bytes)
     if config.platform.architecture and not layout.suits(config.platform, wanted):
         raise ImageError(

@@ -143,11 +143,16 @@ class Engine:
         if misread:
             raise misread
 
-    def details(self) -> EngineDetails:
-        """Ask the engine about itself."""
+    def info(self) -> dict[str, Any]:
+        """Give what the engine says of itself."""
         info = _json(self.name, self._run(argv.info_argv(self.program), "describe itself").stdout)
         if not isinstance(info, dict):
             raise EngineError(f"{self.name} described itself in a form that is not known")
+        return info
+
+    def details(self) -> EngineDetails:
+        """Ask the engine about itself."""
+        info = self.info()
         if self.name == "podman":
             return podman_details(info)
         endpoint = self._run(argv.endpoint_argv(self.program), "tell its context").text

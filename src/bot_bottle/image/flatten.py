@@ -31,8 +31,11 @@ _ENTRY_LIMIT = 2_000_000
 class Flattened:
     """One root filesystem. `size` is that of its tar in bytes, `entries` their number in it."""
 
-    def __init__(self, image: Image, folders: list[Folder], files: list[Inode], losses: Losses) -> None:
+    def __init__(
+        self, image: Image, verified: bool, folders: list[Folder], files: list[Inode], losses: Losses
+    ) -> None:
         self._image = image
+        self._verified = verified
         self._folders = folders
         self._files = files
         self.entries = len(folders) + sum(1 + len(node.names or ()) for node in files)
@@ -44,8 +47,8 @@ class Flattened:
         return stretches(self._image, self._folders, self._files)
 
     def data(self) -> LayerData:
-        """Give what stretches are made from, to be closed."""
-        return LayerData(self._image)
+        """Give what stretches are made from, to be finished and closed."""
+        return LayerData(self._image, verify=not self._verified)
 
     def chunks(self) -> Iterator[bytes]:
         """Stream the uncompressed tar. Raises ImageError when a layer can no longer be read."""
@@ -54,24 +57,30 @@ class Flattened:
             for chunk in _batched(piece for stretch in self.stretches() for piece in stretch.pieces(data)):
                 written += len(chunk)
                 yield chunk
+            data.finish()
         assert written == self.size, f"{written} bytes instead of {self.size}"  # noqa: S101
 
 
 def flatten(
-    image: Image, *, portable: bool = True, on_bytes: Callable[[int], None] = lambda _: None
+    image: Image,
+    *,
+    portable: bool = True,
+    verify: bool = True,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Flattened:
     """Read every layer once, verifying it, and merge them.
 
     With `portable`, what smolvm could not extract is changed or left out (see portable.py and
-    `Flattened.losses`). `on_bytes` hears of layer bytes read, uncompressed. Raises ImageError for a layer
-    that is damaged or hostile.
+    `Flattened.losses`). Without `verify` only headers are read, and layers are verified when their data is:
+    until that has been finished, nothing is to be made of it. `on_bytes` hears of layer bytes read,
+    uncompressed. Raises ImageError for a layer that is damaged or hostile.
     """
     root, quota = Folder(), Quota()
     for number, layer in enumerate(image.layers):
-        with layer.open() as stream:
+        with layer.open() if verify else layer.open_headers() as stream:
             counted = _Counted(stream, on_bytes)
             tree = read_layer(counted, number, str(layer), quota)
-            while stream.some(CHUNK):
+            while verify and stream.some(CHUNK):
                 pass  # what follows the end mark belongs to the digest
         stack(root, tree)
         del tree
@@ -83,7 +92,7 @@ def flatten(
         files = [node for node in files if make_portable(root, path_of(node), node, losses)]
     for folder in (root, *folders):
         folder.children = {}  # from here on the lists are enough
-    flattened = Flattened(image, folders, files, losses)
+    flattened = Flattened(image, verify, folders, files, losses)
     if flattened.entries > _ENTRY_LIMIT or flattened.size > _SIZE_LIMIT:
         raise ImageError(
             "the image is too large for a microVM",

@@ -67,6 +67,9 @@ class _Raw:
         self._position += count
         return count
 
+    def close(self) -> None:
+        """Nothing is held: the file belongs to the archive."""
+
     def hexdigest(self) -> str | None:
         while self.read(CHUNK):
             pass
@@ -101,13 +104,16 @@ class LayerReader(Protocol):
 class Layer:
     """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob.
 
-    `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob.
+    `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob. `headers`
+    opens it for who only wants the tar's headers; they are known to be right where it is `verified`.
     """
 
     diff_id: Digest
     digest: Digest | None
     blob: Blob = field(repr=False)
     opener: Callable[[bool], LayerReader] | None = field(default=None, repr=False, compare=False)
+    headers: Callable[[], LayerReader] | None = field(default=None, repr=False, compare=False)
+    verified: bool = field(default=False, compare=False)
 
     def open(self, *, verify: bool = True) -> LayerReader:
         """Open the uncompressed tar stream, to be read in order.
@@ -118,6 +124,10 @@ class Layer:
         """
         return self.opener(verify) if self.opener else LayerStream(self, verify=verify)
 
+    def open_headers(self) -> LayerReader:
+        """Open it for reading headers and passing over what is between them. Nothing is verified."""
+        return self.headers() if self.headers else self.open(verify=False)
+
     @property
     def size(self) -> int:
         """The blob's size in bytes, as it is stored."""
@@ -127,14 +137,27 @@ class Layer:
         return f"layer {self.diff_id}"
 
 
-class LayerStream:
-    """The uncompressed bytes of a layer, in order."""
+class RawSource(Protocol):
+    """The bytes of a layer's tar where they are not a blob's."""
 
-    def __init__(self, layer: Layer, *, verify: bool) -> None:
+    def read(self, count: int = -1, /) -> bytes:
+        """Give some bytes, `count` at most; nothing only at the end. Raises OSError, EOFError."""
+
+    def skip(self, count: int, /) -> int:
+        """Pass over `count` bytes; give how many there were."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class LayerStream:
+    """The uncompressed bytes of a layer, in order: from its blob, or from `source`."""
+
+    def __init__(self, layer: Layer, *, verify: bool, source: RawSource | None = None) -> None:
         self._layer = layer
         blob_digest = layer.digest if verify and layer.digest != layer.diff_id else None
-        self._raw = _Raw(layer.blob, blob_digest)
-        self._source = self._decompressed()
+        self._raw = source or _Raw(layer.blob, blob_digest)
+        self._source = self._raw if source else self._decompressed()
         self._hash: Any = hashlib.new(layer.diff_id.algorithm) if verify else None
         self._plain = self._source is self._raw
         self._block = b""
@@ -182,8 +205,7 @@ class LayerStream:
     def close(self) -> None:
         """Let go of what is held. The blob's file belongs to the archive and stays open."""
         self._block, self._at, self._ended = b"", 0, True
-        if not self._plain:
-            self._source.close()
+        self._source.close()
 
     def __enter__(self) -> LayerStream:
         return self
@@ -236,8 +258,10 @@ class LayerStream:
         found = self._hash.hexdigest()
         if found != self._layer.diff_id.hex:
             raise _mismatch(self._layer, self._layer.diff_id, found)
+        if self._layer.digest is None or not isinstance(self._raw, _Raw):
+            return
         found = self._raw.hexdigest()
-        if found is not None and self._layer.digest is not None and found != self._layer.digest.hex:
+        if found is not None and found != self._layer.digest.hex:
             raise _mismatch(self._layer, self._layer.digest, found)
 
 

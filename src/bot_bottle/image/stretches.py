@@ -17,7 +17,7 @@ from typing import Any
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import LayerReader
+from bot_bottle.image.layers import CHUNK, LayerReader
 from bot_bottle.image.sparse import zeros
 from bot_bottle.image.tarread import padded
 from bot_bottle.image.tarwrite import END, header, header_size
@@ -143,10 +143,15 @@ def _links(node: Inode) -> Iterator[bytes]:
 
 
 class LayerData:
-    """The data of files, taken from an image's layers. To be asked for in the order of the layers."""
+    """The data of files, taken from an image's layers. To be asked for in the order of the layers.
 
-    def __init__(self, image: Image) -> None:
+    With `verify`, what was given has been verified once `finish` is through. Both raise ImageError.
+    """
+
+    def __init__(self, image: Image, *, verify: bool) -> None:
         self._image = image
+        self._verify = verify
+        self._unread = [number for number, layer in enumerate(image.layers) if not layer.verified]
         self._number = -1
         self._stream: LayerReader | None = None
         self._position = 0
@@ -173,6 +178,14 @@ class LayerData:
             at = end
         yield from zeros(stop - at)
 
+    def finish(self) -> None:
+        """Read what has not been read of the layer that is open, and of those that nobody has verified."""
+        if self._verify:
+            self._drain()
+            while self._unread:
+                self._open(self._unread[0])
+                self._drain()
+
     def close(self) -> None:
         """Let go of the layer that is open."""
         if self._stream is not None:
@@ -194,9 +207,9 @@ class LayerData:
 
     def _take(self, number: int, position: int, count: int) -> Iterator[bytes]:
         if number != self._number or self._stream is None or position < self._position:
-            self.close()
-            self._number, self._position = number, 0
-            self._stream = self._image.layers[number].open(verify=False)
+            self._drain()
+            self._open(number)
+        assert self._stream is not None  # noqa: S101 - it has been opened
         stream = self._stream
         gap = position - self._position
         if stream.skip(gap) < gap:
@@ -208,6 +221,19 @@ class LayerData:
                 raise self._shorter()
             count -= len(piece)
             yield piece
+
+    def _open(self, number: int) -> None:
+        self.close()
+        self._number, self._position = number, 0
+        self._stream = self._image.layers[number].open(verify=self._verify)
+
+    def _drain(self) -> None:
+        if self._stream is not None and self._verify:
+            while self._stream.some(CHUNK):
+                pass
+            if self._number in self._unread:
+                self._unread.remove(self._number)
+        self.close()
 
     def _shorter(self) -> ImageError:
         return ImageError(

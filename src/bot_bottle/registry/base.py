@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.errors import ImageError, RegistryError
-from bot_bottle.image.archive import spool
+from bot_bottle.image.archive import Image, spool
 from bot_bottle.image.engine import Engine
 from bot_bottle.image.oci import Digest
 from bot_bottle.registry.client import Client
@@ -100,6 +100,13 @@ class Registry:
         finally:
             engine.untag(target)
         return self.resolve(name)
+
+    def open_image(self, reference: Reference) -> AbstractContextManager[Image]:
+        """Open what is in the registry as an image; its layers can be read in the block.
+
+        Raises RegistryError where the registry is not in this process, ImageError.
+        """
+        raise RegistryError("what is in the container can only be pulled", why=str(reference))
 
     def _load(self, path: Path, name: str, *, verify: bool) -> Reference:
         repository = self._repository(name)

@@ -10,18 +10,21 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bot_bottle.errors import RegistryError
+from bot_bottle.errors import ImageError, RegistryError
+from bot_bottle.image.archive import Image, image_of
+from bot_bottle.image.oci import Digest, Platform, parse_json
 from bot_bottle.interrupts import shield
-from bot_bottle.registry.base import Registry
+from bot_bottle.registry.base import Reference, Registry
 from bot_bottle.registry.content import Content
 from bot_bottle.registry.kept import Kept
 from bot_bottle.registry.repositories import Manifest, Repositories
 from bot_bottle.registry.server import serve
 from bot_bottle.registry.service import Service
-from bot_bottle.registry.store import BlobStore
+from bot_bottle.registry.store import BlobStore, UnknownBlob
 from bot_bottle.rundir import RunDir
 
 T = TypeVar("T")
@@ -55,6 +58,22 @@ class _Embedded(Registry):
         super().__init__(port, service.prefix, folder, held, push=service.writable)
         self._thread = thread
         self._repositories = service.repositories
+
+    @contextmanager
+    def open_image(self, reference: Reference) -> Iterator[Image]:
+        """Open what is in the registry as an image; its layers can be read in the block."""
+        store = self._repositories.store
+        try:
+            raw = store.read(reference.digest)
+            manifest = parse_json(raw, "image manifest")
+            config = store.read(Digest(manifest["config"]["digest"]))
+            digests = [Digest(layer["digest"]) for layer in manifest["layers"]]
+        except (UnknownBlob, KeyError, TypeError) as error:
+            raise ImageError("what was pushed is not one image", why=f"{error!r}") from error
+        with ExitStack() as stack:
+            blobs = [stack.enter_context(store.open(digest)) for digest in digests]
+            image = image_of(config, blobs, list(digests), Platform.of_this_machine())
+            yield replace(image, manifest_bytes=raw)
 
     def _take(self, repository: str, content: Content) -> None:
         store = self._repositories.store

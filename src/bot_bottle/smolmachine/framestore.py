@@ -1,16 +1,15 @@
 """Segments of artifacts by what decides their bytes, kept so that what images share is compressed once.
 
-A segment is a file named by its key, written elsewhere and renamed into its place; it carries its checksum,
-so nothing is synced: what a crash has damaged is noticed when it is read, removed, and made again. Whoever
-uses the store shares a lock on it, which whoever prunes it holds alone. A store that cannot be written, for
-its disk is full perhaps, keeps nothing and costs nothing.
+A segment is a file named by its key, written elsewhere and renamed into its place when the layers it was made
+of have been verified. It carries its checksum, so nothing is synced: what a crash has damaged is noticed when
+it is read, removed, and made again. Whoever uses the store shares a lock on it, which whoever prunes it holds
+alone. A store that cannot be written, for its disk is full perhaps, keeps nothing and costs nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import time
@@ -41,14 +40,13 @@ class PrunedFrames:
 class FrameStore:
     """The segments in `folder`, made when it is first needed, for the user alone.
 
-    `scratch` is a folder on the same file system for what is being written; whoever gives it removes it. Its
-    methods may be called from several threads.
+    `scratch` is a folder of its own, on the same file system, for what is being written; whoever gives it
+    removes it. Its methods may be called from several threads.
     """
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
         self._scratch = scratch
-        self._numbers = itertools.count()
         self._broken = False
 
     @contextmanager
@@ -66,8 +64,14 @@ class FrameStore:
                     why=str(error),
                     next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
                 ) from error
+            stack.callback(self._forget)
             yield
         prune(self.folder, keep_bytes=LIMIT)
+
+    def _forget(self) -> None:
+        """Remove what was kept and not published."""
+        for temp in self._scratch.iterdir():
+            temp.unlink(missing_ok=True)
 
     def holds(self, key: str) -> bool:
         """Tell whether there is a segment for a key, sound or not."""
@@ -94,18 +98,23 @@ class FrameStore:
         return None
 
     def keep(self, key: str, data: bytes) -> None:
-        """Keep a segment, if there is room."""
+        """Keep a segment, if there is room. Nobody finds it before it is published."""
         if self._broken:
             return
-        temp = self._scratch / f"segment-{next(self._numbers)}"
+        temp = self._scratch / self._path(key).name
         try:
-            with temp.open("xb", buffering=0) as file:
+            with temp.open("wb", buffering=0) as file:
                 if file.write(data) < len(data):
                     raise OSError("no room for all of it")
-            temp.replace(self._path(key))
         except OSError:
             self._broken = True
             temp.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Let what has been kept be found, now that it is known to be right."""
+        with contextlib.suppress(OSError):
+            for temp in self._scratch.iterdir():
+                temp.replace(self.folder / temp.name)
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(f"{COMPRESSION}\n{key}".encode()).hexdigest()

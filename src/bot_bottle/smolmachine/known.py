@@ -1,7 +1,7 @@
 """Layers whose headers are kept, so that an image's files can be listed without reading its layers again.
 
-What is kept is what the reader of headers was given, byte for byte, and it is given the same again. The
-layer's digest, by which it is found, was verified when it was read.
+What is kept is what the reader of headers was given, byte for byte, and it is given the same again. It is
+found by the layer's digest, which had been verified when it was published.
 """
 
 from __future__ import annotations
@@ -23,21 +23,16 @@ _LARGEST = 32 << 20  # bytes, compressed; of a layer with more headers none are 
 
 
 def known(image: Image, store: FrameStore) -> Image:
-    """Give an image whose layers, when they are read for the first time, are read from the store.
-
-    Then only their headers can be read; of the data it is only known how long it is. Layers that are not in
-    the store are read as always, and their headers are kept.
-    """
-    layers = (replace(layer, opener=partial(_open, layer, store)) for layer in image.layers)
-    return replace(image, layers=tuple(layers))
+    """Give an image whose layers' headers are read from the store, or kept there if they were not in it."""
+    return replace(image, layers=tuple(_known(layer, store) for layer in image.layers))
 
 
-def _open(layer: Layer, store: FrameStore, verify: bool) -> LayerReader:
-    if not verify:
-        return layer.open(verify=False)
+def _known(layer: Layer, store: FrameStore) -> Layer:
     key = f"{_FORM} of {layer.diff_id}"
     kept = store.read(key)
-    return _Kept(kept) if kept is not None else _Recorded(layer.open(), store, key)
+    if kept is not None:
+        return replace(layer, headers=partial(_Kept, kept), verified=True)
+    return replace(layer, headers=lambda: _Recorded(layer.open(verify=False), store, key))
 
 
 class _Kept:
@@ -72,7 +67,7 @@ class _Kept:
 
 
 class _Recorded:
-    """A layer that is read from where it is; if that goes well to its end, its headers are kept."""
+    """A layer that is read from where it is; if that goes well, the headers that were read are kept."""
 
     def __init__(self, stream: LayerReader, store: FrameStore, key: str) -> None:
         self._stream = stream
@@ -81,7 +76,7 @@ class _Recorded:
         self._frame = zstandard.ZstdCompressor().compressobj()
         self._parts: list[bytes] = []
         self._size = 0
-        self._ended = False
+        self.some = stream.some
         self.skip = stream.skip
         self.close = stream.close
 
@@ -91,24 +86,10 @@ class _Recorded:
             self._add(self._frame.compress(data))
         return data
 
-    def some(self, limit: int, /) -> bytes:
-        data = self._stream.some(limit)
-        if not data and not self._ended:  # the digest was right
-            self._ended = True
-            self._keep()
-        return data
-
     def _add(self, part: bytes) -> None:
         if part:
             self._parts.append(part)
             self._size += len(part)
-
-    def _keep(self) -> None:
-        if self._size < _LARGEST:
-            self._add(self._frame.flush())
-            frame = b"".join(self._parts)
-            self._store.keep(self._key, frame + closing(len(frame), zlib.crc32(frame)))
-        self._parts = []
 
     def __enter__(self) -> _Recorded:
         return self
@@ -117,3 +98,7 @@ class _Recorded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is None and self._size < _LARGEST:
+            self._add(self._frame.flush())
+            frame = b"".join(self._parts)
+            self._store.keep(self._key, frame + closing(len(frame), zlib.crc32(frame)))

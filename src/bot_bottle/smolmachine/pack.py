@@ -114,6 +114,8 @@ def pack_native(
 
         write_root(writer, root, store, written)
         done = writer.finish(manifest)
+    if store is not None:
+        store.publish()
     return PackResult(done.size, done.digest, manifest)
 
 

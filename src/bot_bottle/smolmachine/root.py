@@ -18,7 +18,7 @@ def write_root(
     """Write all of `root`. What is compressed is kept in `store`; the bytes are the same with and without.
 
     `on_bytes` is told how many bytes of `root` have been written. Raises ImageError when a layer can no
-    longer be read.
+    longer be read, or turns out not to be what its digest says.
     """
     with root.data() as data:
         for stretch in root.stretches():
@@ -29,6 +29,7 @@ def write_root(
             else:
                 make = _maker(root, stretch, data, store)
                 writer.add_segment(make, stretch.size, partial(on_bytes, stretch.size))
+        data.finish()
 
 
 def _maker(
@@ -48,7 +49,9 @@ def _kept(root: Flattened, stretch: Stretch, key: str, store: FrameStore) -> byt
     if kept is not None and holds(kept, stretch.size):
         return kept
     with root.data() as data:  # removed a moment ago, or damaged
-        return _made(b"".join(stretch.pieces(data)), key, store)
+        made = _made(b"".join(stretch.pieces(data)), key, store)
+        data.finish()
+        return made
 
 
 def _made(data: bytes, key: str, store: FrameStore) -> bytes:

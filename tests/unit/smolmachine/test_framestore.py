@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.errors import CacheError
+from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.smolmachine.frames import BLOCK, check_frames, holds, is_segment, segment
 from bot_bottle.smolmachine.framestore import FrameStore, prune
 
@@ -24,6 +24,11 @@ def store(tmp_path: Path) -> FrameStore:
     with made.using():
         pass
     return made
+
+
+def keep(store: FrameStore, key: str, data: bytes) -> None:
+    store.keep(key, data)
+    store.publish()
 
 
 def files(store: FrameStore) -> list[Path]:
@@ -44,19 +49,36 @@ def test_what_is_kept_comes_back(store: FrameStore) -> None:
     one, two = segment(b"one"), segment(b"two" * 100_000)
     assert not store.holds("a")
     assert store.read("a") is None
-    store.keep("a", one)
-    store.keep("b", two)
-    store.keep("b", two)  # as another process may have done
+    keep(store, "a", one)
+    keep(store, "b", two)
+    keep(store, "b", two)  # as another process may have done
     assert store.holds("a")
     assert (store.read("a"), store.read("b"), store.read("c")) == (one, two, None)
     assert len(files(store)) == 2
     assert store.folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_is_not_published_is_not_found(store: FrameStore) -> None:
+    store.keep("a", segment(b"a"))
+    assert not store.holds("a")
+    assert not files(store)
+    store.publish()
+    assert store.holds("a")
+
+
+def test_what_was_not_published_is_forgotten(store: FrameStore, tmp_path: Path) -> None:
+    with pytest.raises(ImageError), store.using():
+        store.keep("a", segment(b"a"))
+        raise ImageError("its layer was not what it should be")
+    store.publish()
+    assert not store.holds("a")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_damage_is_noticed_wherever_it_is(store: FrameStore) -> None:
     good = segment(b"something" * 1000)
     for at in range(0, len(good), 7):
-        store.keep("a", good)
+        keep(store, "a", good)
         [path] = files(store)
         data = bytearray(good)
         data[at] ^= 0x10
@@ -64,7 +86,7 @@ def test_damage_is_noticed_wherever_it_is(store: FrameStore) -> None:
         assert store.read("a") is None
         assert not store.holds("a")
     for length in (0, 1, BLOCK - 1, len(good) - BLOCK, len(good) - 1):
-        store.keep("a", good)
+        keep(store, "a", good)
         os.truncate(files(store)[0], length)
         assert store.read("a") is None
     assert not files(store)
@@ -72,7 +94,7 @@ def test_damage_is_noticed_wherever_it_is(store: FrameStore) -> None:
 
 @pytest.mark.parametrize("what", ["folder", "link", "fifo"])
 def test_what_is_no_file_of_ours_is_not_read(store: FrameStore, tmp_path: Path, what: str) -> None:
-    store.keep("a", segment(b"a"))
+    keep(store, "a", segment(b"a"))
     [path] = files(store)
     path.rename(tmp_path / "elsewhere")
     if what == "folder":
@@ -88,9 +110,9 @@ def test_a_full_disk_keeps_nothing_and_costs_nothing(small_disk: Path) -> None:
     (small_disk / "scratch").mkdir()
     store = FrameStore(small_disk / "frames", small_disk / "scratch")
     with store.using():
-        store.keep("small", segment(b"x"))
-        store.keep("large", segment(os.urandom(2_000_000)))
-        store.keep("later", segment(b"y"))
+        keep(store, "small", segment(b"x"))
+        keep(store, "large", segment(os.urandom(2_000_000)))
+        keep(store, "later", segment(b"y"))
     assert store.holds("small")
     assert not store.holds("large")
     assert not store.holds("later")
@@ -106,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 def test_prune_takes_the_least_recently_used(store: FrameStore) -> None:
     for age, key in enumerate("abcd"):
-        store.keep(key, segment(key.encode()))
+        keep(store, key, segment(key.encode()))
         [new] = [path for path in files(store) if path.stat().st_mtime > time.time() - DAY / 2]
         os.utime(new, (0, time.time() - (10 - age) * DAY))
     (store.folder / "notes").write_text("somebody's own")
@@ -125,7 +147,7 @@ def test_prune_takes_the_least_recently_used(store: FrameStore) -> None:
 
 
 def test_what_is_in_use_is_not_pruned(store: FrameStore) -> None:
-    store.keep("a", segment(b"a"))
+    keep(store, "a", segment(b"a"))
     with store.using():
         done = prune(store.folder, keep_bytes=0)
         assert done.in_use
@@ -138,7 +160,7 @@ def test_it_comes_down_to_its_limit_by_itself(store: FrameStore, monkeypatch: py
     monkeypatch.setattr("bot_bottle.smolmachine.framestore.LIMIT", 3 * BLOCK)
     with store.using():
         for number in range(10):
-            store.keep(str(number), segment(str(number).encode()))
+            keep(store, str(number), segment(str(number).encode()))
             time.sleep(0.01)  # so that their order can be told
     assert [store.holds(str(number)) for number in range(10)] == [False] * 7 + [True] * 3
 
@@ -157,6 +179,7 @@ with store.using():
     while True:
         for key in made:
             store.keep(key, made[key])
+            store.publish()
             assert store.read(key) is not None
 """
 

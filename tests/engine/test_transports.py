@@ -1,0 +1,134 @@
+"""However an image leaves its engine, the same artifact comes of it; and only what has changed is moved."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.bottle import Bottle
+from tests.support.engine_matrix import CASES, PODMAN, Case, dockerfile, fresh_context, use
+from tests.support.engines import LABEL, OWNER, Docker
+
+TRANSPORTS = ("save", "direct", "push", "auto")
+STEPS = """
+COPY --chown=7:8 large /large
+RUN echo one > /one; ln /one /two; ln -s /nowhere /link; mkdir -m 1777 /d; echo x > "/d/$(printf 'a\\nb')"
+RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
+"""
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_way_out_gives_the_same_bytes(
+    case: Case, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = use(case, request, monkeypatch, tmp_path)
+    folder = fresh_context(tmp_path / "context")
+    (folder / "large").write_bytes(os.urandom(9_000_000))
+    image = there.build(dockerfile(folder, STEPS), lambda _line: None)
+    digests = {}
+    for transport in TRANSPORTS:
+        bottle = Bottle(tmp_path / transport)
+        done = bottle("pack", "--json", "--image", image, "--engine", there.name, "--transport", transport)
+        digests[transport] = json.loads(done.line)["digest"]
+        direct = f"read where {there.name} keeps it" in done.err
+        assert direct == (transport in ("direct", "auto")), done.err
+        assert not bottle.leftovers
+    assert len(set(digests.values())) == 1, digests
+
+
+def packed(bottle: Bottle, image: str, *args: str) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(bottle("pack", "--json", "--image", image, *args).line)
+    return described
+
+
+def frames(bottle: Bottle) -> set[str]:
+    return {path.name for path in (bottle.cache / "frames").iterdir()}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_changed_layer_costs_the_change(
+    bottle: Bottle, docker: Docker, tmp_path: Path, base_image: str, transport: str
+) -> None:
+    digests, images = [], []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "file").write_bytes(os.urandom(100_000))
+        (folder / "Dockerfile").write_text(f"FROM {base_image}\nLABEL {LABEL}={OWNER}\nCOPY file /file\n")
+        images.append(docker.build(folder))
+    packed(bottle, images[0], "--transport", transport)
+    before = frames(bottle)
+    digests.append(packed(bottle, images[1], "--transport", transport)["digest"])
+    assert len(frames(bottle) - before) == 2  # the new layer's headers and its file
+    other = Bottle(tmp_path / "other", bottle.changes)
+    digests.append(packed(other, images[1], "--transport", "save")["digest"])
+    assert digests[0] == digests[1]
+
+
+def test_a_storage_that_is_not_what_it_should_be_is_not_used(
+    bottle: Bottle, docker: Docker, image: str, tmp_path: Path
+) -> None:
+    """With an engine that says it keeps its images elsewhere, where a file of one has changed."""
+    root = Path(json.loads(docker.docker("info", "--format", "{{json .DockerRootDir}}")))
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "overlay2").mkdir(parents=True)
+    (elsewhere / "image").symlink_to(root / "image")
+    for layer in (root / "overlay2").iterdir():
+        if (layer / "diff" / "one").is_file():
+            copied = elsewhere / "overlay2" / layer.name / "diff"
+            shutil.copytree(layer / "diff", copied, symlinks=True)
+            (copied / "one").write_text("uno\n")
+        else:
+            (elsewhere / "overlay2" / layer.name).symlink_to(layer)
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    info = docker.docker("info", "--format", "{{json .}}").decode().replace(str(root), str(elsewhere))
+    (tmp_path / "info").write_text(info)
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = info ] && exec cat {tmp_path}/info\nPATH=$REST exec docker "$@"\n'
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "REST": os.environ["PATH"]}
+    done = bottle("pack", "--image", image, env=env)
+    assert "docker saves it instead" in done.err
+    other = Bottle(tmp_path / "other", bottle.changes)
+    wanted = packed(other, image, "--transport", "save")
+    assert packed(bottle, image)["digest"] == wanted["digest"]
+    forced = Bottle(tmp_path / "forced", bottle.changes)(
+        "pack", "--image", image, "--transport", "direct", env=env
+    )
+    forced.failed(105, "damaged")
+
+
+def test_who_may_not_read_the_storage_has_it_saved(bottle: Bottle, image: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" = info ] && exit 1\nPATH=$REST exec docker "$@"\n')
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "REST": os.environ["PATH"]}
+    done = bottle("pack", "--image", image, env=env)
+    assert done.path
+    assert "from docker" in done.err
+    refused = bottle("pack", "--image", image, "--transport", "direct", "-o", tmp_path / "out", env=env)
+    assert refused.code == 0, "what is in the cache needs no transport"
+    other = Bottle(tmp_path / "other", bottle.changes)
+    other("pack", "--image", image, "--transport", "direct", env=env).failed(
+        103, "cannot be read where docker"
+    )
+
+
+def test_archives_are_not_in_an_engine(bottle: Bottle, saved: Path) -> None:
+    for transport in ("direct", "push"):
+        bottle("pack", "--archive", saved, "--transport", transport).failed(
+            2, "for images that an engine holds"
+        )
+    assert bottle("pack", "--archive", saved, "--transport", "save").path
+
+
+def test_podman_is_in_the_matrix() -> None:
+    assert any(case.program == PODMAN for case in CASES)
