@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,7 @@ def lend(git: Path, secret: Repo) -> None:
 
 def lend_by_links(git: Path, secret: Repo) -> None:
     for fan in (secret.top / ".git/objects").glob("??"):
+        shutil.rmtree(git / "objects" / fan.name, ignore_errors=True)
         (git / "objects" / fan.name).symlink_to(fan)
     says("{head}\n")(git / BRANCH, secret)
 
