@@ -42,14 +42,14 @@ class Under:
                 each for each in bottle.processes() if "docker build --iidfile" in each
             ]
         elif stage == "wait":
-            self.other = bottle.start("pack", "--image", large)
+            self.other = bottle.start("pack", "--transport=save", "--image", large)
             wait_until(lambda: list(bottle.cache.glob("smolmachines/*.lock")))
-            self.process = bottle.start("pack", "--image", large)
+            self.process = bottle.start("pack", "--transport=save", "--image", large)
             assert self.process.stderr is not None
             assert "waiting" in self.process.stderr.readline()
             reached = lambda: True  # noqa: E731
         else:
-            self.process = bottle.start("pack", "--image", large)
+            self.process = bottle.start("pack", "--transport=save", "--image", large)
             pattern = {"export": "runs/run-*/export/*", "pack": "smolmachines/*.tmp"}[stage]
             reached = lambda: [  # noqa: E731
                 path for path in bottle.cache.glob(pattern) if path.exists() and path.stat().st_size
