@@ -7,9 +7,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmarks.measure import Claim, facts, keep, table
+from benchmarks.measure import Claim, bars, facts, keep, table
 
-ALL = ("registry",)
+ALL = ("pack", "scale", "registry")
 
 
 def main() -> int:
@@ -17,12 +17,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(ALL)}")
     parser.add_argument("--rounds", type=int, default=5, help="how often each way is gone (default: 5)")
+    parser.add_argument(
+        "--largest", type=int, default=5000, metavar="MB", help="the largest image of `scale` (default: 5000)"
+    )
     parser.add_argument("--out", type=Path, default=Path(".cache/benchmarks"), help="folder of the figures")
     given = parser.parse_args()
     holds = True
     for name in given.names or ALL:
-        claims: list[Claim] = importlib.import_module(f"benchmarks.{name}").measure(given.rounds)
-        print(table(name, claims), flush=True)
+        claims: list[Claim] = importlib.import_module(f"benchmarks.{name}").measure(
+            given.rounds, given.largest
+        )
+        print(f"{table(name, claims)}\n\n```text\n{bars(claims)}\n```\n", flush=True)
         keep(given.out / f"{name}.json", claims, facts())
         holds = holds and all(claim.holds for claim in claims)
     return 0 if holds else 1

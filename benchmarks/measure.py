@@ -69,6 +69,20 @@ def rounds(count: int, **ways: Way) -> dict[str, tuple[float, ...]]:
     return {name: tuple(figures) for name, figures in found.items()}
 
 
+def watched(*argv: str | Path, env: Mapping[str, str]) -> tuple[float, float]:
+    """Run a program; give its seconds, and the most memory that it or a child of it held, in bytes.
+
+    The kernel counts what the calling process held when it forked, so who calls has to be small.
+    """
+    begun = time.perf_counter()
+    with subprocess.Popen(argv, env={**os.environ, **env}, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, argv)
+    return time.perf_counter() - begun, used.ru_maxrss * 1024
+
+
 def table(title: str, claims: list[Claim]) -> str:
     """Give the claims as a table in Markdown."""
     lines = [
@@ -82,6 +96,19 @@ def table(title: str, claims: list[Claim]) -> str:
         mark = "" if not claim.limit else "holds" if claim.holds else "DOES NOT HOLD"
         cells = (claim.what, ours, claim.than, theirs, f"{claim.ratio:.3g}", claim.limit, mark)
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bars(claims: list[Claim], width: int = 40) -> str:
+    """Draw each claim's two medians as bars of text, the longer of them `width` wide."""
+    lines = []
+    for claim in claims:
+        ours, theirs = statistics.median(claim.ours), statistics.median(claim.theirs)
+        longest = max(ours, theirs)
+        lines.append(claim.what)
+        for name, figure, figures in (("bottle", ours, claim.ours), (claim.than, theirs, claim.theirs)):
+            bar = "#" * max(1, round(width * figure / longest))
+            lines.append(f"  {name:<38} {bar:<{width}} {_figure(figures, claim.unit)}")
     return "\n".join(lines)
 
 

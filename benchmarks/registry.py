@@ -23,6 +23,7 @@ from tests.support.images import docker_registry_context
 from benchmarks import agent_image
 from benchmarks.flood import requests_per_second
 from benchmarks.measure import Claim, rounds
+from benchmarks.peers import docker_registry
 from bot_bottle import ephemeral_registry
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.registry.client import Client
@@ -35,7 +36,7 @@ REQUESTS, CONNECTIONS = 2000, 16
 MEMORY = 150_000_000
 
 
-def measure(count: int) -> list[Claim]:
+def measure(count: int, _largest: int) -> list[Claim]:
     """Measure all that is claimed of the registry."""
     with tempfile.TemporaryDirectory(prefix="bot-bottle-bench-") as name:
         folder = Path(name)
@@ -152,23 +153,9 @@ def _bottle(image: str, archive: Path) -> Iterator[Served]:
 
 @contextmanager
 def _docker_registry(archive: Path, folder: Path) -> Iterator[Served]:
-    """Run it as it is meant to be run, and push the image into it."""
-    port = 5999
-    config = folder / "config.yml"
-    config.write_text(
-        "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder}/docker-registry}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    command: list[str | Path] = ["docker-registry", "serve", config]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            time.sleep(2)
-            with open_content(archive) as content:
-                Client(port).push("app", content)
-                yield Served(process.pid, port, "app", str(content.digest), _layer(archive))
-        finally:
-            process.terminate()
+    with docker_registry(folder) as (pid, port), open_content(archive) as content:
+        Client(port).push("app", content)
+        yield Served(pid, port, "app", str(content.digest), _layer(archive))
 
 
 def _archive(path: Path) -> Path:
