@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_products: ContextVar[Path | None] = ContextVar("products", default=None)
+
+
+@contextmanager
+def products_in(folder: Path) -> Iterator[None]:
+    """Have artifacts and all that is kept to make others in another folder, until the block ends."""
+    token = _products.set(folder)
+    try:
+        yield
+    finally:
+        _products.reset(token)
 
 
 def cache_dir() -> Path:
@@ -17,17 +32,17 @@ def cache_dir() -> Path:
 
 def artifacts_dir() -> Path:
     """Give the folder of cached `.smolmachine` files."""
-    return cache_dir() / "smolmachines"
+    return (_products.get() or cache_dir()) / "smolmachines"
 
 
 def frames_dir() -> Path:
     """Give the folder of what has been compressed for artifacts."""
-    return cache_dir() / "frames"
+    return (_products.get() or cache_dir()) / "frames"
 
 
 def layers_dir() -> Path:
     """Give the folder of layers that an engine has pushed once."""
-    return cache_dir() / "layers"
+    return (_products.get() or cache_dir()) / "layers"
 
 
 def runs_dir() -> Path:

@@ -24,6 +24,7 @@ TOP = [
     "config",
     "conversion",
     "bottle",
+    "bench",
     "doctor",
     "cli",
     "__main__",

@@ -17,6 +17,7 @@ from bot_bottle import __version__, interrupts
 from bot_bottle.errors import BottleError, DiskFullError, Interrupted
 
 _COMMANDS = {
+    "bench": "Time every way from your Dockerfile to a .smolmachine.",
     "cache": "See and tidy the cache of artifacts.",
     "completion": "Print a completion script for your shell.",
     "config": "Show every setting in force, and where it came from.",

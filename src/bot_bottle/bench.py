@@ -1,0 +1,130 @@
+"""The ways from a user's image to an artifact, timed: which of them work here, and which `auto` takes."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bot_bottle import bottle, paths
+from bot_bottle.errors import BottleError
+from bot_bottle.progress import Progress
+from bot_bottle.spec import PackerName, Source, Transport
+from bot_bottle.vm.host import Accel
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A packer, and how the image gets to it."""
+
+    packer: PackerName
+    transport: Transport
+
+
+NATIVE = (Way("native", "direct"), Way("native", "save"), Way("native", "push"))
+SMOLVM = (Way("smolvm", "save"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a way takes, in seconds, as medians: `cold` with nothing kept, `warm` with nothing changed.
+
+    `stages` is what the cold one is made of; `size` is the artifact's in bytes. `failure` says why the way
+    does not work here; there are no figures then.
+    """
+
+    way: Way
+    cold: float = 0.0
+    warm: float = 0.0
+    size: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All ways of one image. `first_build` and `next_build` are seconds, None where nothing was built."""
+
+    image_id: str
+    timings: tuple[Timing, ...]
+    first_build: float | None = None
+    next_build: float | None = None
+
+    @property
+    def auto(self) -> tuple[Way, str]:
+        """Give the way that `--transport auto` takes here, and why."""
+        direct = next(timing for timing in self.timings if timing.way == NATIVE[0])
+        if direct.failure:
+            return NATIVE[1], direct.failure
+        return direct.way, "the layers can be read where the engine keeps them, and need not be exported"
+
+
+def measure(
+    source: Source,
+    ways: Iterable[Way] = NATIVE,
+    *,
+    rounds: int = 3,
+    engine: str | None = None,
+    accel: Accel = "auto",
+    progress: Progress | None = None,
+) -> Report:
+    """Build a source twice, if it has to be built, and go each way `rounds` times, cold and warm.
+
+    What the user's cache holds is neither used nor changed. A way that does not work is told as such. Raises
+    the BottleError of the build.
+    """
+    progress = progress or Progress()
+    first_build = next_build = None
+    image_id, seconds = _build(source, engine)
+    if source.build is not None:
+        first_build = seconds
+        again = replace(source.build, no_cache=False, pull=False)
+        image_id, next_build = _build(Source(build=again), engine)
+    image = Source(image=image_id)
+    timings = []
+    with bottle.workspace() as run:
+        for way in ways:
+            with progress.stage(f"{way.packer} {way.transport}") as stage:
+                timing = _timed(image, way, rounds, engine, accel, run.folder("bench"))
+                stage.conclude(timing.failure and "does not work here")
+            timings.append(timing)
+    return Report(image_id, tuple(timings), first_build, next_build)
+
+
+def _build(source: Source, engine: str | None) -> tuple[str, float]:
+    begun = time.monotonic()
+    image_id = bottle.build(source, engine=engine)
+    return image_id, time.monotonic() - begun
+
+
+def _timed(image: Source, way: Way, rounds: int, engine: str | None, accel: Accel, folder: Path) -> Timing:
+    cold: list[float] = []
+    warm: list[float] = []
+    stages: list[dict[str, float]] = []
+    size = 0
+    try:
+        with paths.products_in(folder):
+            for _ in range(rounds):
+                shutil.rmtree(folder)
+                folder.mkdir()
+                for times in (cold, warm):
+                    begun, told = time.monotonic(), Progress()
+                    made = bottle.convert(
+                        image,
+                        engine=engine,
+                        packer=way.packer,
+                        accel=accel,
+                        transport=way.transport,
+                        progress=told,
+                    )
+                    times.append(time.monotonic() - begun)
+                    size = made.entry.size
+                    if times is cold:
+                        stages.append(told.seconds)
+    except BottleError as error:
+        return Timing(way, failure=": ".join(part for part in (error.message, error.why) if part))
+    medians = {name: statistics.median(each.get(name, 0.0) for each in stages) for name in stages[0]}
+    return Timing(way, statistics.median(cold), statistics.median(warm), size, medians)
