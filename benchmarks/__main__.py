@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Claim, bars, facts, keep, table
 
-ALL = ("pack", "scale", "registry")
+ALL = ("pack", "scale", "reference", "registry")
 
 
 def main() -> int:

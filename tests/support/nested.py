@@ -37,7 +37,7 @@ chroot . /bin/sh /results/job > /dev/ttyS0 2>&1 < /dev/null
 """
 
 
-def run(job: str, results: Path, fast: Path, *, timeout: float) -> str:
+def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6G") -> str:
     """Run a shell script there as root and give what the console said.
 
     `results` is its /results, which it may write to; of `fast` it finds a copy as /fast.
@@ -45,7 +45,7 @@ def run(job: str, results: Path, fast: Path, *, timeout: float) -> str:
     image, initramfs, _ = prepare_emulation(Progress())
     (results / "job").write_text(job)
     disk = _disk(results.with_name(results.name + ".disk"), fast)
-    argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "6G"]
+    argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
     argv += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
