@@ -92,11 +92,13 @@ def convert(
     accel: Accel = "auto",
     via: Via | None = None,
     transport: Transport = "auto",
+    max_image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
-    `via` and `transport` are as `Packing` has them. Raises the BottleError of the stage that failed.
+    `via` and `transport` are as `Packing` has them; `max_image_size`, in bytes, is for the native packer
+    (default: 64 GiB). Raises the BottleError of the stage that failed.
     """
     with workspace() as run:
         converter = Converter(
@@ -107,6 +109,7 @@ def convert(
             accel=accel,
             via=via,
             transport=transport,
+            max_image_size=max_image_size,
         )
         return converter.convert(source)
 
@@ -168,11 +171,15 @@ def plan(
     *,
     engine: str | None = None,
     packer: PackerName = "native",
+    max_image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Give what `run` would start. Nothing is started, and nothing touched but the caches."""
     with workspace() as folder:
-        return prepare(spec, Converter(folder, progress or Progress(), engine=engine, packer=packer))
+        converter = Converter(
+            folder, progress or Progress(), engine=engine, packer=packer, max_image_size=max_image_size
+        )
+        return prepare(spec, converter)
 
 
 def _launch(spec: BottleSpec) -> Launch:
@@ -223,6 +230,7 @@ def run(
     engine: str | None = None,
     packer: PackerName = "native",
     accel: Accel = "auto",
+    max_image_size: int | None = None,
     progress: Progress | None = None,
     tty: bool = False,
 ) -> int:
@@ -232,7 +240,9 @@ def run(
     """
     progress = progress or Progress()
     with workspace() as folder:
-        converter = Converter(folder, progress, engine=engine, packer=packer, accel=accel)
+        converter = Converter(
+            folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
+        )
         plan = prepare(spec, converter)
         with launch(plan, converter, folder, progress, accel=accel) as bottle:
             return bottle.run(tty=tty)

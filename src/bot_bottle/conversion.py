@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,13 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from bot_bottle import paths
-from bot_bottle.errors import DiskFullError, SpecError, UsageError
+from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
 from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.engine import Engine, find_engine
-from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
+from bot_bottle.image.flatten import FLATTEN_VERSION, Flattened, flatten
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
-from bot_bottle.progress import Progress
+from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.registry.ephemeral import Reference, Registry, ephemeral_registry
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine.cache import Cache, Explanation
@@ -26,9 +27,9 @@ from bot_bottle.smolmachine.framestore import FrameStore
 from bot_bottle.smolmachine.guest import find_guest, guest_version
 from bot_bottle.smolmachine.key import Key
 from bot_bottle.smolmachine.known import known
-from bot_bottle.smolmachine.pack import PackOptions, pack_native
+from bot_bottle.smolmachine.pack import PackOptions, pack_native, source_date
 from bot_bottle.smolvm_packing import SmolvmPacker
-from bot_bottle.spec import PackerName, Packing, Source, Transport, Via
+from bot_bottle.spec import MAX_IMAGE_SIZE, PackerName, Packing, Source, Transport, Via, parse_image_size
 from bot_bottle.transport import Exporter, expect
 from bot_bottle.vm.host import Accel
 
@@ -59,6 +60,7 @@ class Converter:
         accel: Accel = "auto",
         via: Via | None = None,
         transport: Transport = "auto",
+        max_image_size: int | None = None,
     ) -> None:
         self._run = run
         self._progress = progress
@@ -67,6 +69,7 @@ class Converter:
         self._packing = Packing(packer, via, transport)
         self._smolvm = SmolvmPacker(run, progress, accel)
         self._losses: tuple[Loss, ...] = ()
+        self._max_image_size = max_image_size or parse_image_size(MAX_IMAGE_SIZE)
         self.cache = Cache(paths.artifacts_dir())
 
     @property
@@ -146,7 +149,7 @@ class Converter:
         return ("transport", "push" if pushed else "save"), ("via", "registry")
 
     def _options(self) -> PackOptions:
-        return PackOptions()
+        return PackOptions(created=source_date(os.environ))
 
     @contextmanager
     def _archive(self, source: Source) -> Iterator[Image]:
@@ -202,12 +205,31 @@ class Converter:
             stage.conclude(f"from {self.engine.name} into the registry")
             return reference
 
+    def _flatten(self, image: Image) -> Flattened:
+        """Flatten an image, unless it grows beyond what is allowed. Nothing has been written then."""
+        grown = 0
+
+        def grow(count: int) -> None:
+            nonlocal grown
+            grown += count
+            if grown > self._max_image_size:
+                raise ImageError(
+                    "the image is larger than is allowed",
+                    why=f"it holds more than {human_bytes(self._max_image_size)}",
+                    next_step="allow more with --max-image-size, if that is what it should hold",
+                )
+
+        root = flatten(image, verify=False, on_bytes=grow)
+        grown = 0
+        grow(root.size)  # holes count too: they are read and written as any bytes
+        return root
+
     def _pack_native(self, image: Image, temp: Path) -> Digest:
         store = FrameStore(paths.frames_dir(), self._run.folder("frames"))
         with self._progress.stage("pack") as stage, store.using():
             stage.say("reading the layers")
             image = known(image, store)
-            root = flatten(image, verify=False)
+            root = self._flatten(image)
             stage.say("compressing the root filesystem")
             packed = pack_native(
                 image,

@@ -28,6 +28,7 @@ _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MINIMUM_MEMORY_MIB = 256
 DEFAULT_MEMORY = "4g"
 DEFAULT_CPUS = 4
+MAX_IMAGE_SIZE = "64g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,14 @@ def parse_memory(text: str) -> int:
     if size >> 20 > 1 << 22:
         raise SpecError(f"too much memory: {text}")
     return size >> 20
+
+
+def parse_image_size(text: str) -> int:
+    """Read the most that an image may hold, written as docker's sizes are, into bytes. Raises SpecError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or len(found[1]) > 18 or not int(found[1]):
+        raise SpecError(f"not a size of an image: {text[:50]!r}", next_step="write it as 500m or 64g")
+    return int(found[1]) * _UNITS[(found[2] or "b").lower()]
 
 
 def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:

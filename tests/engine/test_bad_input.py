@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.engine.conftest import Context
 from tests.support.bottle import Bottle
+from tests.support.crafted import file, files_tar, layer, saved_files
 from tests.support.layouts import archive
 
 NO_ENGINE = {"PATH": "/nowhere"}
@@ -196,6 +199,37 @@ def test_a_blob_that_is_not_what_its_name_says(bottle: Bottle, saved: Path, tmp_
     done.failed(105, largest.name)
     assert digest in done.err  # what it is instead
     assert not bottle.leftovers
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, zstandard.compress, bytes], ids=["gzip", "zstd", "plain"]
+)
+def test_a_layer_that_grows_without_measure(
+    bottle: Bottle, tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    plain = layer([file(f"zeros-{number}", bytes(10_000_000)) for number in range(6)])
+    path = tmp_path / "bomb.tar"
+    blobs = {**saved_files([plain]), f"{0:064x}/layer.tar": compress(plain)}
+    path.write_bytes(files_tar(blobs))
+    source = ("--archive", path)
+    bottle("pack", "--max-image-size", "20m", *source).failed(105, "more than 21.0 MB", "--max-image-size")
+    bottle("pack", *source, env={"BOT_BOTTLE_MAX_IMAGE_SIZE": "57m"}).failed(105, "larger than is allowed")
+    bottle("run", "--plan", "--max-image-size", "1000", *source).failed(105, "more than 1.0 kB")
+    assert not bottle.leftovers
+    assert bottle.artifacts == []
+    assert bottle("pack", "--max-image-size", "70m", *source).path.is_file()
+
+
+def test_holes_count_for_the_size_of_an_image(bottle: Bottle, tmp_path: Path) -> None:
+    records = {"GNU.sparse.realsize": str(1 << 30), "GNU.sparse.map": "0,1"}
+    path = tmp_path / "sparse.tar"
+    path.write_bytes(files_tar(saved_files([layer([file("huge", pax_headers=records)])])))
+    bottle("pack", "--max-image-size", "1023m", "--archive", path).failed(105, "larger than is allowed")
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1", "many", "1t", "9" * 40])
+def test_a_size_that_is_none(bottle: Bottle, tmp_path: Path, size: str) -> None:
+    bottle("pack", "--max-image-size", size, tmp_path).failed(101, "not a size of an image")
 
 
 # --- the cache

@@ -280,3 +280,29 @@ def test_images_carry_the_label_of_these_tests(bottle: Bottle, docker: Docker, c
     image = pack_json(bottle, context())["image_id"]
     config = json.loads(docker.docker("image", "inspect", image))[0]["Config"]
     assert config["Labels"][LABEL] == OWNER
+
+
+def test_the_same_image_gives_the_same_bytes_whatever_is_around_it(
+    bottle: Bottle, saved: Path, tmp_path: Path
+) -> None:
+    digests = set()
+    for form, umask, zone in (("docker-save", 0o000, "UTC"), ("oci-tar", 0o077, "Asia/Tokyo")):
+        there = Bottle(tmp_path / form, bottle.changes)
+        before = os.umask(umask)
+        try:
+            source = archive(saved, form, tmp_path)  # type: ignore[arg-type]
+            done = there("pack", "--json", "--archive", source, env={"TZ": zone, "LC_ALL": "C"})
+        finally:
+            os.umask(before)
+        digests.add(json.loads(done.line)["digest"])
+    assert len(digests) == 1
+
+
+def test_source_date_epoch_is_when_the_artifact_was_made(bottle: Bottle, saved: Path) -> None:
+    def made(epoch: str | None) -> Path:
+        return bottle("pack", "--archive", saved, env={"SOURCE_DATE_EPOCH": epoch}).path
+
+    assert manifest_of(made("1700000000"))["created"] == "2023-11-14T22:13:20Z"
+    assert manifest_of(made(None)).get("created", "") == ""
+    assert len({made("1700000000"), made("1700000001"), made(None)}) == 3
+    bottle("pack", "--archive", saved, env={"SOURCE_DATE_EPOCH": "now"}).failed(2, "SOURCE_DATE_EPOCH")

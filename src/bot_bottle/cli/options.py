@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bot_bottle.progress import Mode, Progress
-from bot_bottle.spec import BACKENDS, DEFAULT_MEMORY
+from bot_bottle.spec import BACKENDS, DEFAULT_MEMORY, MAX_IMAGE_SIZE, parse_image_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,9 +116,22 @@ accel_option = click.option(
 )
 
 
+max_image_size_option = click.option(
+    "--max-image-size",
+    type=str,
+    default=MAX_IMAGE_SIZE,
+    show_default=True,
+    envvar="BOT_BOTTLE_MAX_IMAGE_SIZE",
+    show_envvar=True,
+    metavar="SIZE",
+    callback=lambda _context, _option, text: parse_image_size(text),
+    help="Refuse an image that holds more (native packer).",
+)
+
+
 def engine_options(command: F) -> F:
-    """Add the choice of engine, packer and accelerator."""
-    for option in (accel_option, packer_option, engine_option):
+    """Add the choice of engine, packer and accelerator, and how large an image may be."""
+    for option in (max_image_size_option, accel_option, packer_option, engine_option):
         command = option(command)
     return command
 

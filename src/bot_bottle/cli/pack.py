@@ -77,7 +77,7 @@ def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: b
     """Convert and print where the artifact is."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport")}
+    how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
     done = bottle.convert(source, **how, progress=progress)
     where = done.entry.path
     if verify:

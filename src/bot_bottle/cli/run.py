@@ -78,7 +78,13 @@ def command(
     _check_choices(ctx, spec, as_json=as_json and not plan_only)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     if plan_only:
-        plan = bottle.plan(spec, engine=given["engine"], packer=given["packer"], progress=progress)
+        plan = bottle.plan(
+            spec,
+            engine=given["engine"],
+            packer=given["packer"],
+            max_image_size=given["max_image_size"],
+            progress=progress,
+        )
         _show(plan.described(), as_json=as_json)
         return 0
     return bottle.run(
@@ -86,6 +92,7 @@ def command(
         engine=given["engine"],
         packer=given["packer"],
         accel=given["accel"],
+        max_image_size=given["max_image_size"],
         progress=progress,
         tty=is_terminal(),
     )
