@@ -13,31 +13,32 @@ from pathlib import Path
 from bot_bottle import ephemeral_registry
 from bot_bottle.image.engine import Engine
 
-_PORT = 5999
-
 
 @contextmanager
 def docker_registry(folder: Path) -> Iterator[tuple[int, int]]:
     """Run Debian's docker-registry as it is meant to be run, all kept in `folder`; give its pid and port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     config = folder / "config.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/docker-registry}}}}\n"
-        f"http: {{addr: '127.0.0.1:{_PORT}'}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
     )
     command: list[str | Path] = ["docker-registry", "serve", config]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            while process.poll() is None and not _answers():
+            while process.poll() is None and not _answers(port):
                 time.sleep(0.05)
-            yield process.pid, _PORT
+            yield process.pid, port
         finally:
             process.terminate()
 
 
-def _answers() -> bool:
+def _answers(port: int) -> bool:
     with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", _PORT)) == 0
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def original(engine: Engine, image: str) -> None:
@@ -62,5 +63,8 @@ def _saved(image: str, command: Callable[[Path, str], list[str]]) -> float:
         begun = time.perf_counter()
         saved = Path(name) / "saved.tar"
         subprocess.run(["docker", "save", "--output", saved, image], check=True)
-        subprocess.run(command(saved, f"127.0.0.1:{at[1]}/app:1"), capture_output=True, check=True)
+        argv = command(saved, f"127.0.0.1:{at[1]}/app:1")
+        done = subprocess.run(argv, capture_output=True, check=False, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(argv)}: {done.stderr[-1000:]}")
         return time.perf_counter() - begun
