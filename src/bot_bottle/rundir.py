@@ -14,17 +14,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from bot_bottle import paths, strays
 from bot_bottle.errors import CacheError
 from bot_bottle.interrupts import shield
+from bot_bottle.locks import try_locked
 
-_LOCK = "lock"
 _STRAYS = "strays.jsonl"
 
 Sweeper = Callable[[dict[str, Any]], None]
@@ -62,27 +60,30 @@ class RunDir:
 @contextmanager
 def run_dir() -> Iterator[RunDir]:
     """Hold a fresh folder until the block ends; then it is gone. It names the programs started meanwhile."""
+    with ExitStack() as stack:
+        run = RunDir(_new(stack))
+        with strays.noted_by(run.note):
+            yield run
+
+
+def _new(stack: ExitStack) -> Path:
+    """Make a folder and hold its lock. A sweep that gets the lock first takes it for a dead one's."""
     base = paths.runs_dir()
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with shield():
-            path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
-            lock = FileLock(path / _LOCK)
-            lock.acquire(timeout=10)
-    except (OSError, Timeout) as error:
+        while True:
+            with shield(), ExitStack() as held:
+                path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+                if held.enter_context(try_locked(path)) and path.exists():
+                    held.callback(_remove, path)
+                    stack.push(held.pop_all())
+                    return path
+    except OSError as error:
         raise CacheError(
             f"cannot work in {base}",
             why=str(error),
             next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
         ) from error
-    run = RunDir(path)
-    try:
-        with strays.noted_by(run.note):
-            yield run
-    finally:
-        with shield():
-            _remove(path)
-            lock.release()
 
 
 def sweep(sweepers: dict[str, Sweeper]) -> int:
@@ -93,17 +94,10 @@ def sweep(sweepers: dict[str, Sweeper]) -> int:
     swept = 0
     base = paths.runs_dir()
     for path in sorted(base.glob("run-*")) if base.is_dir() else []:
-        lock = FileLock(path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue  # its command lives, or is just being made or removed
-        try:
-            if path.is_dir() and _sweep_strays(path, sweepers):
+        with try_locked(path) as dead:  # else its command lives
+            if dead and path.is_dir() and _sweep_strays(path, sweepers):
                 _remove(path)
                 swept += 1
-        finally:
-            lock.release()
     return swept
 
 
@@ -125,11 +119,5 @@ def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:
 
 
 def _remove(path: Path) -> None:
-    # the lock goes last: until then nobody else takes the folder for a dead one
-    for child in path.iterdir():
-        if child.name != _LOCK:
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child, ignore_errors=True)
-            else:
-                child.unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    with shield():
+        shutil.rmtree(path, ignore_errors=True)

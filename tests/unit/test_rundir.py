@@ -112,3 +112,19 @@ def test_a_cache_that_cannot_be_made_is_a_clear_error(cache_dir: Path) -> None:
     with pytest.raises(CacheError, match="cannot work in") as caught, rundir.run_dir():
         pass
     assert "BOT_BOTTLE_CACHE_DIR" in str(caught.value)
+
+
+BUSY = """
+from bot_bottle import rundir
+for _ in range(100):
+    with rundir.run_dir() as run:
+        assert run.path.stat().st_mode & 0o777 == 0o700
+        run.folder("work")
+    rundir.sweep({})
+"""
+
+
+def test_commands_that_begin_while_others_sweep_all_get_their_folder() -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(6)]
+    assert [each.wait() for each in busy] == [0] * 6
+    assert list(paths.runs_dir().iterdir()) == []

@@ -16,7 +16,18 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 
 # a folder may import from those before it, and from the modules that know nothing of stages
 STAGES = ["image", "registry", "smolmachine", "verify", "vm", "workspace", "backend"]
-GROUND = {"ending", "errors", "interrupts", "process", "progress", "live", "paths", "rundir", "strays"}
+GROUND = {
+    "ending",
+    "errors",
+    "interrupts",
+    "live",
+    "locks",
+    "paths",
+    "process",
+    "progress",
+    "rundir",
+    "strays",
+}
 TOP = [
     "spec",
     "transport",

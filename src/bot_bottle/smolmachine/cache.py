@@ -19,11 +19,11 @@ from pathlib import Path
 from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.image.oci import Digest
 from bot_bottle.interrupts import shield
+from bot_bottle.locks import locked, shared
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine import tidy
 from bot_bottle.smolmachine.entry import Entry, read_entry, record_of, record_path
 from bot_bottle.smolmachine.key import SUFFIX, Change, Key
-from bot_bottle.smolmachine.locks import locked, shared
 from bot_bottle.smolmachine.tidy import Pruned
 
 __all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.image.oci import Digest
+from bot_bottle.locks import shared
 from bot_bottle.smolmachine.key import Key
-from bot_bottle.smolmachine.locks import shared
 
 _RECORD_LIMIT = 1 << 20  # bytes
 _END_OF_TIME = 1e12  # seconds since 1970; beyond it no clock goes

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.errors import CacheError
+from bot_bottle.locks import shared, try_locked
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
-from bot_bottle.smolmachine.locks import shared, try_locked
 
 LIMIT = 10 * 10**9  # bytes that are kept when nobody says otherwise
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bot_bottle.errors import CacheError
 from bot_bottle.interrupts import shield
+from bot_bottle.locks import try_locked
 from bot_bottle.smolmachine.entry import Entry, read_entry, record_path
 from bot_bottle.smolmachine.key import SUFFIX, stem_of
-from bot_bottle.smolmachine.locks import try_locked
 
 _SCRAP = ".tmp"
 
@@ -120,10 +120,12 @@ def _remove_leftover(folder: Path, name: str, *, dry_run: bool) -> bool:
     """Remove a file that belongs to no entry and that nobody is at work on; tell whether it was one."""
     path = folder / name
     stem = stem_of(name)
-    if not _is_leftover(path, folder / f"{stem}{SUFFIX}"):
+    artifact = folder / f"{stem}{SUFFIX}"
+    if not _is_leftover(path, artifact):
         return False
     with try_locked(folder / f"{stem}.lock") as idle, try_locked(path) as unused:
-        free = idle and (unused or path.suffix == ".lock")
+        # looked at again: a moment ago its artifact may have been about to come
+        free = idle and (unused or path.suffix == ".lock") and _is_leftover(path, artifact)
         if free and not dry_run:
             discard(path)
         return free

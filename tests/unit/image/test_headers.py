@@ -16,7 +16,7 @@ from bot_bottle.image.tree import Folder, Inode
 
 FIELDS = ("name", "type", "linkname", "mode", "uid", "gid", "size", "mtime", "devmajor", "devminor")
 KINDS = [b"0", b"\0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
-NAMES = st.binary(min_size=1, max_size=110).filter(lambda name: b"\0" not in name)
+NAMES = st.binary(min_size=1, max_size=110).filter(lambda name: b"\0" not in name and not name.endswith(b"/"))
 NUMBERS = st.integers(0, 0o7777777) | st.integers(0, 2**33)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bot_bottle.locks import locked
 from bot_bottle.smolmachine.cache import Cache, Entry, Key
 from bot_bottle.smolmachine.entry import record_path
-from bot_bottle.smolmachine.locks import locked
 
 DAY = 86400.0
 

@@ -1,7 +1,7 @@
-"""Locks that the kernel lets go of when their holder dies, on files that may be removed.
+"""Locks that the kernel lets go of when their holder dies, on files and folders that may be removed.
 
 A lock on a path is worth nothing once the path names another file, so whoever gets a lock looks again. That
-is what lets the cache remove lock files and artifacts while others wait for them; and readers can share.
+is what lets run folders, lock files and artifacts go while others wait for them; and readers can share.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
-    """Hold an existing file alone, or say that another has it. A file that is not there is nobody's."""
+    """Hold an existing file or folder alone, or say that another has it. What is not there is nobody's."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
