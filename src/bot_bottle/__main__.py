@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        from bot_bottle.cli import overview
+
+        with contextlib.suppress(OSError):  # the long way can say what is wrong
+            os.write(1, overview.text().encode())
+            return
+
     from bot_bottle.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

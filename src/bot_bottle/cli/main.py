@@ -5,39 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import logging
 import os
 import sys
-import traceback
 from typing import Any
 
 import click
 
 from bot_bottle import __version__, interrupts
+from bot_bottle.cli import overview
 from bot_bottle.errors import BottleError, DiskFullError, Interrupted
-
-_COMMANDS = {
-    "bench": "Time every way from your Dockerfile to a .smolmachine.",
-    "cache": "See and tidy the cache of artifacts.",
-    "completion": "Print a completion script for your shell.",
-    "config": "Show every setting in force, and where it came from.",
-    "doctor": "Check whether bottle run would work here.",
-    "init": "Write a bottle.toml to start from.",
-    "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
-    "registry": "Serve local images as a registry while a command runs.",
-    "run": "Build a Dockerfile and run a command in a microVM made from it.",
-    "verify": "Compare a .smolmachine with the image it was made from.",
-}
-
-_HELP = """Run an AI coding agent in a microVM made from your repository's own Dockerfile.
-
-\b
-Examples:
-  bottle run                        build ./Dockerfile, run its command in a microVM
-  bottle run . -- claude --version  run another command in it
-  bottle pack --image myagent       only make the .smolmachine, print its path
-  bottle doctor                     what is missing for `bottle run` to work
-"""
 
 
 class LazyGroup(click.Group):
@@ -45,11 +21,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Give the commands' names."""
-        return sorted(_COMMANDS)
+        return sorted(overview.COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in overview.COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bot_bottle.cli.{cmd_name}").command
         return command
@@ -62,13 +38,12 @@ class LazyGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(141) from None  # click's own answer would be 1
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
+    def get_help(self, ctx: click.Context) -> str:
+        """Give the first page of help, which loads no command."""
+        return overview.text().rstrip()
 
 
-@click.command(cls=LazyGroup, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, help=overview.ABOUT, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="bottle")
 def bottle() -> None:
     """Gather the commands."""
@@ -128,6 +103,9 @@ def _unexpected(error: Exception) -> int:
         )
         _say(f"bottle: {full}")
         return DiskFullError.exit_code
+    import logging
+    import traceback
+
     if logging.getLogger("bot_bottle").isEnabledFor(logging.INFO):
         traceback.print_exc()
     _say(f"bottle: {type(error).__name__}: {error}\nNext: this is a defect of bottle; with -v it says where")

@@ -145,6 +145,19 @@ def test_what_makes_no_sense_is_one_message(args: list[str], told: str, tmp_path
     assert [line for line in rest if not line.startswith("Next: ")] == []
 
 
+def test_the_first_page_is_whole_and_loads_next_to_nothing() -> None:
+    shown = bottle("--help").stdout
+    assert shown == bottle("-h").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    options = {name for option in main.bottle.params for name in option.opts}
+    assert all(
+        f" {name}" in shown for name in options | set(main.bottle.list_commands(click.Context(main.bottle)))
+    )
+    program = "import sys; from bot_bottle.__main__ import main; main(); print('click' in sys.modules)"
+    command = [sys.executable, "-c", program, "--help"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"{shown}False\n"
+
+
 def test_without_a_command_the_help_is_an_error() -> None:
     done = bottle()
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,0 +1,47 @@
+"""The first page of help, `bottle --help`: shown before anything is loaded that only commands need."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "bench": "Time every way from your Dockerfile to a .smolmachine.",
+    "cache": "See and tidy the cache of artifacts.",
+    "completion": "Print a completion script for your shell.",
+    "config": "Show every setting in force, and where it came from.",
+    "doctor": "Check whether bottle run would work here.",
+    "init": "Write a bottle.toml to start from.",
+    "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
+    "registry": "Serve local images as a registry while a command runs.",
+    "run": "Build a Dockerfile and run a command in a microVM made from it.",
+    "verify": "Compare a .smolmachine with the image it was made from.",
+}
+
+ABOUT = """Run an AI coding agent in a microVM made from your repository's Dockerfile.
+
+Examples:
+  bottle run                        build ./Dockerfile, run its command in it
+  bottle run . -- claude --version  run another command in it
+  bottle pack --image myagent       only make the .smolmachine, print its path
+  bottle doctor                     what is missing for `bottle run` to work
+"""
+
+_TEXT = """Usage: bottle [OPTIONS] COMMAND [ARGS]...
+
+{about}
+
+Options:
+  -V, --version  Show the version and exit.
+  -h, --help     Show this message and exit.
+
+Commands:
+{commands}
+
+bottle COMMAND --help has more, with examples.
+"""
+
+
+def text() -> str:
+    """Give the page; its lines are at most 80 characters long."""
+    about = (f"  {line}" if line else "" for line in ABOUT.splitlines())
+    width = max(map(len, COMMANDS))
+    commands = (f"  {name:<{width}}  {what}" for name, what in sorted(COMMANDS.items()))
+    return _TEXT.format(about="\n".join(about), commands="\n".join(commands))
