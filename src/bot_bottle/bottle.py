@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bot_bottle import paths, rundir, strays
 from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.errors import SpecError
 from bot_bottle.image import containers
+from bot_bottle.locks import try_locked
 from bot_bottle.progress import Progress
 from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
@@ -217,11 +216,11 @@ def _only_one(slug: str) -> Iterator[None]:
     """Hold a bottle's name on this host."""
     folder = paths.runs_dir() / "names"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / slug, timeout=0):
-            yield
-    except Timeout:
-        raise SpecError(f"a bottle named {slug} is running", next_step="give another --name") from None
+    (folder / slug).touch(mode=0o600)
+    with try_locked(folder / slug) as free:
+        if not free:
+            raise SpecError(f"a bottle named {slug} is running", next_step="give another --name")
+        yield
 
 
 def run(

@@ -22,31 +22,32 @@ def write_root(
     """
     with root.data() as data:
         for stretch in root.stretches():
-            if stretch.key is None or stretch.size > PART:
+            size = stretch.size
+            if stretch.key is None or size > PART:
                 for piece in stretch.pieces(data):
                     writer.add(piece)
                     on_bytes(len(piece))
             else:
-                make = _maker(root, stretch, data, store)
-                writer.add_segment(make, stretch.size, partial(on_bytes, stretch.size))
+                make = _maker(root, stretch, size, data, store)
+                writer.add_segment(make, size, partial(on_bytes, size))
         data.finish()
 
 
 def _maker(
-    root: Flattened, stretch: Stretch, data: LayerData, store: FrameStore | None
+    root: Flattened, stretch: Stretch, size: int, data: LayerData, store: FrameStore | None
 ) -> Callable[[], bytes]:
     """Give what makes a stretch's segment in another thread, where layers cannot be read in their order."""
     if store is None or stretch.key is None:
         return partial(segment, b"".join(stretch.pieces(data)))
     key = stretch.key()
     if store.holds(key):
-        return partial(_kept, root, stretch, key, store)
+        return partial(_kept, root, stretch, size, key, store)
     return partial(_made, b"".join(stretch.pieces(data)), key, store)
 
 
-def _kept(root: Flattened, stretch: Stretch, key: str, store: FrameStore) -> bytes:
+def _kept(root: Flattened, stretch: Stretch, size: int, key: str, store: FrameStore) -> bytes:
     kept = store.read(key)
-    if kept is not None and holds(kept, stretch.size):
+    if kept is not None and holds(kept, size):
         return kept
     with root.data() as data:  # removed a moment ago, or damaged
         made = _made(b"".join(stretch.pieces(data)), key, store)

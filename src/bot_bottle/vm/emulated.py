@@ -20,10 +20,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from bot_bottle import paths, process
 from bot_bottle.errors import AccelError, BootError, SmolvmError
+from bot_bottle.locks import locked
 from bot_bottle.process import Child, Completed
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
@@ -68,7 +67,8 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
     folder = _folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
+        waiting = "waiting for another bot-bottle that makes the emulated host"
+        with locked(folder / "lock", lambda: progress.note(waiting)):
             image, initramfs = kernel(folder, progress)
             disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
     except OSError as error:

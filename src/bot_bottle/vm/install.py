@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
-from filelock import FileLock
 
 from bot_bottle import paths
 from bot_bottle.errors import SmolvmError
+from bot_bottle.locks import locked
 from bot_bottle.progress import Progress
 
 PACKAGE = "smolmachines"
@@ -81,7 +81,8 @@ def prepare_installation(progress: Progress) -> Installation:
         return ready
     try:
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with FileLock(base / f"{version}.lock"):
+        waiting = f"waiting for another bot-bottle that makes smolvm {version} ready"
+        with locked(base / f"{version}.lock", lambda: progress.note(waiting)):
             if not _is_ready(ready, source):
                 with progress.stage("smolvm") as stage:
                     _prepare(source, ready.folder)

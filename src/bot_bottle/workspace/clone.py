@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from bot_bottle import process
 from bot_bottle.errors import WorkspaceError
+from bot_bottle.locks import locked
 from bot_bottle.workspace.git import Git, environment, init, program
 from bot_bottle.workspace.repository import Repository, open_repository
 from bot_bottle.workspace.snapshot import snapshot
@@ -80,7 +79,7 @@ class Clone:
     def scratch(self) -> Iterator[Path]:
         """Hold the clone and give a folder to work in, which is empty at first and gone afterwards."""
         path = self.folder / "scratch"
-        with FileLock(self.folder / "lock"):
+        with locked(self.folder / "lock", lambda: None):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o700)
             try:
