@@ -12,6 +12,7 @@ from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docke
 from tests.support.images import busybox_context
 
 CACHE = "BOT_BOTTLE_CACHE_DIR"
+STATE = "BOT_BOTTLE_STATE_DIR"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +20,7 @@ def _no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep fixtures that outlive a test away from the user's cache too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(STATE, str(tmp_path_factory.mktemp("state")))
         yield
 
 
@@ -28,6 +30,7 @@ def cache_dir(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     shared = "shared_cache" in request.fixturenames
     folder: Path = request.getfixturevalue("shared_cache") if shared else tmp_path / "bot-bottle-cache"
     monkeypatch.setenv(CACHE, str(folder))
+    monkeypatch.setenv(STATE, str(tmp_path / "bot-bottle-state"))
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import paths, rundir, strays
-from bot_bottle.backend import docker, smolmachines
+from bot_bottle.backend import docker, helper, smolmachines, users
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.errors import SpecError
@@ -28,12 +28,18 @@ from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source, Transp
 from bot_bottle.verify.verify import Report
 from bot_bottle.verify.verify import verify as verify_artifact
 from bot_bottle.vm.host import Accel
+from bot_bottle.workspace import idmap
+from bot_bottle.workspace.base import PLACE, Request
+from bot_bottle.workspace.session import opened
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
     "machine": smolmachines.sweep_machine,
     "process": strays.sweep,
     docker.STRAY: containers.sweep,
+    users.STRAY: containers.sweep,
     container.STRAY: containers.sweep,
+    idmap.STRAY: idmap.sweep,
+    helper.STRAY: helper.sweep,
 }
 
 
@@ -65,8 +71,17 @@ class Plan:
             "cpus": self.launch.cpus,
             "memory_mib": self.launch.memory_mib,
             "network": "none",
-            "mounts": [],
+            "workspace": self.spec.workspace.mode,
+            "mounts": _mounts(self.spec.workspace),
         }
+
+
+def _mounts(request: Request) -> list[str]:
+    """Say which of this machine's folders a bottle will write to, and where it sees them."""
+    if request.mode == "none":
+        return []
+    source = f"{request.top}" if request.mode == "mount" else f"a clone of {request.top}"
+    return [f"{source}:{PLACE}"]
 
 
 @contextmanager
@@ -160,7 +175,7 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
         _launch(spec),
         command=command,
         env={**smolmachines.default_path({**image_env, **dict(spec.env)}), **dict(spec.env)},
-        workdir=spec.workdir or manifest.workdir or "/",
+        workdir=_launch(spec).workdir or manifest.workdir or "/",
     )
     return Plan(spec, launch, conversion)
 
@@ -187,7 +202,7 @@ def _launch(spec: BottleSpec) -> Launch:
         command=spec.command,
         env=dict(spec.env),
         user=spec.user,
-        workdir=spec.workdir,
+        workdir=spec.workdir or ("" if spec.workspace.mode == "none" else PLACE),
         cpus=spec.cpus or min(DEFAULT_CPUS, os.cpu_count() or 1),
         memory_mib=spec.memory_mib,
     )
@@ -200,27 +215,40 @@ def launch(
     """Start a plan's bottle; when the block ends, by any way, the bottle is gone."""
     with ExitStack() as stack:
         stack.enter_context(_only_one(plan.spec.slug))
+        image = converter.image_id(plan.spec.source) if plan.conversion is None else ""
+        mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress))
+        launch = replace(plan.launch, workspace=mount)
         if plan.conversion is None:
-            image = converter.image_id(plan.spec.source)
-            yield stack.enter_context(docker.launch(plan.launch, image, converter.engine, run))
+            yield stack.enter_context(docker.launch(launch, image, converter.engine, run))
         else:
             entry = plan.conversion.entry
             stack.enter_context(entry.hold())
-            yield stack.enter_context(
-                smolmachines.launch(plan.launch, entry.path, run, progress, accel=accel)
-            )
+            yield stack.enter_context(smolmachines.launch(launch, entry.path, run, progress, accel=accel))
 
 
 @contextmanager
 def _only_one(slug: str) -> Iterator[None]:
     """Hold a bottle's name on this host."""
+    with held(slug) as free:
+        if not free:
+            raise SpecError(f"a bottle named {slug} is running", next_step="give another --name")
+        yield
+
+
+def lives(slug: str) -> bool:
+    """Whether a bottle of this name runs."""
+    with held(slug) as free:
+        return not free
+
+
+@contextmanager
+def held(slug: str) -> Iterator[bool]:
+    """Hold a bottle's name, so that none of this name begins; or say that one lives."""
     folder = paths.runs_dir() / "names"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / slug).touch(mode=0o600)
     with try_locked(folder / slug) as free:
-        if not free:
-            raise SpecError(f"a bottle named {slug} is running", next_step="give another --name")
-        yield
+        yield free
 
 
 def run(

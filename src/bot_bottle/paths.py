@@ -30,6 +30,20 @@ def cache_dir() -> Path:
     return platformdirs.user_cache_path("bot-bottle", appauthor=False)
 
 
+def state_dir() -> Path:
+    """Give the folder of what must not be lost: `$BOT_BOTTLE_STATE_DIR`, else in the user's state folder."""
+    if override := os.environ.get("BOT_BOTTLE_STATE_DIR"):
+        return Path(override).absolute()
+    import platformdirs
+
+    return platformdirs.user_state_path("bot-bottle", appauthor=False)
+
+
+def bottle_dir(name: str) -> Path:
+    """Give the folder of one bottle, by its name."""
+    return state_dir() / "bottles" / name
+
+
 def artifacts_dir() -> Path:
     """Give the folder of cached `.smolmachine` files."""
     return (_products.get() or cache_dir()) / "smolmachines"

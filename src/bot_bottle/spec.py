@@ -13,6 +13,7 @@ from typing import Literal
 from bot_bottle.backend.base import BackendName
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
+from bot_bottle.workspace.base import MODES, Request
 
 PackerName = Literal["native", "smolvm"]
 Via = Literal["archive", "registry"]
@@ -70,6 +71,9 @@ class Packing:
             raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
 
+_NO_WORKSPACE = Request()
+
+
 @dataclass(frozen=True, slots=True)
 class BottleSpec:
     """One bottle to run. Empty fields mean: as the image has it."""
@@ -83,6 +87,7 @@ class BottleSpec:
     cpus: int | None = None
     memory_mib: int = 4096
     backend: BackendName = "smolmachines"
+    workspace: Request = _NO_WORKSPACE
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -93,6 +98,12 @@ class BottleSpec:
                 "the docker backend runs images that the engine holds, no archives",
                 next_step="docker load it, and use --image; or take --backend smolmachines",
             )
+        if self.workspace.mode not in MODES:
+            raise SpecError(
+                f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"
+            )
+        if self.workspace.include_dirty and self.workspace.mode != "clone":
+            raise UsageError("--workspace-include-dirty is for --workspace clone")
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):

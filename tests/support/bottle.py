@@ -57,11 +57,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class Bottle:
-    """Runs `bottle` with a cache folder of its own. `changes` to the environment: None takes a name away."""
+    """Runs `bottle` with a cache folder of its own. `changes` to the environment: None takes a name away.
+
+    `prefix` is put before its command line.
+    """
 
     cache: Path
     changes: Changes = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    prefix: tuple[str, ...] = ()
 
     def env(self, changes: Changes | None = None) -> dict[str, str]:
         """The whole environment of a command."""
@@ -74,7 +78,7 @@ class Bottle:
     ) -> subprocess.Popen[str]:
         """Start a command and give its process."""
         return subprocess.Popen(
-            [PROGRAM, *args],
+            [*self.prefix, PROGRAM, *args],
             env=self.env(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,

@@ -68,17 +68,22 @@ CMD ["from", "cmd"]
 """
 
 
-def docker_registry_context(folder: Path) -> Path:
-    """Make a folder into a build context of Debian's docker-registry, made as the registry's own image is."""
-    program = shutil.which("docker-registry")
-    assert program, "docker-registry is not installed; scripts/setup test installs it"
-    shutil.copy(program, folder / "registry")
+def copy_with_libraries(name: str, root: Path) -> Path:
+    """Copy a program of this machine into a root filesystem's /usr/bin, and what it loads beside it."""
+    program = shutil.which(name)
+    assert program, f"{name} is not installed; scripts/setup test installs it"
     needed = subprocess.run(["ldd", program], capture_output=True, check=True, timeout=10).stdout.decode()
-    (folder / "root").mkdir()
+    (root / "usr/bin").mkdir(parents=True, exist_ok=True)
     for library in [word for word in needed.split() if word[0] == "/"]:
-        target = folder / "root" / library.lstrip("/")
+        target = root / library.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
+    return Path(shutil.copy(program, root / "usr/bin" / name))
+
+
+def docker_registry_context(folder: Path) -> Path:
+    """Make a folder into a build context of Debian's docker-registry, made as the registry's own image is."""
+    copy_with_libraries("docker-registry", folder / "root").rename(folder / "registry")
     (folder / "config.yml").write_text(
         "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\nhttp: {addr: ':5000'}\n"
     )

@@ -17,13 +17,19 @@ WHO = {
 
 @dataclass(frozen=True)
 class Repo:
-    """A repository as its user works in it: git with all of its settings in force."""
+    """A repository as its user (`uid`, if given) works in it: git with all of its settings in force."""
 
     top: Path
+    uid: int | None = None
 
     def git(self, *args: str | Path, input: bytes = b"", check: bool = True, **env: str) -> str:
         done = subprocess.run(
-            ["git", *args], cwd=self.top, env={**os.environ, **WHO, **env}, input=input, capture_output=True
+            ["git", *args],
+            cwd=self.top,
+            env={**os.environ, **WHO, **env},
+            input=input,
+            capture_output=True,
+            user=self.uid,
         )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")

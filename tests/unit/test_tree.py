@@ -35,6 +35,7 @@ TOP = [
     "config",
     "conversion",
     "bottle",
+    "work",
     "bench",
     "doctor",
     "cli",

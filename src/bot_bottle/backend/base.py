@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from bot_bottle import strays
 from bot_bottle.errors import Interrupted
+from bot_bottle.workspace.base import Mount
 
 BackendName = Literal["smolmachines", "docker"]
 
@@ -26,6 +27,7 @@ class Launch:
     workdir: str
     cpus: int
     memory_mib: int
+    workspace: Mount | None = None
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from bot_bottle import interrupts, process
 from bot_bottle.backend.base import Launch, owner, wait
 from bot_bottle.backend.docker_argv import PIDS, create_argv, env_file
+from bot_bottle.backend.docker_mounts import mount_options
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
@@ -30,8 +31,11 @@ _NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
 class ContainerBottle:
     """A bottle whose container is made and not yet started. Made by `launch`."""
 
-    def __init__(self, launch: Launch, engine: Engine, image: str, run: RunDir) -> None:
+    def __init__(
+        self, launch: Launch, engine: Engine, image: str, run: RunDir, mounts: Sequence[str]
+    ) -> None:
         self.launch = launch
+        self._mounts = mounts
         self._engine = engine
         self._image = image
         self._run = run
@@ -55,7 +59,8 @@ class ContainerBottle:
         launch = self.launch
         with env_file(self._run.path, launch.variables(tty=tty)) as (path, inherited):
             labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
-            argv = create_argv(self._engine, launch, self._image, path, list(inherited), labels, tty=tty)
+            options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
+            argv = create_argv(self._engine, launch, self._image, path, list(inherited), options, tty=tty)
             done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
@@ -111,10 +116,11 @@ def launch(launch: Launch, image: str, engine: Engine, run: RunDir) -> Iterator[
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
     with ExitStack() as stack:
+        mounts = stack.enter_context(mount_options(launch, engine, image, run))
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        yield ContainerBottle(launch, engine, image, run)
+        yield ContainerBottle(launch, engine, image, run, mounts)
 
 
 def _remove_quietly(program: Path, label: str) -> None:

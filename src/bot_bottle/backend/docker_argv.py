@@ -31,13 +31,12 @@ def create_argv(
     image: str,
     env_file: Path,
     inherited: Sequence[str],
-    labels: Mapping[str, str],
+    options: Sequence[str],
     *,
     tty: bool,
 ) -> list[str]:
     """Give the command line that makes the container. Values of variables are in a file, or inherited."""
-    argv = [str(engine.program), "create", f"--name={launch.name}", f"--hostname={launch.slug}"]
-    argv += [f"--label={key}={value}" for key, value in labels.items()]
+    argv = [str(engine.program), "create", f"--name={launch.name}", f"--hostname={launch.slug}", *options]
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
     argv += ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     argv += [f"--cap-add={name}" for name in _CAPABILITIES]
@@ -55,6 +54,12 @@ def create_argv(
     if launch.command:
         return [*argv, f"--entrypoint={launch.command[0]}", image, *launch.command[1:]]
     return [*argv, image]
+
+
+def bind_option(source: Path, target: str, *more: str) -> str:
+    """Give `--mount` for a folder or file. Engines read it as a line of CSV, so a path may hold anything."""
+    fields = ["type=bind", f"source={source}", f"target={target}", *more]
+    return "--mount=" + ",".join('"' + field.replace('"', '""') + '"' for field in fields)
 
 
 def _own_limits() -> list[str]:

@@ -11,11 +11,13 @@ from typing import Any
 
 from bot_bottle import interrupts
 from bot_bottle.backend.base import Launch, owner, wait
+from bot_bottle.backend.users import of_artifact
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
 from bot_bottle.progress import Progress, Stage
 from bot_bottle.rundir import RunDir
+from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.emulated import emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
@@ -27,8 +29,8 @@ from bot_bottle.vm.smolvm import (
     exec_argv,
     find_smolvm,
     prune_argv,
-    start_argv,
 )
+from bot_bottle.workspace.owned import as_user
 
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
@@ -109,8 +111,9 @@ def launch(
     launch: Launch, artifact: Path, run: RunDir, progress: Progress, *, accel: Accel = "auto"
 ) -> Iterator[Bottle]:
     """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left."""
+    mount = launch.workspace
     with ExitStack() as stack:
-        host = _host(launch, run, progress, accel, stack)
+        host = _host(launch, artifact, run, progress, accel, stack)
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
             place = host.path_of(artifact)
@@ -127,6 +130,7 @@ def launch(
                 cpus=cpus,
                 memory_mib=launch.memory_mib,
                 labels={"bot-bottle": launch.slug, "owner": owner()},
+                volume=(host.folder(mount.source), mount.target) if mount else None,
             )
             host.call(create, timeout=_CREATE)
             stage.say("starting the microVM")
@@ -135,13 +139,28 @@ def launch(
         yield Bottle(launch, host, progress)
 
 
-def _host(launch: Launch, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack) -> Host:
+def _host(
+    launch: Launch, artifact: Path, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack
+) -> Host:
     kvm = probe_kvm()
+    mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
     if choose_accel(accel, kvm) == "kvm":
-        return NativeHost(find_smolvm(progress))
+        return NativeHost(find_smolvm(progress), prefix)
     if accel == "auto":
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
-    return stack.enter_context(emulated_host(run, progress, memory_mib=launch.memory_mib))
+    shared = mount.source if mount else None
+    return stack.enter_context(
+        emulated_host(run, progress, memory_mib=launch.memory_mib, exchange=shared, prefix=prefix)
+    )
+
+
+def _owner_prefix(launch: Launch, artifact: Path) -> tuple[str, ...]:
+    """Give what makes the workspace's files look like those of the bottle's user, whoever we are."""
+    mount = launch.workspace
+    if mount is None:
+        return ()
+    user = launch.user or artifact_format.read(artifact).manifest.user or ""
+    return as_user(*of_artifact(artifact, user), [mount.source / name for name in mount.kept])
 
 
 def _start(host: Host, machine: str, stage: Stage) -> None:
@@ -153,7 +172,7 @@ def _start(host: Host, machine: str, stage: Stage) -> None:
     """
     for attempt in (1, 2):
         try:
-            host.call(start_argv(machine), timeout=_BOOT)
+            host.start(machine, timeout=_BOOT)
             return
         except SmolvmError as error:
             if attempt == 2 or host.kind == "kvm":

@@ -9,6 +9,7 @@ import click
 
 from bot_bottle.config.file import NAME
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.workspace.base import find_top
 
 _HELP = """Write a bottle.toml to start from into PATH (default: the current folder).
 
@@ -33,10 +34,14 @@ _FILE = """\
 # The command; without one, the image's own ENTRYPOINT and CMD run.
 {commands}
 
+# What the bottle sees of this repository: nothing ("none"), a private clone whose commits come back
+# on a branch of their own ("clone"), or this very folder ("mount").
+{workspace}workspace = "clone"
+
 # memory = "4g"
 # cpus = 4
 # user = "agent"             # default: the image's USER
-# workdir = "/src"           # default: the image's WORKDIR
+# workdir = "/src"           # default: /workspace, without a workspace the image's WORKDIR
 
 [image]
 # context = "."              # paths are relative to this file and stay in its folder
@@ -58,9 +63,10 @@ def command(path: Path, agent: str | None) -> None:
     commands = [
         f"{'' if name == agent else '# '}command = {json.dumps(words)}" for name, words in _COMMANDS.items()
     ]
+    workspace = "" if find_top(path) else "# "  # what is in no repository cannot be cloned
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(_FILE.format(commands="\n".join(commands)))
+            file.write(_FILE.format(commands="\n".join(commands), workspace=workspace))
     except FileExistsError as error:
         raise SpecError(f"{target} is there already", next_step="edit it, or remove it first") from error
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
-from bot_bottle.errors import ImageError, UsageError
+from bot_bottle.errors import ImageError, SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.image.oci import Platform
 from bot_bottle.spec import (
@@ -23,6 +23,7 @@ from bot_bottle.spec import (
     parse_env,
     parse_memory,
 )
+from bot_bottle.workspace.base import Request
 
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
 
@@ -34,6 +35,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "env": ("env", lambda items: dict(parse_env(items))),
     "backend": ("backend", str),
+    "workspace": ("workspace", str),
     "user": ("user", str),
     "workdir": ("workdir", str),
     "cpus": ("cpus", int),
@@ -60,7 +62,7 @@ def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
                 given[key] = Setting(convert(value), _name(option))
             case ParameterSource.ENVIRONMENT:
                 given[key] = Setting(convert(value), str(option.envvar))
-    return gather(given, found)
+    return gather(given, found, path or Path())
 
 
 def _name(option: click.Parameter) -> str:
@@ -121,4 +123,18 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         cpus=settings.value("cpus"),
         memory_mib=parse_memory(settings.value("memory")),
         backend=settings.value("backend"),
+        workspace=_workspace(ctx, settings),
     )
+
+
+def _workspace(ctx: click.Context, settings: Settings) -> Request:
+    """Make the request for a workspace. A repository's file may ask for its own folder, and for no other."""
+    mode, origin = settings["workspace"].value, settings["workspace"].origin
+    request = Request(mode, settings.project, ctx.params["workspace_include_dirty"])
+    asked_by_file = settings.file is not None and origin == str(settings.file)
+    if mode != "none" and asked_by_file and request.top != settings.project.resolve():
+        raise SpecError(
+            f"{settings.file} asks for {request.top}, which is more than its own folder",
+            next_step=f"if you trust it, say so yourself: --workspace {mode}",
+        )
+    return request

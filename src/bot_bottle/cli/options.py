@@ -12,6 +12,7 @@ import click
 
 from bot_bottle.progress import Mode, Progress
 from bot_bottle.spec import BACKENDS, DEFAULT_MEMORY, MAX_IMAGE_SIZE, parse_image_size
+from bot_bottle.workspace.base import MODES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +68,18 @@ def bottle_options(command: F) -> F:
                 type=click.Choice(BACKENDS),
                 envvar="BOT_BOTTLE_BACKEND",
                 help="A microVM (smolmachines, the default), or a hardened container (docker).",
+            ),
+            click.option(
+                "--workspace",
+                type=click.Choice(MODES),
+                envvar="BOT_BOTTLE_WORKSPACE",
+                help="What it sees of your repository: nothing (none, the default), a private clone on a "
+                "branch of its own, or your own folder (mount).",
+            ),
+            click.option(
+                "--workspace-include-dirty",
+                is_flag=True,
+                help="Start the clone from what you have not committed yet, too.",
             ),
             click.option(
                 "--cpus",

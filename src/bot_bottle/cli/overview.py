@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 COMMANDS = {
+    "apply": "Merge what a bottle did in its clone into your folder.",
     "bench": "Time every way from your Dockerfile to a .smolmachine.",
     "cache": "See and tidy the cache of artifacts.",
     "completion": "Print a completion script for your shell.",
     "config": "Show every setting in force, and where it came from.",
+    "diff": "Show what a bottle did in its clone.",
     "doctor": "Check whether bottle run would work here.",
     "init": "Write a bottle.toml to start from.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
     "registry": "Serve local images as a registry while a command runs.",
+    "rm": "Throw an ended bottle's clone away.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
     "verify": "Compare a .smolmachine with the image it was made from.",
 }

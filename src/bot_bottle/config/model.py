@@ -38,6 +38,7 @@ class File(_Table):
 
     image: ImageTable = ImageTable()
     backend: str | None = None
+    workspace: str | None = None
     command: list[str] | None = None
     cpus: int | None = None
     memory: str | None = None

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "image.target": None,
     "image.args": {},
     "backend": "smolmachines",
+    "workspace": "none",
     "command": (),
     "cpus": None,
     "memory": DEFAULT_MEMORY,
@@ -39,10 +40,15 @@ class Setting:
 
 
 class Settings(Mapping[str, Setting]):
-    """All values in force, by key. Those of a table have keys of their own: `env.NAME`."""
+    """All values in force, by key. Those of a table have keys of their own: `env.NAME`.
 
-    def __init__(self, settings: Mapping[str, Setting]) -> None:
+    `project` is the folder that they are for, `file` the configuration that some are from, if there is one.
+    """
+
+    def __init__(self, settings: Mapping[str, Setting], project: Path, file: Path | None = None) -> None:
         self._settings = dict(settings)
+        self.project = project
+        self.file = file
 
     def __getitem__(self, key: str) -> Setting:
         return self._settings[key]
@@ -63,8 +69,10 @@ class Settings(Mapping[str, Setting]):
         return {name[len(start) :]: each.value for name, each in self.items() if name.startswith(start)}
 
 
-def gather(given: Mapping[str, Setting], file: ConfigFile | None) -> Settings:
+def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = Path()) -> Settings:
     """Join what was `given` (by flags and environment; tables whole) with the file and the defaults.
+
+    `start` is the folder they are for, unless the file is in one above it.
 
     Raises SpecError when a path of the file leads out of its folder.
     """
@@ -79,7 +87,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None) -> Settings:
                     settings |= {f"{key}.{name}": Setting(value, origin) for name, value in values}
         else:
             settings[key] = given.get(key) or of_file.get(key) or Setting(default, DEFAULT)
-    return Settings(settings)
+    return Settings(settings, file.root, file.path) if file else Settings(settings, start)
 
 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:

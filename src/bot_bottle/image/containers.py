@@ -24,8 +24,12 @@ _TIMEOUT = 60.0  # seconds
 
 def record(run: RunDir, kind: str, program: Path, label: str) -> None:
     """Name a container that is about to be made, so that a sweep finds it. `label` is `KEY=VALUE`."""
-    variables = {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
-    run.record(kind, program=str(program), label=label, variables=variables)
+    run.record(kind, program=str(program), label=label, variables=engine_variables())
+
+
+def engine_variables() -> dict[str, str]:
+    """Give what of our environment decides which engine a client talks to."""
+    return {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
 
 
 def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> None:

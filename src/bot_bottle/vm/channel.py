@@ -32,10 +32,10 @@ Sink = Callable[[bytes], None]
 
 
 class Control:
-    """The control port: sends commands, and hears how each ended."""
+    """The control port: sends commands, and hears how each ended. `words` tells of a host that has ended."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, words: Callable[[], str]) -> None:
+        self._words = words
         self._socket = connect(folder, "control")
         self._lines = self._socket.makefile("rb")
         self._ids = itertools.count(1)
@@ -87,7 +87,8 @@ class Control:
             if self._lost:
                 raise BootError(
                     "the emulated host ended while a command ran in it",
-                    next_step="try again; with -v its console is shown",
+                    why=self._words(),
+                    next_step="try again",
                 )
             return None
 

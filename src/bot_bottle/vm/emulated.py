@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ from bot_bottle.vm.host import Attached, StderrSieve, checked
 from bot_bottle.vm.install import Installation, prepare_installation
 from bot_bottle.vm.kernel import check_kernel, kernel
 from bot_bottle.vm.qemu import find_qemu, qemu_argv, qemu_version
-from bot_bottle.vm.smolvm import HARDENING, refuse_named
+from bot_bottle.vm.smolvm import AS_CALLER, HARDENING, refuse_named, start_argv
 
 _READY = 180.0  # seconds; ten on an idle machine
 _OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
@@ -89,8 +90,9 @@ class EmulatedHost:
 
     kind: Literal["kvm", "emulated"] = "emulated"
 
-    def __init__(self, folder: Path, control: Control, child: Child) -> None:
+    def __init__(self, folder: Path, control: Control, child: Child, *, shares: bool = False) -> None:
         self._folder = folder
+        self._shares = shares
         self._control = control
         self._child = child
 
@@ -139,6 +141,14 @@ class EmulatedHost:
 
     def _resize(self, rows: int, columns: int) -> None:
         self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")
+
+    def start(self, machine: str, *, timeout: float) -> None:
+        """Start a machine; one that shares a folder does not need a user of its own, there is nobody else."""
+        self.call(start_argv(machine), timeout=timeout, env=AS_CALLER if self._shares else None)
+
+    def folder(self, path: Path) -> str:  # noqa: ARG002 - there is one, chosen at the boot
+        """Give the place of the folder that it may write to."""
+        return "/exchange"
 
     def path_of(self, file: Path) -> str:
         """Put a file into the shared folder (a hard link where possible) and give its path in there."""
@@ -205,17 +215,24 @@ def _script(args: Sequence[str], env: Mapping[str, str]) -> str:
 
 @contextmanager
 def emulated_host(
-    run: RunDir, progress: Progress, *, memory_mib: int, exchange: Path | None = None, port: int | None = None
+    run: RunDir,
+    progress: Progress,
+    *,
+    memory_mib: int,
+    exchange: Path | None = None,
+    port: int | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[EmulatedHost]:
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
-    `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach.
+    `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
+    `prefix` is put before QEMU's command line.
     Raises AccelError when something is not installed, BootError when it does not come up.
     """
     image, initramfs, disk = prepare_emulation(progress)
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
-    argv = qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange, port)
+    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange, port)]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -229,14 +246,14 @@ def emulated_host(
             if port is not None:
                 door.open_inside(control, port)
             stage.conclude("emulated host is up")
-        yield EmulatedHost(folder, control, child)
+        yield EmulatedHost(folder, control, child, shares=exchange is not None)
 
 
 def _control(folder: Path, child: Child) -> Control:
     deadline = time.monotonic() + 20
     while True:
         try:
-            return Control(folder)
+            return Control(folder, partial(_last_words, folder, child))
         except OSError:
             if child.code is not None or time.monotonic() > deadline:
                 raise _boot_error(folder, child) from None
@@ -244,16 +261,21 @@ def _control(folder: Path, child: Child) -> Control:
 
 
 def _boot_error(folder: Path, child: Child) -> BootError:
+    late = f"not ready within {_READY:g} s\n" if child.code is None else ""
+    return BootError(
+        "the emulated host did not come up",
+        why=f"{late}{_last_words(folder, child)}",
+        next_step="check free memory with `bottle doctor`, then try again",
+    )
+
+
+def _last_words(folder: Path, child: Child) -> str:
+    """Give what QEMU and the console of its machine said last."""
+    child.wait(5)
     words = [
-        (folder / name).read_text("utf-8", "replace")[-1500:]
+        (folder / name).read_text("utf-8", "replace")[-1500:].strip()
         for name in ("qemu.log", "console.log")
         if (folder / name).is_file()
     ]
-    state = (
-        f"QEMU ended with status {child.code}" if child.code is not None else f"not ready within {_READY:g} s"
-    )
-    return BootError(
-        "the emulated host did not come up",
-        why="\n".join([state, *words]),
-        next_step="check free memory with `bottle doctor`, then try again",
-    )
+    state = [] if child.code is None else [f"QEMU ended with status {child.code}"]
+    return "\n".join([*state, *filter(None, words)])

@@ -16,7 +16,7 @@ from bot_bottle import process
 from bot_bottle.errors import AccelError, SmolvmError
 from bot_bottle.process import Child, CommandFailed, Completed
 from bot_bottle.vm.kvm import Kvm
-from bot_bottle.vm.smolvm import Smolvm
+from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
 Accel = Literal["auto", "kvm", "emulated"]
 
@@ -57,8 +57,14 @@ class Host(Protocol):
     ) -> AbstractContextManager[Attached]:
         """Run smolvm with these arguments on our own streams, until the block ends."""
 
+    def start(self, machine: str, *, timeout: float) -> None:
+        """Start a machine. Raises SmolvmError."""
+
     def path_of(self, file: Path) -> str:
         """Give the path under which smolvm finds one of our files."""
+
+    def folder(self, path: Path) -> str:
+        """Give the path under which smolvm finds the folder of ours that a machine shares."""
 
 
 def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
@@ -77,14 +83,24 @@ class NativeHost:
 
     kind: Literal["kvm", "emulated"] = "kvm"
 
-    def __init__(self, smolvm: Smolvm) -> None:
+    def __init__(self, smolvm: Smolvm, prefix: Sequence[str] = ()) -> None:
         self.smolvm = smolvm
+        self._prefix = prefix
 
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Completed:
         """Run smolvm to its end."""
-        argv = [str(self.smolvm.program), *args]
+        return self._run([str(self.smolvm.program), *args], timeout, env, check=check)
+
+    def start(self, machine: str, *, timeout: float) -> None:
+        """Start a machine, behind the prefix if there is one: it says as whom the machine's monitor runs."""
+        argv = [*self._prefix, str(self.smolvm.program), *start_argv(machine)]
+        self._run(argv, timeout, AS_CALLER if self._prefix else None, check=True)
+
+    def _run(
+        self, argv: list[str], timeout: float, env: Mapping[str, str] | None, *, check: bool
+    ) -> Completed:
         try:
             done = process.run(argv, timeout=timeout, check=False, env=self.smolvm.environment(env))
         except CommandFailed as error:
@@ -101,6 +117,10 @@ class NativeHost:
     def path_of(self, file: Path) -> str:
         """Give the file's own path."""
         return str(file.absolute())
+
+    def folder(self, path: Path) -> str:
+        """Give the folder's own path."""
+        return str(path)
 
 
 class _NativeAttached:

@@ -23,6 +23,10 @@ MINIMUM = (1, 32, 0)
 # the plain command line leaves both off; a bottle never runs without them
 HARDENING = {"SMOLVM_SECCOMP": "enforce", "SMOLVM_LANDLOCK": "enforce"}
 
+# root's monitor gets a user of its own, who may not write to a folder of root's; a machine that shares one
+# runs as its caller instead, with no capability left
+AS_CALLER = {"SMOLVM_VM_UID_DROP": "off"}
+
 _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
 # what would widen a bottle's walls or redirect its state if it came in with the user's environment
@@ -123,9 +127,15 @@ def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
 
 
 def create_argv(
-    artifact: str, name: str, *, cpus: int, memory_mib: int, labels: Mapping[str, str]
+    artifact: str,
+    name: str,
+    *,
+    cpus: int,
+    memory_mib: int,
+    labels: Mapping[str, str],
+    volume: tuple[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Give `machine create` for an artifact, without a network.
+    """Give `machine create` for an artifact, without a network. `volume` is a folder and its guest path.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
     run twice. `/proc/self/exe` stands for a command in every image, even an empty one: it is the guest's own
@@ -135,6 +145,7 @@ def create_argv(
     argv += ["--cpus", str(cpus), "--mem", str(memory_mib)]
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
+    argv += ["-v", f"{volume[0]}:{volume[1]}"] if volume else []
     return (*argv, "--", "/proc/self/exe", "--version")
 
 

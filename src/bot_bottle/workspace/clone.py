@@ -141,7 +141,9 @@ def _filled(folder: Path, source: Git, record: Record) -> Git:
     everything = ("refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*")
     options = ("-q", "--no-tags", "--update-head-ok", "--update-shallow", "--no-write-fetch-head")
     git.run("-c", "fetch.unpackLimit=1", "fetch", *options, source.folder, *everything)
-    for key, value in {**_identity(record), "gc.auto": "0"}.items():
+    # an emulated host's share loses a file that is linked and then unlinked, which is git's usual way
+    settings = {"gc.auto": "0", "core.createObject": "rename"}
+    for key, value in {**_identity(record), **settings}.items():
         git.run("config", key, value)
     git.run("reset", "-q", "--hard")
     return git

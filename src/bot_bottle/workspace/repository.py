@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.base import find_top
 from bot_bottle.workspace.git import Git, check_version, init, printable
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -96,12 +97,6 @@ class Repository:
         if shallow.is_file():
             (folder / "shallow").write_bytes(shallow.read_bytes())
         return git
-
-
-def find_top(start: Path) -> Path | None:
-    """Give the top folder of the repository that holds a folder: the nearest with a `.git`, or None."""
-    start = start.absolute()
-    return next((folder for folder in (start, *start.parents) if os.path.lexists(folder / ".git")), None)
 
 
 def open_repository(start: Path) -> Repository:

@@ -1,0 +1,102 @@
+"""Who a bottle's command runs as, in numbers, before there is a machine or a container to ask."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from bot_bottle import process
+from bot_bottle.errors import EngineError
+from bot_bottle.image import containers
+from bot_bottle.image.engine import Engine
+from bot_bottle.image.tarread import REGULAR, Headers
+from bot_bottle.image.users import resolve
+from bot_bottle.rundir import RunDir
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.verify.entries import Stream, plain
+
+_FILES = (b"etc/passwd", b"etc/group")
+_LARGEST = 4 << 20  # bytes of either
+_TIMEOUT = 120.0  # seconds
+_LABEL = "bot-bottle.look"
+STRAY = "look-container"
+
+
+def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
+    """Give uid and gid of a user of an artifact (`user` as in an image; "" for root). Raises ImageError."""
+    user = user or "0"
+    if _is_told(user):
+        return resolve(user, b"", b"")
+    found: dict[bytes, bytes] = {}
+
+    def look(_name: str, pieces: Iterator[bytes]) -> None:
+        headers = Headers(Stream(pieces), "the artifact")
+        for member in headers:
+            name = plain(member.name.encode("utf-8", "surrogateescape"))
+            if name in _FILES and member.type in REGULAR and member.size <= _LARGEST:
+                found[name] = b"".join(headers.data())
+            if len(found) == len(_FILES):
+                raise _Enough
+
+    with suppress(_Enough):
+        artifact_format.verify(artifact, on_layer=look)
+    return resolve(user, *(found.get(name, b"") for name in _FILES))
+
+
+def _is_told(user: str) -> bool:
+    """Whether the text itself has both numbers; those of root are the same everywhere."""
+    parts = user.split(":")
+    return user == "0" or (len(parts) == 2 and all(part.isdigit() for part in parts))
+
+
+class _Enough(Exception):
+    """All has been found, and the rest need not be read."""
+
+
+def of_image(engine: Engine, image: str, user: str, run: RunDir) -> tuple[int, int]:
+    """Give uid and gid of a user of an image that the engine holds ("" for the image's own).
+
+    A container is made of it and not started. Raises ImageError, EngineError.
+    """
+    program = str(engine.program)
+    if not user:
+        told = process.run(
+            [program, "image", "inspect", "--format={{.Config.User}}", image], timeout=_TIMEOUT
+        )
+        user = told.text or "0"
+    if _is_told(user):
+        return resolve(user, b"", b"")
+    label = f"{_LABEL}={run.path.name}"
+    containers.record(run, STRAY, engine.program, label)
+    try:
+        made = process.run(
+            [program, "create", "--pull=never", "--network=none", f"--label={label}", image, "none"],
+            timeout=_TIMEOUT,
+        ).text
+        found = [_file_in(engine, made, name.decode()) for name in _FILES]
+    finally:
+        containers.remove(program, label)
+    return resolve(user, *found)
+
+
+def _file_in(engine: Engine, container: str, name: str) -> bytes:
+    done = process.run(
+        [str(engine.program), "cp", f"{container}:/{name}", "-"], timeout=_TIMEOUT, check=False
+    )
+    try:
+        with tarfile.open(fileobj=io.BytesIO(done.stdout), mode="r|") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                return file.read(_LARGEST) if file else b""
+    except tarfile.TarError:
+        pass
+    if (
+        done.code
+        and "no such" not in done.complaint.lower()
+        and "could not find" not in done.complaint.lower()
+    ):
+        raise EngineError(f"{engine.name} could not look into the image", why=done.complaint)
+    return b""

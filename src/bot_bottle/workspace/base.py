@@ -1,0 +1,46 @@
+"""What a backend has to know of a workspace: which folder the bottle sees, where, and what of it is kept."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Mode = Literal["none", "clone", "mount"]
+MODES: tuple[Mode, ...] = ("none", "clone", "mount")
+
+PLACE = "/workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder of the caller's that the bottle's user may write to, as if it were his own.
+
+    What is made in it is the caller's on this machine. `kept` names files and folders in it that the bottle
+    sees and cannot change.
+    """
+
+    source: Path
+    target: str = PLACE
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a bottle is to see. `project` is a folder in the repository, or any folder to mount."""
+
+    mode: Mode = "none"
+    project: Path = Path()
+    include_dirty: bool = False
+
+    @property
+    def top(self) -> Path:
+        """The folder that is cloned or mounted: the repository's, or the project's if it is in none."""
+        return find_top(self.project) or self.project.resolve()
+
+
+def find_top(start: Path) -> Path | None:
+    """Give the top folder of the repository that holds a folder: the nearest with a `.git`, or None."""
+    start = start.resolve()
+    return next((folder for folder in (start, *start.parents) if os.path.lexists(folder / ".git")), None)

@@ -1,0 +1,93 @@
+"""A bottle's workspace for the time that the bottle lives, and what is said of its work when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bot_bottle import paths
+from bot_bottle.errors import BottleError, WorkspaceError
+from bot_bottle.progress import Progress
+from bot_bottle.workspace.base import Mount, Request
+from bot_bottle.workspace.clone import Clone, create, load
+from bot_bottle.workspace.collect import Work, collect
+from bot_bottle.workspace.git import printable
+from bot_bottle.workspace.mounting import mount_of, planted
+from bot_bottle.workspace.repository import open_repository
+from bot_bottle.workspace.review import summary
+
+
+def clone_of(name: str) -> Clone:
+    """Give the clone of a bottle. Raises WorkspaceError if it has none."""
+    folder = _folder(name)
+    if not folder.is_dir():
+        raise WorkspaceError(
+            f"no bottle named {name} has a clone", next_step="clones are made by bottle run --workspace clone"
+        )
+    return load(folder)
+
+
+def _folder(name: str) -> Path:
+    return paths.bottle_dir(name) / "clone"
+
+
+@contextmanager
+def opened(request: Request, name: str, progress: Progress) -> Iterator[Mount | None]:
+    """Give the mount of a bottle's workspace, or None. When the block ends, by any way, its work is safe.
+
+    A clone's work is brought into the user's repository; when that fails, the clone is kept and it is said.
+    """
+    if request.mode == "none":
+        yield None
+    elif request.mode == "mount":
+        mount = mount_of(request.top)
+        yield mount
+        for path in planted(mount):
+            progress.warn(f"the bottle made {path}: git obeys its settings when it is used there")
+    else:
+        clone = _made(request, name, progress)
+        try:
+            yield Mount(clone.work)
+        finally:
+            _bring_back(clone, progress)
+
+
+def _made(request: Request, name: str, progress: Progress) -> Clone:
+    folder = _folder(name)
+    if folder.exists():
+        raise WorkspaceError(
+            f"the clone of an earlier bottle named {name} is still there",
+            next_step=f"give another --name, or bottle rm {name}",
+        )
+    with progress.stage("clone") as stage:
+        clone = create(folder, open_repository(request.project), name, include_dirty=request.include_dirty)
+        stage.conclude(f"of {clone.record.repository}, on the branch bottle/{name}")
+    return clone
+
+
+def _bring_back(clone: Clone, progress: Progress) -> None:
+    try:
+        clone, work = collect(clone, ended=True)
+        for line in told(clone, work):
+            progress.note(line)
+    except BottleError as error:
+        progress.warn(f"the bottle's work is still in {clone.work}: {error}")
+
+
+def told(clone: Clone, work: Work) -> list[str]:
+    """Say what a bottle has done, in a few lines."""
+    name = clone.record.name
+    counted = summary(clone, work)
+    lines = []
+    if counted.commits:
+        where = f"on the branch {work.branch}" if work.branch else f"at refs/bottle/{name}/head"
+        lines.append(f"{counted.commits} commit{'s' * (counted.commits > 1)} {where}")
+    if work.uncommitted:
+        lines.append("uncommitted work is kept")
+    if lines:
+        lines.append(f"{counted.files} files changed, +{counted.added} -{counted.removed}")
+        lines.append(f"see it with: bottle diff {name}; take it over with: bottle apply {name}")
+    lines += [f"also kept: {reference}" for reference in work.others]
+    lines += [f"not taken: {printable(line)}" for line in work.left]
+    return [f"work     {line}" for line in lines or ["nothing was changed"]]

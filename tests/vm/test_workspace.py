@@ -1,0 +1,81 @@
+"""A microVM's workspace: a boot with a mounted folder, one with a clone, by root and an ordinary user."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.support.callers import COMMIT, EDIT, Caller, caller, edited, git_context, owners
+from tests.support.engines import Docker
+
+BOOT = 400
+
+# what root of the guest cannot do to what is kept, not even behind the back of the mount
+PRY = r"""
+for file in config hooks/pre-commit commondir; do echo x >> .git/$file && echo "wrote $file"; done
+mv .git away && echo moved
+mkdir -p /behind && for tag in smolvm0 workspace; do mount -t virtiofs $tag /behind && break; done
+echo x >> /behind/.git/config && echo "wrote behind"
+mknod dev c 1 5; ls -d /workspace/../etc/passwd
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with git and a user by name, as an archive."""
+    folder = tmp_path_factory.mktemp("image")
+    image = docker.build(git_context(folder / "context"), "--tag", "bot-bottle-test-workspace")
+    docker.docker("save", "--output", str(folder / "image.tar"), "bot-bottle-test-workspace")
+    assert image
+    return folder / "image.tar"
+
+
+def prepared(who: Caller, archive: Path, shared_cache: Path) -> Path:
+    """Give the caller his own copy of the image and of what an emulated host is made of."""
+    own = Path(shutil.copy(archive, who.folder / "image.tar"))
+    own.chmod(0o644)
+    return own
+
+
+@pytest.mark.timeout(900)
+def test_roots_folder_is_written_by_an_ordinary_user_of_the_bottle(
+    docker: Docker, archive: Path, shared_cache: Path
+) -> None:
+    with caller(0, docker, cache=shared_cache) as root:
+        repo = root.repo()
+        script = f"{EDIT}\ngit log --format=%s; {COMMIT}\n{PRY}"
+        options = (
+            "--workspace",
+            "mount",
+            "-u",
+            "agent",
+            "-m",
+            "1g",
+            "--archive",
+            prepared(root, archive, shared_cache),
+        )
+        ended = root.run(repo, *options, "--", "sh", "-c", script, timeout=BOOT)
+        lines = ended.out.splitlines()
+        edited(ended, "1000", repo.top, root)
+        assert lines[4:] == ["work", "/workspace/../etc/passwd"], ended
+        assert repo.git("status", "--porcelain", "-uno") == " M README\n D gone\n D old"
+        root.left_nothing()
+
+
+@pytest.mark.timeout(900)
+def test_an_ordinary_users_clone_is_worked_in_by_a_stranger(
+    docker: Docker, archive: Path, shared_cache: Path
+) -> None:
+    with caller(12345, docker) as ordinary:
+        repo = ordinary.repo()
+        own = prepared(ordinary, archive, shared_cache)
+        options = ("--workspace", "clone", "--name", "ship", "-u", "54321", "-m", "1g", "--archive", own)
+        ended = ordinary.run(repo, *options, "--", "sh", "-c", f"{EDIT}{COMMIT}", timeout=BOOT)
+        edited(ended, "54321", ordinary.folder / "state/bottles/ship/clone/work", ordinary)
+        assert repo.git("log", "-1", "--format=%s", "bottle/ship") == "from inside"
+        assert "+later" in ordinary.bottle("diff", "ship").out
+        assert ordinary.bottle("apply", "ship").code == 0
+        assert (repo.top / "uncommitted").read_text() == "later\n"
+        assert owners(repo.top) == {12345}
+        ordinary.left_nothing()
