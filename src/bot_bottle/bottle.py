@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import paths, rundir, strays
+from bot_bottle import paths, receipts, rundir, strays
 from bot_bottle.backend import docker, helper, smolmachines, users
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
-from bot_bottle.errors import SpecError
+from bot_bottle.errors import CacheError, SpecError
 from bot_bottle.image import containers
-from bot_bottle.locks import try_locked
+from bot_bottle.locks import claimed
 from bot_bottle.progress import Progress
 from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
@@ -30,7 +30,7 @@ from bot_bottle.verify.verify import verify as verify_artifact
 from bot_bottle.vm.host import Accel
 from bot_bottle.workspace import idmap
 from bot_bottle.workspace.base import PLACE, Request
-from bot_bottle.workspace.session import opened
+from bot_bottle.workspace.session import based_on, opened
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
     "machine": smolmachines.sweep_machine,
@@ -210,13 +210,24 @@ def _launch(spec: BottleSpec) -> Launch:
 
 @contextmanager
 def launch(
-    plan: Plan, converter: Converter, run: RunDir, progress: Progress, *, accel: Accel = "auto"
+    plan: Plan,
+    converter: Converter,
+    run: RunDir,
+    progress: Progress,
+    *,
+    accel: Accel = "auto",
+    receipt: dict[str, Any] | None = None,
 ) -> Iterator[Running]:
-    """Start a plan's bottle; when the block ends, by any way, the bottle is gone."""
+    """Start a plan's bottle; when the block ends, by any way, the bottle is gone.
+
+    Its name is the caller's to hold. What is known by then goes into `receipt`: `image_id` and `git`.
+    """
+    receipt = {} if receipt is None else receipt
     with ExitStack() as stack:
-        stack.enter_context(_only_one(plan.spec.slug))
         image = converter.image_id(plan.spec.source) if plan.conversion is None else ""
-        mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress))
+        receipt["image_id"] = image or plan.described()["image_id"]
+        receipt["git"] = git = based_on(plan.spec.workspace)
+        mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount)
         if plan.conversion is None:
             yield stack.enter_context(docker.launch(launch, image, converter.engine, run))
@@ -228,7 +239,7 @@ def launch(
 
 @contextmanager
 def _only_one(slug: str) -> Iterator[None]:
-    """Hold a bottle's name on this host."""
+    """Hold a bottle's name on this host. Raises SpecError when one of this name lives."""
     with held(slug) as free:
         if not free:
             raise SpecError(f"a bottle named {slug} is running", next_step="give another --name")
@@ -245,9 +256,16 @@ def lives(slug: str) -> bool:
 def held(slug: str) -> Iterator[bool]:
     """Hold a bottle's name, so that none of this name begins; or say that one lives."""
     folder = paths.runs_dir() / "names"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / slug).touch(mode=0o600)
-    with try_locked(folder / slug) as free:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free = stack.enter_context(claimed(folder / slug))
+        except OSError as error:
+            raise CacheError(
+                f"cannot work in {folder}",
+                why=str(error),
+                next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
+            ) from error
         yield free
 
 
@@ -266,10 +284,17 @@ def run(
     Raises the BottleError of the stage that failed, Interrupted after a second Ctrl-C.
     """
     progress = progress or Progress()
-    with workspace() as folder:
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(spec.slug))
+        receipt = stack.enter_context(receipts.recorded(spec.slug, progress))
+        folder = stack.enter_context(workspace())
         converter = Converter(
             folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
         )
         plan = prepare(spec, converter)
-        with launch(plan, converter, folder, progress, accel=accel) as bottle:
-            return bottle.run(tty=tty)
+        receipt["plan"] = plan.described()
+        with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
+            receipt["versions"].update(converter.versions())
+            with progress.timed("command"):
+                receipt["exit_status"] = status = bottle.run(tty=tty)
+        return status

@@ -79,6 +79,12 @@ class Converter:
             self._engine = find_engine(self._engine_choice)
         return self._engine
 
+    def versions(self) -> dict[str, str]:
+        """Give the versions of what artifacts are made with, and of the engine if one was asked."""
+        engine = self._engine
+        asked = f"{engine.name} {engine.client_version} / {engine.server_version}" if engine else ""
+        return {"smolvm": guest_version(), **({"engine": asked} if asked else {})}
+
     def image_id(self, source: Source) -> str:
         """Give the source's image id, building it first if it is a Dockerfile's folder."""
         if source.build is not None:

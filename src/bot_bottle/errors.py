@@ -139,6 +139,12 @@ class ConflictError(BottleError):
     exit_code = 117
 
 
+class ReceiptError(BottleError):
+    """Nothing is known of a run, or its receipt cannot be read."""
+
+    exit_code = 118
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

@@ -33,6 +33,25 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a lock file alone, made for it and removed afterwards, or say that another has it."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            free = _try_lock(fd, fcntl.LOCK_EX)
+            if free and not is_at(fd, path):
+                continue  # its last holder has removed it
+            try:
+                yield free
+            finally:
+                if free:
+                    path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(fd)
+
+
+@contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
     """Hold an existing file or folder alone, or say that another has it. What is not there is nobody's."""
     try:

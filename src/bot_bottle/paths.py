@@ -44,6 +44,11 @@ def bottle_dir(name: str) -> Path:
     return state_dir() / "bottles" / name
 
 
+def receipts_dir() -> Path:
+    """Give the folder of what is known of each run."""
+    return state_dir() / "receipts"
+
+
 def artifacts_dir() -> Path:
     """Give the folder of cached `.smolmachine` files."""
     return (_products.get() or cache_dir()) / "smolmachines"

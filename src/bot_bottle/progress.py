@@ -119,6 +119,15 @@ class Progress:
         self.note(f"{name:<8} {stage.measure()}{result}")
 
     @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Keep the block's seconds under `name`, by whatever way it ends, and show nothing."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - begun, 3)
+
+    @contextmanager
     def _live(self, name: str, total: int | None) -> Iterator[Stage]:
         from bot_bottle.live import live_stage
 

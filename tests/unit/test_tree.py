@@ -34,6 +34,7 @@ TOP = [
     "smolvm_packing",
     "config",
     "conversion",
+    "receipts",
     "bottle",
     "work",
     "bench",

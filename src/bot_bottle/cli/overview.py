@@ -15,6 +15,7 @@ COMMANDS = {
     "registry": "Serve local images as a registry while a command runs.",
     "rm": "Throw an ended bottle's clone away.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
+    "show": "Show what is known of a run: what it was made of, what it did.",
     "verify": "Compare a .smolmachine with the image it was made from.",
 }
 

@@ -60,13 +60,14 @@ class _RunCommand(click.Command):
 )
 @options.bottle_options
 @click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
+@click.option("--time", "timed", is_flag=True, help="Say at the end how long each stage took.")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
 @options.engine_options
 @options.output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, extra: tuple[str, ...], plan_only: bool, as_json: bool, **given: Any
+    ctx: click.Context, /, extra: tuple[str, ...], plan_only: bool, as_json: bool, timed: bool, **given: Any
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
     if extra:
@@ -87,15 +88,20 @@ def command(
         )
         _show(plan.described(), as_json=as_json)
         return 0
-    return bottle.run(
-        spec,
-        engine=given["engine"],
-        packer=given["packer"],
-        accel=given["accel"],
-        max_image_size=given["max_image_size"],
-        progress=progress,
-        tty=is_terminal(),
-    )
+    try:
+        with progress.timed("total"):
+            return bottle.run(
+                spec,
+                engine=given["engine"],
+                packer=given["packer"],
+                accel=given["accel"],
+                max_image_size=given["max_image_size"],
+                progress=progress,
+                tty=is_terminal(),
+            )
+    finally:
+        for name, seconds in progress.seconds.items() if timed else ():
+            click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
 
 
 def _show(plan: dict[str, Any], *, as_json: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bot_bottle import paths
 from bot_bottle.errors import BottleError, WorkspaceError
@@ -15,7 +17,7 @@ from bot_bottle.workspace.collect import Work, collect
 from bot_bottle.workspace.git import printable
 from bot_bottle.workspace.mounting import mount_of, planted
 from bot_bottle.workspace.repository import open_repository
-from bot_bottle.workspace.review import summary
+from bot_bottle.workspace.review import Summary, summary
 
 
 def clone_of(name: str) -> Clone:
@@ -32,11 +34,23 @@ def _folder(name: str) -> Path:
     return paths.bottle_dir(name) / "clone"
 
 
+def based_on(request: Request) -> dict[str, Any]:
+    """Say which repository a bottle belongs to, and which commit is checked out there; nothing if none is."""
+    try:
+        repository = open_repository(request.project)
+        return {"repository": str(repository.top), "base": repository.head()}
+    except WorkspaceError:
+        return {}
+
+
 @contextmanager
-def opened(request: Request, name: str, progress: Progress) -> Iterator[Mount | None]:
+def opened(
+    request: Request, name: str, progress: Progress, facts: dict[str, Any] | None = None
+) -> Iterator[Mount | None]:
     """Give the mount of a bottle's workspace, or None. When the block ends, by any way, its work is safe.
 
     A clone's work is brought into the user's repository; when that fails, the clone is kept and it is said.
+    What came of it is put into `facts`.
     """
     if request.mode == "none":
         yield None
@@ -50,7 +64,7 @@ def opened(request: Request, name: str, progress: Progress) -> Iterator[Mount | 
         try:
             yield Mount(clone.work)
         finally:
-            _bring_back(clone, progress)
+            _bring_back(clone, progress, {} if facts is None else facts)
 
 
 def _made(request: Request, name: str, progress: Progress) -> Clone:
@@ -66,19 +80,21 @@ def _made(request: Request, name: str, progress: Progress) -> Clone:
     return clone
 
 
-def _bring_back(clone: Clone, progress: Progress) -> None:
+def _bring_back(clone: Clone, progress: Progress, facts: dict[str, Any]) -> None:
     try:
         clone, work = collect(clone, ended=True)
-        for line in told(clone, work):
+        counted = summary(clone, work)
+        facts.update(base=work.base, result=work.head, branch=work.branch, uncommitted=work.uncommitted)
+        facts.update(asdict(counted))
+        for line in told(clone, work, counted):
             progress.note(line)
     except BottleError as error:
         progress.warn(f"the bottle's work is still in {clone.work}: {error}")
 
 
-def told(clone: Clone, work: Work) -> list[str]:
+def told(clone: Clone, work: Work, counted: Summary) -> list[str]:
     """Say what a bottle has done, in a few lines."""
     name = clone.record.name
-    counted = summary(clone, work)
     lines = []
     if counted.commits:
         where = f"on the branch {work.branch}" if work.branch else f"at refs/bottle/{name}/head"

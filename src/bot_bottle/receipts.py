@@ -1,0 +1,128 @@
+"""A receipt for every run: what it was made of, what was in force, what it did, and how long each part took.
+
+One JSON file a run, in the user's state folder, for the user alone; written when the run begins and again
+when it ends, so that one which was killed is known too. Values of variables are never in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bot_bottle import __version__, paths
+from bot_bottle.errors import BottleError, Interrupted, ReceiptError
+from bot_bottle.interrupts import shield
+from bot_bottle.locks import locked
+from bot_bottle.progress import Progress
+
+KEEP = 200  # receipts
+
+_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(.+)\.json")
+_LARGEST = 1 << 20  # bytes of one that is read
+
+
+@contextmanager
+def recorded(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Give the document of a bottle's run, to be filled in; it is on the disk when the block has ended.
+
+    A receipt that cannot be written is a warning: the run matters more.
+    """
+    begun, started = datetime.now(UTC), time.monotonic()
+    path = paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json"
+    document: dict[str, Any] = {
+        "name": name,
+        "began": _stamp(begun),
+        "ended": None,
+        "exit_status": None,
+        "error": None,
+        "image_id": None,
+        "versions": {"bottle": __version__, "kernel": os.uname().release},
+        "plan": None,
+        "git": None,
+        "seconds": {},
+    }
+    _write(path, document, progress)
+    try:
+        yield document
+    except BottleError as error:
+        signum = error.signum if isinstance(error, Interrupted) else 0
+        document["error"] = error.message
+        document["exit_status"] = 128 + signum if signum else error.exit_code
+        raise
+    finally:
+        total = round(time.monotonic() - started, 3)
+        document["ended"] = _stamp(datetime.now(UTC))
+        document["seconds"] = {**progress.seconds, "total": total}
+        _write(path, document, progress)
+
+
+def newest(name: str | None = None) -> dict[str, Any]:
+    """Give the receipt of the last run, or of a bottle's last run. Raises ReceiptError."""
+    for path in reversed(_paths()):
+        found = _NAME.fullmatch(path.name)
+        if name is None or (found and found[1] == name):
+            return _read(path)
+    raise ReceiptError(
+        f"no run of a bottle named {name} is known" if name else "no run is known yet",
+        next_step=f"the last {KEEP} runs are kept; bottle show has the very last",
+    )
+
+
+def _paths() -> list[Path]:
+    """List the receipts, the oldest first."""
+    try:
+        return sorted(path for path in paths.receipts_dir().iterdir() if _NAME.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ReceiptError(f"cannot read {paths.receipts_dir()}", why=str(error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(_LARGEST))
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise ReceiptError(f"{path} is damaged", why=str(error), next_step="remove it") from error
+    return document
+
+
+def _write(path: Path, document: dict[str, Any], progress: Progress) -> None:
+    folder = path.parent
+    try:
+        with shield():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(folder / "lock", lambda: None):
+                _publish(path, json.dumps(document, indent=2) + "\n")
+                for old in _paths()[:-KEEP]:
+                    old.unlink(missing_ok=True)
+    except (OSError, ReceiptError) as error:
+        progress.warn(f"no receipt of this run is kept: {error}")
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write a whole file in its place. One that a killed writer left is written over, under the lock."""
+    partial = path.parent / "partial"
+    with open(partial, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _stamp(when: datetime) -> str:
+    """Give a time after RFC 3339, to the second."""
+    return f"{when:%Y-%m-%dT%H:%M:%SZ}"
