@@ -30,7 +30,8 @@ vm: setup-test ## the tests that boot real microVMs
 bench: setup-slow ## measure what is claimed of speed and size: about half an hour
 	@$(ENGINE) $(VENV)/python -m benchmarks
 
-test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB
+test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB, thousands of made-up examples
+	@$(PYTEST) -q --hypothesis-profile=many tests/unit/smolmachine/test_format.py
 	@$(ENGINE) $(PYTEST) -m slow
 
 lint: setup-venv ## ruff and mypy

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
+
+settings.register_profile("many", max_examples=5000)
 
 CACHE = "BOT_BOTTLE_CACHE_DIR"
 STATE = "BOT_BOTTLE_STATE_DIR"

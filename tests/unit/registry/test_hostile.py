@@ -6,18 +6,17 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.bottle import Bottle
+from tests.support.examples import MANY, tried
 from tests.support.wire import Wire
 
 from bot_bottle.image.oci import Digest
 
-MANY = [1000, pytest.param(5000, marks=pytest.mark.slow)]
 DIGEST = str(Digest.of(b"x"))
 
 PARTS = st.sampled_from(
@@ -128,14 +127,6 @@ def status(answer: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
-def attack(data: st.SearchStrategy[bytes], count: int, judge: Callable[[bytes], None]) -> None:
-    """Have `count` requests judged. One that fails is made as small as it can be."""
-    checks = [HealthCheck.too_slow]
-    settings(max_examples=count, deadline=None, database=None, suppress_health_check=checks)(
-        given(data)(judge)
-    )()
-
-
 @pytest.mark.parametrize("count", MANY)
 def test_requests_of_all_kinds_are_answered_without_a_fault(target: Target, count: int) -> None:
     def judge(data: bytes) -> None:
@@ -144,7 +135,7 @@ def test_requests_of_all_kinds_are_answered_without_a_fault(target: Target, coun
         assert b"Traceback" not in answer
         assert b"root:" not in answer
 
-    attack(requests(), count, judge)
+    tried(requests(), count, judge)
 
 
 @pytest.mark.parametrize("count", MANY)
@@ -154,7 +145,7 @@ def test_what_is_no_http_at_all_is_turned_away(target: Target, count: int) -> No
         assert 400 <= (status(answer) or 400) < 500, (data, answer)
         assert b"Traceback" not in answer
 
-    attack(st.binary(min_size=1, max_size=300), count, judge)
+    tried(st.binary(min_size=1, max_size=300), count, judge)
 
 
 @pytest.mark.parametrize(

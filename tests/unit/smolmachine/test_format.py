@@ -36,9 +36,7 @@ GOLDEN = bytes.fromhex(
 )
 FILE_SIZE = 0xABCDEF + 0x1234 + 64
 
-relaxed = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def sealed(assets: bytes, manifest: bytes) -> bytes:
