@@ -1,4 +1,4 @@
-"""Run the benchmarks that are named, or all; print a table of each and keep its figures as JSON."""
+"""Run the benchmarks that are named, or all; print a table of each, and keep its figures as JSON and SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmarks.measure import Claim, bars, facts, keep, table
+from benchmarks.measure import Claim, facts, keep, table
+from benchmarks.plot import plot
 
 ALL = ("pack", "scale", "reference", "registry")
 
@@ -27,8 +28,9 @@ def main() -> int:
         claims: list[Claim] = importlib.import_module(f"benchmarks.{name}").measure(
             given.rounds, given.largest
         )
-        print(f"{table(name, claims)}\n\n```text\n{bars(claims)}\n```\n", flush=True)
+        print(f"{table(name, claims)}\n", flush=True)
         keep(given.out / f"{name}.json", claims, facts())
+        (given.out / f"{name}.svg").write_text(plot(claims))
         holds = holds and all(claim.holds for claim in claims)
     return 0 if holds else 1
 

@@ -25,7 +25,8 @@ Way = Callable[[], float | None]
 class Claim:
     """Two ways beside each other: `ours` is at most, or at least, so many times `theirs`.
 
-    Without a limit it is a figure for the reader. `theirs` may also be a fixed bound, as for memory.
+    Without a limit it is a figure for the reader. `theirs` may also be a fixed bound, as for memory. Claims
+    that have an `amount` are points of one curve.
     """
 
     what: str
@@ -35,6 +36,7 @@ class Claim:
     than: str
     at_most: float | None = None
     at_least: float | None = None
+    amount: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -92,23 +94,10 @@ def table(title: str, claims: list[Claim]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
-        ours, theirs = (_figure(figures, claim.unit) for figures in (claim.ours, claim.theirs))
+        ours, theirs = (figure(figures, claim.unit) for figures in (claim.ours, claim.theirs))
         mark = "" if not claim.limit else "holds" if claim.holds else "DOES NOT HOLD"
         cells = (claim.what, ours, claim.than, theirs, f"{claim.ratio:.3g}", claim.limit, mark)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def bars(claims: list[Claim], width: int = 40) -> str:
-    """Draw each claim's two medians as bars of text, the longer of them `width` wide."""
-    lines = []
-    for claim in claims:
-        ours, theirs = statistics.median(claim.ours), statistics.median(claim.theirs)
-        longest = max(ours, theirs)
-        lines.append(claim.what)
-        for name, figure, figures in (("bottle", ours, claim.ours), (claim.than, theirs, claim.theirs)):
-            bar = "#" * max(1, round(width * figure / longest))
-            lines.append(f"  {name:<38} {bar:<{width}} {_figure(figures, claim.unit)}")
     return "\n".join(lines)
 
 
@@ -141,5 +130,6 @@ def said(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, check=True, text=True).stdout.strip()
 
 
-def _figure(figures: tuple[float, ...], unit: str) -> str:
+def figure(figures: tuple[float, ...], unit: str) -> str:
+    """Give the median with its unit."""
     return f"{statistics.median(figures):.3g} {unit}"

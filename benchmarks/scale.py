@@ -60,8 +60,8 @@ def _growth(unit: str, times: dict[int, tuple[float, ...]]) -> list[Claim]:
         for a, b in ((first, middle), (middle, last))
     ]
     claims = [
-        Claim(f"pack of {size:,} {unit}", "s", times[size], times[last], f"of {last:,}")
-        for size in (first, middle)
+        Claim(f"pack of {size:,} {unit}", "s", times[size], times[last], f"of {last:,}", amount=size)
+        for size in times
     ]
     what = f"each of {middle:,} to {last:,} {unit}"
     than = f"each of {first:,} to {middle:,}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from benchmarks.measure import Claim, bars, table, watched
+from benchmarks.measure import Claim, table, watched
+from benchmarks.plot import plot
 from benchmarks.scale import write_image
 
 from bot_bottle.image.archive import open_archive
@@ -33,13 +35,19 @@ def test_a_claim_is_held_against_its_limit(
     assert marked == ((holds, not holds) if claim.limit else (False, False))
 
 
-def test_bars_are_as_long_as_what_they_show() -> None:
-    claim = Claim("it", "s", (1.0,), (4.0,), "that")
-    what, ours, theirs = bars([claim], width=8).splitlines()
-    assert what == "it"
-    assert (ours.count("#"), theirs.count("#")) == (2, 8)
-    assert ours.endswith("1 s")
-    assert theirs.endswith("4 s")
+def test_a_plot_is_as_long_as_what_it_shows() -> None:
+    claims = [Claim("it & <it>", "s", (1.0,), (4.0,), "that", at_most=0.5)]
+    claims += [Claim(f"pack of {n} MB", "s", (n / 2,), (9.0,), "more", amount=n) for n in (2, 4)]
+    drawn = ElementTree.fromstring(plot(claims))  # noqa: S314 - what we have just made
+    svg = "{http://www.w3.org/2000/svg}"
+    names = [text.text for text in drawn.iter(f"{svg}text")]
+    assert names[:5] == ["it & <it>", "bottle", "1 s", "that", "4 s"]
+    assert names[5:] == ["2 MB: 1 s", "4 MB: 2 s"]
+    ours, theirs = [float(bar.attrib["width"]) for bar in drawn.iter(f"{svg}rect") if bar.get("x")]
+    assert theirs == 4 * ours
+    points = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in drawn.iter(f"{svg}circle")]
+    assert points[0][0] < points[1][0]
+    assert points[0][1] > points[1][1]
 
 
 def test_memory_is_that_of_the_program() -> None:
