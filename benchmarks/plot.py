@@ -17,7 +17,8 @@ _OURS, _THEIRS, _LIMIT = "#1f77b4", "#b0b0b0", "#d62728"
 def plot(claims: Sequence[Claim]) -> str:
     """Draw claims. A red mark on a bar of ours is how long it may be."""
     curves = [claim for claim in claims if claim.amount is not None]
-    parts, y = [], 10
+    parts: list[str] = []
+    y = 10
     for claim in claims:
         if claim not in curves:
             parts += _bars(claim, y)
