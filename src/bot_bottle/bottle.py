@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import paths, receipts, rundir, strays
+from bot_bottle import names, receipts, rundir, strays
 from bot_bottle.backend import docker, helper, smolmachines, users
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
-from bot_bottle.errors import CacheError, SpecError
+from bot_bottle.errors import SpecError
 from bot_bottle.image import containers
-from bot_bottle.locks import claimed
 from bot_bottle.progress import Progress
 from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
@@ -237,38 +236,6 @@ def launch(
             yield stack.enter_context(smolmachines.launch(launch, entry.path, run, progress, accel=accel))
 
 
-@contextmanager
-def _only_one(slug: str) -> Iterator[None]:
-    """Hold a bottle's name on this host. Raises SpecError when one of this name lives."""
-    with held(slug) as free:
-        if not free:
-            raise SpecError(f"a bottle named {slug} is running", next_step="give another --name")
-        yield
-
-
-def lives(slug: str) -> bool:
-    """Whether a bottle of this name runs."""
-    with held(slug) as free:
-        return not free
-
-
-@contextmanager
-def held(slug: str) -> Iterator[bool]:
-    """Hold a bottle's name, so that none of this name begins; or say that one lives."""
-    folder = paths.runs_dir() / "names"
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            free = stack.enter_context(claimed(folder / slug))
-        except OSError as error:
-            raise CacheError(
-                f"cannot work in {folder}",
-                why=str(error),
-                next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
-            ) from error
-        yield free
-
-
 def run(
     spec: BottleSpec,
     *,
@@ -278,14 +245,16 @@ def run(
     max_image_size: int | None = None,
     progress: Progress | None = None,
     tty: bool = False,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a spec's command in a microVM on our own streams and give its exit status.
 
-    Raises the BottleError of the stage that failed, Interrupted after a second Ctrl-C.
+    `on_begin` is called when everything is ready for the command. Raises the BottleError of the stage that
+    failed, Interrupted after a second Ctrl-C.
     """
     progress = progress or Progress()
     with ExitStack() as stack:
-        stack.enter_context(_only_one(spec.slug))
+        stack.enter_context(names.taken(spec.slug))
         receipt = stack.enter_context(receipts.recorded(spec.slug, progress))
         folder = stack.enter_context(workspace())
         converter = Converter(
@@ -295,6 +264,7 @@ def run(
         receipt["plan"] = plan.described()
         with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
             receipt["versions"].update(converter.versions())
+            on_begin()
             with progress.timed("command"):
                 receipt["exit_status"] = status = bottle.run(tty=tty)
         return status

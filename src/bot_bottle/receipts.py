@@ -11,12 +11,12 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import __version__, paths
+from bot_bottle import __version__, paths, strays
 from bot_bottle.errors import BottleError, Interrupted, ReceiptError
 from bot_bottle.interrupts import shield
 from bot_bottle.locks import locked
@@ -38,6 +38,8 @@ def recorded(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
     path = paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json"
     document: dict[str, Any] = {
         "name": name,
+        "pid": os.getpid(),
+        "started": strays.start_time(os.getpid()),
         "began": _stamp(begun),
         "ended": None,
         "exit_status": None,
@@ -63,16 +65,39 @@ def recorded(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
         _write(path, document, progress)
 
 
+def settle(name: str, progress: Progress) -> None:
+    """Write down that a bottle's last run has ended, if it was killed before it could."""
+    path = _newest_path(name)
+    document = _read(path)
+    if not document.get("ended"):
+        _write(path, {**document, "ended": _stamp(datetime.now(UTC)), "error": "it was killed"}, progress)
+
+
 def newest(name: str | None = None) -> dict[str, Any]:
     """Give the receipt of the last run, or of a bottle's last run. Raises ReceiptError."""
+    return _read(_newest_path(name))
+
+
+def _newest_path(name: str | None) -> Path:
     for path in reversed(_paths()):
         found = _NAME.fullmatch(path.name)
         if name is None or (found and found[1] == name):
-            return _read(path)
+            return path
     raise ReceiptError(
         f"no run of a bottle named {name} is known" if name else "no run is known yet",
         next_step=f"the last {KEEP} runs are kept; bottle show has the very last",
     )
+
+
+def newest_of_each() -> Iterator[dict[str, Any]]:
+    """Give the receipt of every bottle's last run, the last begun first. Damaged ones are left out."""
+    seen: set[str] = set()
+    for path in reversed(_paths()):
+        name = path.name.partition("-")[2].removesuffix(".json")
+        if name not in seen:
+            seen.add(name)
+            with suppress(ReceiptError):
+                yield _read(path)
 
 
 def _paths() -> list[Path]:

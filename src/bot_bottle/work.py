@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from bot_bottle import paths
-from bot_bottle.bottle import held, lives
-from bot_bottle.errors import WorkspaceError
+from bot_bottle.names import lives, taken
 from bot_bottle.spec import check_slug
 from bot_bottle.workspace import review
 from bot_bottle.workspace.clone import Clone
@@ -41,19 +40,22 @@ def apply(name: str) -> list[str]:
     return review.apply(*collected(name))[1]
 
 
+def lost(name: str) -> list[str]:
+    """Say what would be lost with an ended bottle's clone; nothing if it has none."""
+    if not (paths.bottle_dir(check_slug(name)) / "clone").exists():
+        return []
+    return review.unfetched(clone_of(name))
+
+
 def remove(name: str, *, force: bool = False) -> list[str]:
     """Remove an ended bottle's clone, and all of its work that is on no branch of the user's.
 
-    What would be lost is given instead, and nothing removed, unless it is forced. Raises WorkspaceError, also
-    for a bottle that lives.
+    What would be lost is given instead, and nothing removed, unless it is forced. Raises WorkspaceError, and
+    SpecError for a bottle that lives.
     """
     clone = clone_of(check_slug(name))
-    with held(name) as free:
-        if not free:
-            raise WorkspaceError(f"the bottle {name} is running", next_step="end it first")
+    with taken(name):
         lost = [] if force else review.unfetched(clone)
         if not lost:
             review.discard(clone)
-            with suppress(OSError):  # it holds more
-                paths.bottle_dir(name).rmdir()
     return lost

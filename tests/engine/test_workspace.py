@@ -103,7 +103,7 @@ def test_a_clone_goes_when_its_work_is_kept(root: Caller, image: str) -> None:
     assert repo.git("for-each-ref", "refs/bottle") == ""
     assert repo.git("log", "-1", "--format=%s", "bottle/ship") == "from inside"
     assert list((root.folder / "state").rglob("ship")) == []
-    root.bottle("rm", "ship").failed(116, "no bottle named ship")
+    root.bottle("rm", "ship").failed(118, "no bottle named ship")
     repo.git("stash")
     assert run(root, repo, image, "echo more > lost", "--workspace", "clone", "--name", "two").code == 0
     root.bottle("rm", "two").failed(116, "two holds work")

@@ -12,6 +12,7 @@ import click
 
 from bot_bottle import bottle, paths
 from bot_bottle.cli import inputs, options
+from bot_bottle.cli.texts import ago
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.progress import human_bytes, human_count
 from bot_bottle.registry.kept import Kept
@@ -89,7 +90,7 @@ def ls(as_json: bool) -> None:
         return
     click.echo(f"{'ARTIFACT':<47} {'SIZE':>9}  {'LAST USED':<14} SOURCE")
     for entry in entries:
-        used = _ago(time.time() - entry.last_used)
+        used = ago(time.time() - entry.last_used)
         click.echo(
             f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {_printable(entry.source)}"
         )
@@ -195,14 +196,6 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 def _printable(text: str) -> str:
     return text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
-
-
-def _ago(seconds: float) -> str:
-    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= unit:
-            count = int(seconds // unit)
-            return f"{count} {name}{'s' if count > 1 else ''} ago"
-    return "just now"
 
 
 def _size(text: str) -> int:

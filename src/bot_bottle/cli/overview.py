@@ -11,11 +11,15 @@ COMMANDS = {
     "diff": "Show what a bottle did in its clone.",
     "doctor": "Check whether bottle run would work here.",
     "init": "Write a bottle.toml to start from.",
+    "logs": "Print what a detached bottle has printed.",
+    "ls": "List the bottles.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
+    "prune": "Throw away what all ended bottles left, unless work would be lost.",
     "registry": "Serve local images as a registry while a command runs.",
-    "rm": "Throw an ended bottle's clone away.",
+    "rm": "Throw away what an ended bottle left: its clone, its log.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
     "show": "Show what is known of a run: what it was made of, what it did.",
+    "stop": "End running bottles.",
     "verify": "Compare a .smolmachine with the image it was made from.",
 }
 

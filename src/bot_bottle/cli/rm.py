@@ -1,14 +1,14 @@
-"""`bottle rm`: throw an ended bottle's clone away."""
+"""`bottle rm`: throw away what an ended bottle left."""
 
 from __future__ import annotations
 
 import click
 
-from bot_bottle import work
+from bot_bottle import roster
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.workspace.git import printable
 
-_HELP = """Remove the clones of ended bottles, and what is kept of their work beside your branches.
+_HELP = """Remove the logs and clones of ended bottles, and what is kept of their work beside your branches.
 
 Refused (status 116) while that would lose work: commits that are on no branch or tag of yours, uncommitted
 work that was not applied. The branch bottle/NAME is yours and stays.
@@ -26,7 +26,7 @@ Examples:
 def command(names: tuple[str, ...], force: bool) -> None:
     """Remove each, and print its name."""
     for name in names:
-        lost = work.remove(name, force=force)
+        lost = roster.remove(name, force=force)
         if lost:
             raise WorkspaceError(
                 f"{name} holds work that is nowhere else",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from bot_bottle import bottle
+from bot_bottle import bottle, detached, names
 from bot_bottle.cli import inputs, options
+from bot_bottle.detached import held_here
 from bot_bottle.errors import UsageError
 from bot_bottle.spec import BottleSpec
 from bot_bottle.vm.terminal import is_terminal
@@ -28,6 +31,7 @@ Examples:
   bottle run -f Dockerfile.agent --target dev --build-arg VERSION=3 . -- bash
   echo 'print(1)' | bottle run -q . -- python3 -
   bottle run --plan .
+  bottle run -d --workspace clone --name blue . -- claude -p 'fix the tests'
   bottle run --backend docker . -- make test
   bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
 """
@@ -60,6 +64,7 @@ class _RunCommand(click.Command):
 )
 @options.bottle_options
 @click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
+@click.option("-d", "--detach", is_flag=True, help="Come back when it runs: bottle logs, bottle stop.")
 @click.option("--time", "timed", is_flag=True, help="Say at the end how long each stage took.")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
@@ -67,7 +72,14 @@ class _RunCommand(click.Command):
 @options.output_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, extra: tuple[str, ...], plan_only: bool, as_json: bool, timed: bool, **given: Any
+    ctx: click.Context,
+    /,
+    extra: tuple[str, ...],
+    plan_only: bool,
+    as_json: bool,
+    timed: bool,
+    detach: bool,
+    **given: Any,
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
     if extra:
@@ -75,33 +87,35 @@ def command(
             f"unexpected {extra[0]!r} after PATH",
             next_step="put -- before the command: bottle run PATH -- CMD",
         )
+    holder = held_here()
     spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
+    spec = replace(spec, slug=holder.name) if holder else spec
     _check_choices(ctx, spec, as_json=as_json and not plan_only)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    chosen = {key: given[key] for key in ("engine", "packer", "max_image_size")}
     if plan_only:
-        plan = bottle.plan(
-            spec,
-            engine=given["engine"],
-            packer=given["packer"],
-            max_image_size=given["max_image_size"],
-            progress=progress,
-        )
-        _show(plan.described(), as_json=as_json)
+        _show(bottle.plan(spec, **chosen, progress=progress).described(), as_json=as_json)
         return 0
+    if detach and not holder:
+        return _detach(spec.slug)
     try:
         with progress.timed("total"):
+            begin = holder.begin if holder else lambda: None
             return bottle.run(
-                spec,
-                engine=given["engine"],
-                packer=given["packer"],
-                accel=given["accel"],
-                max_image_size=given["max_image_size"],
-                progress=progress,
-                tty=is_terminal(),
+                spec, **chosen, accel=given["accel"], progress=progress, tty=is_terminal(), on_begin=begin
             )
     finally:
         for name, seconds in progress.seconds.items() if timed else ():
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
+
+
+def _detach(name: str) -> int:
+    with names.taken(name):
+        pass  # told at once, and before the log of one that runs is written over
+    status = detached.detach(name, sys.argv[1:])
+    if not status:
+        click.echo(name)
+    return status
 
 
 def _show(plan: dict[str, Any], *, as_json: bool) -> None:

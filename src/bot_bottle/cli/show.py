@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle import receipts
-from bot_bottle.bottle import lives
+from bot_bottle import receipts, roster
 from bot_bottle.spec import check_slug
 from bot_bottle.workspace.git import printable
 
@@ -35,15 +34,8 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(receipt, indent=2))
         return
-    for key, value in _lines({"state": _state(receipt), **receipt}):
+    for key, value in _lines({"state": roster.state(receipt), **receipt}):
         click.echo(f"{key:<20} {printable(value)}")
-
-
-def _state(receipt: dict[str, Any]) -> str:
-    """Say whether the bottle lives, has ended, or was killed before it could say how it ended."""
-    if receipt.get("ended"):
-        return "ended"
-    return "running" if lives(check_slug(str(receipt.get("name")))) else "killed"
 
 
 def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

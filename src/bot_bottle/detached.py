@@ -1,0 +1,100 @@
+"""A bottle that outlives the command that started it: a process of its own holds it, its output is in a log.
+
+That process runs the same command line. What it is, it is told in its environment: where to say that the
+bottle's command begins, where the log is, and the bottle's name.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot_bottle import paths
+from bot_bottle.errors import BottleError, WorkspaceError
+from bot_bottle.interrupts import shield
+
+_VARIABLE = "BOT_BOTTLE_DETACHED"
+
+
+def log_path(name: str) -> Path:
+    """Give where the output of a detached bottle goes."""
+    return paths.bottle_dir(name) / "log"
+
+
+def detach(name: str, arguments: Sequence[str]) -> int:
+    """Have another process run a command line and hold the bottle; wait until the bottle's command begins.
+
+    Gives 0, or the status with which it failed before that; what it says until then goes where we say things.
+    """
+    log = _open_log(log_path(name))
+    told, tell = os.pipe()
+    try:
+        with shield():
+            child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
+                [sys.executable, "-m", "bot_bottle", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                start_new_session=True,
+                pass_fds=(tell, log),
+                env={**os.environ, _VARIABLE: f"{tell} {log} {name}"},
+            )
+    finally:
+        os.close(tell)
+        os.close(log)
+    try:
+        begun = os.read(told, 1)
+    except BottleError:  # interrupted: it ends in order too
+        with suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise
+    finally:
+        os.close(told)
+    return 0 if begun else child.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What the process that holds a detached bottle is told."""
+
+    name: str
+    tell: int
+    log: int
+
+    def begin(self) -> None:
+        """Say that the bottle's command begins. From then on, what we say goes to the log."""
+        os.dup2(self.log, 2)
+        with suppress(OSError):  # whoever waited for it has gone
+            os.write(self.tell, b"\n")
+        os.close(self.tell)
+        os.close(self.log)
+
+
+def held_here() -> Holder | None:
+    """Tell whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
+    tell, _, rest = os.environ.pop(_VARIABLE, "").partition(" ")
+    log, _, name = rest.partition(" ")
+    if not (tell.isdigit() and log.isdigit() and name):
+        return None
+    for descriptor in (int(tell), int(log)):
+        os.set_inheritable(descriptor, False)
+    return Holder(name, int(tell), int(log))
+
+
+def _open_log(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        raise WorkspaceError(
+            f"cannot write {path}",
+            why=str(error),
+            next_step="make it writable, or name another place with BOT_BOTTLE_STATE_DIR",
+        ) from error

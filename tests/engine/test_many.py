@@ -1,0 +1,122 @@
+"""Bottles that run beside each other and in the background: seen, read, ended, and cleaned up after."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.bottle import Bottle, end
+from tests.support.callers import Caller, caller, git_context
+from tests.support.engines import Docker
+
+
+@pytest.fixture(scope="module")
+def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with git and a user by name."""
+    return docker.build(git_context(tmp_path_factory.mktemp("image")))
+
+
+@pytest.fixture
+def root(docker: Docker) -> Iterator[Caller]:
+    with caller(0, docker) as who:
+        yield who
+        who.bottle("stop", "-t", "0", *states(who.bottle))
+
+
+def states(bottle: Bottle) -> dict[str, str]:
+    return {each["name"]: each["state"] for each in json.loads(bottle("ls", "--json").out)}
+
+
+def until(what: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def detached(who: Caller, image: str, name: str, script: str, *options: str) -> None:
+    repo = who.folder / "repo"
+    repo = repo if repo.exists() else who.repo().top
+    docker = ("--backend", "docker", "--image", image, "--name", name)
+    ended = who.bottle("run", "-q", "-d", *docker, *options, "--", "sh", "-c", script, cwd=repo)
+    assert (ended.code, ended.out, ended.err) == (0, f"{name}\n", "")
+
+
+def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, image: str) -> None:
+    detached(root, image, "blue", "echo out; echo err >&2; sleep 2; echo last; exit 3")
+    bottle = root.bottle
+    assert states(bottle) == {"blue": "running"}
+    bottle("run", "--name", "blue", "--image", image).failed(101, "running", "bottle stop blue")
+    followed = bottle("logs", "-f", "blue")
+    assert sorted(followed.out.splitlines()) == ["err", "last", "out"]
+    until(lambda: states(bottle) == {"blue": "ended"})
+    assert "ended (3)" in bottle("ls").out
+    assert bottle("logs", "blue").out == followed.out
+    assert bottle("rm", "blue").out == "blue\n"
+    assert states(bottle) == {}
+    assert "blue" in bottle("ls", "--all").out
+    bottle("logs", "blue").failed(118, "blue")
+    root.left_nothing()
+
+
+def test_what_fails_before_it_begins_is_told_to_who_waits(root: Caller) -> None:
+    repo = root.repo()
+    args = ("run", "-d", "--backend", "docker", "--image", "bot-bottle-no-such-image", "--name", "lost")
+    root.bottle(*args, cwd=repo.top).failed(103, "bot-bottle-no-such-image")
+    assert root.bottle("logs", "lost").out == ""
+
+
+def test_a_bottle_is_stopped_in_order(root: Caller, image: str) -> None:
+    wait = "echo up; while :; do sleep .1; done"
+    work = f"trap 'git commit -qam stopped; exit 0' TERM; echo more >> README; {wait}"
+    detached(root, image, "blue", work, "--workspace", "clone")
+    detached(root, image, "deaf", f"trap '' TERM; {wait}")
+    for name in ("blue", "deaf"):
+        until(lambda name=name: root.bottle("logs", name).out == "up\n")  # type: ignore[misc]
+    assert root.bottle("stop", "-t", "2", "blue", "deaf", "blue").out == "blue\ndeaf\nblue\n"
+    assert states(root.bottle) == {"blue": "ended", "deaf": "ended"}
+    assert root.bottle("show", "blue", "--json").out.count('"exit_status": 0')
+    root.left_nothing()
+    root.bottle("stop", "nobody").failed(118, "nobody")
+
+
+def test_prune_removes_what_is_left_and_no_work(root: Caller, image: str) -> None:
+    detached(root, image, "done", "true")
+    detached(root, image, "work", "echo x > new; sleep 100", "--workspace", "clone")
+    detached(root, image, "runs", "sleep 100")
+    until(lambda: states(root.bottle)["done"] == "ended")
+    found = {each["name"]: each["pid"] for each in json.loads(root.bottle("ls", "--json").out)}
+    until(lambda: bool(list((root.folder / "state/bottles/work/clone/work").glob("new"))))
+    os.kill(found["work"], signal.SIGKILL)
+    until(lambda: states(root.bottle)["work"] == "killed")
+    told = root.bottle("prune", "--dry-run").out.splitlines()
+    assert told[0] == "would remove done"
+    assert root.bottle("prune").out.splitlines()[0] == "removed done"
+    assert states(root.bottle) == {"work": "killed", "runs": "running"}
+    assert "+x" in root.bottle("diff", "work").out
+    assert root.bottle("apply", "work").code == 0
+    assert root.bottle("prune").out == "removed work\n"
+    assert root.bottle("stop", "-t", "0", "runs").code == 0
+    assert root.bottle("prune").out == "removed runs\n"
+    assert states(root.bottle) == {}
+    root.left_nothing()
+
+
+def test_ctrl_c_while_it_begins_leaves_nothing(root: Caller, image: str) -> None:
+    repo = root.repo()
+    docker = ("--backend", "docker", "--image", image, "--name", "blue")
+    started = root.bottle.start("run", "-d", *docker, "--", "sleep", "100", cwd=repo.top)
+    time.sleep(0.4)
+    started.send_signal(signal.SIGINT)
+    code = end(started).code
+    if code == 0:  # it had begun already
+        assert root.bottle("stop", "-t", "0", "blue").code == 0
+    else:
+        assert code in (130, 143)
+    assert "running" not in states(root.bottle).values()
+    root.left_nothing()
