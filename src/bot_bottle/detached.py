@@ -6,6 +6,7 @@ bottle's command begins, where the log is, and the bottle's name.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,36 +28,59 @@ def log_path(name: str) -> Path:
     return paths.bottle_dir(name) / "log"
 
 
+class Started:
+    """A process that is to hold a bottle."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], told: int) -> None:
+        self.name = name
+        self.process = process
+        self._told = told
+
+    def begun(self) -> bool:
+        """Wait until its command begins, or until the process has ended without."""
+        try:
+            return bool(os.read(self._told, 1))
+        finally:
+            os.close(self._told)
+
+    def stop(self) -> None:
+        """Pass on that it is to end."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+
+
+def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
+    """Have another process run a command line and hold a bottle, of an `image` that is built already."""
+    log = _open_log(log_path(name))
+    told, tell = os.pipe()
+    try:
+        child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
+            [sys.executable, "-m", "bot_bottle", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            start_new_session=True,
+            pass_fds=(tell, log),
+            env={**os.environ, _VARIABLE: json.dumps([name, tell, log, image])},
+        )
+    finally:
+        os.close(tell)
+        os.close(log)
+    return Started(name, child, told)
+
+
 def detach(name: str, arguments: Sequence[str]) -> int:
     """Have another process run a command line and hold the bottle; wait until the bottle's command begins.
 
     Gives 0, or the status with which it failed before that; what it says until then goes where we say things.
     """
-    log = _open_log(log_path(name))
-    told, tell = os.pipe()
+    with shield():
+        started = start(name, arguments)
     try:
-        with shield():
-            child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
-                [sys.executable, "-m", "bot_bottle", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                start_new_session=True,
-                pass_fds=(tell, log),
-                env={**os.environ, _VARIABLE: f"{tell} {log} {name}"},
-            )
-    finally:
-        os.close(tell)
-        os.close(log)
-    try:
-        begun = os.read(told, 1)
+        return 0 if started.begun() else started.process.wait()
     except BottleError:  # interrupted: it ends in order too
-        with suppress(ProcessLookupError):
-            child.send_signal(signal.SIGTERM)
-        child.wait()
+        started.stop()
+        started.process.wait()
         raise
-    finally:
-        os.close(told)
-    return 0 if begun else child.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,7 @@ class Holder:
     name: str
     tell: int
     log: int
+    image: str
 
     def begin(self) -> None:
         """Say that the bottle's command begins. From then on, what we say goes to the log."""
@@ -78,13 +103,13 @@ class Holder:
 
 def held_here() -> Holder | None:
     """Tell whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
-    tell, _, rest = os.environ.pop(_VARIABLE, "").partition(" ")
-    log, _, name = rest.partition(" ")
-    if not (tell.isdigit() and log.isdigit() and name):
+    try:
+        name, tell, log, image = json.loads(os.environ.pop(_VARIABLE, ""))
+        for descriptor in (tell, log):
+            os.set_inheritable(descriptor, False)
+    except (ValueError, TypeError, OSError):
         return None
-    for descriptor in (int(tell), int(log)):
-        os.set_inheritable(descriptor, False)
-    return Holder(name, int(tell), int(log))
+    return Holder(str(name), tell, log, str(image))
 
 
 def _open_log(path: Path) -> int:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.bottle import Bottle, end
+from tests.support.bottle import Bottle, Ended, end
 from tests.support.callers import Caller, caller, git_context
 from tests.support.engines import Docker
+from tests.support.repos import Repo
 
 
 @pytest.fixture(scope="module")
@@ -119,4 +120,70 @@ def test_ctrl_c_while_it_begins_leaves_nothing(root: Caller, image: str) -> None
     else:
         assert code in (130, 143)
     assert "running" not in states(root.bottle).values()
+    root.left_nothing()
+
+
+AGENT = """
+echo "working on $(git branch --show-current)"
+number=$(git branch --show-current | sed 's/.*-//')
+echo "$number" >> README && git commit -qam "work of $number"
+[ "$number" = 2 ] && echo more > uncommitted
+[ "$number" != 3 ]
+"""
+
+
+def fan(who: Caller, image: str, count: int, script: str, *options: str) -> Ended:
+    repo = who.folder / "repo"
+    repo = repo if repo.exists() else who.repo().top
+    docker = ("--backend", "docker", "--image", image, "--name", "try", "-m", "256m")
+    return who.bottle("fan", str(count), *docker, *options, "--", "sh", "-c", script, cwd=repo, timeout=300)
+
+
+def test_a_fan_of_agents_that_edit_and_commit(root: Caller, image: str) -> None:
+    ended = fan(root, image, 3, AGENT, "--json")
+    assert ended.code == 1, ended
+    rows = json.loads(ended.out)
+    assert [(row["name"], row["exit_status"], row["commits"]) for row in rows] == [
+        ("try-1", 0, 1),
+        ("try-2", 0, 1),
+        ("try-3", 1, 1),
+    ]
+    assert [row["uncommitted"] for row in rows] == [False, True, False]
+    assert [(row["files"], row["added"]) for row in rows] == [(1, 1), (2, 2), (1, 1)]
+    repo = Repo(root.folder / "repo")
+    for number in "123":
+        assert repo.git("show", f"bottle/try-{number}:README").endswith(f"\n{number}")
+        assert root.bottle("logs", f"try-{number}").out.startswith(f"working on bottle/try-{number}\n")
+    assert root.bottle("apply", "try-2").code == 0
+    assert root.bottle("rm", "try-1", "try-2", "try-3").code == 0
+    root.left_nothing()
+
+
+def test_eight_at_once_are_told_in_a_table(root: Caller, image: str) -> None:
+    ended = fan(root, image, 8, "sleep 1; git commit -q --allow-empty -m x")
+    assert ended.code == 0, ended
+    lines = ended.out.splitlines()
+    assert lines[0].split() == ["NAME", "STATUS", "COMMITS", "FILES", "LINES", "SECONDS"]
+    assert [line.split()[:3] for line in lines[1:]] == [[f"try-{n}", "0", "1"] for n in range(1, 9)]
+    assert ended.err.count("begin ") == ended.err.count("end ") == 8
+    root.left_nothing()
+
+
+def test_a_fan_that_does_not_fit_begins_nothing(root: Caller, image: str) -> None:
+    fan(root, image, 3, "true", "-m", "1000g").failed(101, "memory are free", "--memory")
+    fan(root, image, 3, "true", "--workspace", "mount").failed(2, "clones")
+    detached(root, image, "try-2", "sleep 100")
+    fan(root, image, 3, "true").failed(101, "try-2 is running")
+    assert list(states(root.bottle)) == ["try-2"]
+
+
+def test_ctrl_c_ends_all_of_a_fan(root: Caller, image: str) -> None:
+    repo = root.repo()
+    docker = ("--backend", "docker", "--image", image, "--name", "try", "-m", "256m")
+    started = root.bottle.start("fan", "3", *docker, "--", "sleep", "100", cwd=repo.top)
+    until(lambda: list(states(root.bottle).values()).count("running") == 3)
+    time.sleep(1)
+    started.send_signal(signal.SIGINT)
+    assert end(started).code == 130
+    assert set(states(root.bottle).values()) == {"ended"}
     root.left_nothing()

@@ -40,6 +40,7 @@ TOP = [
     "work",
     "detached",
     "roster",
+    "fan",
     "bench",
     "doctor",
     "cli",

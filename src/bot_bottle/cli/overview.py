@@ -10,6 +10,7 @@ COMMANDS = {
     "config": "Show every setting in force, and where it came from.",
     "diff": "Show what a bottle did in its clone.",
     "doctor": "Check whether bottle run would work here.",
+    "fan": "Run a command in several bottles at once, each on a branch.",
     "init": "Write a bottle.toml to start from.",
     "logs": "Print what a detached bottle has printed.",
     "ls": "List the bottles.",

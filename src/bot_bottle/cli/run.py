@@ -37,7 +37,7 @@ Examples:
 """
 
 
-class _RunCommand(click.Command):
+class CommandAfterDashes(click.Command):
     """Keeps what follows `--` apart: it is the bottle's command, whether or not a PATH stands before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -51,7 +51,7 @@ class _RunCommand(click.Command):
         return [*filter(None, super().collect_usage_pieces(ctx)), "[-- CMD...]"]
 
 
-@click.command("run", cls=_RunCommand, help=_HELP)
+@click.command("run", cls=CommandAfterDashes, help=_HELP)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
 @options.build_options
@@ -82,11 +82,7 @@ def command(
     **given: Any,
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
-    if extra:
-        raise UsageError(
-            f"unexpected {extra[0]!r} after PATH",
-            next_step="put -- before the command: bottle run PATH -- CMD",
-        )
+    refuse_extra(extra)
     holder = held_here()
     spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
@@ -107,6 +103,15 @@ def command(
     finally:
         for name, seconds in progress.seconds.items() if timed else ():
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
+
+
+def refuse_extra(extra: tuple[str, ...]) -> None:
+    """Refuse what stands between PATH and the dashes: a command that lacks them."""
+    if extra:
+        raise UsageError(
+            f"unexpected {extra[0]!r} after PATH",
+            next_step="put -- before the command: bottle run PATH -- CMD",
+        )
 
 
 def _detach(name: str) -> int:
