@@ -264,6 +264,8 @@ def run(
         receipt["plan"] = plan.described()
         with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
             receipt["versions"].update(converter.versions())
+            receipt["place"] = bottle.place
+            receipt.save()
             on_begin()
             with progress.timed("command"):
                 receipt["exit_status"] = status = bottle.run(tty=tty)

@@ -28,41 +28,55 @@ _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(.+)\.json")
 _LARGEST = 1 << 20  # bytes of one that is read
 
 
+class Receipt(dict[str, Any]):
+    """The document of a run that lasts."""
+
+    def __init__(self, path: Path, progress: Progress, **facts: Any) -> None:
+        super().__init__(facts)
+        self._path = path
+        self._progress = progress
+
+    def save(self) -> None:
+        """Write down what is known by now."""
+        _write(self._path, self, self._progress)
+
+
 @contextmanager
-def recorded(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
+def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
     """Give the document of a bottle's run, to be filled in; it is on the disk when the block has ended.
 
     A receipt that cannot be written is a warning: the run matters more.
     """
     begun, started = datetime.now(UTC), time.monotonic()
     path = paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json"
-    document: dict[str, Any] = {
-        "name": name,
-        "pid": os.getpid(),
-        "started": strays.start_time(os.getpid()),
-        "began": _stamp(begun),
-        "ended": None,
-        "exit_status": None,
-        "error": None,
-        "image_id": None,
-        "versions": {"bottle": __version__, "kernel": os.uname().release},
-        "plan": None,
-        "git": None,
-        "seconds": {},
-    }
-    _write(path, document, progress)
+    document = Receipt(
+        path,
+        progress,
+        name=name,
+        pid=os.getpid(),
+        started=strays.start_time(os.getpid()),
+        began=_stamp(begun),
+        ended=None,
+        exit_status=None,
+        error=None,
+        image_id=None,
+        place=None,
+        versions={"bottle": __version__, "kernel": os.uname().release},
+        plan=None,
+        git=None,
+        seconds={},
+    )
+    document.save()
     try:
         yield document
     except BottleError as error:
         signum = error.signum if isinstance(error, Interrupted) else 0
-        document["error"] = error.message
-        document["exit_status"] = 128 + signum if signum else error.exit_code
+        document.update(error=error.message, exit_status=128 + signum if signum else error.exit_code)
         raise
     finally:
         total = round(time.monotonic() - started, 3)
-        document["ended"] = _stamp(datetime.now(UTC))
-        document["seconds"] = {**progress.seconds, "total": total}
-        _write(path, document, progress)
+        document.update(ended=_stamp(datetime.now(UTC)), seconds={**progress.seconds, "total": total})
+        document.save()
 
 
 def settle(name: str, progress: Progress) -> None:

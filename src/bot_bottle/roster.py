@@ -6,14 +6,17 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bot_bottle import bottle, detached, names, paths, receipts, rundir, strays, work
+from bot_bottle.backend import docker, smolmachines
+from bot_bottle.backend.base import Launch
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
+from bot_bottle.image.engine import find_engine
 from bot_bottle.progress import Progress
 from bot_bottle.spec import check_slug
 
@@ -76,6 +79,41 @@ def log(name: str, *, follow: bool = False) -> Iterator[bytes]:
             if not lasts:
                 return
             time.sleep(_POLL)
+
+
+def execute(
+    name: str, command: Sequence[str], *, user: str = "", workdir: str = "", env: Mapping[str, str], tty: bool
+) -> int:
+    """Run another command in a running bottle on our own streams, and give its exit status.
+
+    Its user and folder are those of the bottle's own command, unless given; of its variables it has those of
+    the image and `env`. Raises SpecError for a bottle that does not run, or cannot take one.
+    """
+    receipt = receipts.newest(check_slug(name))
+    if state(receipt) != "running":
+        raise SpecError(f"the bottle {name} is not running", next_step="see bottle ls")
+    plan, place = receipt.get("plan") or {}, receipt.get("place")
+    launch = Launch(
+        slug=name,
+        command=tuple(command),
+        env=env,
+        user=user or str(plan.get("user") or ""),
+        workdir=workdir or str(plan.get("workdir") or ""),
+        cpus=0,
+        memory_mib=0,
+    )
+    if place == "container":
+        engine = str(receipt["versions"].get("engine", "")).partition(" ")[0]
+        with rundir.run_dir() as run:
+            return docker.execute(launch, find_engine(engine or None), run, tty=tty)
+    if place == "kvm":
+        return smolmachines.execute(launch, Progress(), tty=tty)
+    if place == "emulated":
+        raise SpecError(
+            f"the bottle {name} takes no other command: it is on an emulated host",
+            next_step="give its own command more to do, or use --backend docker",
+        )
+    raise SpecError(f"the bottle {name} has not begun yet", next_step="try again when it has")
 
 
 def stop(name: str, patience: float) -> bool:

@@ -8,9 +8,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
+import pexpect
 import pytest
 
-from tests.support.bottle import Bottle, Ended, end
+from tests.support.bottle import PROGRAM, Bottle, Ended, end
 from tests.support.callers import Caller, caller, git_context
 from tests.support.engines import Docker
 from tests.support.repos import Repo
@@ -52,6 +53,7 @@ def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, image: str) -
     detached(root, image, "blue", "echo out; echo err >&2; sleep 2; echo last; exit 3")
     bottle = root.bottle
     assert states(bottle) == {"blue": "running"}
+    assert "echo out; echo err" in bottle("ls").out
     bottle("run", "--name", "blue", "--image", image).failed(101, "running", "bottle stop blue")
     followed = bottle("logs", "-f", "blue")
     assert sorted(followed.out.splitlines()) == ["err", "last", "out"]
@@ -70,6 +72,26 @@ def test_what_fails_before_it_begins_is_told_to_who_waits(root: Caller) -> None:
     args = ("run", "-d", "--backend", "docker", "--image", "bot-bottle-no-such-image", "--name", "lost")
     root.bottle(*args, cwd=repo.top).failed(103, "bot-bottle-no-such-image")
     assert root.bottle("logs", "lost").out == ""
+
+
+def test_other_commands_run_in_a_bottle(root: Caller, image: str) -> None:
+    detached(root, image, "blue", "echo up; sleep 100", "-u", "1000", "-e", "OWN=1", "-w", "/home")
+    until(lambda: root.bottle("logs", "blue").out == "up\n")
+    script = "id -u; pwd; echo $OWN $SECRET; exit 7"
+    told = root.bottle("exec", "-e", "SECRET=a b", "blue", "--", "sh", "-c", script)
+    assert (told.code, told.out) == (7, "1000\n/home\n1 a b\n")
+    assert root.bottle("exec", "-u", "0", "-w", "/", "blue", "--", "sh", "-c", "id -u; pwd").out == "0\n/\n"
+    assert root.bottle("exec", "blue", "--", "no-such-command").code in (126, 127)  # as docker has it
+    root.bottle("exec", "blue").failed(2, "no command")
+    with pexpect.spawn(str(PROGRAM), ["shell", "blue"], env=root.bottle.env(), timeout=30) as shell:
+        shell.sendline("stty size; tty; exit 4")
+        shell.expect("24 80\r\n/dev/pts/")
+        shell.expect(pexpect.EOF)
+    assert shell.exitstatus == 4
+    assert states(root.bottle) == {"blue": "running"}
+    assert root.bottle("stop", "-t", "0", "blue").code == 0
+    root.bottle("exec", "blue", "--", "true").failed(101, "not running")
+    root.bottle("shell", "nobody").failed(118, "nobody")
 
 
 def test_a_bottle_is_stopped_in_order(root: Caller, image: str) -> None:

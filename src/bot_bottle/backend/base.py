@@ -43,6 +43,10 @@ class Launch:
 class Running(Protocol):
     """A bottle that is up, or about to run its one command."""
 
+    @property
+    def place(self) -> str:
+        """Where its command runs: in a `container`, on `kvm`, or `emulated`."""
+
     def run(self, *, tty: bool) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 

@@ -40,6 +40,11 @@ class ContainerBottle:
         self._image = image
         self._run = run
 
+    @property
+    def place(self) -> str:
+        """Where it runs."""
+        return "container"
+
     def run(self, *, tty: bool) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
@@ -121,6 +126,21 @@ def launch(launch: Launch, image: str, engine: Engine, run: RunDir) -> Iterator[
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
         yield ContainerBottle(launch, engine, image, run, mounts)
+
+
+def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:
+    """Run another command in a bottle that another process holds, and give its exit status."""
+    options = ["--interactive", _NO_DETACH, *(["--tty"] if tty else [])]
+    options += [f"--user={launch.user}"] if launch.user else []
+    options += [f"--workdir={launch.workdir}"] if launch.workdir else []
+    with env_file(run.path, launch.variables(tty=tty)) as (path, inherited):
+        options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
+        argv = [str(engine.program), "exec", *options, launch.name, *launch.command]
+        with process.attached(
+            argv, env={**os.environ, **inherited}, terminal=tty, own_stderr=not tty
+        ) as client:
+            code = client.wait()
+    return -1 if code is None else code
 
 
 def _remove_quietly(program: Path, label: str) -> None:

@@ -53,8 +53,8 @@ class Bottle:
         self._progress = progress
 
     @property
-    def accel(self) -> str:
-        """Where it runs: `kvm` or `emulated`."""
+    def place(self) -> str:
+        """Where it runs: on `kvm` or `emulated`."""
         return self._host.kind
 
     def run(self, *, tty: bool) -> int:
@@ -76,9 +76,7 @@ class Bottle:
         env = {carrier(name): value for name, value in variables.items()}
         with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
             code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
-        if attached.failure:
-            raise SmolvmError("smolvm could not run the command", why=attached.failure)
-        return _as_docker_has_it(code, attached.last_line)
+        return _status(code, attached)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
@@ -98,12 +96,32 @@ class Bottle:
             raise Interrupted(signum)
 
 
-def _as_docker_has_it(code: int, last_line: str) -> int:
-    if code == 255 and _NOT_FOUND.search(last_line):
+def _status(code: int, attached: Attached) -> int:
+    """Give a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed."""
+    if attached.failure:
+        raise SmolvmError("smolvm could not run the command", why=attached.failure)
+    if code == 255 and _NOT_FOUND.search(attached.last_line):
         return 127
-    if code == 255 and _NOT_RUNNABLE.search(last_line):
+    if code == 255 and _NOT_RUNNABLE.search(attached.last_line):
         return 126
     return code
+
+
+def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
+    """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
+    variables = launch.variables(tty=tty)
+    args = exec_argv(
+        launch.name,
+        launch.command,
+        tty=tty,
+        user=launch.user,
+        workdir=launch.workdir,
+        env_names=list(variables),
+    )
+    env = {carrier(name): value for name, value in variables.items()}
+    with NativeHost(find_smolvm(progress)).attach(args, tty=tty, env=env) as attached:
+        code = attached.wait()
+    return _status(-1 if code is None else code, attached)
 
 
 @contextmanager

@@ -1,0 +1,26 @@
+"""`bottle shell`: look around in a running bottle."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle import roster
+from bot_bottle.vm.terminal import is_terminal
+
+_HELP = """Open a shell in the running bottle NAME: bash if the image has it, else sh.
+
+\b
+Examples:
+  bottle shell blue
+  bottle shell -u 0 blue
+"""
+
+_SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
+
+
+@click.command("shell", help=_HELP)
+@click.argument("name")
+@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Be this user.")
+def command(name: str, user: str) -> int:
+    """Open it."""
+    return roster.execute(name, _SHELL, user=user, env={}, tty=is_terminal())
