@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bot_bottle.bottle import Plan, build, convert, launch, prepare, run
+    from bot_bottle.artifacts import build, convert
+    from bot_bottle.bottle import Plan, launch, prepare, run
     from bot_bottle.conversion import Conversion
     from bot_bottle.errors import BottleError
     from bot_bottle.image.engine import BuildRequest
@@ -32,8 +33,8 @@ _HOMES = {
     "Conversion": "conversion",
     "Plan": "bottle",
     "Source": "spec",
-    "build": "bottle",
-    "convert": "bottle",
+    "build": "artifacts",
+    "convert": "artifacts",
     "ephemeral_registry": "registry.ephemeral",
     "launch": "bottle",
     "prepare": "bottle",

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bot_bottle import bottle, paths
+from bot_bottle import artifacts, paths
 from bot_bottle.errors import BottleError
 from bot_bottle.progress import Progress
 from bot_bottle.spec import PackerName, Source, Transport
+from bot_bottle.sweeping import working
 from bot_bottle.vm.host import Accel
 
 
@@ -85,7 +86,7 @@ def measure(
         image_id, next_build = _build(Source(build=again), engine)
     image = Source(image=image_id)
     timings = []
-    with bottle.workspace() as run:
+    with working() as run:
         for way in ways:
             with progress.stage(f"{way.packer} {way.transport}") as stage:
                 timing = _timed(image, way, rounds, engine, accel, run.folder("bench"))
@@ -96,7 +97,7 @@ def measure(
 
 def _build(source: Source, engine: str | None) -> tuple[str, float]:
     begun = time.monotonic()
-    image_id = bottle.build(source, engine=engine)
+    image_id = artifacts.build(source, engine=engine)
     return image_id, time.monotonic() - begun
 
 
@@ -112,7 +113,7 @@ def _timed(image: Source, way: Way, rounds: int, engine: str | None, accel: Acce
                 folder.mkdir()
                 for times in (cold, warm):
                     begun, told = time.monotonic(), Progress()
-                    made = bottle.convert(
+                    made = artifacts.convert(
                         image,
                         engine=engine,
                         packer=way.packer,

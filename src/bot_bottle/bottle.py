@@ -9,37 +9,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from bot_bottle import names, receipts, rundir, strays
-from bot_bottle.backend import docker, helper, smolmachines, users
+from bot_bottle import names, receipts
+from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.errors import SpecError
-from bot_bottle.image import containers
 from bot_bottle.progress import Progress
-from bot_bottle.registry import container
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.smolmachine.cache import Explanation
-from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName, Source, Transport, Via
-from bot_bottle.verify.verify import Report
-from bot_bottle.verify.verify import verify as verify_artifact
+from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName
+from bot_bottle.sweeping import working
 from bot_bottle.vm.host import Accel
-from bot_bottle.workspace import idmap
 from bot_bottle.workspace.base import PLACE, Request
 from bot_bottle.workspace.session import based_on, opened
-
-SWEEPERS: dict[str, rundir.Sweeper] = {
-    "machine": smolmachines.sweep_machine,
-    "process": strays.sweep,
-    docker.STRAY: containers.sweep,
-    users.STRAY: containers.sweep,
-    container.STRAY: containers.sweep,
-    idmap.STRAY: idmap.sweep,
-    helper.STRAY: helper.sweep,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,83 +67,6 @@ def _mounts(request: Request) -> list[str]:
     return [f"{source}:{PLACE}"]
 
 
-@contextmanager
-def workspace() -> Iterator[RunDir]:
-    """Hold a run folder, after what dead commands left has been swept."""
-    rundir.sweep(SWEEPERS)
-    with rundir.run_dir() as run:
-        yield run
-
-
-def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:
-    """Give the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
-    with workspace() as run:
-        return Converter(run, progress or Progress(), engine=engine).image_id(source)
-
-
-def convert(
-    source: Source,
-    *,
-    engine: str | None = None,
-    packer: PackerName = "native",
-    accel: Accel = "auto",
-    via: Via | None = None,
-    transport: Transport = "auto",
-    max_image_size: int | None = None,
-    progress: Progress | None = None,
-) -> Conversion:
-    """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
-
-    `via` and `transport` are as `Packing` has them; `max_image_size`, in bytes, is for the native packer
-    (default: 64 GiB). Raises the BottleError of the stage that failed.
-    """
-    with workspace() as run:
-        converter = Converter(
-            run,
-            progress or Progress(),
-            engine=engine,
-            packer=packer,
-            accel=accel,
-            via=via,
-            transport=transport,
-            max_image_size=max_image_size,
-        )
-        return converter.convert(source)
-
-
-def why(
-    source: Source,
-    *,
-    engine: str | None = None,
-    packer: PackerName = "native",
-    progress: Progress | None = None,
-) -> Explanation:
-    """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
-    with workspace() as run:
-        return Converter(run, progress or Progress(), engine=engine, packer=packer).why(source)
-
-
-def verify(
-    artifact: Path,
-    source: Source | None = None,
-    *,
-    engine: str | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Verify every byte of an artifact, and that it is what its source's image is. No machine is started.
-
-    Raises ArtifactError and ImageError for what is damaged; differences are in the report.
-    """
-    progress = progress or Progress()
-    with workspace() as run, ExitStack() as stack:
-        size = artifact_format.read(artifact).size
-        image = (
-            stack.enter_context(Converter(run, progress, engine=engine).opened(source)) if source else None
-        )
-        with progress.stage("verify", size) as stage:
-            return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
-
-
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     """Settle what will run; for a microVM, build the image and make or find its artifact."""
     if spec.backend == "docker":
@@ -188,7 +95,7 @@ def plan(
     progress: Progress | None = None,
 ) -> Plan:
     """Give what `run` would start. Nothing is started, and nothing touched but the caches."""
-    with workspace() as folder:
+    with working() as folder:
         converter = Converter(
             folder, progress or Progress(), engine=engine, packer=packer, max_image_size=max_image_size
         )
@@ -256,7 +163,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(names.taken(spec.slug))
         receipt = stack.enter_context(receipts.recorded(spec.slug, progress))
-        folder = stack.enter_context(workspace())
+        folder = stack.enter_context(working())
         converter = Converter(
             folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
         )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot_bottle import paths
 from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
@@ -18,7 +19,6 @@ from bot_bottle.image.flatten import FLATTEN_VERSION, Flattened, flatten
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress, human_bytes
-from bot_bottle.registry.ephemeral import Reference, Registry, ephemeral_registry
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine.cache import Cache, Explanation
 from bot_bottle.smolmachine.entry import Entry
@@ -28,10 +28,13 @@ from bot_bottle.smolmachine.guest import find_guest, guest_version
 from bot_bottle.smolmachine.key import Key
 from bot_bottle.smolmachine.known import known
 from bot_bottle.smolmachine.pack import PackOptions, pack_native, source_date
-from bot_bottle.smolvm_packing import SmolvmPacker
 from bot_bottle.spec import MAX_IMAGE_SIZE, PackerName, Packing, Source, Transport, Via, parse_image_size
 from bot_bottle.transport import Exporter, expect
-from bot_bottle.vm.host import Accel
+
+if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
+    from bot_bottle.registry.base import Reference, Registry
+    from bot_bottle.smolvm_packing import SmolvmPacker
+    from bot_bottle.vm.host import Accel
 
 _REPOSITORY = "bot-bottle"
 
@@ -67,7 +70,7 @@ class Converter:
         self._engine_choice = engine
         self._engine: Engine | None = None
         self._packing = Packing(packer, via, transport)
-        self._smolvm = SmolvmPacker(run, progress, accel)
+        self._accel = accel
         self._losses: tuple[Loss, ...] = ()
         self._max_image_size = max_image_size or parse_image_size(MAX_IMAGE_SIZE)
         self.cache = Cache(paths.artifacts_dir())
@@ -143,6 +146,12 @@ class Converter:
         )
 
     @cached_property
+    def _smolvm(self) -> SmolvmPacker:
+        from bot_bottle.smolvm_packing import SmolvmPacker
+
+        return SmolvmPacker(self._run, self._progress, self._accel)
+
+    @cached_property
     def _via_registry(self) -> bool:
         """Whether smolvm pulls the image from a registry."""
         packer, via = self._packing.packer, self._packing.via
@@ -194,6 +203,8 @@ class Converter:
 
     def _pack_through_registry(self, source: Source, image_id: str, temp: Path) -> Digest:
         """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
+        from bot_bottle.registry.ephemeral import ephemeral_registry
+
         push = self._packing.transport == "push"
         keep = paths.layers_dir() if push else None
         with ephemeral_registry(push=push, keep=keep, run=self._run) as registry:

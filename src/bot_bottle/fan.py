@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import bottle, detached, names, paths, receipts
+from bot_bottle import detached, names, paths, receipts
 from bot_bottle.conversion import Converter
 from bot_bottle.detached import Started
 from bot_bottle.errors import Interrupted, SpecError
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.spec import BottleSpec
+from bot_bottle.sweeping import working
 
 MOST = 64
 
@@ -50,7 +51,7 @@ def fan(
         with names.taken(name):
             pass
     _check_room(spec, count)
-    with bottle.workspace() as run:
+    with working() as run:
         converter = Converter(run, progress, **chosen)
         image = "" if spec.source.archive else converter.image_id(spec.source)
         if spec.backend != "docker":

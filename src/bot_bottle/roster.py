@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bot_bottle import bottle, detached, names, paths, receipts, rundir, strays, work
+from bot_bottle import detached, names, paths, receipts, rundir, strays, work
 from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Launch
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
 from bot_bottle.image.engine import find_engine
 from bot_bottle.progress import Progress
 from bot_bottle.spec import check_slug
+from bot_bottle.sweeping import sweep
 
 State = Literal["running", "ended", "killed"]
 
@@ -178,7 +179,7 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
 
 def _settle() -> None:
     """Sweep what dead commands left, and write down that their bottles have ended."""
-    rundir.sweep(bottle.SWEEPERS)
+    sweep()
     for each in known():
         if each.state == "killed":
             receipts.settle(each.name, Progress())

@@ -20,7 +20,6 @@ from bot_bottle.image.archive import Image, open_archive, spool
 from bot_bottle.image.engine import Engine
 from bot_bottle.image.engine_store import stored_image
 from bot_bottle.progress import Progress
-from bot_bottle.registry.ephemeral import ephemeral_registry
 from bot_bottle.rundir import RunDir
 from bot_bottle.spec import Transport
 
@@ -86,6 +85,8 @@ class Exporter:
 
     @contextmanager
     def _pushed(self, image_id: str) -> Iterator[Image]:
+        from bot_bottle.registry.ephemeral import ephemeral_registry
+
         with ephemeral_registry(push=True, keep=paths.layers_dir(), run=self._run) as registry:
             with self._progress.stage("export") as stage:
                 reference = registry.push_image(self._engine, image_id, _REPOSITORY, stage.say)

@@ -28,6 +28,7 @@ GROUND = {
     "progress",
     "rundir",
     "strays",
+    "sweeping",
 }
 TOP = [
     "spec",
@@ -35,6 +36,7 @@ TOP = [
     "smolvm_packing",
     "config",
     "conversion",
+    "artifacts",
     "receipts",
     "bottle",
     "work",

@@ -21,6 +21,7 @@ from bot_bottle.backend.smolmachines import Bottle
 from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
 from bot_bottle.spec import BottleSpec, Source, make_slug
+from bot_bottle.sweeping import working
 
 COMMAND = [str(Path(sys.executable).with_name("bottle"))]
 
@@ -39,7 +40,7 @@ def attach(image: str, shared_cache: Path) -> Iterator[Attach]:
         patch.setenv("BOT_BOTTLE_CACHE_DIR", str(shared_cache))
         source = Source(image=image)
         progress = Progress("plain")
-        with pipeline.workspace() as run:
+        with working() as run:
             converter = Converter(run, progress)
             plan = pipeline.prepare(BottleSpec(source, make_slug(source), memory_mib=1024), converter)
             with pipeline.launch(plan, converter, run, progress) as bottle:

@@ -20,6 +20,7 @@ from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
 from bot_bottle.smolmachine.format import verify
 from bot_bottle.spec import BottleSpec, Source, make_slug
+from bot_bottle.sweeping import working
 
 # an artifact of smolvm's with such links is refused by smolvm when it is unpacked
 _REFUSED_LINKS = " && ln -s / /t/to-root && ln -s ../../../../etc/passwd /t/over"
@@ -60,7 +61,7 @@ def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: s
     source = Source(image=image)
     spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)
     progress = Progress("plain")
-    with pipeline.workspace() as run:
+    with working() as run:
         converter = Converter(run, progress, packer="smolvm", via="registry", transport="push")
         plan = pipeline.prepare(spec, converter)
         assert plan.conversion is not None

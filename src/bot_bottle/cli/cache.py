@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bot_bottle import bottle, paths
+from bot_bottle import artifacts, paths
 from bot_bottle.cli import inputs, options
 from bot_bottle.cli.texts import ago
 from bot_bottle.errors import UsageError, VerifyError
@@ -19,6 +19,7 @@ from bot_bottle.registry.kept import Kept
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.framestore import prune as prune_frames
+from bot_bottle.sweeping import working
 
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -114,7 +115,7 @@ def prune(
         raise UsageError("--all leaves nothing for --keep-bytes and --older-than", next_step="leave it out")
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
-    with bottle.workspace():  # which sweeps what killed commands left
+    with working():  # which sweeps what killed commands left
         cache = Cache(paths.artifacts_dir())
         done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
         if keep is not None:
@@ -177,7 +178,7 @@ def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Build, look, and say."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    answer = bottle.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
+    answer = artifacts.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
     if as_json:
         changes = [{"part": change.part, "old": change.old, "new": change.new} for change in answer.changes]
         nearest = answer.nearest.path.name if answer.nearest else None

@@ -12,9 +12,8 @@ from typing import Any
 
 import click
 
-from bot_bottle import bottle
+from bot_bottle import artifacts
 from bot_bottle.cli import inputs, options
-from bot_bottle.cli.verify import shown
 from bot_bottle.conversion import Conversion
 from bot_bottle.errors import ArtifactError, DifferenceError
 from bot_bottle.progress import Progress
@@ -78,7 +77,7 @@ def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: b
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
-    done = bottle.convert(source, **how, progress=progress)
+    done = artifacts.convert(source, **how, progress=progress)
     where = done.entry.path
     if verify:
         with done.entry.hold():
@@ -91,8 +90,10 @@ def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: b
 
 def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:
     """Print what differs from the image as notes. Raises DifferenceError where nothing explains it."""
+    from bot_bottle.cli.verify import shown  # only here, and everybody would wait for it
+
     image = source if source.archive is not None else Source(image=done.image_id)
-    report = bottle.verify(done.entry.path, image, engine=engine, progress=progress)
+    report = artifacts.verify(done.entry.path, image, engine=engine, progress=progress)
     if not report.ok:
         raise DifferenceError(
             f"the artifact is not what its image is: {done.entry.path}",

@@ -13,13 +13,14 @@ from typing import Any
 
 import click
 
-from bot_bottle import bottle, process
+from bot_bottle import process
 from bot_bottle.cli import options
 from bot_bottle.errors import Interrupted, UsageError
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.progress import Progress
 from bot_bottle.registry.content import name_of
 from bot_bottle.registry.ephemeral import Reference, Registry, ephemeral_registry
+from bot_bottle.sweeping import working
 
 _HELP = """Serve local images from a registry on 127.0.0.1 while CMD runs; without CMD, until Ctrl-C.
 
@@ -97,7 +98,7 @@ def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **
 
 @contextmanager
 def _open(form: Any, push: bool, engine: Engine | None) -> Iterator[Registry]:
-    with bottle.workspace() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
+    with working() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
         yield registry
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bot_bottle import bottle
+from bot_bottle import artifacts
 from bot_bottle.cli import options
 from bot_bottle.errors import DifferenceError
 from bot_bottle.progress import human_bytes
@@ -56,7 +56,7 @@ def command(
     """Verify, print what differs, and say by the exit status whether that was to be expected."""
     source = Source(image=image, archive=archive) if image is not None or archive is not None else None
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    report = bottle.verify(artifact, source, engine=engine, progress=progress)
+    report = artifacts.verify(artifact, source, engine=engine, progress=progress)
     click.echo(json.dumps(described(report), indent=2) if as_json else shown(report))
     return 0 if report.ok else DifferenceError.exit_code
 
