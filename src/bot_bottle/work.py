@@ -10,8 +10,9 @@ from bot_bottle import paths
 from bot_bottle.names import lives, taken
 from bot_bottle.spec import check_slug
 from bot_bottle.workspace import review
-from bot_bottle.workspace.clone import Clone
+from bot_bottle.workspace.clone import Clone, whole
 from bot_bottle.workspace.collect import Work, collect
+from bot_bottle.workspace.files import remove_tree
 from bot_bottle.workspace.session import clone_of
 
 
@@ -42,7 +43,7 @@ def apply(name: str) -> list[str]:
 
 def lost(name: str) -> list[str]:
     """Say what would be lost with an ended bottle's clone; nothing if it has none."""
-    if not (paths.bottle_dir(check_slug(name)) / "clone").exists():
+    if not whole(paths.bottle_dir(check_slug(name)) / "clone"):
         return []
     return review.unfetched(clone_of(name))
 
@@ -50,11 +51,16 @@ def lost(name: str) -> list[str]:
 def remove(name: str, *, force: bool = False) -> list[str]:
     """Remove an ended bottle's clone, and all of its work that is on no branch of the user's.
 
-    What would be lost is given instead, and nothing removed, unless it is forced. Raises WorkspaceError, and
+    What would be lost is given instead, and nothing removed, unless it is forced. A clone that was never
+    finished holds no work. Raises WorkspaceError, and
     SpecError for a bottle that lives.
     """
-    clone = clone_of(check_slug(name))
-    with taken(name):
+    with taken(check_slug(name)):
+        folder = paths.bottle_dir(name) / "clone"
+        if not whole(folder):
+            remove_tree(folder)
+            return []
+        clone = clone_of(name)
         lost = [] if force else review.unfetched(clone)
         if not lost:
             review.discard(clone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -209,3 +210,30 @@ def test_ctrl_c_ends_all_of_a_fan(root: Caller, image: str) -> None:
     assert end(started).code == 130
     assert set(states(root.bottle).values()) == {"ended"}
     root.left_nothing()
+
+
+COMMITS = "n=0; while :; do n=$((n+1)); git commit -q --allow-empty -m $n; echo $n; done"
+
+
+def test_bottles_killed_at_any_moment_leave_nothing_and_lose_no_commit(root: Caller, image: str) -> None:
+    repo = root.repo()
+    before = repo.git("rev-parse", "HEAD")
+    docker = ("--backend", "docker", "--image", image, "--workspace", "clone")
+    worked = 0
+    for number in range(20):
+        name = f"killed-{number}"
+        run = root.bottle.start("run", "-q", *docker, "--name", name, "--", "sh", "-c", COMMITS, cwd=repo.top)
+        time.sleep(random.uniform(0.1, 3))  # noqa: S311
+        run.kill()
+        run.wait()
+        pruned = root.bottle("prune")
+        assert pruned.code == 0
+        assert "kept" not in pruned.out
+        printed = [int(word) for word in end(run).out.split()]
+        if printed:
+            worked += 1
+            branch = f"bottle/{name}"
+            assert int(repo.git("rev-list", "--count", branch, f"^{before}")) >= max(printed)
+        assert states(root.bottle) == {}
+        root.left_nothing()
+    assert worked

@@ -166,6 +166,11 @@ def _identity(record: Record) -> dict[str, str]:
     return found
 
 
+def whole(folder: Path) -> bool:
+    """Tell whether a clone was finished. One that was not has never been worked in."""
+    return os.path.lexists(folder / "clone.json")
+
+
 def load(folder: Path) -> Clone:
     """Give the clone in a folder. Raises WorkspaceError if there is no whole one."""
     try:
