@@ -10,7 +10,7 @@ from typing import Any
 
 from bot_bottle import paths
 from bot_bottle.errors import BottleError, WorkspaceError
-from bot_bottle.progress import Progress
+from bot_bottle.progress import Progress, human_count
 from bot_bottle.workspace.base import Mount, Request
 from bot_bottle.workspace.clone import Clone, create, load
 from bot_bottle.workspace.collect import Work, collect
@@ -98,11 +98,11 @@ def told(clone: Clone, work: Work, counted: Summary) -> list[str]:
     lines = []
     if counted.commits:
         where = f"on the branch {work.branch}" if work.branch else f"at refs/bottle/{name}/head"
-        lines.append(f"{counted.commits} commit{'s' * (counted.commits > 1)} {where}")
+        lines.append(f"{human_count(counted.commits, 'commit')} {where}")
     if work.uncommitted:
         lines.append("uncommitted work is kept")
     if lines:
-        lines.append(f"{counted.files} files changed, +{counted.added} -{counted.removed}")
+        lines.append(f"{human_count(counted.files, 'file')} changed, +{counted.added} -{counted.removed}")
         lines.append(f"see it with: bottle diff {name}; take it over with: bottle apply {name}")
     lines += [f"also kept: {reference}" for reference in work.others]
     lines += [f"not taken: {printable(line)}" for line in work.left]
