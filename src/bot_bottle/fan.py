@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from bot_bottle import detached, names, paths, receipts
 from bot_bottle.conversion import Converter
 from bot_bottle.detached import Started
-from bot_bottle.errors import Interrupted, SpecError
+from bot_bottle.errors import Interrupted, ReceiptError, SpecError
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.spec import BottleSpec
 from bot_bottle.sweeping import working
@@ -76,12 +77,21 @@ def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> lis
         for each in started:
             code = each.process.poll()
             if code is not None and each.name not in results:
-                results[each.name] = Result(each.name, code, receipts.newest(each.name))
+                results[each.name] = Result(each.name, code, _facts(each))
                 on_end(results[each.name])
         time.sleep(_POLL)
     if stopped := [each.process.returncode for each in started if each.process.returncode < 0]:
         raise Interrupted(-stopped[0])
     return [results[each.name] for each in started]
+
+
+def _facts(started: Started) -> dict[str, Any]:
+    """Give the receipt of this very run; nothing when it came to none."""
+    with suppress(ReceiptError):
+        receipt = receipts.newest(started.name)
+        if receipt.get("pid") == started.process.pid:
+            return receipt
+    return {}
 
 
 def _check_room(spec: BottleSpec, count: int) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from bot_bottle.errors import ImageError
 from tests.corpus import trees
 from tests.corpus.crafted import CRAFTED, saved_layers
 from tests.corpus.differences import REASONS, REFUSALS, unexplained
@@ -89,6 +92,27 @@ def test_built_images_by_every_witness(
 @pytest.mark.parametrize("name", CRAFTED)
 def test_crafted_images(name: str, witness: dict[str, Witness], folder: Path) -> None:
     hold(name, CRAFTED[name](folder), folder, witness)
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_damaged_image_is_refused_or_unharmed(name: str, folder: Path) -> None:
+    damage(CRAFTED[name](folder), places=8)
+
+
+def damage(archive: Path, places: int) -> None:
+    """Hold that an image, cut or with a flipped bit in `places` of each file, is refused or the same."""
+    whole = ours(archive)
+    files = [archive] if archive.is_file() else [path for path in archive.rglob("*") if path.is_file()]
+    dice = random.Random(0)  # noqa: S311
+    for file in files:
+        data = file.read_bytes()
+        for at in dice.sample(range(len(data)), min(places, len(data))):
+            flipped = bytes([data[at] ^ 1 << dice.randrange(8)])
+            for damaged in (data[:at], data[:at] + flipped + data[at + 1 :]):
+                file.write_bytes(damaged)
+                with suppress(ImageError):
+                    assert ours(archive) == whole, (file, at)
+        file.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["sparse", "sparse, old GNU", "headers"])

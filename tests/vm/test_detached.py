@@ -1,0 +1,41 @@
+"""A microVM in the background: seen, read, ended in order, and nothing left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.vm.conftest import COMMAND
+from tests.vm.test_run import BOOT, HELLO, left_behind
+
+
+def bottle(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *args], capture_output=True, timeout=BOOT, check=False, text=True)
+
+
+@pytest.mark.usefixtures("docker")
+def test_a_microvm_in_the_background(shared_cache: Path) -> None:
+    subprocess.run([HELLO / "prepare"], check=True, timeout=30)
+    script = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.2; done"
+    begun = bottle("run", "-d", "--name", "day", HELLO, "--", "sh", "-c", script)
+    assert (begun.returncode, begun.stdout) == (0, "day\n"), begun
+    deadline = time.monotonic() + 60
+    while bottle("logs", "day").stdout != "up\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (known,) = json.loads(bottle("ls", "--json").stdout)
+    assert (known["name"], known["state"], known["backend"]) == ("day", "running", "smolmachines")
+    assert left_behind(shared_cache) != []
+    receipt = json.loads(bottle("show", "--json", "day").stdout)
+    if receipt["place"] == "emulated":
+        refused = bottle("exec", "day", "--", "id")
+        assert refused.returncode == 101
+        assert "emulated host" in refused.stderr
+    assert bottle("stop", "-t", "60", "day").stdout == "day\n"
+    assert bottle("logs", "day").stdout == "up\nbye\n"
+    assert json.loads(bottle("show", "--json", "day").stdout)["exit_status"] == 5
+    assert left_behind(shared_cache) == []
+    assert bottle("prune").stdout == "removed day\n"
