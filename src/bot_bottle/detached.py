@@ -11,16 +11,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot_bottle import paths
+from bot_bottle import interrupts, paths
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.interrupts import shield
 
 _VARIABLE = "BOT_BOTTLE_DETACHED"
+_PATIENCE = 10.0  # seconds
 
 
 def log_path(name: str) -> Path:
@@ -44,9 +46,27 @@ class Started:
             os.close(self._told)
 
     def stop(self) -> None:
-        """Pass on that it is to end."""
+        """Pass on that it is to end: the first time its command, if that has begun, and then the bottle."""
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
+
+    def ended(self, seconds: float | None = None) -> bool:
+        """Wait until the process has ended, `seconds` at most."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.returncode is not None
+
+
+def end_all(started: Sequence[Started]) -> None:
+    """End bottles in order, and wait until they have: a command that is deaf gets ten seconds."""
+    for each in started:
+        each.stop()
+    deadline = time.monotonic() + _PATIENCE
+    for each in started:
+        if not each.ended(max(0.0, deadline - time.monotonic())):
+            each.stop()
+    for each in started:
+        each.ended()
 
 
 def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
@@ -73,13 +93,16 @@ def detach(name: str, arguments: Sequence[str]) -> int:
 
     Gives 0, or the status with which it failed before that; what it says until then goes where we say things.
     """
-    with shield():
-        started = start(name, arguments)
+    started = None
     try:
-        return 0 if started.begun() else started.process.wait()
+        with shield():
+            started = start(name, arguments)
+        if not started.begun():
+            return started.process.wait()
+        interrupts.ignore()
+        return 0
     except BottleError:  # interrupted: it ends in order too
-        started.stop()
-        started.process.wait()
+        end_all([started] if started else [])
         raise
 
 

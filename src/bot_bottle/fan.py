@@ -15,6 +15,7 @@ from bot_bottle import detached, names, paths, receipts
 from bot_bottle.conversion import Converter
 from bot_bottle.detached import Started
 from bot_bottle.errors import Interrupted, ReceiptError, SpecError
+from bot_bottle.interrupts import shield
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.spec import BottleSpec
 from bot_bottle.sweeping import working
@@ -60,14 +61,12 @@ def fan(
     started = []
     try:
         for name in all_names:
-            started.append(detached.start(name, arguments, image))
+            with shield():
+                started.append(detached.start(name, arguments, image))
             progress.note(f"{'begin':<8} {name}")
         return _waited(started, on_end)
     except BaseException:
-        for each in started:
-            each.stop()
-        for each in started:
-            each.process.wait()
+        detached.end_all(started)
         raise
 
 

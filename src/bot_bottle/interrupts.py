@@ -40,6 +40,12 @@ def install() -> None:
             signal.signal(signum, _on_signal)
 
 
+def ignore() -> None:
+    """Let the ending signals do nothing from now on, Python's own end included: it takes a moment only."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 @contextmanager
 def shield() -> Iterator[None]:
     """Keep a signal waiting until the block has ended, so that what the block takes is also owned."""

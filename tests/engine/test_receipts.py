@@ -5,16 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-import pytest
-
 from tests.support.bottle import Bottle, end
-from tests.support.callers import caller, git_context
+from tests.support.callers import caller
 from tests.support.engines import Docker
-
-
-@pytest.fixture(scope="module")
-def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return docker.build(git_context(tmp_path_factory.mktemp("image")))
 
 
 def shown(bottle: Bottle, *name: str) -> dict[str, object]:
@@ -22,7 +15,7 @@ def shown(bottle: Bottle, *name: str) -> dict[str, object]:
     return document
 
 
-def test_a_clones_run_says_from_what_to_what(docker: Docker, image: str) -> None:
+def test_a_clones_run_says_from_what_to_what(docker: Docker, git_image: str) -> None:
     with caller(0, docker) as root:
         repo = root.repo()
         base = repo.git("rev-parse", "HEAD")
@@ -31,7 +24,7 @@ def test_a_clones_run_says_from_what_to_what(docker: Docker, image: str) -> None
             "--backend",
             "docker",
             "--image",
-            image,
+            git_image,
             "--workspace",
             "clone",
             "--name",
@@ -53,7 +46,7 @@ def test_a_clones_run_says_from_what_to_what(docker: Docker, image: str) -> None
             "added": 2,
             "removed": 0,
         }
-        assert (found["exit_status"], found["image_id"], found["error"]) == (5, image, None)
+        assert (found["exit_status"], found["image_id"], found["error"]) == (5, git_image, None)
         assert "docker" in str(found["versions"])
         assert "hunter2" not in json.dumps(found)
         plain = root.bottle("show").out
@@ -69,9 +62,9 @@ def test_a_run_that_could_not_begin_is_known(bottle: Bottle) -> None:
     bottle("show", "other").failed(118, "other")
 
 
-def test_a_run_is_shown_while_it_lasts_and_when_it_was_killed(bottle: Bottle, image: str) -> None:
+def test_a_run_is_shown_while_it_lasts_and_when_it_was_killed(bottle: Bottle, git_image: str) -> None:
     run = bottle.start(
-        "run", "-q", "--backend", "docker", "--image", image, "--name", "long", "--", "sleep", "60"
+        "run", "-q", "--backend", "docker", "--image", git_image, "--name", "long", "--", "sleep", "60"
     )
     deadline = time.monotonic() + 60
     while "running" not in bottle("show").out and time.monotonic() < deadline:

@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.bottle import Ended
-from tests.support.callers import COMMIT, EDIT, Caller, caller, edited, git_context, owners
+from tests.support.callers import COMMIT, EDIT, Caller, caller, edited, owners
 from tests.support.engines import Docker
 from tests.support.repos import Repo
 
 USERS = ("0", "1000", "54321")
-
-
-@pytest.fixture(scope="module")
-def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An image with git and a user by name."""
-    return docker.build(git_context(tmp_path_factory.mktemp("image")))
 
 
 @pytest.fixture
@@ -40,8 +34,8 @@ def anybody(docker: Docker, request: pytest.FixtureRequest) -> Iterator[Caller]:
         yield who
 
 
-def run(who: Caller, repo: Repo, image: str, script: str, *options: str, user: str = "1000") -> Ended:
-    docker = ("--backend", "docker", "--image", image, "-u", user)
+def run(who: Caller, repo: Repo, git_image: str, script: str, *options: str, user: str = "1000") -> Ended:
+    docker = ("--backend", "docker", "--image", git_image, "-u", user)
     return who.run(repo, *docker, *options, "--", "sh", "-c", script)
 
 
@@ -51,24 +45,24 @@ CLONE = ("--workspace", "clone", "--name", "ship")
 
 @pytest.mark.parametrize("user", [*USERS, "12345"])
 def test_a_folder_is_written_by_any_user_and_stays_the_callers(
-    anybody: Caller, image: str, user: str
+    anybody: Caller, git_image: str, user: str
 ) -> None:
     repo = anybody.repo()
-    edited(run(anybody, repo, image, EDIT, *MOUNT, user=user), user, repo.top, anybody)
+    edited(run(anybody, repo, git_image, EDIT, *MOUNT, user=user), user, repo.top, anybody)
     anybody.left_nothing()
 
 
 @pytest.mark.parametrize("user", ["agent", "agent:agent", "1000:0"])
-def test_users_by_name(root: Caller, image: str, user: str) -> None:
+def test_users_by_name(root: Caller, git_image: str, user: str) -> None:
     repo = root.repo()
-    edited(run(root, repo, image, EDIT, *MOUNT, user=user), "1000", repo.top, root)
+    edited(run(root, repo, git_image, EDIT, *MOUNT, user=user), "1000", repo.top, root)
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_a_clone_is_worked_in_and_its_work_comes_back(anybody: Caller, image: str, user: str) -> None:
+def test_a_clone_is_worked_in_and_its_work_comes_back(anybody: Caller, git_image: str, user: str) -> None:
     repo = anybody.repo()
     before = repo.git("rev-parse", "HEAD")
-    ended = run(anybody, repo, image, f"{EDIT}{COMMIT}", *CLONE, user=user)
+    ended = run(anybody, repo, git_image, f"{EDIT}{COMMIT}", *CLONE, user=user)
     edited(ended, user, anybody.folder / "state/bottles/ship/clone/work", anybody)
     assert ended.out.splitlines()[-1] == "?? uncommitted"
     assert (repo.top / "README").read_text() == "readme\n"
@@ -94,9 +88,9 @@ def test_a_clone_is_worked_in_and_its_work_comes_back(anybody: Caller, image: st
     anybody.left_nothing()
 
 
-def test_a_clone_goes_when_its_work_is_kept(root: Caller, image: str) -> None:
+def test_a_clone_goes_when_its_work_is_kept(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    assert run(root, repo, image, f"{EDIT}{COMMIT}", *CLONE).code == 0
+    assert run(root, repo, git_image, f"{EDIT}{COMMIT}", *CLONE).code == 0
     root.bottle("rm", "ship").failed(116, "uncommitted work", "bottle apply ship")
     assert root.bottle("apply", "ship").code == 0
     assert root.bottle("rm", "ship").out == "ship\n"
@@ -105,12 +99,12 @@ def test_a_clone_goes_when_its_work_is_kept(root: Caller, image: str) -> None:
     assert list((root.folder / "state").rglob("ship")) == []
     root.bottle("rm", "ship").failed(118, "no bottle named ship")
     repo.git("stash")
-    assert run(root, repo, image, "echo more > lost", "--workspace", "clone", "--name", "two").code == 0
+    assert run(root, repo, git_image, "echo more > lost", "--workspace", "clone", "--name", "two").code == 0
     root.bottle("rm", "two").failed(116, "two holds work")
     assert root.bottle("rm", "--force", "two").code == 0
 
 
-def test_what_git_here_obeys_cannot_be_written(anybody: Caller, image: str) -> None:
+def test_what_git_here_obeys_cannot_be_written(anybody: Caller, git_image: str) -> None:
     repo = anybody.repo()
     script = """
     git log --format=%s
@@ -123,32 +117,32 @@ def test_what_git_here_obeys_cannot_be_written(anybody: Caller, image: str) -> N
     git log --format=%s
     """
     for user in ("0", "1000"):
-        ended = run(anybody, repo, image, script, *MOUNT, user=user)
+        ended = run(anybody, repo, git_image, script, *MOUNT, user=user)
         assert ended.out.splitlines() == ["work", "work"], ended
         assert repo.git("status", "--porcelain") == ""
 
 
-def test_a_conflict_is_told_and_changes_nothing(root: Caller, image: str) -> None:
+def test_a_conflict_is_told_and_changes_nothing(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    assert run(root, repo, image, f"{EDIT}{COMMIT}", *CLONE).code == 0
+    assert run(root, repo, git_image, f"{EDIT}{COMMIT}", *CLONE).code == 0
     repo.write({"README": "mine\n"})
     before = repo.git("status", "--porcelain")
     root.bottle("apply", "ship").failed(117, "README", "nothing was changed", "git merge")
     assert repo.git("status", "--porcelain") == before
-    again = run(root, repo, image, "true", *CLONE)
+    again = run(root, repo, git_image, "true", *CLONE)
     again.failed(116, "earlier bottle named ship")
 
 
-def test_a_command_that_fails_or_is_killed_loses_nothing(root: Caller, image: str) -> None:
+def test_a_command_that_fails_or_is_killed_loses_nothing(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    ended = run(root, repo, image, f"{EDIT}{COMMIT}; kill -9 $$", *CLONE)
+    ended = run(root, repo, git_image, f"{EDIT}{COMMIT}; kill -9 $$", *CLONE)
     assert ended.code == 137
     assert repo.git("log", "-1", "--format=%s", "bottle/ship") == "from inside"
     assert "+later" in root.bottle("diff", "ship").out
 
 
 def test_what_an_agent_planted_is_neither_run_nor_followed(
-    anybody: Caller, image: str, tmp_path: Path
+    anybody: Caller, git_image: str, tmp_path: Path
 ) -> None:
     repo = anybody.repo()
     canary = anybody.folder / "ran"
@@ -164,7 +158,7 @@ def test_what_an_agent_planted_is_neither_run_nor_followed(
     """
     secret = anybody.folder / "secret"
     secret.write_text("not for the bottle\n")
-    ended = run(anybody, repo, image, f"mkdir -p .git/hooks\n{script}", *CLONE)
+    ended = run(anybody, repo, git_image, f"mkdir -p .git/hooks\n{script}", *CLONE)
     assert ended.code == 0, ended
     shown = anybody.bottle("diff", "ship")
     assert "+x" in shown.out
@@ -176,37 +170,37 @@ def test_what_an_agent_planted_is_neither_run_nor_followed(
 
 
 @pytest.mark.parametrize("name", ["with, comma", 'quo"te', "new\nline", "--mount", "a:b"])
-def test_folders_of_any_name(root: Caller, image: str, name: str) -> None:
+def test_folders_of_any_name(root: Caller, git_image: str, name: str) -> None:
     repo = root.repo(name)
     for user in ("0", "1000"):
-        assert run(root, repo, image, "echo x >> by", *MOUNT, user=user).code == 0
+        assert run(root, repo, git_image, "echo x >> by", *MOUNT, user=user).code == 0
     assert (repo.top / "by").read_text() == "x\nx\n"
 
 
-def test_too_much_is_not_mounted(root: Caller, image: str, tmp_path: Path) -> None:
+def test_too_much_is_not_mounted(root: Caller, git_image: str, tmp_path: Path) -> None:
     repo = root.repo()
     os.chown(repo.top, 12345, 12345)
-    run(root, repo, image, "true", *MOUNT).failed(116, "belongs to another user")
+    run(root, repo, git_image, "true", *MOUNT).failed(116, "belongs to another user")
     home = Repo(root.folder)
-    run(root, home, image, "true", *MOUNT).failed(116, "your home folder")
-    run(root, Repo(Path("/etc")), image, "true", *MOUNT).failed(116, "the system's")
-    run(root, Repo(tmp_path), image, "true", *CLONE).failed(116, "no git repository")
+    run(root, home, git_image, "true", *MOUNT).failed(116, "your home folder")
+    run(root, Repo(Path("/etc")), git_image, "true", *MOUNT).failed(116, "the system's")
+    run(root, Repo(tmp_path), git_image, "true", *CLONE).failed(116, "no git repository")
 
 
-def test_a_repositorys_file_asks_for_its_own_folder_alone(root: Caller, image: str) -> None:
+def test_a_repositorys_file_asks_for_its_own_folder_alone(root: Caller, git_image: str) -> None:
     repo = root.repo()
     repo.write({"inner/bottle.toml": 'workspace = "mount"\n'})
     inner = Repo(repo.top / "inner")
-    run(root, inner, image, "true").failed(101, "more than its own folder")
-    assert run(root, inner, image, "cat README", *MOUNT).out == "readme\n"
+    run(root, inner, git_image, "true").failed(101, "more than its own folder")
+    assert run(root, inner, git_image, "cat README", *MOUNT).out == "readme\n"
     repo.write({"bottle.toml": 'workspace = "clone"\n'})
-    ended = run(root, repo, image, "pwd; git branch --show-current", "--name", "toml")
+    ended = run(root, repo, git_image, "pwd; git branch --show-current", "--name", "toml")
     assert ended.out == "/workspace\nbottle/toml\n", ended
-    assert run(root, repo, image, "ls /workspace", "--workspace", "none").code != 0
+    assert run(root, repo, git_image, "ls /workspace", "--workspace", "none").code != 0
 
 
-def test_the_plan_says_what_would_be_written(root: Caller, image: str) -> None:
+def test_the_plan_says_what_would_be_written(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    told = root.bottle("run", "--plan", "--image", image, "--backend", "docker", *MOUNT, cwd=repo.top)
+    told = root.bottle("run", "--plan", "--image", git_image, "--backend", "docker", *MOUNT, cwd=repo.top)
     assert f'["{repo.top}:/workspace"]' in told.out
     assert not (root.folder / "state").exists()

@@ -63,17 +63,7 @@ class Bottle:
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         SmolvmError when smolvm failed and not the command.
         """
-        launch = self.launch
-        variables = launch.variables(tty=tty)
-        args = exec_argv(
-            launch.name,
-            launch.command,
-            tty=tty,
-            user=launch.user,
-            workdir=launch.workdir,
-            env_names=list(variables),
-        )
-        env = {carrier(name): value for name, value in variables.items()}
+        args, env = _command(self.launch, tty=tty)
         with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
             code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
         return _status(code, attached)
@@ -96,6 +86,20 @@ class Bottle:
             raise Interrupted(signum)
 
 
+def _command(launch: Launch, *, tty: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give smolvm's arguments for a bottle's command, and the environment that carries its variables."""
+    variables = launch.variables(tty=tty)
+    args = exec_argv(
+        launch.name,
+        launch.command,
+        tty=tty,
+        user=launch.user,
+        workdir=launch.workdir,
+        env_names=list(variables),
+    )
+    return args, {carrier(name): value for name, value in variables.items()}
+
+
 def _status(code: int, attached: Attached) -> int:
     """Give a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed."""
     if attached.failure:
@@ -109,16 +113,7 @@ def _status(code: int, attached: Attached) -> int:
 
 def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
     """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
-    variables = launch.variables(tty=tty)
-    args = exec_argv(
-        launch.name,
-        launch.command,
-        tty=tty,
-        user=launch.user,
-        workdir=launch.workdir,
-        env_names=list(variables),
-    )
-    env = {carrier(name): value for name, value in variables.items()}
+    args, env = _command(launch, tty=tty)
     with NativeHost(find_smolvm(progress)).attach(args, tty=tty, env=env) as attached:
         code = attached.wait()
     return _status(-1 if code is None else code, attached)

@@ -40,13 +40,7 @@ Examples:
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
 @options.build_options
-@click.option("--image", metavar="REF", help="Take an image that the engine holds instead of building one.")
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="Take a docker-save archive or an OCI layout.",
-)
+@options.image_options
 @options.bottle_options
 @click.option("--name", metavar="NAME", help="How their names begin (default: one is made up).")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of each as JSON.")

@@ -50,6 +50,20 @@ def build_options(command: F) -> F:
     return command
 
 
+def image_options(command: F) -> F:
+    """Add what is taken instead of building."""
+    archive = click.option(
+        "--archive",
+        type=click.Path(path_type=Path),
+        metavar="FILE|FOLDER",
+        help="Take a docker-save archive or an OCI layout.",
+    )
+    image = click.option(
+        "--image", metavar="REF", help="Take an image that the engine holds instead of building one."
+    )
+    return image(archive(command))
+
+
 def bottle_options(command: F) -> F:
     """Add docker's options of a container. Each goes over the environment, bottle.toml and the default."""
     for option in reversed(

@@ -55,13 +55,7 @@ class CommandAfterDashes(click.Command):
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
 @options.build_options
-@click.option("--image", metavar="REF", help="Take an image that the engine holds instead of building one.")
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="Take a docker-save archive or an OCI layout.",
-)
+@options.image_options
 @options.bottle_options
 @click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
 @click.option("-d", "--detach", is_flag=True, help="Come back when it runs: bottle logs, bottle stop.")
