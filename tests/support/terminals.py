@@ -8,7 +8,7 @@ import pexpect
 
 
 def interrupt(child: pexpect.spawn[Any]) -> None:
-    """Press Ctrl-C until the shell inside answers again: it loses one that comes while it starts a command."""
+    """Press Ctrl-C until the shell inside answers: it loses one that comes while it starts a command."""
     for _ in range(5):
         child.sendcontrol("c")
         child.send("echo still $((40 + 2))\r")
