@@ -14,7 +14,7 @@ from typing import Any
 from bot_bottle import detached, names, paths, receipts
 from bot_bottle.conversion import Converter
 from bot_bottle.detached import Started
-from bot_bottle.errors import Interrupted, ReceiptError, SpecError
+from bot_bottle.errors import ReceiptError, SpecError
 from bot_bottle.interrupts import shield
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.spec import BottleSpec
@@ -76,11 +76,10 @@ def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> lis
         for each in started:
             code = each.process.poll()
             if code is not None and each.name not in results:
-                results[each.name] = Result(each.name, code, _facts(each))
+                status = code if code >= 0 else 128 - code  # killed: the next command sweeps what it left
+                results[each.name] = Result(each.name, status, _facts(each))
                 on_end(results[each.name])
         time.sleep(_POLL)
-    if stopped := [each.process.returncode for each in started if each.process.returncode < 0]:
-        raise Interrupted(-stopped[0])
     return [results[each.name] for each in started]
 
 

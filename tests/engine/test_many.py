@@ -194,6 +194,20 @@ def test_a_fan_that_does_not_fit_begins_nothing(root: Caller, git_image: str) ->
     assert list(states(root.bottle)) == ["try-2"]
 
 
+def test_a_fan_tells_of_a_bottle_that_was_killed(root: Caller, git_image: str) -> None:
+    repo = root.repo()
+    docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
+    started = root.bottle.start("fan", "2", *docker, "--json", "--", "sleep", "5", cwd=repo.top)
+    until(lambda: list(states(root.bottle).values()).count("running") == 2)
+    (pid,) = [each["pid"] for each in json.loads(root.bottle("ls", "--json").out) if each["name"] == "try-1"]
+    os.kill(pid, signal.SIGKILL)
+    ended = end(started)
+    assert ended.code == 1, ended
+    assert [row["exit_status"] for row in json.loads(ended.out)] == [137, 0]
+    assert root.bottle("prune").code == 0
+    root.left_nothing()
+
+
 def test_ctrl_c_ends_all_of_a_fan(root: Caller, git_image: str) -> None:
     repo = root.repo()
     docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
