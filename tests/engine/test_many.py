@@ -79,8 +79,8 @@ def test_other_commands_run_in_a_bottle(root: Caller, git_image: str) -> None:
     assert root.bottle("exec", "blue", "--", "no-such-command").code in (126, 127)  # as docker has it
     root.bottle("exec", "blue").failed(2, "no command")
     with pexpect.spawn(str(PROGRAM), ["shell", "blue"], env=root.bottle.env(), timeout=30) as shell:
-        shell.sendline("until stty size; do sleep 0.1; done; tty; exit 4")  # the engine sets it late
-        shell.expect("24 80\r\n/dev/pts/")
+        shell.sendline("until [ \"$(stty size)\" = '24 80' ]; do sleep 0.1; done; tty; exit 4")
+        shell.expect("\r\n/dev/pts/")
         shell.expect(pexpect.EOF)
     assert shell.exitstatus == 4
     assert states(root.bottle) == {"blue": "running"}
