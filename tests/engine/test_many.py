@@ -45,7 +45,7 @@ def detached(who: Caller, git_image: str, name: str, script: str, *options: str)
 
 
 def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, git_image: str) -> None:
-    detached(root, git_image, "blue", "echo out; echo err >&2; sleep 2; echo last; exit 3")
+    detached(root, git_image, "blue", "echo out; echo err >&2; sleep 6; echo last; exit 3")
     bottle = root.bottle
     assert states(bottle) == {"blue": "running"}
     assert "echo out; echo err" in bottle("ls").out
@@ -197,7 +197,7 @@ def test_a_fan_that_does_not_fit_begins_nothing(root: Caller, git_image: str) ->
 def test_a_fan_tells_of_a_bottle_that_was_killed(root: Caller, git_image: str) -> None:
     repo = root.repo()
     docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
-    started = root.bottle.start("fan", "2", *docker, "--json", "--", "sleep", "5", cwd=repo.top)
+    started = root.bottle.start("fan", "2", *docker, "--json", "--", "sleep", "12", cwd=repo.top)
     until(lambda: list(states(root.bottle).values()).count("running") == 2)
     (pid,) = [each["pid"] for each in json.loads(root.bottle("ls", "--json").out) if each["name"] == "try-1"]
     os.kill(pid, signal.SIGKILL)
