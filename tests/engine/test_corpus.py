@@ -76,6 +76,7 @@ def test_built_images(
 ) -> None:
     archive = maker[by](SCENARIOS[scenario], folder)
     hold(f"{by} {scenario}", archive, folder, {who: witness[who] for who in ("umoci", MAKERS[by])})
+    damage(archive, places=4)
 
 
 @pytest.mark.slow
