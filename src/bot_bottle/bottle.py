@@ -77,11 +77,12 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     if not command:
         raise SpecError("the image names no command", next_step="give one: bottle run . -- COMMAND")
     image_env = dict(item.partition("=")[::2] for item in manifest.env)
+    launch = _launch(spec)
     launch = replace(
-        _launch(spec),
+        launch,
         command=command,
         env={**smolmachines.default_path({**image_env, **dict(spec.env)}), **dict(spec.env)},
-        workdir=_launch(spec).workdir or manifest.workdir or "/",
+        workdir=launch.workdir or manifest.workdir or "/",
     )
     return Plan(spec, launch, conversion)
 
@@ -130,8 +131,8 @@ def launch(
     """
     receipt = {} if receipt is None else receipt
     with ExitStack() as stack:
-        image = converter.image_id(plan.spec.source) if plan.conversion is None else ""
-        receipt["image_id"] = image or plan.described()["image_id"]
+        image = plan.conversion.image_id if plan.conversion else converter.image_id(plan.spec.source)
+        receipt["image_id"] = image
         receipt["git"] = git = based_on(plan.spec.workspace)
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount)

@@ -1,7 +1,8 @@
 """A receipt for every run: what it was made of, what was in force, what it did, and how long each part took.
 
-One JSON file a run, in the user's state folder, for the user alone; written when the run begins and again
-when it ends, so that one which was killed is known too. Values of variables are never in it.
+One JSON file a run, in the user's state folder, for the user alone; written when the run begins, when
+its command does, and when it ends, so that one which was killed is known too. Values of variables are never
+in it.
 """
 
 from __future__ import annotations
@@ -94,8 +95,7 @@ def newest(name: str | None = None) -> dict[str, Any]:
 
 def _newest_path(name: str | None) -> Path:
     for path in reversed(_paths()):
-        found = _NAME.fullmatch(path.name)
-        if name is None or (found and found[1] == name):
+        if name in (None, _bottle(path)):
             return path
     raise ReceiptError(
         f"no run of a bottle named {name} is known" if name else "no run is known yet",
@@ -107,7 +107,7 @@ def newest_of_each() -> Iterator[dict[str, Any]]:
     """Give the receipt of every bottle's last run, the last begun first. Damaged ones are left out."""
     seen: set[str] = set()
     for path in reversed(_paths()):
-        name = path.name.partition("-")[2].removesuffix(".json")
+        name = _bottle(path)
         if name not in seen:
             seen.add(name)
             with suppress(ReceiptError):
@@ -117,11 +117,17 @@ def newest_of_each() -> Iterator[dict[str, Any]]:
 def _paths() -> list[Path]:
     """List the receipts, the oldest first."""
     try:
-        return sorted(path for path in paths.receipts_dir().iterdir() if _NAME.fullmatch(path.name))
+        return sorted(path for path in paths.receipts_dir().iterdir() if _bottle(path))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ReceiptError(f"cannot read {paths.receipts_dir()}", why=str(error)) from error
+
+
+def _bottle(path: Path) -> str:
+    """Give the name of the bottle whose receipt it is; nothing when it is none."""
+    found = _NAME.fullmatch(path.name)
+    return found[1] if found else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
