@@ -15,6 +15,7 @@ from bot_bottle import names, receipts
 from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Launch, Running
 from bot_bottle.conversion import Conversion, Converter
+from bot_bottle.egress.policy import Policy
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
@@ -53,10 +54,15 @@ class Plan:
             "env": sorted(self.launch.env),
             "cpus": self.launch.cpus,
             "memory_mib": self.launch.memory_mib,
-            "network": "none",
+            "network": _network(self.launch.egress),
+            "egress": self.launch.egress.described(),
             "workspace": self.spec.workspace.mode,
             "mounts": _mounts(self.spec.workspace),
         }
+
+
+def _network(egress: Policy) -> str:
+    return "open" if egress.open else "none" if egress.closed else "allowed hosts"
 
 
 def _mounts(request: Request) -> list[str]:
@@ -112,6 +118,7 @@ def _launch(spec: BottleSpec) -> Launch:
         workdir=spec.workdir or ("" if spec.workspace.mode == "none" else PLACE),
         cpus=spec.cpus or min(DEFAULT_CPUS, os.cpu_count() or 1),
         memory_mib=spec.memory_mib,
+        egress=spec.egress,
     )
 
 

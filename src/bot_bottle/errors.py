@@ -145,6 +145,18 @@ class ReceiptError(BottleError):
     exit_code = 118
 
 
+class WallsError(BottleError):
+    """A bottle's walls are not up, or not as they were asked for; its command was not started."""
+
+    exit_code = 119
+
+
+class TrustError(BottleError):
+    """A repository asks for more than its user has granted, and nobody was there to be asked."""
+
+    exit_code = 120
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

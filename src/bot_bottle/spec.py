@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot_bottle.backend.base import BackendName
+from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.workspace.base import MODES, Request
@@ -88,6 +89,7 @@ class BottleSpec:
     memory_mib: int = 4096
     backend: BackendName = "smolmachines"
     workspace: Request = _NO_WORKSPACE
+    egress: Policy = NOTHING
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -104,6 +106,11 @@ class BottleSpec:
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty is for --workspace clone")
+        if not self.egress.closed:
+            raise SpecError(
+                f"the {self.backend} backend cannot give a bottle a network yet",
+                next_step="--network none runs it without one",
+            )
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):

@@ -15,7 +15,7 @@ SOURCES = Path(__file__).parents[2] / "src" / "bot_bottle"
 MODULES = sorted(SOURCES.rglob("*.py"))
 
 # a folder may import from those before it, and from the modules that know nothing of stages
-STAGES = ["image", "registry", "smolmachine", "verify", "vm", "workspace", "backend"]
+STAGES = ["image", "registry", "smolmachine", "verify", "vm", "workspace", "egress", "backend"]
 GROUND = {
     "ending",
     "errors",
@@ -35,6 +35,7 @@ TOP = [
     "transport",
     "smolvm_packing",
     "config",
+    "trust",
     "conversion",
     "artifacts",
     "receipts",

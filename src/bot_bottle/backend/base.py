@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from bot_bottle import strays
+from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import Interrupted
 from bot_bottle.workspace.base import Mount
 
@@ -28,6 +29,7 @@ class Launch:
     cpus: int
     memory_mib: int
     workspace: Mount | None = None
+    egress: Policy = NOTHING
 
     @property
     def name(self) -> str:

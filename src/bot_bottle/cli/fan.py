@@ -78,7 +78,7 @@ def _spec(ctx: click.Context) -> BottleSpec:
     if given and settings.value("workspace") != "clone":
         raise UsageError("the bottles of a fan work in clones", next_step="leave --workspace out")
     in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
-    return inputs.spec(ctx, Settings(in_clones, settings.project, settings.file))
+    return inputs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
 
 
 def _show(results: list[Result], *, as_json: bool) -> None:

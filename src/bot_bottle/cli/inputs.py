@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
+from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
 from bot_bottle.errors import ImageError, SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.image.oci import Platform
@@ -23,6 +25,7 @@ from bot_bottle.spec import (
     parse_env,
     parse_memory,
 )
+from bot_bottle.trust import hold_granted, requested
 from bot_bottle.workspace.base import Request
 
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
@@ -40,6 +43,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "workdir": ("workdir", str),
     "cpus": ("cpus", int),
     "memory": ("memory", str),
+    "allow": ("egress.allow", tuple),
 }
 
 
@@ -110,7 +114,14 @@ def _check_platform(text: str | None) -> None:
 
 
 def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
-    """Make the spec of one bottle. Raises UsageError and SpecError."""
+    """Make the spec of one bottle. Raises UsageError and SpecError.
+
+    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be shown.
+    """
+    egress = _egress(ctx, settings)
+    if not ctx.params.get("plan_only"):
+        without = "egress." if ctx.params.get("network") else ""
+        hold_granted(requested(settings, without=without), _ask, yes=ctx.params["yes"])
     where = source(ctx, settings)
     name = ctx.params.get("name")
     return BottleSpec(
@@ -124,7 +135,29 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         memory_mib=parse_memory(settings.value("memory")),
         backend=settings.value("backend"),
         workspace=_workspace(ctx, settings),
+        egress=egress,
     )
+
+
+def _ask(question: str) -> bool:
+    """Ask whoever sits at the terminal; without one the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(question, err=True)
+    return click.confirm("Grant it?", default=False, err=True)
+
+
+def _egress(ctx: click.Context, settings: Settings) -> Policy:
+    """Read what the bottle may reach. `--network` goes over all that bottle.toml says."""
+    allow: tuple[str, ...] = settings.value("egress.allow")
+    match ctx.params.get("network"):
+        case "none" if ctx.params["allow"]:
+            raise UsageError("--network none and --allow exclude each other")
+        case "none":
+            return NOTHING
+        case "open":
+            return parse_policy(ctx.params["allow"], open_=True)
+    return parse_policy(allow, open_=settings.value("egress.open"))
 
 
 def _workspace(ctx: click.Context, settings: Settings) -> Request:

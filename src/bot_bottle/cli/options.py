@@ -112,6 +112,28 @@ def bottle_options(command: F) -> F:
         ]
     ):
         command = option(command)
+    return wall_options(command)
+
+
+def wall_options(command: F) -> F:
+    """Add what makes holes in a bottle's walls."""
+    for option in reversed(
+        [
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="HOST[:PORT]",
+                help="Let it reach this host, *.domain, address or range too (default: nothing).",
+            ),
+            click.option(
+                "--network",
+                type=click.Choice(["none", "open"]),
+                help="none: reach nothing, whatever bottle.toml allows. open: no walls at all.",
+            ),
+            click.option("--yes", is_flag=True, help="Grant what bottle.toml asks for, without being asked."),
+        ]
+    ):
+        command = option(command)
     return command
 
 

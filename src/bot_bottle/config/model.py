@@ -14,7 +14,6 @@ _SHOWN = 5  # mistakes told at once
 
 # keys that would be walls: saying nothing of them would be worse than refusing them
 _NOT_YET = {
-    "egress": "a bottle has no network, and none can be given to it yet",
     "secrets": "secrets are not handled yet; --env NAME passes a variable of yours to the command",
     "ports": "no port of a bottle can be published yet",
 }
@@ -33,6 +32,13 @@ class ImageTable(_Table):
     args: dict[str, str] = {}
 
 
+class EgressTable(_Table):
+    """`[egress]`: what a bottle may reach. Entries are read by `egress.rules`."""
+
+    allow: list[str] = []
+    open: bool | None = None
+
+
 class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
@@ -45,6 +51,7 @@ class File(_Table):
     user: str | None = None
     workdir: str | None = None
     env: dict[str, str] = {}
+    egress: EgressTable = EgressTable()
 
 
 def parse(document: Mapping[str, Any], place: str) -> File:
@@ -68,7 +75,9 @@ def _told(loc: list[str], kind: str, message: str) -> str:
         return f"{key}: {message[:1].lower()}{message[1:]}"
     if loc[0] in _NOT_YET:
         return f"{key}: {_NOT_YET[loc[0]]}"
-    known = [*File.model_fields, *(f"image.{name}" for name in ImageTable.model_fields)]
+    known = [*File.model_fields]
+    for table, fields in (("image", ImageTable.model_fields), ("egress", EgressTable.model_fields)):
+        known += [f"{table}.{name}" for name in fields]
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
     suggestion = f"did you mean {meant[0]}?" if meant else f"known are {', '.join(known)}"
     return f"{key}: no such key; {suggestion}"

@@ -26,9 +26,12 @@ DEFAULTS: dict[str, Any] = {
     "user": "",
     "workdir": "",
     "env": {},
+    "egress.allow": (),
+    "egress.open": False,
 }
 _PATHS = ("image.context", "image.dockerfile")
 _TABLES = ("image.args", "env")  # joined by name, not replaced as a whole
+_LISTS = ("egress.allow",)  # joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,21 @@ class Setting:
 class Settings(Mapping[str, Setting]):
     """All values in force, by key. Those of a table have keys of their own: `env.NAME`.
 
-    `project` is the folder that they are for, `file` the configuration that some are from, if there is one.
+    `project` is the folder that they are for, `file` the configuration that some are from, if there is one,
+    and `of_file` what that says, whether or not it is in force.
     """
 
-    def __init__(self, settings: Mapping[str, Setting], project: Path, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Setting],
+        project: Path,
+        file: Path | None = None,
+        of_file: Mapping[str, Any] | None = None,
+    ) -> None:
         self._settings = dict(settings)
         self.project = project
         self.file = file
+        self.of_file = of_file or {}
 
     def __getitem__(self, key: str) -> Setting:
         return self._settings[key]
@@ -85,14 +96,23 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
                     origin = source[key].origin
                     values = source[key].value.items()
                     settings |= {f"{key}.{name}": Setting(value, origin) for name, value in values}
+        elif key in _LISTS and key in given and key in of_file:
+            both = (of_file[key], given[key])
+            value = tuple(dict.fromkeys(item for each in both for item in each.value))
+            settings[key] = Setting(value, ", ".join(each.origin for each in both))
         else:
             settings[key] = given.get(key) or of_file.get(key) or Setting(default, DEFAULT)
-    return Settings(settings, file.root, file.path) if file else Settings(settings, start)
+    if file is None:
+        return Settings(settings, start)
+    return Settings(settings, file.root, file.path, {key: each.value for key, each in of_file.items()})
 
 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
-    flat = {f"image.{name}": value for name, value in content.pop("image").items()} | content
+    flat = dict(content)
+    for table in ("image", "egress"):
+        flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
+    flat["egress.allow"] = tuple(flat["egress.allow"]) or None
     if flat["image.context"] is None:
         flat["image.context"] = "."
     for key in _PATHS:

@@ -1,0 +1,158 @@
+"""One entry of `egress.allow`: a host, a pattern of hosts, an address or a range, with or without a port.
+
+Everything is brought into one form first, so that two spellings of a name are one name: lower case, no dot at
+the end, non-ASCII as punycode (RFC 5891), IPv4 that is mapped into IPv6 as IPv4.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from bot_bottle.errors import SpecError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# the widest ranges that can be named: more is most of the internet, which only `open` says
+_WIDEST = {4: 8, 6: 16}
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_BRACKETED = re.compile(r"\[([^\]]*)\](?::(.*))?")
+_LONGEST = 300  # characters of an entry; a name has 253
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one entry allows. `target` is an exact name, `.example.org` for all names below that, or a range.
+
+    `port` is None where every port is.
+    """
+
+    target: str | Network
+    port: int | None = None
+
+    def __str__(self) -> str:
+        if isinstance(self.target, str):
+            text = f"*{self.target}" if self.target.startswith(".") else self.target
+        else:
+            single = self.target.prefixlen == self.target.max_prefixlen
+            text = str(self.target.network_address if single else self.target)
+            text = f"[{text}]" if self.target.version == 6 and self.port else text
+        return f"{text}:{self.port}" if self.port else text
+
+
+def parse(text: str) -> Rule:
+    """Read an entry. Raises SpecError with the reason and how it should be written."""
+    if len(text) > _LONGEST or not text.isprintable():
+        raise _refused(text, "it is no host, address or range")
+    entry = text.strip()
+    if "://" in entry:
+        raise _refused(text, "it is a URL", "write its host alone: api.example.org")
+    if "%" in entry:
+        raise _refused(text, "an address with a zone means another thing on each machine")
+    host, port = _split(entry)
+    number = None if port is None else _port(text, port)
+    if "/" in host or ":" in host or _looks_like_ipv4(host):
+        return Rule(_network(text, host), number)
+    return Rule(_name(text, host), number)
+
+
+def name_of(host: str) -> str:
+    """Give a host's name in the one form that names are compared in. Raises SpecError."""
+    name = host.removesuffix(".")
+    try:
+        ascii_name = name.lower() if name.isascii() and "xn--" not in name.lower() else _punycode(name)
+        for label in ascii_name.split("."):
+            if not _LABEL.fullmatch(label):
+                raise ValueError(f"{label[:70]!r} cannot be a part of a host's name")
+    except ValueError as error:
+        raise SpecError(f"not a host's name: {host[:80]!r}", why=str(error)) from error
+    if len(ascii_name) > 253:
+        raise SpecError(f"not a host's name: {host[:80]!r}", why="a name has 253 characters at most")
+    return ascii_name
+
+
+def _punycode(name: str) -> str:
+    import idna  # its tables take a while
+
+    encoded = idna.encode(name.lower(), uts46=True).decode("ascii")
+    idna.decode(encoded)
+    return encoded
+
+
+def address_of(host: str) -> Address | None:
+    """Give the address that a text is, or None when it is a name. Raises ValueError for a broken address."""
+    if ":" in host or _looks_like_ipv4(host):
+        return plain(ipaddress.ip_address(host.strip("[]")))
+    return None
+
+
+def plain(address: Address) -> Address:
+    """Give an IPv4 address that is written as an IPv6 one as what it is."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _split(entry: str) -> tuple[str, str | None]:
+    if found := _BRACKETED.fullmatch(entry):
+        return found[1], found[2]
+    if entry.count(":") == 1:
+        host, _, port = entry.partition(":")
+        return host, port
+    return entry, None
+
+
+def _port(text: str, port: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise _refused(text, f"{port[:20]!r} is no port", "write it as api.example.org:443")
+    return int(port)
+
+
+def _looks_like_ipv4(host: str) -> bool:
+    """Whether it is a number in one of the forms that resolvers take for IPv4 (0x7f.1, 2130706433)."""
+    last = host.removesuffix(".").rpartition(".")[2]
+    return bool(re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last))
+
+
+def _network(text: str, host: str) -> Network:
+    try:
+        network = ipaddress.ip_network(host, strict=False)
+        given = ipaddress.ip_interface(host).ip
+    except ValueError as error:
+        raise _refused(text, str(error), "write it as 192.0.2.7 or 192.0.2.0/24") from error
+    if "/" in host and given != network.network_address:
+        raise _refused(text, "the address has bits beyond its range", f"write {network}, or {given} alone")
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
+        if network.prefixlen < 96:
+            raise _refused(text, "it holds all of IPv4")
+        address = network.network_address.ipv4_mapped
+        network = ipaddress.ip_network((address, network.prefixlen - 96))
+    if network.prefixlen < _WIDEST[network.version]:
+        raise _refused(
+            text,
+            f"it is wider than /{_WIDEST[network.version]}",
+            "name what is needed; whoever wants no walls says open = true",
+        )
+    return network
+
+
+def _name(text: str, host: str) -> str:
+    start, name = ("", host)
+    if host.startswith("*"):
+        start, name = ".", host.removeprefix("*.")
+        if name in ("", ".", "*") or not host.startswith("*."):
+            raise _refused(text, "it names no domain", "write *.example.org, or open = true for no walls")
+        if "." not in name.removesuffix("."):
+            raise _refused(text, "it is all of a top-level domain", "write *.example.org")
+    if "*" in name:
+        raise _refused(text, "a star stands at the beginning, for whole parts", "write *.example.org")
+    try:
+        return start + name_of(name)
+    except SpecError as error:
+        raise _refused(text, error.why) from error
+
+
+def _refused(text: str, why: str, next_step: str = "") -> SpecError:
+    shown = "".join(char if char.isprintable() else "?" for char in text[:80])
+    return SpecError(f"egress cannot allow {shown!r}", why=why, next_step=next_step)
