@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.callers import git_context
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
 
@@ -72,3 +73,9 @@ def base_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
     reference = f"bot-bottle-test-base:{OWNER}"
     docker.build(busybox_context(tmp_path_factory.mktemp("base")), "--tag", reference)
     return reference
+
+
+@pytest.fixture(scope="session")
+def git_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with a shell, git and a user by name."""
+    return docker.build(git_context(tmp_path_factory.mktemp("git-image")))

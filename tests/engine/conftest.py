@@ -8,15 +8,8 @@ from typing import Protocol
 import pytest
 
 from tests.support.bottle import Bottle
-from tests.support.callers import git_context
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
-
-
-@pytest.fixture(scope="session")
-def git_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An image with a shell, git and a user by name."""
-    return docker.build(git_context(tmp_path_factory.mktemp("git-image")))
 
 
 class Context(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterator
 import pexpect
 import pytest
 
-from tests.support.bottle import PROGRAM, Bottle, Ended, end
-from tests.support.callers import Caller, caller
+from tests.support.bottle import PROGRAM, Ended, end
+from tests.support.callers import AGENT, Caller, caller
 from tests.support.engines import Docker
+from tests.support.killing import killed_at_any_moment, states
 from tests.support.repos import Repo
 
 
@@ -23,10 +23,6 @@ def root(docker: Docker) -> Iterator[Caller]:
     with caller(0, docker) as who:
         yield who
         who.bottle("stop", "-t", "0", *states(who.bottle))
-
-
-def states(bottle: Bottle) -> dict[str, str]:
-    return {each["name"]: each["state"] for each in json.loads(bottle("ls", "--json").out)}
 
 
 def until(what: Callable[[], bool], seconds: float = 30) -> None:
@@ -140,15 +136,6 @@ def test_ctrl_c_while_it_begins_leaves_nothing(root: Caller, git_image: str) -> 
     root.left_nothing()
 
 
-AGENT = """
-echo "working on $(git branch --show-current)"
-number=$(git branch --show-current | sed 's/.*-//')
-echo "$number" >> README && git commit -qam "work of $number"
-[ "$number" = 2 ] && echo more > uncommitted
-[ "$number" != 3 ]
-"""
-
-
 def fan(who: Caller, git_image: str, count: int, script: str, *options: str) -> Ended:
     repo = who.folder / "repo"
     repo = repo if repo.exists() else who.repo().top
@@ -221,28 +208,5 @@ def test_ctrl_c_ends_all_of_a_fan(root: Caller, git_image: str) -> None:
     root.left_nothing()
 
 
-COMMITS = "n=0; while :; do n=$((n+1)); git commit -q --allow-empty -m $n; echo $n; done"
-
-
 def test_bottles_killed_at_any_moment_leave_nothing_and_lose_no_commit(root: Caller, git_image: str) -> None:
-    repo = root.repo()
-    before = repo.git("rev-parse", "HEAD")
-    docker = ("--backend", "docker", "--image", git_image, "--workspace", "clone")
-    worked = 0
-    for number in range(20):
-        name = f"killed-{number}"
-        run = root.bottle.start("run", "-q", *docker, "--name", name, "--", "sh", "-c", COMMITS, cwd=repo.top)
-        time.sleep(random.uniform(0.1, 3))  # noqa: S311
-        run.kill()
-        run.wait()
-        pruned = root.bottle("prune")
-        assert pruned.code == 0
-        assert "kept" not in pruned.out
-        printed = [int(word) for word in end(run).out.split()]
-        if printed:
-            worked += 1
-            branch = f"bottle/{name}"
-            assert int(repo.git("rev-list", "--count", branch, f"^{before}")) >= max(printed)
-        assert states(root.bottle) == {}
-        root.left_nothing()
-    assert worked
+    killed_at_any_moment(root, 20, 3.0, "--backend", "docker", "--image", git_image)

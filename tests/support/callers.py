@@ -34,6 +34,15 @@ stat -c %u made/file
 """
 COMMIT = 'git add -A && git commit -q -m "from inside" && echo later > uncommitted && git status --porcelain'
 
+# edits and commits, as its number in a fan has it: the second leaves work uncommitted, the third fails
+AGENT = """
+echo "working on $(git branch --show-current)"
+number=$(git branch --show-current | sed 's/.*-//')
+echo "$number" >> README && git commit -qam "work of $number"
+[ "$number" = 2 ] && echo more > uncommitted
+[ "$number" != 3 ]
+"""
+
 
 def git_context(folder: Path) -> Path:
     """Make a folder into a build context with a shell, git, and a user by name."""

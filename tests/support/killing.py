@@ -1,0 +1,60 @@
+"""Bottles that are killed at any moment: nothing of them stays, and no commit is lost. For every backend."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests.support.bottle import Bottle, end, wait_until
+from tests.support.callers import Caller
+
+_COMMITS = "n=0; while :; do n=$((n+1)); git commit -q --allow-empty -m $n; echo $n; done"
+_BOOT = 300  # seconds; an emulated host on a busy machine
+
+
+def states(bottle: Bottle) -> dict[str, str]:
+    """Give the state of every bottle that is known."""
+    return {each["name"]: each["state"] for each in json.loads(bottle("ls", "--json").out)}
+
+
+def killed_at_any_moment(who: Caller, times: int, longest: float, *options: str) -> None:
+    """Hold that bottles which are killed leave nothing after `bottle prune`, and no commit is lost.
+
+    Two of three are killed within `longest` seconds of their start, the third while its command works.
+    """
+    repo = who.repo()
+    before = repo.git("rev-parse", "HEAD")
+    for number in range(times):
+        name = f"killed-{number}"
+        command = (*options, "--workspace", "clone", "--name", name, "--", "sh", "-c", _COMMITS)
+        run = who.bottle.start("run", "-q", *command, cwd=repo.top)
+        works = number % 3 == 2
+        if works:
+            wait_until(lambda name=name: _works(who.folder, name), _BOOT, 0.05)  # type: ignore[misc]
+        moment = random.uniform(0.1, min(longest, 5.0) if works else longest)  # noqa: S311
+        time.sleep(moment)
+        run.kill()
+        run.wait()
+        pruned = who.bottle("prune")
+        ended = end(run)
+        told = f"the bottle {number}, killed {moment:.2f} s {'in its work' if works else 'in'}"
+        assert pruned.code == 0, (told, pruned, ended)
+        assert "kept" not in pruned.out, (told, pruned)
+        printed = [int(word) for word in ended.out.split()]
+        if printed:
+            kept = int(repo.git("rev-list", "--count", f"bottle/{name}", f"^{before}"))
+            assert kept >= max(printed), told
+        assert states(who.bottle) == {}, told
+        who.left_nothing()
+        print(f"{told}: {max(printed, default=0)} commits")  # noqa: T201 - for `pytest -s`
+
+
+def _works(folder: Path, name: str) -> bool:
+    """Whether a bottle's first commit is there."""
+    with suppress(OSError):
+        log = folder / f"state/bottles/{name}/clone/work/.git/logs/refs/heads/bottle/{name}"
+        return "\tcommit: 1\n" in log.read_text()
+    return False
