@@ -161,11 +161,12 @@ def run(
     progress: Progress | None = None,
     tty: bool = False,
     on_begin: Callable[[], None] = lambda: None,
+    attend: Callable[[Running], int] | None = None,
 ) -> int:
     """Run a spec's command in a microVM on our own streams and give its exit status.
 
-    `on_begin` is called when everything is ready for the command. Raises the BottleError of the stage that
-    failed, Interrupted after a second Ctrl-C.
+    `on_begin` is called when everything is ready for the command; `attend` runs it in another way, and gives
+    its status. Raises the BottleError of the stage that failed, Interrupted after a second Ctrl-C.
     """
     progress = progress or Progress()
     with ExitStack() as stack:
@@ -183,5 +184,5 @@ def run(
             receipt.save()
             on_begin()
             with progress.timed("command"):
-                receipt["exit_status"] = status = bottle.run(tty=tty)
+                receipt["exit_status"] = status = attend(bottle) if attend else bottle.run(tty=tty)
         return status

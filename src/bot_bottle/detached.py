@@ -71,7 +71,7 @@ def end_all(started: Sequence[Started]) -> None:
 
 def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
     """Have another process run a command line and hold a bottle, of an `image` that is built already."""
-    log = _open_log(log_path(name))
+    log = open_log(name)
     told, tell = os.pipe()
     try:
         child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
@@ -135,7 +135,9 @@ def held_here() -> Holder | None:
     return Holder(str(name), tell, log, str(image))
 
 
-def _open_log(path: Path) -> int:
+def open_log(name: str) -> int:
+    """Begin the log of a bottle anew and give its file descriptor. Raises WorkspaceError."""
+    path = log_path(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

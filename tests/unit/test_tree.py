@@ -44,6 +44,8 @@ TOP = [
     "detached",
     "roster",
     "fan",
+    "differences",
+    "twin",
     "bench",
     "doctor",
     "cli",

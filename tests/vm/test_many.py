@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,3 +30,39 @@ def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
     root: Caller, git_image: str, times: int
 ) -> None:
     killed_at_any_moment(root, times, 30.0, "-m", "512m", "--image", git_image)
+
+
+# prints, leaves files, and does a few things that differ by where it runs
+WORK = """
+echo "hello $WHO"; echo err >&2
+echo more >> README; echo x > "new
+line"; rm gone; uname -r > kernel; exit 3
+"""
+
+
+@pytest.mark.timeout(900)
+def test_a_twin_shows_what_differs(root: Caller, git_image: str) -> None:
+    repo = root.repo()
+    options = ("--workspace", "clone", "--name", "try", "-m", "512m", "--image", git_image, "-u", "1000")
+    command = ("--", "sh", "-c", WORK)
+    secret = {"WHO": "a-secret-value"}
+    ended = root.bottle(
+        "run", "--twin", "--json", "-e", "WHO", *options, *command, cwd=repo.top, timeout=600, env=secret
+    )
+    assert ended.code == 1, ended
+    told = json.loads(ended.out)
+    assert [told[each]["exit_status"] for each in ("docker", "smolmachines")] == [3, 3]
+    assert told["same"] is False
+    rows = {row.pop("what"): row for row in told["compared"]}
+    same = {what: row["docker"] for what, row in rows.items() if row["same"]}
+    assert same.items() >= {"exit status": "3", "user": "1000:1000", "cwd": "/workspace"}.items()
+    assert same["output"] == "2 lines"
+    differ = {what: row for what, row in rows.items() if row["same"] is False}
+    assert list(differ) == ["files", "files kernel"]
+    assert differ["files"] == {"docker": "4 files", "smolmachines": "4 files", "same": False}
+    assert "a-secret-value" not in ended.out + ended.err
+    for name in ("try-docker", "try-smolmachines"):
+        assert sorted(root.bottle("logs", name).out.splitlines()) == ["err", "hello a-secret-value"]
+        assert "+more" in root.bottle("diff", name).out
+    assert root.bottle("rm", "--force", "try-docker", "try-smolmachines").code == 0
+    root.left_nothing()

@@ -55,6 +55,9 @@ class Running(Protocol):
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
         """
 
+    def aside(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in all else as that, and leave nothing of it."""
+
 
 class Waiting(Protocol):
     """A command that is attached to us."""

@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,15 @@ class ContainerBottle:
         ):
             wait(client, received, self._pass_on, self._remove)
         return self._status()
+
+    def aside(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
+        other = copy(self)
+        other.launch = replace(self.launch, command=command)
+        try:
+            return other.run(tty=False)
+        finally:
+            self._remove()
 
     def _create(self, *, tty: bool) -> None:
         launch = self.launch

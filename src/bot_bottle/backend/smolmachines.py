@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class Bottle:
         with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
             code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
         return _status(code, attached)
+
+    def aside(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in the same machine."""
+        return Bottle(replace(self.launch, command=command), self._host, self._progress).run(tty=False)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""

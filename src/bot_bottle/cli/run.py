@@ -33,6 +33,7 @@ Examples:
   bottle run --plan .
   bottle run -d --workspace clone --name blue . -- claude -p 'fix the tests'
   bottle run --backend docker . -- make test
+  bottle run --twin --workspace clone . -- make test
   bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
 """
 
@@ -61,7 +62,8 @@ class CommandAfterDashes(click.Command):
 @click.option("-d", "--detach", is_flag=True, help="Come back when it runs: bottle logs, bottle stop.")
 @click.option("--time", "timed", is_flag=True, help="Say at the end how long each stage took.")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --plan: print JSON.")
+@click.option("--twin", is_flag=True, help="Run CMD in both backends, and show what differs.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan or --twin: print JSON.")
 @options.engine_options
 @options.output_options
 @click.pass_context
@@ -73,6 +75,7 @@ def command(
     as_json: bool,
     timed: bool,
     detach: bool,
+    twin: bool,
     **given: Any,
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
@@ -80,9 +83,13 @@ def command(
     holder = held_here()
     spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
-    _check_choices(ctx, spec, as_json=as_json and not plan_only)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     chosen = {key: given[key] for key in ("engine", "packer", "max_image_size")}
+    if twin:
+        from bot_bottle.cli import comparison
+
+        return comparison.run(ctx, spec, progress, as_json=as_json, accel=given["accel"], **chosen)
+    _check_choices(ctx, spec, as_json=as_json and not plan_only)
     if plan_only:
         _show(bottle.plan(spec, **chosen, progress=progress).described(), as_json=as_json)
         return 0
@@ -129,7 +136,7 @@ def _show(plan: dict[str, Any], *, as_json: bool) -> None:
 def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
     """Refuse what would have no effect."""
     if as_json:
-        raise UsageError("--json goes with --plan: what a bottle prints is its command's own")
+        raise UsageError("--json goes with --plan or --twin: what a bottle prints is its command's own")
     for name in ("packer", "accel") if spec.backend == "docker" else ():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} is for microVMs, and the docker backend has none")
