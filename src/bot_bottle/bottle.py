@@ -144,7 +144,7 @@ def launch(
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount)
         if plan.conversion is None:
-            yield stack.enter_context(docker.launch(launch, image, converter.engine, run))
+            yield stack.enter_context(docker.launch(launch, image, converter.engine, run, progress))
         else:
             entry = plan.conversion.entry
             stack.enter_context(entry.hold())

@@ -14,13 +14,17 @@ from typing import Any
 
 from bot_bottle import interrupts, process
 from bot_bottle.backend.base import Launch, owner, wait
-from bot_bottle.backend.docker_argv import PIDS, create_argv, env_file
+from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_file
+from bot_bottle.backend.docker_image import Image, look
 from bot_bottle.backend.docker_mounts import mount_options
+from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
+from bot_bottle.egress.kit import PLACE
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
 from bot_bottle.interrupts import shield
-from bot_bottle.process import CommandFailed
+from bot_bottle.process import Child, CommandFailed
+from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 
 STRAY = "bottle-container"
@@ -34,13 +38,13 @@ class ContainerBottle:
     """A bottle whose container is made and not yet started. Made by `launch`."""
 
     def __init__(
-        self, launch: Launch, engine: Engine, image: str, run: RunDir, mounts: Sequence[str]
+        self, launch: Launch, engine: Engine, image: Image, gate: Gate, mounts: Sequence[str]
     ) -> None:
         self.launch = launch
         self._mounts = mounts
         self._engine = engine
         self._image = image
-        self._run = run
+        self._gate = gate
 
     @property
     def place(self) -> str:
@@ -59,6 +63,7 @@ class ContainerBottle:
             interrupts.collected() as received,
             process.attached(argv, terminal=tty, own_stderr=not tty) as client,
         ):
+            self._let_through(client, received, tty=tty)
             wait(client, received, self._pass_on, self._remove)
         return self._status()
 
@@ -71,13 +76,24 @@ class ContainerBottle:
         finally:
             self._remove()
 
+    def _let_through(self, client: Child, received: list[int], *, tty: bool) -> None:
+        """Let the command start, when its walls have been proved from inside."""
+
+        def alive() -> bool:
+            return client.code is None and not received
+
+        self._gate.report(alive)
+        self._gate.let_through({**self._image.returned, **self.launch.variables(tty=tty)}, alive)
+
     def _create(self, *, tty: bool) -> None:
         launch = self.launch
-        with env_file(self._run.path, launch.variables(tty=tty)) as (path, inherited):
-            labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
-            options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
-            argv = create_argv(self._engine, launch, self._image, path, list(inherited), options, tty=tty)
-            done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
+        labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
+        options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
+        options += [bind_option(self._gate.folder, PLACE, "readonly")]
+        options += [f"--env={name}=" for name in self._image.blanked]
+        command = (*ENTRYPOINT, *(launch.command or self._image.command))
+        argv = create_argv(self._engine, launch, self._image.id, command, options, network="none", tty=tty)
+        done = process.run(argv, timeout=_TIMEOUT, check=False)
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
             raise EngineError(
@@ -127,16 +143,19 @@ class ContainerBottle:
 
 
 @contextmanager
-def launch(launch: Launch, image: str, engine: Engine, run: RunDir) -> Iterator[ContainerBottle]:
+def launch(
+    launch: Launch, image: str, engine: Engine, run: RunDir, progress: Progress
+) -> Iterator[ContainerBottle]:
     """Hold a bottle's container; when the block ends, by any way, nothing of it is left. `image` is an id."""
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
     with ExitStack() as stack:
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
+        door = stack.enter_context(gate(run, "", progress))
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        yield ContainerBottle(launch, engine, image, run, mounts)
+        yield ContainerBottle(launch, engine, look(engine, image, launch), door, mounts)
 
 
 def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:

@@ -29,20 +29,19 @@ def create_argv(
     engine: Engine,
     launch: Launch,
     image: str,
-    env_file: Path,
-    inherited: Sequence[str],
+    command: Sequence[str],
     options: Sequence[str],
     *,
+    network: str,
     tty: bool,
 ) -> list[str]:
-    """Give the command line that makes the container. Values of variables are in a file, or inherited."""
+    """Give the command line that makes the container. Its variables come later, through the gate."""
     argv = [str(engine.program), "create", f"--name={launch.name}", f"--hostname={launch.slug}", *options]
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
-    argv += ["--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    argv += [f"--network={network}", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     argv += [f"--cap-add={name}" for name in _CAPABILITIES]
     argv += [f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
-    argv += [f"--env-file={env_file}", *(f"--env={name}" for name in inherited)]
     if engine.name == "podman":
         argv += _own_limits()
     if tty:
@@ -51,9 +50,7 @@ def create_argv(
         argv.append(f"--user={launch.user}")
     if launch.workdir:
         argv.append(f"--workdir={launch.workdir}")
-    if launch.command:
-        return [*argv, f"--entrypoint={launch.command[0]}", image, *launch.command[1:]]
-    return [*argv, image]
+    return [*argv, f"--entrypoint={command[0]}", image, *command[1:]]
 
 
 def bind_option(source: Path, target: str, *more: str) -> str:

@@ -1,0 +1,57 @@
+"""What a container's gate has to know of its image: what it would run, and what would get into our way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bot_bottle.backend.base import Launch
+from bot_bottle.errors import ImageError, SpecError
+from bot_bottle.image.engine import Engine
+
+# read by the loader of every program, the gate's too
+_LOADER = re.compile(r"LD_[A-Z0-9_]+")
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image by its id, and the command it has of its own.
+
+    `returned` are variables of it that would not come through the gate, and are given to the command again:
+    those for the loader, which are `blanked` before, and those whose names a shell cannot hold.
+    """
+
+    id: str
+    command: tuple[str, ...]
+    returned: Mapping[str, str]
+
+    @property
+    def blanked(self) -> list[str]:
+        """The names that must be empty while the gate runs."""
+        return [name for name in self.returned if _LOADER.fullmatch(name)]
+
+
+def look(engine: Engine, image: str, launch: Launch) -> Image:
+    """Ask the engine. Raises SpecError if there is nothing to run, ImageError for a broken configuration."""
+    config = engine.inspect(image).get("Config") or {}
+    try:
+        own = (*_texts(config.get("Entrypoint")), *_texts(config.get("Cmd")))
+        pairs = [item.partition("=")[::2] for item in _texts(config.get("Env"))]
+    except (AttributeError, TypeError) as error:
+        raise ImageError(f"{engine.name} tells nonsense of the image {image}") from error
+    if not (launch.command or own):
+        raise SpecError("the image names no command", next_step="give one: bottle run . -- COMMAND")
+    returned = {
+        name: value for name, value in pairs if _LOADER.fullmatch(name) or not _SHELL_NAME.fullmatch(name)
+    }
+    return Image(image, own, returned)
+
+
+def _texts(value: Any) -> list[str]:
+    texts = value or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return texts
