@@ -18,7 +18,7 @@ from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_f
 from bot_bottle.backend.docker_image import Image, look
 from bot_bottle.backend.docker_mounts import mount_options
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
-from bot_bottle.egress.kit import PLACE
+from bot_bottle.egress.probes import KIT
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
@@ -89,7 +89,7 @@ class ContainerBottle:
         launch = self.launch
         labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
         options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
-        options += [bind_option(self._gate.folder, PLACE, "readonly")]
+        options += [bind_option(self._gate.folder, KIT, "readonly")]
         options += [f"--env={name}=" for name in self._image.blanked]
         command = (*ENTRYPOINT, *(launch.command or self._image.command))
         argv = create_argv(self._engine, launch, self._image.id, command, options, network="none", tty=tty)

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bot_bottle.egress.kit import BUSYBOX, PLACE, kit
+from bot_bottle.egress.kit import kit
+from bot_bottle.egress.probes import BUSYBOX, KIT
 from bot_bottle.errors import WallsError
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 
-ENTRYPOINT = (f"{PLACE}/loader", f"{PLACE}/busybox", "sh", f"{PLACE}/gate")
+ENTRYPOINT = (*BUSYBOX, "sh", f"{KIT}/gate")
 
 _SAYS, _HEARS = "says", "hears"
 _LIMIT = 64 << 10  # bytes that are read of what it says
@@ -32,13 +33,11 @@ _READY = "bottle_gate_open"
 
 # `hears` is read as shell: that is how it gets variables without a program that could be seen
 _SCRIPT = f"""\
-bb='{BUSYBOX}'
-(
-:
+( :
 @PROBES@
-) > {PLACE}/{_SAYS} 2>/dev/null < /dev/null
-unset bb {_READY}
-. {PLACE}/{_HEARS}
+) > {KIT}/{_SAYS} 2>/dev/null < /dev/null
+unset {_READY}
+. {KIT}/{_HEARS}
 [ "${_READY}" = yes ] || exit 119
 unset {_READY} SHLVL PWD OLDPWD
 exec "$@"
@@ -51,14 +50,14 @@ class Gate:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def report(self, alive: Callable[[], bool]) -> str:
+    def report(self, alive: Callable[[], bool]) -> bytes:
         """Wait for what the probes found, and give it. Raises WallsError if it does not come.
 
         `alive` says whether the container's client still runs.
         """
         pipe = os.open(self.folder / _SAYS, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return _read(pipe, alive).decode("utf-8", "replace")
+            return _read(pipe, alive)
         finally:
             os.close(pipe)
 
@@ -68,7 +67,7 @@ class Gate:
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in plain.items()]
         odd = [f"{name}={value}" for name, value in variables.items() if name not in plain]
         if odd:  # a shell cannot hold them
-            lines.append(f'set -- {BUSYBOX} env {shlex.join(odd)} "$@"\n')
+            lines.append(f'set -- {shlex.join([*BUSYBOX, "env", *odd])} "$@"\n')
         data = os.fsencode("".join([*lines, f"{_READY}=yes\n"]))
         pipe = self._open_to_say(alive)
         if pipe is not None:
@@ -95,7 +94,7 @@ def gate(run: RunDir, probes: str, progress: Progress) -> Iterator[Gate]:
     tools = kit(progress)
     folder = run.folder("gate")
     folder.chmod(0o755)  # of a folder that is the user's alone; whoever the command runs as has to enter
-    for name in ("busybox", "loader"):
+    for name in ("busybox", "ld.so"):
         _link(tools / name, folder / name)
     (folder / "gate").write_text(_SCRIPT.replace("@PROBES@", probes))
     (folder / "gate").chmod(0o644)

@@ -1,93 +1,73 @@
-"""A shell and its tools for inside a bottle, whatever its image holds: the busybox of smolvm's guest.
+"""The kit that probes are run with: busybox and its loader, out of smolvm's guest system.
 
-It is linked to its own loader and C library in one file (musl), so the two run in any root filesystem.
+It is made once for each version of smolvm, and shown to a bottle as probes.KIT, read-only.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tarfile
-from pathlib import Path, PurePosixPath
-from tempfile import mkdtemp
+from pathlib import Path
 
 import zstandard
 
-from bot_bottle import paths
-from bot_bottle.errors import CacheError, SmolvmError
-from bot_bottle.interrupts import shield
+from bot_bottle.errors import SmolvmError
+from bot_bottle.locks import locked
 from bot_bottle.progress import Progress
 from bot_bottle.vm.install import Installation, prepare_installation
 
-PLACE = "/.bottle"  # where a bottle sees it
-BUSYBOX = f"{PLACE}/loader {PLACE}/busybox"
-
-_NAMES = {"bin/busybox": "busybox"}
-_LOADER = ("lib", "ld-musl-")
-_LARGEST = 16 << 20  # bytes of either
+# in the guest system, and in the kit
+_FILES = (
+    (re.compile(r"(\./)?lib/ld-musl-[a-z0-9_]+\.so\.1"), "ld.so"),
+    (re.compile(r"(\./)?bin/busybox"), "busybox"),
+)
 
 
 def kit(progress: Progress) -> Path:
-    """Give the folder with `busybox` and `loader`, made the first time. Raises SmolvmError, CacheError."""
+    """Give the kit's folder, made if it is not there; anybody may read it. Raises SmolvmError."""
     installed = prepare_installation(progress)
-    folder = paths.cache_dir() / "smolvm" / f"{installed.version}-kit"
-    if not folder.is_dir():
-        try:
-            _make(installed, folder)
-        except OSError as error:
-            raise CacheError(
-                f"cannot make {folder}", why=str(error), next_step="make it writable and free some space"
-            ) from error
+    folder = installed.folder.with_name(installed.folder.name + "-kit")
+    try:
+        with locked(folder.with_suffix(".lock"), lambda: None):
+            stamp = (installed.folder / "stamp").read_text()
+            if not _is_whole(folder, stamp):
+                _make(folder, installed, stamp)
+    except (OSError, tarfile.TarError, zstandard.ZstdError) as error:
+        raise SmolvmError(
+            "the kit that proves a bottle's walls cannot be made",
+            why=str(error),
+            next_step=f"make {folder.parent} writable; or pip install --force-reinstall smolmachines",
+        ) from error
     return folder
 
 
-def _make(installed: Installation, folder: Path) -> None:
-    """Take the files out of the guest's archive. Several may do so at once: the first one's are kept."""
-    with shield():
-        partial = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
-            _unpack(installed, partial)
-            partial.chmod(0o755)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _unpack(installed: Installation, folder: Path) -> None:
-    wanted = {"busybox", "loader"}
+def _is_whole(folder: Path, stamp: str) -> bool:
     try:
-        with (
-            installed.agent_archive.open("rb") as packed,
-            zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as reader,
-            tarfile.open(fileobj=reader, mode="r|") as tar,
-        ):
+        return (folder / "stamp").read_text() == stamp
+    except OSError:
+        return False
+
+
+def _make(folder: Path, installed: Installation, stamp: str) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o755)
+    partial.chmod(0o755)
+    with installed.agent_archive.open("rb") as packed:
+        stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
-                name = _name(member.name)
-                file = tar.extractfile(member) if name in wanted and member.isreg() else None
-                if file is not None and member.size <= _LARGEST:
-                    _write(folder / name, file.read())
-                    wanted.discard(name)
-                if not wanted:
-                    return
-    except (tarfile.TarError, zstandard.ZstdError) as error:
-        raise SmolvmError("smolvm's guest files are damaged", why=str(error)) from error
-    raise SmolvmError(f"smolvm's guest files have no {' and no '.join(sorted(wanted))}")
-
-
-def _name(member: str) -> str:
-    path = PurePosixPath(member)
-    if path.parent.name == _LOADER[0] and path.name.startswith(_LOADER[1]):
-        return "loader"
-    return _NAMES.get(str(path), "")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o755)
+                for pattern, name in _FILES:
+                    if pattern.fullmatch(member.name) and (source := tar.extractfile(member)) is not None:
+                        with (partial / name).open("wb") as file:
+                            shutil.copyfileobj(source, file)
+                        (partial / name).chmod(0o755)
+    missing = [name for _, name in _FILES if not (partial / name).is_file()]
+    if missing:
+        raise OSError(f"{installed.agent_archive} holds no {' and no '.join(missing)}")
+    (partial / "stamp").write_text(stamp)
+    os.sync()
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
