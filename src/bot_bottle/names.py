@@ -27,6 +27,14 @@ def lives(name: str) -> bool:
         return not free
 
 
+def in_use() -> list[str]:
+    """List the names that are held; one that was killed keeps its own until somebody asks for it.
+
+    Nothing is held for that. Raises OSError.
+    """
+    return [path.name for path in (paths.runs_dir() / "names").iterdir()]
+
+
 @contextmanager
 def held(name: str) -> Iterator[bool]:
     """Hold a name, so that no bottle of this name begins; or say that one lives. Raises CacheError."""

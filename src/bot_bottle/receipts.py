@@ -103,6 +103,11 @@ def _newest_path(name: str | None) -> Path:
     )
 
 
+def names() -> set[str]:
+    """Give the names of all bottles of which receipts are kept. Raises ReceiptError."""
+    return {_bottle(path) for path in _paths()}
+
+
 def newest_of_each() -> Iterator[dict[str, Any]]:
     """Give the receipt of every bottle's last run, the last begun first. Damaged ones are left out."""
     seen: set[str] = set()

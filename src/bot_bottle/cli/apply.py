@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle import work
+from bot_bottle.cli import completing
 from bot_bottle.workspace.git import printable
 
 _HELP = """Merge what the bottle NAME changed in its clone into your own folder.
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command("apply", help=_HELP)
-@click.argument("name")
+@click.argument("name", shell_complete=completing.with_clone)
 def command(name: str) -> None:
     """Merge, and name what changed."""
     for path in work.apply(name):

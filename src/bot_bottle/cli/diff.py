@@ -10,6 +10,7 @@ from typing import BinaryIO
 import click
 
 from bot_bottle import work
+from bot_bottle.cli import completing
 
 _HELP = """Show what the bottle NAME changed in its clone, commits and uncommitted work together.
 
@@ -28,7 +29,7 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 @click.command("diff", help=_HELP)
-@click.argument("name")
+@click.argument("name", shell_complete=completing.with_clone)
 @click.option("--stat", is_flag=True, help="Only name the files, and count their lines.")
 def command(name: str, stat: bool) -> None:
     """Print the diff, on a terminal with colours and a pager."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bot_bottle import roster
+from bot_bottle.cli import completing
 from bot_bottle.cli.run import CommandAfterDashes, refuse_extra
 from bot_bottle.errors import UsageError
 from bot_bottle.spec import parse_env
@@ -25,7 +26,7 @@ Examples:
 
 
 @click.command("exec", cls=CommandAfterDashes, help=_HELP)
-@click.argument("name")
+@click.argument("name", shell_complete=completing.running)
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command.")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")

@@ -7,6 +7,7 @@ import sys
 import click
 
 from bot_bottle import roster
+from bot_bottle.cli import completing
 
 _HELP = """Print what the command of the detached bottle NAME has printed, both its streams together.
 
@@ -20,7 +21,7 @@ Examples:
 
 
 @click.command("logs", help=_HELP)
-@click.argument("name")
+@click.argument("name", shell_complete=completing.with_log)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the bottle has ended.")
 def command(name: str, follow: bool) -> None:
     """Print the log."""

@@ -7,13 +7,16 @@ import errno
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot_bottle import __version__, interrupts
 from bot_bottle.cli import overview
 from bot_bottle.errors import BottleError, DiskFullError, Interrupted
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
@@ -29,6 +32,15 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"bot_bottle.cli.{cmd_name}").command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Give the commands that begin so, and load none of them."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        found = ((name, what) for name, what in overview.COMMANDS.items() if name.startswith(incomplete))
+        return [CompletionItem(name, help=what) for name, what in sorted(found)]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; when whoever read our output has gone, end as a program killed by SIGPIPE does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle import roster
+from bot_bottle.cli import completing
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.workspace.git import printable
 
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command("rm", help=_HELP)
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.left)
 @click.option("-f", "--force", is_flag=True, help="Remove them with work that is nowhere else.")
 def command(names: tuple[str, ...], force: bool) -> None:
     """Remove each, and print its name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle import roster
+from bot_bottle.cli import completing
 from bot_bottle.vm.terminal import is_terminal
 
 _HELP = """Open a shell in the running bottle NAME: bash if the image has it, else sh.
@@ -19,7 +20,7 @@ _SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
 
 
 @click.command("shell", help=_HELP)
-@click.argument("name")
+@click.argument("name", shell_complete=completing.running)
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Be this user.")
 def command(name: str, user: str) -> int:
     """Open it."""

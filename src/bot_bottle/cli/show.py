@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bot_bottle import receipts, roster
+from bot_bottle.cli import completing
 from bot_bottle.spec import check_slug
 from bot_bottle.workspace.git import printable
 
@@ -26,7 +27,7 @@ Examples:
 
 
 @click.command("show", help=_HELP)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.known)
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as it is kept.")
 def command(name: str | None, as_json: bool) -> None:
     """Print one receipt."""

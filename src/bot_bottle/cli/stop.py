@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle import roster
+from bot_bottle.cli import completing
 
 _HELP = """End running bottles: SIGTERM to the command, and when that has not helped, the bottle goes with it.
 
@@ -18,7 +19,7 @@ Examples:
 
 
 @click.command("stop", help=_HELP)
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.running)
 @click.option(
     "-t",
     "--time",
