@@ -5,7 +5,6 @@ It is made once for each version of smolvm, and shown to a bottle as probes.KIT,
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tarfile
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import zstandard
 
+from bot_bottle import paths
 from bot_bottle.errors import SmolvmError
 from bot_bottle.locks import locked
 from bot_bottle.progress import Progress
-from bot_bottle.vm.install import Installation, prepare_installation
+from bot_bottle.smolmachine.guest import Guest, find_guest
 
 # in the guest system, and in the kit
 _FILES = (
@@ -27,16 +27,18 @@ _FILES = (
 
 def kit(progress: Progress) -> Path:
     """Give the kit's folder, made if it is not there; anybody may read it. Raises SmolvmError."""
-    installed = prepare_installation(progress)
-    folder = installed.folder.with_name(installed.folder.name + "-kit")
+    guest = find_guest()
+    folder = paths.cache_dir() / "smolvm" / f"{guest.version}-kit"
     try:
-        with locked(folder.with_suffix(".lock"), lambda: None):
-            stamp = (installed.folder / "stamp").read_text()
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        waiting = "waiting for another bot-bottle that makes the kit which proves walls"
+        with locked(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
+            stamp = str(guest.path.stat().st_size)
             if not _is_whole(folder, stamp):
-                _make(folder, installed, stamp)
+                _make(folder, guest, stamp)
     except (OSError, tarfile.TarError, zstandard.ZstdError) as error:
         raise SmolvmError(
-            "the kit that proves a bottle's walls cannot be made",
+            "what proves a bottle's walls cannot be made",
             why=str(error),
             next_step=f"make {folder.parent} writable; or pip install --force-reinstall smolmachines",
         ) from error
@@ -50,24 +52,22 @@ def _is_whole(folder: Path, stamp: str) -> bool:
         return False
 
 
-def _make(folder: Path, installed: Installation, stamp: str) -> None:
-    partial = folder.with_name(folder.name + ".partial")
+def _make(folder: Path, guest: Guest, stamp: str) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o755)
+    partial.mkdir()
     partial.chmod(0o755)
-    with installed.agent_archive.open("rb") as packed:
+    with guest.path.open("rb") as packed:
         stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
-                for pattern, name in _FILES:
-                    if pattern.fullmatch(member.name) and (source := tar.extractfile(member)) is not None:
-                        with (partial / name).open("wb") as file:
-                            shutil.copyfileobj(source, file)
-                        (partial / name).chmod(0o755)
-    missing = [name for _, name in _FILES if not (partial / name).is_file()]
-    if missing:
-        raise OSError(f"{installed.agent_archive} holds no {' and no '.join(missing)}")
+                names = [name for pattern, name in _FILES if pattern.fullmatch(member.name)]
+                source = tar.extractfile(member) if names and member.isreg() else None
+                if source is not None:
+                    (partial / names[0]).write_bytes(source.read())
+                    (partial / names[0]).chmod(0o755)
+    if missing := [name for _, name in _FILES if not (partial / name).is_file()]:
+        raise OSError(f"{guest.path} holds no {' and no '.join(missing)}")
     (partial / "stamp").write_text(stamp)
-    os.sync()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
