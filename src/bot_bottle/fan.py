@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import detached, names, paths, receipts
+from bot_bottle.backend import smolmachines
 from bot_bottle.conversion import Converter
 from bot_bottle.detached import Started
 from bot_bottle.errors import ReceiptError, SpecError
@@ -52,7 +53,8 @@ def fan(
     for name in all_names:
         with names.taken(name):
             pass
-    _check_room(spec, count)
+    beside = 0 if spec.backend == "docker" else smolmachines.memory_beside(chosen.get("accel", "auto"))
+    _check_room(spec, count, beside)
     with working() as run:
         converter = Converter(run, progress, **chosen)
         image = "" if spec.source.archive else converter.image_id(spec.source)
@@ -92,14 +94,15 @@ def _facts(started: Started) -> dict[str, Any]:
     return {}
 
 
-def _check_room(spec: BottleSpec, count: int) -> None:
-    """Refuse more than this machine's memory and disk can hold."""
+def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
+    """Refuse more than this machine's memory and disk can hold. Each takes `beside` MiB more than its own."""
     if not 1 <= count <= MOST:
         raise SpecError(f"a fan has 1 to {MOST} bottles, not {count}")
-    needed, there = count * spec.memory_mib << 20, _available_memory()
+    needed, there = count * (spec.memory_mib + beside) << 20, _available_memory()
     if there is not None and needed > there:
         raise SpecError(
             f"{count} bottles of {spec.memory_mib} MiB do not fit: {human_bytes(there)} of memory are free",
+            why=f"each is on an emulated host, which takes {beside} MiB more" if beside else "",
             next_step="give each less with --memory, or run fewer",
         )
     place = paths.state_dir()

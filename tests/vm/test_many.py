@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.callers import Caller, caller
+from tests.support.callers import AGENT, Caller, caller
 from tests.support.engines import Docker
 from tests.support.killing import killed_at_any_moment, states
 
@@ -30,6 +31,37 @@ def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
     root: Caller, git_image: str, times: int
 ) -> None:
     killed_at_any_moment(root, times, 30.0, "-m", "512m", "--image", git_image)
+
+
+@pytest.mark.timeout(900)
+def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
+    repo = root.repo()
+    options = ("--name", "try", "-m", "512m", "--image", git_image, "--json")
+    ended = root.bottle("fan", "2", *options, "--", "sh", "-c", AGENT, cwd=repo.top, timeout=800)
+    assert ended.code == 0, ended
+    rows = json.loads(ended.out)
+    assert [(row["name"], row["exit_status"], row["commits"]) for row in rows] == [
+        ("try-1", 0, 1),
+        ("try-2", 0, 1),
+    ]
+    assert [row["uncommitted"] for row in rows] == [False, True]
+    for number in "12":
+        assert repo.git("show", f"bottle/try-{number}:README").endswith(f"\n{number}")
+        assert root.bottle("logs", f"try-{number}").out.startswith(f"working on bottle/try-{number}\n")
+    assert root.bottle("apply", "try-2").code == 0
+    assert root.bottle("rm", "try-1", "try-2").code == 0
+    assert len(root.bottle.artifacts) == 1
+    root.left_nothing()
+
+
+def test_a_fan_whose_hosts_do_not_fit_begins_nothing(root: Caller, git_image: str) -> None:
+    """There is enough for the bottles themselves, and half of what their hosts take besides."""
+    free = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    assert free
+    each = max(256, int(free[1]) // 1024 // 16 - 768)
+    options = ("--accel", "emulated", "-m", f"{each}m", "--image", git_image)
+    told = root.bottle("fan", "16", *options, "--", "true", cwd=root.repo().top)
+    told.failed(101, "do not fit", "emulated host")
 
 
 # prints, leaves files, and does a few things that differ by where it runs

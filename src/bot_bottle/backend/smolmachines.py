@@ -19,7 +19,7 @@ from bot_bottle.process import Completed
 from bot_bottle.progress import Progress, Stage
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.vm.emulated import emulated_host
+from bot_bottle.vm.emulated import OWN_MEMORY_MIB, emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.smolvm import (
@@ -155,6 +155,11 @@ def launch(
             _start(host, launch.name, stage)
             stage.conclude("microVM is up")
         yield Bottle(launch, host, progress)
+
+
+def memory_beside(accel: Accel) -> int:
+    """Give the MiB that a bottle takes besides its own: an emulated host needs some. Raises AccelError."""
+    return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
 
 
 def _host(

@@ -37,7 +37,7 @@ from bot_bottle.vm.qemu import find_qemu, qemu_argv, qemu_version
 from bot_bottle.vm.smolvm import AS_CALLER, HARDENING, refuse_named, start_argv
 
 _READY = 180.0  # seconds; ten on an idle machine
-_OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
+OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
 _FORMAT = "2"  # the folder of what a host is made of: raise it when one of these files is made in another way
 _ENVIRONMENT = {
     **HARDENING,
@@ -232,7 +232,7 @@ def emulated_host(
     image, initramfs, disk = prepare_emulation(progress)
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
-    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory_mib + _OWN_MEMORY_MIB, exchange, port)]
+    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory_mib + OWN_MEMORY_MIB, exchange, port)]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
