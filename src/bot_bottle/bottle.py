@@ -13,11 +13,14 @@ from typing import Any
 
 from bot_bottle import names, receipts
 from bot_bottle.backend import docker, smolmachines
-from bot_bottle.backend.base import Launch, Running
+from bot_bottle.backend.base import Begin, Launch, Running
 from bot_bottle.conversion import Conversion, Converter
+from bot_bottle.egress.door import VARIABLES
 from bot_bottle.egress.policy import Policy
+from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
+from bot_bottle.receipts import Receipt
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName
@@ -110,10 +113,11 @@ def plan(
 
 
 def _launch(spec: BottleSpec) -> Launch:
+    through_proxy = spec.backend == "docker" and not (spec.egress.closed or spec.egress.open)
     return Launch(
         slug=spec.slug,
         command=spec.command,
-        env=dict(spec.env),
+        env={**(VARIABLES if through_proxy else {}), **dict(spec.env)},
         user=spec.user,
         workdir=spec.workdir or ("" if spec.workspace.mode == "none" else PLACE),
         cpus=spec.cpus or min(DEFAULT_CPUS, os.cpu_count() or 1),
@@ -130,21 +134,25 @@ def launch(
     progress: Progress,
     *,
     accel: Accel = "auto",
-    receipt: dict[str, Any] | None = None,
+    receipt: Receipt | None = None,
 ) -> Iterator[Running]:
     """Start a plan's bottle; when the block ends, by any way, the bottle is gone.
 
     Its name is the caller's to hold. What is known by then goes into `receipt`: `image_id` and `git`.
     """
-    receipt = {} if receipt is None else receipt
+    if plan.spec.egress.open:
+        progress.warn("egress is open: this bottle can reach everything that this machine can")
     with ExitStack() as stack:
         image = plan.conversion.image_id if plan.conversion else converter.image_id(plan.spec.source)
-        receipt["image_id"] = image
-        receipt["git"] = git = based_on(plan.spec.workspace)
+        git = based_on(plan.spec.workspace)
+        if receipt is not None:
+            receipt.update(image_id=image, git=git)
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount)
         if plan.conversion is None:
-            yield stack.enter_context(docker.launch(launch, image, converter.engine, run, progress))
+            refusals = receipt.refusals if receipt is not None else run.path / "refusals"
+            bottle = docker.launch(launch, image, converter.engine, run, refusals, progress)
+            yield stack.enter_context(bottle)
         else:
             entry = plan.conversion.entry
             stack.enter_context(entry.hold())
@@ -161,7 +169,7 @@ def run(
     progress: Progress | None = None,
     tty: bool = False,
     on_begin: Callable[[], None] = lambda: None,
-    attend: Callable[[Running], int] | None = None,
+    attend: Callable[[Running, Begin], int] | None = None,
 ) -> int:
     """Run a spec's command in a microVM on our own streams and give its exit status.
 
@@ -182,7 +190,14 @@ def run(
             receipt["versions"].update(converter.versions())
             receipt["place"] = bottle.place
             receipt.save()
-            on_begin()
+
+            def begin(proof: Proof) -> None:
+                receipt["proof"] = proof.described()
+                receipt.save()
+                proof.require()
+                on_begin()
+
             with progress.timed("command"):
-                receipt["exit_status"] = status = attend(bottle) if attend else bottle.run(tty=tty)
+                status = attend(bottle, begin) if attend else bottle.run(tty=tty, begin=begin)
+                receipt["exit_status"] = status
         return status

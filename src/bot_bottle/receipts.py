@@ -37,6 +37,11 @@ class Receipt(dict[str, Any]):
         self._path = path
         self._progress = progress
 
+    @property
+    def refusals(self) -> Path:
+        """Where the run's egress log is."""
+        return _refusals(self._path)
+
     def save(self) -> None:
         """Write down what is known by now."""
         _write(self._path, self, self._progress)
@@ -64,6 +69,7 @@ def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
         place=None,
         versions={"bottle": __version__, "kernel": os.uname().release},
         plan=None,
+        proof=None,
         git=None,
         seconds={},
     )
@@ -91,6 +97,15 @@ def settle(name: str, progress: Progress) -> None:
 def newest(name: str | None = None) -> dict[str, Any]:
     """Give the receipt of the last run, or of a bottle's last run. Raises ReceiptError."""
     return _read(_newest_path(name))
+
+
+def refusals(name: str) -> Path:
+    """Give where the egress log of a bottle's last run is, if it has one. Raises ReceiptError."""
+    return _refusals(_newest_path(name))
+
+
+def _refusals(path: Path) -> Path:
+    return path.with_suffix(".egress")
 
 
 def _newest_path(name: str | None) -> Path:
@@ -154,6 +169,7 @@ def _write(path: Path, document: dict[str, Any], progress: Progress) -> None:
             with locked(folder / "lock", lambda: None):
                 _publish(path, json.dumps(document, indent=2) + "\n")
                 for old in _paths()[:-KEEP]:
+                    _refusals(old).unlink(missing_ok=True)
                     old.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
         progress.warn(f"no receipt of this run is kept: {error}")

@@ -106,7 +106,7 @@ class BottleSpec:
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty is for --workspace clone")
-        if not self.egress.closed:
+        if not self.egress.closed and self.backend != "docker":
             raise SpecError(
                 f"the {self.backend} backend cannot give a bottle a network yet",
                 next_step="--network none runs it without one",

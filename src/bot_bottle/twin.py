@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from bot_bottle import bottle, detached, names, receipts, work
-from bot_bottle.backend.base import BackendName, Running
+from bot_bottle.backend.base import BackendName, Begin, Running
 from bot_bottle.conversion import Converter
 from bot_bottle.differences import Side
 from bot_bottle.errors import BottleError, UsageError
@@ -67,13 +67,13 @@ def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Sid
 
 
 def _run(spec: BottleSpec, side: Side, progress: Progress, chosen: dict[str, Any]) -> None:
-    def attend(running: Running) -> int:
+    def attend(running: Running, begin: Begin) -> int:
         _look(running, side)
         log = detached.open_log(side.name)
         begun = time.monotonic()
         try:
             with _streams_into(log):
-                return running.run(tty=False)
+                return running.run(tty=False, begin=begin)
         finally:
             side.seconds = round(time.monotonic() - begun, 3)
             os.close(log)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from bot_bottle import twin
+from bot_bottle.backend.base import Begin
 from bot_bottle.cli import comparison
 from bot_bottle.differences import Row, Side, compare
+from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.progress import Progress
@@ -30,7 +32,7 @@ class Here:
         self._shell = shell
         self._folder = folder
 
-    def run(self, *, tty: bool) -> int:
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
         return 0
 
     def aside(self, command: tuple[str, ...]) -> int:

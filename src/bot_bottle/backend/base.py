@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from bot_bottle import strays
 from bot_bottle.egress.policy import NOTHING, Policy
+from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import Interrupted
 from bot_bottle.workspace.base import Mount
 
@@ -42,6 +43,9 @@ class Launch:
         return {**terminal, **self.env}
 
 
+Begin = Callable[[Proof], None]
+
+
 class Running(Protocol):
     """A bottle that is up, or about to run its one command."""
 
@@ -49,8 +53,10 @@ class Running(Protocol):
     def place(self) -> str:
         """Where its command runs: in a `container`, on `kvm`, or `emulated`."""
 
-    def run(self, *, tty: bool) -> int:
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
         """Run the bottle's command on our own streams and give its exit status.
+
+        `begin` is given what was found of its walls; when it raises, the command does not start.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import interrupts, process
-from bot_bottle.backend.base import Launch, owner, wait
+from bot_bottle.backend.base import Begin, Launch, owner, wait
 from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_file
 from bot_bottle.backend.docker_image import Image, look
 from bot_bottle.backend.docker_mounts import mount_options
+from bot_bottle.backend.docker_network import Network, network
+from bot_bottle.backend.docker_walls import probes
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
-from bot_bottle.egress.probes import KIT
+from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
@@ -38,9 +41,16 @@ class ContainerBottle:
     """A bottle whose container is made and not yet started. Made by `launch`."""
 
     def __init__(
-        self, launch: Launch, engine: Engine, image: Image, gate: Gate, mounts: Sequence[str]
+        self,
+        launch: Launch,
+        engine: Engine,
+        image: Image,
+        gate: Gate,
+        network: Network,
+        mounts: Sequence[str],
     ) -> None:
         self.launch = launch
+        self._network = network
         self._mounts = mounts
         self._engine = engine
         self._image = image
@@ -51,21 +61,30 @@ class ContainerBottle:
         """Where it runs."""
         return "container"
 
-    def run(self, *, tty: bool) -> int:
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
-        EngineError when the engine refuses, BootError when it drops a limit or a wall that was asked for.
+        EngineError when the engine refuses, BootError when it drops a limit or a wall that was asked for,
+        and what `begin` raises, which is given what was found of the walls before the command starts.
         """
-        self._create(tty=tty)
-        argv = [str(self._engine.program), "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
-        with (
-            interrupts.collected() as received,
-            process.attached(argv, terminal=tty, own_stderr=not tty) as client,
-        ):
-            self._let_through(client, received, tty=tty)
-            wait(client, received, self._pass_on, self._remove)
-        return self._status()
+        program = str(self._engine.program)
+        with socket.create_server(("127.0.0.1", 0)) as canary:
+            tried = probes(self.launch.egress, canary.getsockname()[1])
+            self._gate.ask(script(tried))
+            self._create(tty=tty)
+            argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
+            with (
+                interrupts.collected() as received,
+                process.attached(argv, terminal=tty, own_stderr=not tty) as client,
+            ):
+                started = self._let_through(client, received, tried, begin, tty=tty)
+                canary.close()
+                wait(client, received, self._pass_on, self._remove)
+        status = self._status()
+        if not (started or received or status):
+            raise BootError("the container ended before its command began")
+        return status
 
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
@@ -76,23 +95,33 @@ class ContainerBottle:
         finally:
             self._remove()
 
-    def _let_through(self, client: Child, received: list[int], *, tty: bool) -> None:
-        """Let the command start, when its walls have been proved from inside."""
+    def _let_through(
+        self, client: Child, received: list[int], tried: Sequence[Probe], begin: Begin, *, tty: bool
+    ) -> bool:
+        """Let the command start when its walls have been proved from inside; not, if it is to end already."""
 
         def alive() -> bool:
             return client.code is None and not received
 
-        self._gate.report(alive)
+        report = self._gate.report(alive)
+        if not alive():
+            return False
+        begin(judge(report, tried))
+        self._network.forget()  # what the probes were refused
         self._gate.let_through({**self._image.returned, **self.launch.variables(tty=tty)}, alive)
+        return True
 
     def _create(self, *, tty: bool) -> None:
         launch = self.launch
-        labels = {_LABEL: launch.slug, "bot-bottle.owner": owner()}
+        labels = _labels(launch)
         options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
+        options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._gate.folder, KIT, "readonly")]
         options += [f"--env={name}=" for name in self._image.blanked]
         command = (*ENTRYPOINT, *(launch.command or self._image.command))
-        argv = create_argv(self._engine, launch, self._image.id, command, options, network="none", tty=tty)
+        argv = create_argv(
+            self._engine, launch, self._image.id, command, options, network=self._network.mode, tty=tty
+        )
         done = process.run(argv, timeout=_TIMEOUT, check=False)
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
@@ -113,10 +142,12 @@ class ContainerBottle:
         host = self._inspected()["HostConfig"]
         wanted = {
             "Memory": self.launch.memory_mib << 20,
-            "NetworkMode": "none",
+            "NetworkMode": self._network.mode,
             "Privileged": False,
             "PidsLimit": PIDS,
         }
+        if self.launch.egress.open:  # engines have several names for it
+            del wanted["NetworkMode"]
         dropped = [key for key, value in wanted.items() if host.get(key) != value]
         if dropped:
             raise BootError(
@@ -144,18 +175,26 @@ class ContainerBottle:
 
 @contextmanager
 def launch(
-    launch: Launch, image: str, engine: Engine, run: RunDir, progress: Progress
+    launch: Launch, image: str, engine: Engine, run: RunDir, log: Path, progress: Progress
 ) -> Iterator[ContainerBottle]:
-    """Hold a bottle's container; when the block ends, by any way, nothing of it is left. `image` is an id."""
+    """Hold a bottle's container; when the block ends, by any way, nothing of it is left.
+
+    `image` is an id. What the bottle's walls refuse goes into `log`.
+    """
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
     with ExitStack() as stack:
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
-        door = stack.enter_context(gate(run, "", progress))
+        door = stack.enter_context(gate(run, progress))
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        yield ContainerBottle(launch, engine, look(engine, image, launch), door, mounts)
+        net = stack.enter_context(network(launch, engine, _labels(launch), log, run))
+        yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
+
+
+def _labels(launch: Launch) -> dict[str, str]:
+    return {_LABEL: launch.slug, "bot-bottle.owner": owner()}
 
 
 def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:

@@ -36,7 +36,7 @@ def create_argv(
     tty: bool,
 ) -> list[str]:
     """Give the command line that makes the container. Its variables come later, through the gate."""
-    argv = [str(engine.program), "create", f"--name={launch.name}", f"--hostname={launch.slug}", *options]
+    argv = [str(engine.program), "create", f"--name={launch.name}", *options]
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
     argv += [f"--network={network}", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     argv += [f"--cap-add={name}" for name in _CAPABILITIES]

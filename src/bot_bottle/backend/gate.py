@@ -50,6 +50,11 @@ class Gate:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def ask(self, probes: str) -> None:
+        """Have the next container run this shell text, which prints what it finds."""
+        (self.folder / "gate").write_text(_SCRIPT.replace("@PROBES@", probes))
+        (self.folder / "gate").chmod(0o644)
+
     def report(self, alive: Callable[[], bool]) -> bytes:
         """Wait for what the probes found, and give it. Raises WallsError if it does not come.
 
@@ -89,15 +94,13 @@ class Gate:
 
 
 @contextmanager
-def gate(run: RunDir, probes: str, progress: Progress) -> Iterator[Gate]:
-    """Make a gate whose probes are this shell text, which prints what it finds."""
+def gate(run: RunDir, progress: Progress) -> Iterator[Gate]:
+    """Make a gate for the containers of a run, one after the other."""
     tools = kit(progress)
     folder = run.folder("gate")
     folder.chmod(0o755)  # of a folder that is the user's alone; whoever the command runs as has to enter
     for name in ("busybox", "ld.so"):
         _link(tools / name, folder / name)
-    (folder / "gate").write_text(_SCRIPT.replace("@PROBES@", probes))
-    (folder / "gate").chmod(0o644)
     for name in (_SAYS, _HEARS):
         os.mkfifo(folder / name)
         (folder / name).chmod(0o666)

@@ -53,7 +53,7 @@ def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> I
 
     Raises WorkspaceError when the engine or the file system cannot do it.
     """
-    image = _image(engine, run)
+    image = helper_image(engine, run)
     base = paths.state_dir() / "mounts"
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     folders = [mount.source, *(mount.source / name for name in mount.kept)]
@@ -127,7 +127,7 @@ def _argv(program: str, image: str, options: list[str], script: str, arguments: 
     return [*argv, *options, image, "sh", "-c", script, "sh", *arguments]
 
 
-def _image(engine: Engine, run: RunDir) -> str:
+def helper_image(engine: Engine, run: RunDir) -> str:
     """Give the helper's image, which is made of smolvm's guest system once for each version."""
     installed = prepare_installation(Progress())
     tag = f"bot-bottle-helper:{installed.version}"

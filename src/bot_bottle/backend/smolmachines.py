@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import interrupts
-from bot_bottle.backend.base import Launch, owner, wait
+from bot_bottle.backend.base import Begin, Launch, owner, wait
 from bot_bottle.backend.users import of_artifact
+from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
@@ -58,12 +59,13 @@ class Bottle:
         """Where it runs: on `kvm` or `emulated`."""
         return self._host.kind
 
-    def run(self, *, tty: bool) -> int:
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         SmolvmError when smolvm failed and not the command.
         """
+        begin(Proof({}))
         args, env = _command(self.launch, tty=tty)
         with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
             code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)

@@ -42,9 +42,17 @@ def command(name: str | None, as_json: bool) -> None:
 def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     for key, value in document.items():
         name = f"{above}{key}"
-        if isinstance(value, dict) and value:
+        if name == "proof" and isinstance(value, dict) and value:
+            yield name, _walls(value)
+        elif isinstance(value, dict) and value:
             yield from _lines(value, f"{name}.")
         elif isinstance(value, str):
             yield name, value or "-"
         else:
             yield name, "-" if value in (None, [], {}) else json.dumps(value)
+
+
+def _walls(proof: dict[str, Any]) -> str:
+    """Say whether the walls were up; which probes were run, and what they met, is in the JSON."""
+    bad = [f"{name}: {found.get('outcome')}" for name, found in proof.items() if not found.get("ok")]
+    return f"not up: {', '.join(bad)}" if bad else f"walls up, {len(proof)} probes"

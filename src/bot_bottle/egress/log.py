@@ -1,0 +1,63 @@
+"""What a bottle was refused: one JSON document a line, with time, host, port and reason.
+
+It lies beside the receipt of its run. A bottle chooses what it asks for, so that the file has a limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+LARGEST = 16 << 20  # bytes
+
+_POLL = 0.1  # seconds
+_LONGEST = 300  # characters of a host
+
+
+class Log:
+    """The log of a bottle that runs."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
+
+    def refused(self, host: str, port: int, reason: str) -> None:
+        """Write down what was refused. When the log is full, or the disk, it is not."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        line = json.dumps({"time": now, "host": host[:_LONGEST], "port": port, "reason": reason})
+        try:
+            if self._file.tell() + len(line) < LARGEST:
+                self._file.write(f"{line}\n".encode())
+        except OSError:
+            pass
+
+
+def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
+    """Give what was refused, and what will be for as long as `lasts` says that the bottle runs."""
+    while not path.exists():
+        if not lasts():
+            return
+        time.sleep(_POLL)
+    with path.open("rb") as file:
+        rest = b""
+        while True:
+            going = lasts()  # asked first: what is refused last is read below
+            while data := file.read(1 << 16):
+                *lines, rest = (rest + data).split(b"\n")
+                yield from filter(None, map(_entry, lines))
+            if not going:
+                return
+            time.sleep(_POLL)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

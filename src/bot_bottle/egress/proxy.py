@@ -1,0 +1,197 @@
+"""The forward proxy of one container: its only way out, run outside of it, for it alone.
+
+A process of its own, built on mitmproxy: `python -m bot_bottle.egress.proxy CONFIG`. It listens on a socket
+that was made for it inside the container's network (see `door`). It holds every request to the policy: by the
+name that is asked for, by the address that this resolves to here, which is then the one that is connected to,
+and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from mitmproxy import http
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.connection import Client
+from mitmproxy.master import Master
+from mitmproxy.net.tls import starts_like_tls_record
+from mitmproxy.options import Options
+from mitmproxy.proxy import commands, events, layer, layers
+from mitmproxy.proxy.layers import modes, tls
+from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.mode_servers import ServerInstance
+from mitmproxy.proxy.mode_specs import RegularMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+from bot_bottle.egress.log import Log
+from bot_bottle.egress.policy import Policy, Verdict, parse_policy
+from bot_bottle.egress.rules import address_of
+
+_LARGEST_HELLO = 64 << 10  # bytes; a ClientHello has some hundred to two thousand
+_RESOLVE = 20.0  # seconds
+
+
+class Walls:
+    """The addon that decides."""
+
+    def __init__(self, policy: Policy, log: Log) -> None:
+        self._policy = policy
+        self._log = log
+        self._by_address: set[str] = set()  # clients with a tunnel to an address that is allowed itself
+
+    def next_layer(self, data: layer.NextLayer) -> None:
+        """Speak HTTP with the client; what comes in a tunnel is looked at once and passed on."""
+        context = data.context
+        if len(context.layers) == 1 and isinstance(context.layers[0], modes.HttpProxy):
+            data.layer = layers.HttpLayer(context, HTTPMode.regular)
+            return
+        said = data.data_client()
+        if starts_like_tls_record(said) and not data.data_server():
+            name = _server_name(said)
+            if name is None:
+                return  # more of it has to come
+            port = context.server.address[1] if context.server.address else 0
+            named = name and context.client.id not in self._by_address
+            if named and not self._holds(name, port).allowed:
+                data.layer = _Closed(context)
+                return
+        data.layer = layers.TCPLayer(context, ignore=True)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """Decide about a tunnel."""
+        self._decide(flow)
+        if flow.response is None and address_of(flow.request.host) is not None:
+            self._by_address.add(flow.client_conn.id)
+
+    def client_disconnected(self, client: Client) -> None:
+        """Forget a client."""
+        self._by_address.discard(client.id)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Decide about a plain request. Its body is passed on as it comes."""
+        flow.request.stream = True
+        if flow.request.scheme != "http":
+            flow.response = _refusal(400, "this proxy speaks HTTP; for HTTPS it makes a tunnel (CONNECT)")
+        elif _host_of(flow.request.host_header) not in ("", flow.request.host.lower()):
+            flow.response = _refusal(400, "the header Host names another host than the request")
+        else:
+            self._decide(flow)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Pass a body on as it comes."""
+        if flow.response is not None:
+            flow.response.stream = True
+
+    async def server_connect(self, data: ServerConnectionHookData) -> None:
+        """Resolve the name, hold the address to the policy, and let that address be the one."""
+        host, port = data.server.address or ("", 0)
+        if not self._holds(host, port).allowed:
+            data.server.error = "it is not allowed"
+            return
+        try:
+            found = await asyncio.wait_for(_resolve(host, port), _RESOLVE)
+        except (OSError, UnicodeError, TimeoutError) as error:
+            data.server.error = f"it does not resolve: {error}"
+            return
+        verdicts = [(address, self._policy.decide_resolved(address, port)) for address in found]
+        allowed = [address for address, verdict in verdicts if verdict.allowed]
+        if allowed:
+            data.server.address = (allowed[0], port)
+            return
+        reason = verdicts[0][1].reason if verdicts else "it has no address"
+        self._log.refused(host, port, reason)
+        data.server.error = reason
+
+    def _decide(self, flow: http.HTTPFlow) -> None:
+        verdict = self._holds(flow.request.host, flow.request.port)
+        if not verdict.allowed:
+            target = f"{flow.request.host}:{flow.request.port}"
+            flow.response = _refusal(403, f"{target}: {verdict.reason}; see bottle logs --egress")
+
+    def _holds(self, host: str, port: int) -> Verdict:
+        verdict = self._policy.decide(host, port)
+        if not verdict.allowed:
+            self._log.refused(host, port, verdict.reason)
+        return verdict
+
+
+class _Closed(layer.Layer):
+    """A tunnel that is refused: both its ends are closed."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            yield commands.CloseConnection(self.context.client)
+            yield commands.CloseConnection(self.context.server)
+
+
+def _server_name(said: bytes) -> str | None:
+    """Give the name that a ClientHello asks for, "" if it names none, None while it is not whole."""
+    try:
+        hello = tls.parse_client_hello(said)
+    except ValueError:
+        return ""
+    if hello is None:
+        return None if len(said) <= _LARGEST_HELLO else "\0"
+    return hello.sni or ""
+
+
+def _refusal(status: int, text: str) -> http.Response:
+    return http.Response.make(
+        status, f"bottle: {text}\n", {"Content-Type": "text/plain", "Connection": "close"}
+    )
+
+
+def _host_of(header: str | None) -> str:
+    host = (header or "").lower()
+    return host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+async def _serve(listener: socket.socket, walls: Walls) -> None:
+    master = Master(Options(server=False, http2=False))
+    manager = Proxyserver()
+    master.addons.add(walls, manager)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, master.shutdown)
+    instance: ServerInstance[RegularMode] = ServerInstance.make("regular", manager)
+    async with await asyncio.start_server(instance.handle_stream, sock=listener):
+        await master.run()
+
+
+def _receive(path: Path) -> socket.socket:
+    """Wait for the socket that was made inside the container's network (unix(7), SCM_RIGHTS)."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(path))
+        path.chmod(0o666)  # in a folder that is the user's alone; whoever holds the network has to reach it
+        door.listen(1)
+        connection, _ = door.accept()
+        with connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            listener = socket.socket(fileno=descriptors[0])
+            listener.setblocking(False)
+            connection.sendall(b"\n")
+    path.unlink()  # which says that we have it
+    return listener
+
+
+def main() -> None:
+    """Serve until SIGTERM. The file that is named says all: `socket`, `log`, `policy`."""
+    os.umask(0o077)
+    config = json.loads(Path(sys.argv[1]).read_text())
+    policy = parse_policy(config["policy"]["allow"], open_=config["policy"]["open"])
+    walls = Walls(policy, Log(Path(config["log"])))
+    asyncio.run(_serve(_receive(Path(config["socket"])), walls))
+
+
+if __name__ == "__main__":
+    main()
