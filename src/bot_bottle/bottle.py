@@ -15,7 +15,7 @@ from bot_bottle import names, receipts
 from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Begin, Launch, Running
 from bot_bottle.conversion import Conversion, Converter
-from bot_bottle.egress.door import VARIABLES
+from bot_bottle.egress.door import VARIABLES, Record
 from bot_bottle.egress.policy import Policy
 from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
@@ -150,8 +150,9 @@ def launch(
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount)
         if plan.conversion is None:
-            refusals = receipt.refusals if receipt is not None else run.path / "refusals"
-            bottle = docker.launch(launch, image, converter.engine, run, refusals, progress)
+            own = receipt.path if receipt is not None else run.path / "receipt"
+            record = Record(receipts.refusals_of(own), receipts.policy_of(own))
+            bottle = docker.launch(launch, image, converter.engine, run, record, progress)
             yield stack.enter_context(bottle)
         else:
             entry = plan.conversion.entry

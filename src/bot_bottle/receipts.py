@@ -38,9 +38,9 @@ class Receipt(dict[str, Any]):
         self._progress = progress
 
     @property
-    def refusals(self) -> Path:
-        """Where the run's egress log is."""
-        return _refusals(self._path)
+    def path(self) -> Path:
+        """Where it is; beside it are the egress log (`refusals`) and the live policy of a run."""
+        return self._path
 
     def save(self) -> None:
         """Write down what is known by now."""
@@ -88,7 +88,7 @@ def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
 
 def settle(name: str, progress: Progress) -> None:
     """Write down that a bottle's last run has ended, if it was killed before it could."""
-    path = _newest_path(name)
+    path = newest_path(name)
     document = _read(path)
     if not document.get("ended"):
         _write(path, {**document, "ended": _stamp(datetime.now(UTC)), "error": "it was killed"}, progress)
@@ -96,19 +96,21 @@ def settle(name: str, progress: Progress) -> None:
 
 def newest(name: str | None = None) -> dict[str, Any]:
     """Give the receipt of the last run, or of a bottle's last run. Raises ReceiptError."""
-    return _read(_newest_path(name))
+    return _read(newest_path(name))
 
 
-def refusals(name: str) -> Path:
-    """Give where the egress log of a bottle's last run is, if it has one. Raises ReceiptError."""
-    return _refusals(_newest_path(name))
-
-
-def _refusals(path: Path) -> Path:
+def refusals_of(path: Path) -> Path:
+    """Give where the egress log of a receipt's run is, if it has one."""
     return path.with_suffix(".egress")
 
 
-def _newest_path(name: str | None) -> Path:
+def policy_of(path: Path) -> Path:
+    """Give where the policy is that a receipt's run is held to, if that can be changed."""
+    return path.with_suffix(".policy")
+
+
+def newest_path(name: str | None) -> Path:
+    """Give where the receipt of the last run is, or of a bottle's last run. Raises ReceiptError."""
     for path in reversed(_paths()):
         if name in (None, _bottle(path)):
             return path
@@ -169,8 +171,8 @@ def _write(path: Path, document: dict[str, Any], progress: Progress) -> None:
             with locked(folder / "lock", lambda: None):
                 _publish(path, json.dumps(document, indent=2) + "\n")
                 for old in _paths()[:-KEEP]:
-                    _refusals(old).unlink(missing_ok=True)
-                    old.unlink(missing_ok=True)
+                    for each in (refusals_of(old), policy_of(old), old):
+                        each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
         progress.warn(f"no receipt of this run is kept: {error}")
 

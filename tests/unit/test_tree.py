@@ -43,6 +43,7 @@ TOP = [
     "work",
     "detached",
     "roster",
+    "walls",
     "fan",
     "differences",
     "twin",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bot_bottle import interrupts, process
 from bot_bottle.backend.base import Begin, Launch, owner, wait
@@ -19,8 +19,9 @@ from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_f
 from bot_bottle.backend.docker_image import Image, look
 from bot_bottle.backend.docker_mounts import mount_options
 from bot_bottle.backend.docker_network import Network, network
-from bot_bottle.backend.docker_walls import probes
+from bot_bottle.backend.docker_walls import canary, probes
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
+from bot_bottle.egress.door import Record
 from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.image import containers
@@ -32,6 +33,7 @@ from bot_bottle.rundir import RunDir
 
 STRAY = "bottle-container"
 _LABEL = "bot-bottle.bottle"
+_DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
 _TIMEOUT = 120.0  # seconds, for what does not wait for the bottle's command
 # no key detaches: a bottle that runs on with nobody attached would be one that nobody ends
 _NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
@@ -69,17 +71,18 @@ class ContainerBottle:
         and what `begin` raises, which is given what was found of the walls before the command starts.
         """
         program = str(self._engine.program)
-        with socket.create_server(("127.0.0.1", 0)) as canary:
-            tried = probes(self.launch.egress, canary.getsockname()[1])
+        with ExitStack() as held:
+            tried = probes(self.launch.egress, held.enter_context(canary()))
             self._gate.ask(script(tried))
             self._create(tty=tty)
             argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
             with (
                 interrupts.collected() as received,
-                process.attached(argv, terminal=tty, own_stderr=not tty) as client,
+                process.attached(argv, terminal=tty) as client,
+                _relayed(client.stderr),
             ):
                 started = self._let_through(client, received, tried, begin, tty=tty)
-                canary.close()
+                held.close()
                 wait(client, received, self._pass_on, self._remove)
         status = self._status()
         if not (started or received or status):
@@ -174,12 +177,30 @@ class ContainerBottle:
 
 
 @contextmanager
+def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
+    """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`)."""
+
+    def copy() -> None:
+        while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
+            with suppress(OSError):  # nobody listens; the command goes on all the same
+                while data:
+                    data = data[os.write(2, data) :]
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(_DRAIN)
+
+
+@contextmanager
 def launch(
-    launch: Launch, image: str, engine: Engine, run: RunDir, log: Path, progress: Progress
+    launch: Launch, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
 ) -> Iterator[ContainerBottle]:
     """Hold a bottle's container; when the block ends, by any way, nothing of it is left.
 
-    `image` is an id. What the bottle's walls refuse goes into `log`.
+    `image` is an id.
     """
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
@@ -189,7 +210,7 @@ def launch(
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        net = stack.enter_context(network(launch, engine, _labels(launch), log, run))
+        net = stack.enter_context(network(launch, engine, _labels(launch), record, run))
         yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
 
 

@@ -19,7 +19,7 @@ from bot_bottle import process
 from bot_bottle.backend.base import Launch
 from bot_bottle.backend.docker_argv import bind_option
 from bot_bottle.backend.helper import helper_image
-from bot_bottle.egress.door import MAKER, Door, door
+from bot_bottle.egress.door import MAKER, Door, Record, door
 from bot_bottle.errors import EngineError, WallsError
 from bot_bottle.image.engine import Engine
 from bot_bottle.process import Child
@@ -55,9 +55,9 @@ class Network:
 
 @contextmanager
 def network(
-    launch: Launch, engine: Engine, labels: Mapping[str, str], log: Path, run: RunDir
+    launch: Launch, engine: Engine, labels: Mapping[str, str], record: Record, run: RunDir
 ) -> Iterator[Network]:
-    """Give a bottle's network for as long as the block lasts. What it refuses is in `log`.
+    """Give a bottle's network for as long as the block lasts.
 
     The container that holds it has the labels, and is removed with the bottle's own by them.
     """
@@ -66,12 +66,12 @@ def network(
     elif launch.egress.open:
         yield Network("bridge" if engine.name == "docker" else "private")
     else:
-        with door(launch.egress, log, run) as made:
+        with door(launch.egress, record, run) as made:
             argv = _argv(engine, launch, labels, helper_image(engine, run), made)
             words = run.path / "network.log"
             with words.open("wb") as output, process.background(argv, output=output) as holder:
                 _wait(engine, made, holder, words)
-                yield Network(f"container:{_id(engine, launch)}", log)
+                yield Network(f"container:{_id(engine, launch)}", record.log)
 
 
 def _argv(engine: Engine, launch: Launch, labels: Mapping[str, str], image: str, made: Door) -> list[str]:

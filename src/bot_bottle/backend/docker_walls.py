@@ -7,9 +7,16 @@ internet needs no answer. What is refused is asked of the proxy.
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bot_bottle import process
 from bot_bottle.egress.door import ADDRESS, PORT
 from bot_bottle.egress.policy import Policy
-from bot_bottle.egress.probes import ANY, CLOSED, Outcome, Probe
+from bot_bottle.egress.probes import ANY, CLEARED, CLOSED, SHELL, Outcome, Probe, Proof, judge, script
+from bot_bottle.errors import EngineError
+from bot_bottle.image.engine import Engine
 
 _NOWHERE: frozenset[Outcome] = frozenset({"unreachable"})
 _REFUSED: frozenset[Outcome] = frozenset({"refused"})
@@ -17,6 +24,28 @@ _NOBODY = "bottle-probe.invalid"  # never anybody's (RFC 2606)
 _FOREIGN, _FOREIGN_6 = "192.0.2.1", "2001:db8::1"
 _METADATA = "169.254.169.254"
 _LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, unless it was told otherwise
+
+
+_TIMEOUT = 60.0  # seconds
+
+
+@contextmanager
+def canary() -> Iterator[int]:
+    """Give a port of this machine's loopback that answers, for the time of the block."""
+    with socket.create_server((ADDRESS, 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def prove(engine: Engine, container: str, user: str, policy: Policy) -> Proof:
+    """Try the walls of a container that runs, from inside. Raises EngineError."""
+    with canary() as port:
+        tried = probes(policy, port)
+        argv = [str(engine.program), "exec", *(f"--env={name}={value}" for name, value in CLEARED.items())]
+        argv += [*([f"--user={user}"] if user else []), container, *SHELL, script(tried)]
+        done = process.run(argv, timeout=_TIMEOUT, check=False)
+    if done.code:
+        raise EngineError(f"{engine.name} could not try the walls of {container}", why=done.complaint)
+    return judge(done.stdout, tried)
 
 
 def probes(policy: Policy, canary: int) -> list[Probe]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 COMMANDS = {
+    "allow": "Let a running bottle reach another host.",
     "apply": "Merge what a bottle did in its clone into your folder.",
     "bench": "Time every way from your Dockerfile to a .smolmachine.",
     "cache": "See and tidy the cache of artifacts.",
@@ -16,6 +17,7 @@ COMMANDS = {
     "logs": "Print what a detached bottle has printed.",
     "ls": "List the bottles.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
+    "prove": "Try the walls of a running bottle from inside.",
     "prune": "Throw away what all ended bottles left, unless work would be lost.",
     "registry": "Serve local images as a registry while a command runs.",
     "rm": "Throw away what an ended bottle left: its clone, its log.",

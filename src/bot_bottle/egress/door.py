@@ -8,7 +8,6 @@ network of the container no device but loopback.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle import process
-from bot_bottle.egress.policy import Policy
+from bot_bottle.egress.policy import Policy, save_policy
 from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.process import Child
 from bot_bottle.rundir import RunDir
@@ -76,24 +75,35 @@ def check_proxy() -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where a proxy writes what it refuses, and reads what it is held to, again whenever that has changed."""
+
+    log: Path
+    policy: Path
+
+
 @contextmanager
-def door(policy: Policy, log: Path, run: RunDir) -> Iterator[Door]:
-    """Run a proxy that holds to a policy, until the block ends. What it refuses is in `log`.
+def door(policy: Policy, record: Record, run: RunDir) -> Iterator[Door]:
+    """Run a proxy that holds to a policy, until the block ends.
 
     Raises WallsError when it does not come up.
     """
     check_proxy()
     folder = run.folder("door")
     folder.chmod(0o755)
-    config, words = run.path / "door.json", run.path / "door.log"
-    document = {"socket": str(folder / _SOCKET), "log": str(log), "policy": policy.described()}
-    config.write_text(json.dumps(document))
-    argv = [sys.executable, "-m", "bot_bottle.egress.proxy", str(config)]
+    words = run.path / "door.log"
+    save_policy(policy, record.policy)
+    places = (folder / _SOCKET, record.log, record.policy)
+    argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    with words.open("wb") as output, process.background(argv, env=env, output=output) as child:
-        made = Door(folder, child, words)
-        _wait(made)
-        yield made
+    try:
+        with words.open("wb") as output, process.background(argv, env=env, output=output) as child:
+            made = Door(folder, child, words)
+            _wait(made)
+            yield made
+    finally:
+        record.policy.unlink(missing_ok=True)
 
 
 def _wait(made: Door) -> None:

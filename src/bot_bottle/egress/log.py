@@ -26,8 +26,22 @@ class Log:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
     def refused(self, host: str, port: int, reason: str) -> None:
-        """Write down what was refused. When the log is full, or the disk, it is not."""
+        """Write down what was refused."""
+        self._write(host, port, reason)
+
+    def changed(self, rule: str) -> None:
+        """Write down that a rule was added."""
+        self._write(rule, None, "allowed from now on")
+
+    def _write(self, host: str, port: int | None, reason: str) -> None:
+        """Add a line. When the log is full, or the disk, it is not."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         line = json.dumps({"time": now, "host": host[:_LONGEST], "port": port, "reason": reason})
         try:

@@ -8,9 +8,12 @@ name leads there, as long as it is not named itself: whoever holds a domain can 
 from __future__ import annotations
 
 import ipaddress
+import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from bot_bottle.egress.rules import Address, Network, Rule, address_of, name_of, parse, plain
 from bot_bottle.errors import SpecError
@@ -122,6 +125,20 @@ def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:
             next_step="take one away: what is open has no walls to make holes in",
         )
     return Policy(tuple(dict.fromkeys(parse(item) for item in items)), open_)
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    """Write a policy down for a proxy that may be reading it, private to the user."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(partial, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        json.dump(policy.described(), file)
+    partial.replace(path)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy that was written down. Raises OSError, ValueError, SpecError."""
+    document = json.loads(path.read_text("utf-8"))
+    return parse_policy(document["allow"], open_=document["open"])
 
 
 NOTHING = Policy()

@@ -1,15 +1,14 @@
 """The forward proxy of one container: its only way out, run outside of it, for it alone.
 
-A process of its own, built on mitmproxy: `python -m bot_bottle.egress.proxy CONFIG`. It listens on a socket
-that was made for it inside the container's network (see `door`). It holds every request to the policy: by the
-name that is asked for, by the address that this resolves to here, which is then the one that is connected to,
-and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes through untouched.
+A process of its own, built on mitmproxy: `python -m bot_bottle.egress.proxy SOCKET LOG POLICY`. It listens on
+a socket that was made for it inside the container's network (see `door`). It holds every request to the
+policy: by the name that is asked for, by the address that this resolves to here, which is then the one that
+is connected to, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -30,7 +29,7 @@ from mitmproxy.proxy.mode_specs import RegularMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from bot_bottle.egress.log import Log
-from bot_bottle.egress.policy import Policy, Verdict, parse_policy
+from bot_bottle.egress.policy import Verdict, load_policy
 from bot_bottle.egress.rules import address_of
 
 _LARGEST_HELLO = 64 << 10  # bytes; a ClientHello has some hundred to two thousand
@@ -40,8 +39,9 @@ _RESOLVE = 20.0  # seconds
 class Walls:
     """The addon that decides."""
 
-    def __init__(self, policy: Policy, log: Log) -> None:
-        self._policy = policy
+    def __init__(self, policy: Path, log: Log) -> None:
+        self._path = policy
+        self._policy, self._read = load_policy(policy), _stamp(policy)
         self._log = log
         self._by_address: set[str] = set()  # clients with a tunnel to an address that is allowed itself
 
@@ -116,9 +116,24 @@ class Walls:
 
     def _holds(self, host: str, port: int) -> Verdict:
         verdict = self._policy.decide(host, port)
+        if not verdict.allowed and self._changed():
+            verdict = self._policy.decide(host, port)
         if not verdict.allowed:
             self._log.refused(host, port, verdict.reason)
         return verdict
+
+    def _changed(self) -> bool:
+        """Read the policy again if somebody has widened it. It only ever grows (`bottle allow`)."""
+        stamp = _stamp(self._path)
+        if stamp == self._read:
+            return False
+        self._policy, self._read = load_policy(self._path), stamp
+        return True
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 class _Closed(layer.Layer):
@@ -185,12 +200,11 @@ def _receive(path: Path) -> socket.socket:
 
 
 def main() -> None:
-    """Serve until SIGTERM. The file that is named says all: `socket`, `log`, `policy`."""
+    """Serve until SIGTERM."""
     os.umask(0o077)
-    config = json.loads(Path(sys.argv[1]).read_text())
-    policy = parse_policy(config["policy"]["allow"], open_=config["policy"]["open"])
-    walls = Walls(policy, Log(Path(config["log"])))
-    asyncio.run(_serve(_receive(Path(config["socket"])), walls))
+    door, log, policy = map(Path, sys.argv[1:])
+    walls = Walls(policy, Log(log))
+    asyncio.run(_serve(_receive(door), walls))
 
 
 if __name__ == "__main__":
