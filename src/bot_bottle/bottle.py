@@ -21,7 +21,9 @@ from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.receipts import Receipt
+from bot_bottle.redaction import redacted_document
 from bot_bottle.rundir import RunDir
+from bot_bottle.secret import resolve
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName
 from bot_bottle.sweeping import working
@@ -44,7 +46,7 @@ class Plan:
     def described(self) -> dict[str, Any]:
         """Give the plan as a JSON document. Of variables it has the names alone: values may be secrets."""
         made = self.conversion
-        return {
+        document = {
             "name": self.spec.slug,
             "backend": self.spec.backend,
             "source": str(self.spec.source),
@@ -55,6 +57,7 @@ class Plan:
             "user": self.launch.user,
             "workdir": self.launch.workdir,
             "env": sorted(self.launch.env),
+            "secrets": [each.described() for each in self.spec.secrets],
             "cpus": self.launch.cpus,
             "memory_mib": self.launch.memory_mib,
             "network": _network(self.launch.egress),
@@ -62,6 +65,9 @@ class Plan:
             "workspace": self.spec.workspace.mode,
             "mounts": _mounts(self.spec.workspace),
         }
+        # a command line may hold what is known as a secret
+        shown: dict[str, Any] = redacted_document(document)
+        return shown
 
 
 def _network(egress: Policy) -> str:
@@ -185,7 +191,9 @@ def run(
         converter = Converter(
             folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
         )
+        secrets = resolve(spec.secrets)
         plan = prepare(spec, converter)
+        plan = replace(plan, launch=replace(plan.launch, secrets=secrets))
         receipt["plan"] = plan.described()
         with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
             receipt["versions"].update(converter.versions())

@@ -157,6 +157,18 @@ class TrustError(BottleError):
     exit_code = 120
 
 
+class SecretError(BottleError):
+    """A secret is not where its reference says, or cannot be handed over. The value is never told."""
+
+    exit_code = 121
+
+
+class LeakError(BottleError):
+    """`bottle scrub` found what looks like a secret; where it is has been listed."""
+
+    exit_code = 122
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

@@ -2,7 +2,7 @@
 
 Every child gets a session of its own, so that a Ctrl-C at the terminal reaches bot-bottle alone, which then
 decides; every child is ended on every way out; every wait has a limit; and there is one failure type.
-Arguments that must not be shown are `Masked`.
+Arguments that must not be shown are `Masked`; a secret's value is struck out wherever it stands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from bot_bottle import ending, strays
+from bot_bottle import ending, redaction, strays
 from bot_bottle.errors import CommandError
 from bot_bottle.interrupts import shield
 
@@ -51,7 +51,7 @@ class Masked(str):
 
 def shown(argv: Sequence[str]) -> str:
     """Give the command line as a shell would take it, with masked arguments hidden."""
-    return shlex.join(part.shown if isinstance(part, Masked) else part for part in argv)
+    return redaction.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Completed:
     @property
     def complaint(self) -> str:
         """What the program said of its failure: standard error, or standard output if that is empty."""
-        return (self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace")
+        return redaction.redacted((self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace"))
 
 
 class CommandFailed(CommandError):
@@ -255,9 +255,9 @@ def _started(
     with ExitStack() as stack:
         with shield():
             try:
-                streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+                streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd}
                 child = subprocess.Popen(  # noqa: S603 - a list of arguments, never a shell
-                    list(argv), env=env, cwd=cwd, start_new_session=session, **streams
+                    list(argv), env=redaction.environment(env), start_new_session=session, **streams
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)

@@ -22,6 +22,7 @@ from bot_bottle.errors import BottleError, Interrupted, ReceiptError
 from bot_bottle.interrupts import shield
 from bot_bottle.locks import locked
 from bot_bottle.progress import Progress
+from bot_bottle.redaction import redacted
 
 KEEP = 200  # receipts
 
@@ -78,7 +79,9 @@ def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
         yield document
     except BottleError as error:
         signum = error.signum if isinstance(error, Interrupted) else 0
-        document.update(error=error.message, exit_status=128 + signum if signum else error.exit_code)
+        document.update(
+            error=redacted(error.message), exit_status=128 + signum if signum else error.exit_code
+        )
         raise
     finally:
         total = round(time.monotonic() - started, 3)

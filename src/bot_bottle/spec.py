@@ -14,6 +14,7 @@ from bot_bottle.backend.base import BackendName
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
+from bot_bottle.secret import Reference
 from bot_bottle.workspace.base import MODES, Request
 
 PackerName = Literal["native", "smolvm"]
@@ -83,6 +84,7 @@ class BottleSpec:
     slug: str
     command: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # values may be secrets
+    secrets: tuple[Reference, ...] = ()
     user: str = ""
     workdir: str = ""
     cpus: int | None = None
@@ -100,6 +102,7 @@ class BottleSpec:
                 "the docker backend runs images that the engine holds, no archives",
                 next_step="docker load it, and use --image; or take --backend smolmachines",
             )
+        self._check_secrets()
         if self.workspace.mode not in MODES:
             raise SpecError(
                 f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"
@@ -121,6 +124,22 @@ class BottleSpec:
             raise SpecError(
                 f"a bottle needs {MINIMUM_MEMORY_MIB} MiB of memory at least, not {self.memory_mib}"
             )
+
+    def _check_secrets(self) -> None:
+        names = {name for name, _ in self.env}
+        for each in self.secrets:
+            if each.name in names:
+                raise SpecError(f"{each.name} is a variable and a secret", next_step="leave one of them out")
+            if each.kind == "env" and each.place in names:
+                raise SpecError(
+                    f"{each.place} is a variable of the command, and the secret {each.name} is read from it",
+                    next_step=f"leave --env {each.place} out",
+                )
+            if each.hosts:
+                raise SpecError(
+                    f"the secret {each.name} is for hosts, and no bottle can reach one yet: it needs egress",
+                    next_step="leave its hosts out, and the command gets it as a variable",
+                )
 
 
 def check_slug(slug: str) -> str:

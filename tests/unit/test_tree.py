@@ -26,7 +26,9 @@ GROUND = {
     "paths",
     "process",
     "progress",
+    "redaction",
     "rundir",
+    "secret",
     "strays",
     "sweeping",
 }

@@ -57,6 +57,7 @@ def test_a_file_that_asks_for_nothing_needs_no_grant(project: Path) -> None:
         ('[egress]\nallow = ["api.example.org"]\n', "reach api.example.org"),
         ("[egress]\nopen = true\n", "no walls"),
         ('workspace = "mount"\n', "write to"),
+        ('[secrets.KEY]\nfile = "~/.netrc"\n', "secrets KEY: file ~/.netrc"),
     ],
 )
 def test_what_is_asked_for_is_shown_once_and_remembered(project: Path, text: str, told: str) -> None:

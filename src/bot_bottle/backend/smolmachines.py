@@ -66,9 +66,13 @@ class Bottle:
         SmolvmError when smolvm failed and not the command.
         """
         begin(Proof({}))
-        args, env = _command(self.launch, tty=tty)
-        with interrupts.collected() as received, self._host.attach(args, tty=tty, env=env) as attached:
-            code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
+        with (
+            interrupts.collected() as received,
+            self._host.handing_over(self.launch.secrets) as secrets,
+        ):
+            args, env = _command(self.launch, tty=tty, secrets=secrets)
+            with self._host.attach(args, tty=tty, env=env) as attached:
+                code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
         return _status(code, attached)
 
     def aside(self, command: tuple[str, ...]) -> int:
@@ -93,8 +97,13 @@ class Bottle:
             raise Interrupted(signum)
 
 
-def _command(launch: Launch, *, tty: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Give smolvm's arguments for a bottle's command, and the environment that carries its variables."""
+def _command(
+    launch: Launch, *, tty: bool, secrets: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give smolvm's arguments for a bottle's command, and the environment that carries its variables.
+
+    `secrets` are the paths at which smolvm finds those.
+    """
     variables = launch.variables(tty=tty)
     args = exec_argv(
         launch.name,
@@ -103,6 +112,7 @@ def _command(launch: Launch, *, tty: bool) -> tuple[tuple[str, ...], dict[str, s
         user=launch.user,
         workdir=launch.workdir,
         env_names=list(variables),
+        secrets=secrets,
     )
     return args, {carrier(name): value for name, value in variables.items()}
 
@@ -170,7 +180,7 @@ def _host(
     kvm = probe_kvm()
     mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
     if choose_accel(accel, kvm) == "kvm":
-        return NativeHost(find_smolvm(progress), prefix)
+        return NativeHost(find_smolvm(progress), prefix, run.path)
     if accel == "auto":
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
     shared = mount.source if mount else None

@@ -10,6 +10,7 @@ import click
 
 from bot_bottle.cli import inputs, options
 from bot_bottle.config.settings import Setting
+from bot_bottle.secret import Reference
 
 _HELP = """Show what `bottle run` with the same PATH and options has in force, and where each value is from.
 
@@ -47,7 +48,7 @@ def _shown(key: str, setting: Setting) -> Any:
     """Give what may be shown: a variable given on the command line or by its name may be a secret."""
     if key.startswith(("env.", "image.args.")) and setting.origin.startswith("--"):
         return "(not shown)"
-    return str(setting.value) if isinstance(setting.value, Path) else setting.value
+    return str(setting.value) if isinstance(setting.value, Path | Reference) else setting.value
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bot_bottle import secret
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
@@ -37,6 +38,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "env": ("env", lambda items: dict(parse_env(items))),
+    "secrets": ("secrets", secret.parse),
     "backend": ("backend", str),
     "workspace": ("workspace", str),
     "user": ("user", str),
@@ -129,6 +131,7 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         slug=check_slug(name) if name else make_slug(where),
         command=settings.value("command"),
         env=tuple(settings.table("env").items()),
+        secrets=tuple(settings.table("secrets").values()),
         user=settings.value("user"),
         workdir=settings.value("workdir"),
         cpus=settings.value("cpus"),

@@ -14,6 +14,7 @@ import click
 from bot_bottle import __version__, interrupts
 from bot_bottle.cli import overview
 from bot_bottle.errors import BottleError, DiskFullError, Interrupted
+from bot_bottle.redaction import redacted
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -119,11 +120,11 @@ def _unexpected(error: Exception) -> int:
     import traceback
 
     if logging.getLogger("bot_bottle").isEnabledFor(logging.INFO):
-        traceback.print_exc()
+        _say(traceback.format_exc())
     _say(f"bottle: {type(error).__name__}: {error}\nNext: this is a defect of bottle; with -v it says where")
     return BottleError.exit_code
 
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it; the exit status still tells
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done
+        print(redacted(text), file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done

@@ -64,6 +64,15 @@ def image_options(command: F) -> F:
     return image(archive(command))
 
 
+secret_option = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="id=NAME,env=...|src=...",
+    help="Hand a secret over by reference, as docker build does; also keychain=SERVICE/ACCOUNT, host=HOST.",
+)
+
+
 def bottle_options(command: F) -> F:
     """Add docker's options of a container. Each goes over the environment, bottle.toml and the default."""
     for option in reversed(
@@ -71,6 +80,7 @@ def bottle_options(command: F) -> F:
             click.option(
                 "-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command."
             ),
+            secret_option,
             click.option(
                 "-u", "--user", envvar="BOT_BOTTLE_USER", metavar="USER[:GROUP]", help="Run as this user."
             ),

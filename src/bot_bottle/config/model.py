@@ -14,7 +14,6 @@ _SHOWN = 5  # mistakes told at once
 
 # keys that would be walls: saying nothing of them would be worse than refusing them
 _NOT_YET = {
-    "secrets": "secrets are not handled yet; --env NAME passes a variable of yours to the command",
     "ports": "no port of a bottle can be published yet",
 }
 
@@ -39,6 +38,15 @@ class EgressTable(_Table):
     open: bool | None = None
 
 
+class SecretTable(_Table):
+    """`[secrets.NAME]`: where a secret's value is, which is one of the three, and which hosts may have it."""
+
+    env: str | None = None
+    file: str | None = None
+    keychain: str | None = None
+    hosts: list[str] = []
+
+
 class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
@@ -52,6 +60,7 @@ class File(_Table):
     workdir: str | None = None
     env: dict[str, str] = {}
     egress: EgressTable = EgressTable()
+    secrets: dict[str, SecretTable] = {}
 
 
 def parse(document: Mapping[str, Any], place: str) -> File:
@@ -71,10 +80,14 @@ def parse(document: Mapping[str, Any], place: str) -> File:
 
 def _told(loc: list[str], kind: str, message: str) -> str:
     key = printable(".".join(loc))
+    if loc[0] == "secrets" and len(loc) == 2:
+        return f"{key}: a value is never written here; say where it is, with one of env, file and keychain"
     if kind != "extra_forbidden":
         return f"{key}: {message[:1].lower()}{message[1:]}"
     if loc[0] in _NOT_YET:
         return f"{key}: {_NOT_YET[loc[0]]}"
+    if loc[0] == "secrets" and len(loc) > 1:
+        return f"{key}: no such key; known are {', '.join(SecretTable.model_fields)}"
     known = [*File.model_fields]
     for table, fields in (("image", ImageTable.model_fields), ("egress", EgressTable.model_fields)):
         known += [f"{table}.{name}" for name in fields]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.config.file import ConfigFile
+from bot_bottle.errors import SpecError
+from bot_bottle.secret import Reference, referred
 from bot_bottle.spec import DEFAULT_MEMORY
 
 DEFAULT = "default"
@@ -26,11 +28,12 @@ DEFAULTS: dict[str, Any] = {
     "user": "",
     "workdir": "",
     "env": {},
+    "secrets": {},
     "egress.allow": (),
     "egress.open": False,
 }
 _PATHS = ("image.context", "image.dockerfile")
-_TABLES = ("image.args", "env")  # joined by name, not replaced as a whole
+_TABLES = ("image.args", "env", "secrets")  # joined by name, not replaced as a whole
 _LISTS = ("egress.allow",)  # joined
 
 
@@ -104,7 +107,9 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
             settings[key] = given.get(key) or of_file.get(key) or Setting(default, DEFAULT)
     if file is None:
         return Settings(settings, start)
-    return Settings(settings, file.root, file.path, {key: each.value for key, each in of_file.items()})
+    said = {key: each.value for key, each in of_file.items()}
+    said |= {f"secrets.{name}": str(reference) for name, reference in said.pop("secrets").items()}
+    return Settings(settings, file.root, file.path, said)
 
 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
@@ -120,4 +125,19 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
             flat[key] = file.inside(flat[key], key)
     if flat["command"] is not None:
         flat["command"] = tuple(flat["command"])
+    flat["secrets"] = {name: _reference(name, table, file) for name, table in flat["secrets"].items()}
     return {key: Setting(value, str(file.path)) for key, value in flat.items() if value is not None}
+
+
+def _reference(name: str, table: Mapping[str, Any], file: ConfigFile) -> Reference:
+    """Make the reference of a `[secrets.NAME]`. A file in the repository is no place for a secret."""
+    place = table["file"]
+    if place is not None and not place.startswith(("/", "~/")):
+        raise SpecError(
+            f"{file.path}: secrets.{name}.file must be absolute, or begin with ~/",
+            why="what is in the repository is in its workspace, its image and its history",
+        )
+    try:
+        return referred(name, table, table["hosts"])
+    except SpecError as error:
+        raise SpecError(f"{file.path}: {error.message}", why=error.why, next_step=error.next_step) from error

@@ -26,6 +26,7 @@ from bot_bottle.errors import AccelError, BootError, SmolvmError
 from bot_bottle.locks import locked
 from bot_bottle.process import Child, Completed
 from bot_bottle.progress import Progress
+from bot_bottle.redaction import Secret
 from bot_bottle.rundir import RunDir
 from bot_bottle.vm import door, terminal
 from bot_bottle.vm.channel import CONSOLE, Control, Pump, Sink, connect
@@ -36,9 +37,15 @@ from bot_bottle.vm.kernel import check_kernel, kernel
 from bot_bottle.vm.qemu import find_qemu, qemu_argv, qemu_version
 from bot_bottle.vm.smolvm import AS_CALLER, HARDENING, refuse_named, start_argv
 
+_QUICK = 30.0
 _READY = 180.0  # seconds; ten on an idle machine
+<<<<<<< HEAD
 OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
 _FORMAT = "2"  # the folder of what a host is made of: raise it when one of these files is made in another way
+=======
+_OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
+_FORMAT = "3"  # the folder of what a host is made of: raise it when one of these files is made in another way
+>>>>>>> 20d75f1 (Secrets by reference: a variable, a file or the keychain's entry, read when a bottle begins and shown nowhere)
 _ENVIRONMENT = {
     **HARDENING,
     "SMOLVM_LIB_DIR": "/opt/smolvm",
@@ -138,6 +145,17 @@ class EmulatedHost:
                 session.pump.drain(connect(self._folder, "erra"), session.sieve.feed)
                 session.pump.feed(connect(self._folder, "ina"), 0)
             yield session
+
+    @contextmanager
+    def handing_over(self, values: Mapping[str, Secret]) -> Iterator[Mapping[str, str]]:
+        """Give the paths of pipes inside: here there are none. The host, and they with it, ends with us."""
+        paths = {name: f"/run/secret-{name}" for name in values}
+        for name, path in paths.items():
+            value = shlex.quote(values[name].reveal())
+            script = f"mkfifo -m 600 {path} || exit 1\n{{ printf %s {value} > {path}; rm -f {path}; }} &"
+            if self._control.wait(self._control.send("quiet", script), _QUICK) != 0:
+                raise BootError("the emulated host cannot hand a secret over", next_step="try again")
+        yield paths
 
     def _resize(self, rows: int, columns: int) -> None:
         self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")

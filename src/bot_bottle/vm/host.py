@@ -8,13 +8,15 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
 from bot_bottle import process
 from bot_bottle.errors import AccelError, SmolvmError
 from bot_bottle.process import Child, CommandFailed, Completed
+from bot_bottle.redaction import Secret
+from bot_bottle.vm.handover import handed_over
 from bot_bottle.vm.kvm import Kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
@@ -57,6 +59,9 @@ class Host(Protocol):
     ) -> AbstractContextManager[Attached]:
         """Run smolvm with these arguments on our own streams, until the block ends."""
 
+    def handing_over(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
+        """Give a path for each value, at which smolvm can read it once, until the block ends."""
+
     def start(self, machine: str, *, timeout: float) -> None:
         """Start a machine. Raises SmolvmError."""
 
@@ -83,8 +88,10 @@ class NativeHost:
 
     kind: Literal["kvm", "emulated"] = "kvm"
 
-    def __init__(self, smolvm: Smolvm, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, smolvm: Smolvm, prefix: Sequence[str] = (), folder: Path | None = None) -> None:
+        """Take the `folder` for what is temporary, if there is one of our own for it."""
         self.smolvm = smolvm
+        self._folder = folder
         self._prefix = prefix
 
     def call(
@@ -113,6 +120,10 @@ class NativeHost:
         argv = [str(self.smolvm.program), *args]
         with process.attached(argv, env=self.smolvm.environment(env), terminal=tty) as child:
             yield _NativeAttached(child, None if tty else child.stderr)
+
+    def handing_over(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
+        """Give the paths of pipes in our own folder."""
+        return handed_over(values, self._folder) if values and self._folder else nullcontext({})
 
     def path_of(self, file: Path) -> str:
         """Give the file's own path."""

@@ -155,10 +155,19 @@ def start_argv(name: str) -> tuple[str, ...]:
 
 
 def exec_argv(
-    name: str, command: Sequence[str], *, tty: bool, user: str, workdir: str, env_names: Sequence[str]
+    name: str,
+    command: Sequence[str],
+    *,
+    tty: bool,
+    user: str,
+    workdir: str,
+    env_names: Sequence[str],
+    secrets: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Give `machine exec`. Variables go by name: their values travel in the environment, never in argv.
 
+    Those of `secrets`, each with a path to read it from, are not even there: a process's environment can be
+    read for as long as it lasts.
     Without `-i` smolvm forwards no input and holds back output up to a limit, so it is always there.
     """
     argv = ["machine", "exec", "--error-format", "text" if tty else "json", "--name", name, "-i"]
@@ -167,6 +176,8 @@ def exec_argv(
     argv += ["-w", workdir] if workdir else []
     for variable in env_names:
         argv += ["--secret-env", f"{variable}={carrier(variable)}"]
+    for variable, path in (secrets or {}).items():
+        argv += ["--secret-file", f"{variable}={path}"]
     return (*argv, "--", *command)
 
 

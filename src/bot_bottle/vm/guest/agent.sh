@@ -1,6 +1,7 @@
 #!/bin/sh
 # Takes commands from bottle, one a line: ID KIND BASE64-SCRIPT, and answers "done ID STATUS".
 # KIND: a session's number (its ports carry the three streams), "tty" (the console), or "quiet".
+# A script is on no command line: it may hold values of variables.
 # When bottle goes away, by any way, the line ends and so does this machine.
 export PATH=/opt/smolvm:/bin HOME=/root TERM=xterm
 
@@ -9,7 +10,7 @@ pipes() { # SESSION ID SCRIPT
   mkfifo "$fifo"
   cat "/run/port/in$1" > "$fifo" 2>/dev/null &
   reader=$!
-  sh -c "$3" < "$fifo" > "/run/port/out$1" 2> "/run/port/err$1"
+  (eval "$3") < "$fifo" > "/run/port/out$1" 2> "/run/port/err$1"
   status=$?
   kill "$reader" 2>/dev/null
   rm -f "$fifo"
@@ -18,8 +19,8 @@ pipes() { # SESSION ID SCRIPT
 
 serve() { # ID KIND SCRIPT
   case $2 in
-    quiet) sh -c "$3" </dev/null >/dev/null 2>&1 ;;
-    tty) setsid -c sh -c "$3" </dev/hvc0 >/dev/hvc0 2>&1 ;;
+    quiet) (eval "$3") </dev/null >/dev/null 2>&1 ;;
+    tty) SCRIPT=$3 setsid -c sh -c 'script=$SCRIPT; unset SCRIPT; eval "$script"' </dev/hvc0 >/dev/hvc0 2>&1 ;;
     *) pipes "$2" "$1" "$3" ;;
   esac
 }
