@@ -14,6 +14,7 @@ from bot_bottle.spec import PackerName, Source, Transport, Via
 from bot_bottle.sweeping import working
 
 if TYPE_CHECKING:  # loaded by who needs it: most commands do not
+    from bot_bottle.scrub.known import Finding
     from bot_bottle.verify.verify import Report
     from bot_bottle.vm.host import Accel
 
@@ -87,3 +88,24 @@ def verify(
         )
         with progress.stage("verify", size) as stage:
             return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
+
+
+def scrub(
+    target: Path | Source, *, engine: str | None = None, progress: Progress | None = None
+) -> list[Finding]:
+    """Search an artifact (a path) or a source's image for secrets, and give where they are, layer by layer.
+
+    Raises ArtifactError and ImageError for what is damaged.
+    """
+    from bot_bottle.scrub.scan import scan_artifact, scan_image
+
+    progress = progress or Progress()
+    if isinstance(target, Path):
+        with progress.stage("scrub", artifact_format.read(target).size) as stage:
+            return list(dict.fromkeys(scan_artifact(target, stage.advance)))
+    with (
+        working() as run,
+        Converter(run, progress, engine=engine).opened(target) as image,
+        progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
+    ):
+        return list(dict.fromkeys(scan_image(image, stage.advance)))

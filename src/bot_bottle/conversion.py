@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
 from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.engine import Engine, find_engine
 from bot_bottle.image.flatten import FLATTEN_VERSION, Flattened, flatten
+from bot_bottle.image.members import shown
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.rundir import RunDir
+from bot_bottle.scrub.known import LARGEST, in_file, in_variables, is_known
 from bot_bottle.smolmachine.cache import Cache, Explanation
 from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
@@ -37,6 +40,7 @@ if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
     from bot_bottle.vm.host import Accel
 
 _REPOSITORY = "bot-bottle"
+_TOLD = 5  # secrets named in one warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +263,25 @@ class Converter:
                 on_bytes=stage.advance,
             )
             stage.conclude(f"natively, {root.entries} entries")
+        self._warn_of_secrets(image, root)
         self._losses = root.losses
         for loss in root.losses:
             self._progress.note(
                 f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
             )
         return packed.digest
+
+    def _warn_of_secrets(self, image: Image, root: Flattened) -> None:
+        """Say what travels in the artifact and is known at once to be a secret."""
+        found = [str(each) for each in in_variables(image.config.env, "config")]
+        with root.data() as data:
+            for raw, node in root.files():
+                path = raw.decode("utf-8", "replace")
+                if 0 < node.size <= LARGEST and is_known(path):
+                    content = b"".join(data.read(node, 0, node.size))
+                    found += [shown(path) for _ in islice(in_file(path, content), 1)]
+        if found:
+            self._progress.warn(
+                f"secrets seem to be in the artifact: {', '.join(found[:_TOLD])}"
+                f"{', ...' if len(found) > _TOLD else ''}; see bottle scrub"
+            )

@@ -126,6 +126,12 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
+        if self.secrets and self.backend == "docker":
+            raise SpecError(
+                "the docker backend hands no secrets over yet",
+                why="`docker inspect` shows the variables of a container to all who may use docker",
+                next_step="use --backend smolmachines",
+            )
         names = {name for name, _ in self.env}
         for each in self.secrets:
             if each.name in names:

@@ -15,7 +15,7 @@ SOURCES = Path(__file__).parents[2] / "src" / "bot_bottle"
 MODULES = sorted(SOURCES.rglob("*.py"))
 
 # a folder may import from those before it, and from the modules that know nothing of stages
-STAGES = ["image", "registry", "smolmachine", "verify", "vm", "workspace", "egress", "backend"]
+STAGES = ["image", "registry", "smolmachine", "verify", "scrub", "vm", "workspace", "egress", "backend"]
 GROUND = {
     "ending",
     "errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
 from bot_bottle.spec import BottleSpec, Source, make_slug
 from bot_bottle.sweeping import working
+from bot_bottle.vm.emulated import EmulatedHost
 
 COMMAND = [str(Path(sys.executable).with_name("bottle"))]
 
@@ -34,8 +35,33 @@ def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def attach(image: str, shared_cache: Path) -> Iterator[Attach]:
+def attach(running: Bottle) -> Attach:
     """Run commands, one after the other, attached to one microVM of the image."""
+
+    def attached(*command: str, stdin: bytes = b"", **changes: object) -> Ended:
+        launch = replace(running.launch, **({"command": command} if command else {}), **changes)  # type: ignore[arg-type]
+        return run_attached(Bottle(launch, running._host, running._progress), stdin)
+
+    return attached
+
+
+@pytest.fixture(scope="module")
+def inside(running: Bottle) -> Callable[[str], int]:
+    """Run a shell script on the emulated host of that microVM, and give its exit status."""
+    host = running._host
+    assert isinstance(host, EmulatedHost)
+
+    def run(script: str) -> int:
+        status = host._control.wait(host._control.send("quiet", script), 60)
+        assert status is not None
+        return status
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def running(image: str, shared_cache: Path) -> Iterator[Bottle]:
+    """One microVM of the image."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOT_BOTTLE_CACHE_DIR", str(shared_cache))
         source = Source(image=image)
@@ -45,12 +71,7 @@ def attach(image: str, shared_cache: Path) -> Iterator[Attach]:
             plan = pipeline.prepare(BottleSpec(source, make_slug(source), memory_mib=1024), converter)
             with pipeline.launch(plan, converter, run, progress) as bottle:
                 assert isinstance(bottle, Bottle)
-
-                def attached(*command: str, stdin: bytes = b"", **changes: object) -> Ended:
-                    launch = replace(bottle.launch, **({"command": command} if command else {}), **changes)  # type: ignore[arg-type]
-                    return run_attached(Bottle(launch, bottle._host, progress), stdin)
-
-                yield attached
+                yield bottle
 
 
 def run_attached(bottle: Running, stdin: bytes = b"") -> Ended:

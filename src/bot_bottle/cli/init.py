@@ -51,6 +51,10 @@ _FILE = """\
 
 [env]
 # DEBUG = "1"
+
+# Secrets are never written here, only where they are: env, file or keychain.
+# [secrets.API_KEY]
+# env = "API_KEY"
 """
 
 

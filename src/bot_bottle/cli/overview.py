@@ -22,6 +22,7 @@ COMMANDS = {
     "registry": "Serve local images as a registry while a command runs.",
     "rm": "Throw away what an ended bottle left: its clone, its log.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
+    "scrub": "Look for secrets in an image or a .smolmachine before it travels.",
     "shell": "Open a shell in a running bottle.",
     "show": "Show what is known of a run: what it was made of, what it did.",
     "stop": "End running bottles.",

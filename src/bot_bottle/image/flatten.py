@@ -42,6 +42,10 @@ class Flattened:
         self.losses: tuple[Loss, ...] = losses.all()
         self.size = len(END) + sum(entry_size(node) for node in (*folders, *files))
 
+    def files(self) -> Iterator[tuple[bytes, Inode]]:
+        """Give the files by their first path, in the order in which `data` takes them."""
+        return ((path_of(node), node) for node in self._files)
+
     def stretches(self) -> Iterator[Stretch]:
         """Give the tar in stretches, in order."""
         return stretches(self._image, self._folders, self._files)

@@ -1,0 +1,131 @@
+"""The rules of the scanner `detect-secrets`, applied to text of any form. Loaded by `bottle scrub` alone.
+
+Every text is searched for what has the form of a token. That a word such as `password` stands before a value
+says something in settings alone: it is looked for in files that are such by their name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detect_secrets.core.scan import scan_line
+from detect_secrets.plugins.base import RegexBasedDetector
+from detect_secrets.settings import get_plugins, transient_settings
+
+_TOKENS = (
+    "AWSKeyDetector",
+    "AzureStorageKeyDetector",
+    "BasicAuthDetector",
+    "DiscordBotTokenDetector",
+    "GitHubTokenDetector",
+    "GitLabTokenDetector",
+    "JwtTokenDetector",
+    "MailchimpDetector",
+    "NpmDetector",
+    "OpenAIDetector",
+    "PrivateKeyDetector",
+    "PypiTokenDetector",
+    "SendGridDetector",
+    "SlackDetector",
+    "SquareOAuthDetector",
+    "StripeDetector",
+    "TelegramBotTokenDetector",
+    "TwilioKeyDetector",
+)
+_WORDS = (
+    "ArtifactoryDetector",
+    "CloudantDetector",
+    "IbmCloudIamDetector",
+    "IbmCosHmacDetector",
+    "KeywordDetector",
+    "SoftlayerDetector",
+)
+# what looks like a secret and stands for one: ${TOKEN}, <password>, aaaa, abcdef
+_FILTERS = (
+    "is_indirect_reference",
+    "is_likely_id_string",
+    "is_not_alphanumeric_string",
+    "is_prefixed_with_dollar_sign",
+    "is_sequential_string",
+    "is_templated_secret",
+)
+# keys of those whom bottles are for, which the scanner does not know
+_MORE = {
+    "Anthropic API Key": re.compile(r"sk-ant-[a-z0-9]{3,12}-[\w-]{40,}"),
+    "GitHub Token": re.compile(r"github_pat_\w{50,}"),
+    "Google API Key": re.compile(r"AIza[\w-]{35}"),
+    "OpenAI Token": re.compile(r"sk-(?:proj|svcacct|admin)-[\w-]{40,}"),
+}
+
+_LINE = 4096  # characters of a line that are looked at together; patterns take the square of it at worst
+_OVERLAP = 512
+_SAID = 20  # findings told of one file
+_AFTER_HEADER = re.compile(r"-*\s*(?:\\r|\\n|\s)*[A-Za-z0-9+/=:, -]{16,}")
+
+_SETTINGS = re.compile(
+    r"(?i)(.*/)?([^/]*\.(cfg|conf|env|ini|json|properties|tfvars|toml|ya?ml)|\.env[^/]*|\.[a-z]+rc|config)"
+)
+# what comes with packages, and is the same for everybody
+_PACKAGED = re.compile(
+    r"usr/(?!local/etc/|src/app/)|(lib|bin|sbin|var/lib/(dpkg|apt|rpm)|etc/(ssl|ca-certificates|pam\.d))/"
+    r"|(.*/)?(node_modules|site-packages|dist-packages|vendor)/"
+)
+
+
+@contextmanager
+def rules() -> Iterator[None]:
+    """Have the scanner's rules in force for the time of the block."""
+    plugins = [{"name": name} for name in (*_TOKENS, *_WORDS)]
+    filters = [{"path": f"detect_secrets.filters.heuristic.{name}"} for name in _FILTERS]
+    with transient_settings({"plugins_used": plugins, "filters_used": filters}):
+        yield
+
+
+def is_settings(path: str) -> bool:
+    """Tell whether a file's path (without a first slash) is one of settings, and not of a package's."""
+    return bool(_SETTINGS.fullmatch(path)) and not _PACKAGED.match(path)
+
+
+def in_text(text: str, *, settings: bool) -> Iterator[tuple[int, str]]:
+    """Give the number of each line (from 1) that looks like a secret, and the kind. To be used in `rules`."""
+    pieces = list(_pieces(text))
+    whole = "\n".join(piece for _, piece in pieces)
+    places = set(range(len(pieces))) if settings else {whole.count("\n", 0, at) for at in _candidates(whole)}
+    told: set[tuple[int, str]] = set()
+    for place in sorted(places):
+        number, piece = pieces[place]
+        for kind in _kinds(piece, "\n".join(each for _, each in pieces[place + 1 : place + 2])):
+            if (number, kind) not in told and len(told) < _SAID:
+                told.add((number, kind))
+                yield number, kind
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        for start in range(0, max(1, len(line)), _LINE - _OVERLAP):
+            yield number, line[start : start + _LINE]
+
+
+def _candidates(text: str) -> Iterator[int]:
+    """Give where something has the form of a token. Most texts have nothing of the kind."""
+    for plugin in get_plugins():
+        if isinstance(plugin, RegexBasedDetector) and type(plugin).__name__ in _TOKENS:
+            for pattern in plugin.denylist:
+                yield from (match.start() for match in pattern.finditer(text))
+    for pattern in _MORE.values():
+        yield from (match.start() for match in pattern.finditer(text))
+
+
+def _kinds(line: str, following: str) -> Iterator[str]:
+    yield from (kind for kind, pattern in _MORE.items() if pattern.search(line))
+    for secret in scan_line(line):
+        if secret.type != "Private Key" or _has_key(line, following):
+            yield secret.type
+
+
+def _has_key(line: str, following: str) -> bool:
+    """Tell whether a key follows its header: programs that read keys hold the header alone."""
+    after = re.split(r"PRIVATE KEY|PuTTY-User-Key-File-2|SSH2 ENCRYPTED", line, maxsplit=1)[-1]
+    return bool(_AFTER_HEADER.match(f"{after}\n{following}"))
