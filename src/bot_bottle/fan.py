@@ -54,13 +54,9 @@ def fan(
     for name in all_names:
         with names.taken(name):
             pass
-<<<<<<< HEAD
     beside = 0 if spec.backend == "docker" else smolmachines.memory_beside(chosen.get("accel", "auto"))
     _check_room(spec, count, beside)
-=======
-    _check_room(spec, count)
     resolve(spec.secrets)  # each bottle does it again; what is not there is told before anything is built
->>>>>>> 20d75f1 (Secrets by reference: a variable, a file or the keychain's entry, read when a bottle begins and shown nowhere)
     with working() as run:
         converter = Converter(run, progress, **chosen)
         image = "" if spec.source.archive else converter.image_id(spec.source)

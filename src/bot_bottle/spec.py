@@ -126,12 +126,6 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
-        if self.secrets and self.backend == "docker":
-            raise SpecError(
-                "the docker backend hands no secrets over yet",
-                why="`docker inspect` shows the variables of a container to all who may use docker",
-                next_step="use --backend smolmachines",
-            )
         names = {name for name, _ in self.env}
         for each in self.secrets:
             if each.name in names:
@@ -143,7 +137,7 @@ class BottleSpec:
                 )
             if each.hosts:
                 raise SpecError(
-                    f"the secret {each.name} is for hosts, and no bottle can reach one yet: it needs egress",
+                    f"the secret {each.name} is for hosts: that needs egress, and no backend does it yet",
                     next_step="leave its hosts out, and the command gets it as a variable",
                 )
 

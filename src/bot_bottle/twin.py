@@ -23,6 +23,7 @@ from bot_bottle.conversion import Converter
 from bot_bottle.differences import Side
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.progress import Progress
+from bot_bottle.secret import resolve
 from bot_bottle.spec import BottleSpec, Source, check_slug
 from bot_bottle.sweeping import working
 
@@ -58,6 +59,7 @@ def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Sid
     for side in sides:
         with names.taken(side.name):
             pass  # told before the first has run
+    resolve(spec.secrets)  # each side does it again; what is not there is told before anything is built
     with working() as run:
         image = Converter(run, progress, **chosen).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):

@@ -62,15 +62,20 @@ def test_values_arrive_whole_and_the_host_of_smolvm_has_them_nowhere(
     script = f'{TELL}; printf %s "$LARGE" | wc -c; sleep 15'
     half = len(canary.value) // 2
     parts = canary.value[:half].decode(), canary.value[half:].decode()
-    search = "printf '%s%s\\n' {} {} > /run/pattern; grep -qs -f /run/pattern {}"
+    # a zero byte ends a line for that grep
+    search = "printf '%s%s\\n' {} {} > /run/pattern; for file in {}; do tr '\\0' '\\n' < $file; done | "
+    search += "grep -q -f /run/pattern"
     runs = search.format("sha2", "56sum", "/proc/[0-9]*/cmdline")
+    steps = [
+        f"until {{ {runs}; }}; do sleep 0.2; done; sleep 5",
+        search.format(*parts, "/proc/[0-9]*/cmdline /proc/[0-9]*/environ"),
+        runs,  # it was there to be searched
+        search.format(*parts, "$(find /root -type f -size -20000k)"),
+    ]
     with ThreadPoolExecutor() as pool:
-        ended = pool.submit(attach, "sh", "-c", script, secrets=values)
-        assert inside(f"until {runs}; do sleep 0.2; done; sleep 5") == 0
-        assert inside(search.format(*parts, "/proc/[0-9]*/cmdline /proc/[0-9]*/environ")) == 1
-        assert inside(runs) == 0  # it was there to be searched
-        assert inside(search.format(*parts, "-r /root")) == 1
-        assert ended.result(60).out.split() == [canary.sha256, b"-", b"65536"]
+        searched = pool.submit(lambda: [inside(step) for step in steps])
+        assert attach("sh", "-c", script, secrets=values).out.split() == [canary.sha256, b"-", b"65536"]
+        assert searched.result(60) == [0, 1, 0, 1]
 
 
 def test_a_command_that_is_not_there_keeps_nobody_waiting(attach: Attach) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from bot_bottle import strays
@@ -38,6 +38,10 @@ class Launch:
     def name(self) -> str:
         """The name of its machine or container."""
         return f"bottle-{self.slug}"
+
+    def beside(self, command: tuple[str, ...]) -> Launch:
+        """Give it for another command, which the secrets are not for."""
+        return replace(self, command=command, secrets={})
 
     def variables(self, *, tty: bool) -> dict[str, str]:
         """Give the command's variables; one with a terminal learns which."""

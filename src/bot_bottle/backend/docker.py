@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,7 +91,7 @@ class ContainerBottle:
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
         other = copy(self)
-        other.launch = replace(self.launch, command=command)
+        other.launch = self.launch.beside(command)
         try:
             return other.run(tty=False)
         finally:
@@ -111,7 +110,8 @@ class ContainerBottle:
             return False
         begin(judge(report, tried))
         self._network.forget()  # what the probes were refused
-        self._gate.let_through({**self._image.returned, **self.launch.variables(tty=tty)}, alive)
+        secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
+        self._gate.let_through({**self._image.returned, **self.launch.variables(tty=tty), **secrets}, alive)
         return True
 
     def _create(self, *, tty: bool) -> None:

@@ -6,7 +6,6 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ class Bottle:
 
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
-        return Bottle(replace(self.launch, command=command), self._host, self._progress).run(tty=False)
+        return Bottle(self.launch.beside(command), self._host, self._progress).run(tty=False)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""

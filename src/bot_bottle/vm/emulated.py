@@ -39,13 +39,8 @@ from bot_bottle.vm.smolvm import AS_CALLER, HARDENING, refuse_named, start_argv
 
 _QUICK = 30.0
 _READY = 180.0  # seconds; ten on an idle machine
-<<<<<<< HEAD
 OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
-_FORMAT = "2"  # the folder of what a host is made of: raise it when one of these files is made in another way
-=======
-_OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
 _FORMAT = "3"  # the folder of what a host is made of: raise it when one of these files is made in another way
->>>>>>> 20d75f1 (Secrets by reference: a variable, a file or the keychain's entry, read when a bottle begins and shown nowhere)
 _ENVIRONMENT = {
     **HARDENING,
     "SMOLVM_LIB_DIR": "/opt/smolvm",

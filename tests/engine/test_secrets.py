@@ -1,0 +1,141 @@
+"""A canary: the value of a secret, which a container's command has, is nowhere else. Scrub on real images."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Context
+from tests.support.bottle import Bottle, wait_until
+from tests.support.canary import Canary, holders
+from tests.support.engines import Docker
+
+TELL = 'printf %s "$KEY" | sha256sum; echo there'
+ENDS = {
+    "succeeds": ("exit 0", 0),
+    "fails": ("exit 3", 3),
+    "crashes": ("kill -SEGV $$", 139),
+    "is killed": ("sleep 600", -signal.SIGKILL),
+}
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Canary:
+    return Canary.made(tmp_path / "key")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(bottle: Bottle) -> Iterator[None]:
+    yield
+    assert bottle.leftovers == []
+
+
+def inspected(docker: Docker) -> bytes:
+    """What the engine shows of every container."""
+    found = docker.docker("ps", "--all", "--quiet", "--no-trunc").decode().split()
+    return docker.docker("inspect", *found) if found else b""
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_canary_is_nowhere_while_it_runs_and_after(
+    bottle: Bottle, docker: Docker, image: str, canary: Canary, tmp_path: Path, end: str
+) -> None:
+    script, status = ENDS[end]
+    process = bottle.start(
+        "run", "-v", "--backend=docker", "--image", image, f"--secret=id=KEY,src={canary.path}",
+        "--", "sh", "-c", f"{TELL}; sleep 1; {script}",
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().split()[:1] == [canary.sha256.decode()], process.communicate()
+    seen = inspected(docker)
+    assert b"sha256sum" in seen
+    assert canary.value not in seen
+    # the command has it, and so have its own children, which are processes of this machine
+    assert [line for line in holders(canary.value) if not line.endswith((": sh", ": sleep"))] == []
+    if end == "is killed":
+        process.kill()
+    assert process.wait(60) == status
+    if end == "is killed":
+        assert bottle("cache", "prune").code == 0
+    _, err = process.communicate(timeout=60)
+    assert canary.value.decode() not in err
+    assert holders(canary.value) == []
+    assert canary.places(tmp_path) == []
+    receipt = json.loads(bottle("show", "--json").out)
+    assert receipt["plan"]["secrets"] == [{"name": "KEY", "kind": "file", "hosts": []}]
+
+
+def test_a_variable_it_is_read_from_is_in_no_environment_but_ours(
+    bottle: Bottle, image: str, canary: Canary
+) -> None:
+    process = bottle.start(
+        "run", "--backend=docker", "--image", image, "--secret=id=KEY,env=MINE", "--", "sh", "-c",
+        f'{TELL}; echo "[$MINE]"; sleep 2', env={"MINE": canary.path.read_text()},
+    )  # fmt: skip
+    assert process.stdout is not None
+    shown = [process.stdout.readline().split()[0] for _ in range(3)]
+    assert shown == [canary.sha256.decode(), "there", "[]"]
+    ours = f"/proc/{process.pid}/environ: "
+    found = [line for line in holders(canary.value) if not line.endswith((": sh", ": sleep"))]
+    assert [line for line in found if not line.startswith(ours)] == []
+    assert process.wait(60) == 0
+    process.communicate()
+
+
+def test_in_the_background_it_is_not_kept_either(
+    bottle: Bottle, image: str, canary: Canary, tmp_path: Path
+) -> None:
+    started = bottle.start(
+        "run", "-d", "--name=blue", "--backend=docker", "--image", image,
+        f"--secret=id=KEY,src={canary.path}", "--", "sh", "-c", f"{TELL}; sleep 600",
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "blue\n"
+    wait_until(lambda: "there" in bottle("logs", "blue").out, pause=0.2)
+    assert canary.sha256.decode() in bottle("logs", "blue").out
+    beside = bottle("exec", "blue", "--", "sh", "-c", 'echo "[$KEY]"')
+    assert beside.out == "[]\n"
+    assert bottle("stop", "--time=0", "blue").code == 0
+    started.communicate(timeout=60)
+    assert canary.places(tmp_path) == []
+
+
+def test_the_name_of_what_is_missing_is_told_before_anything_is_built(
+    bottle: Bottle, context: Context
+) -> None:
+    folder = context("RUN false")
+    for how in ("--backend=docker", "--backend=smolmachines", "--twin"):
+        done = bottle("run", how, "--secret=id=KEY,src=/missing", folder, "--", "true")
+        assert done.code == 121, done
+        assert "the secret KEY cannot be read from /missing" in done.err
+
+
+def test_scrub_finds_what_the_dockerfile_deleted_and_pack_warns_of_what_it_left(
+    bottle: Bottle, docker: Docker, context: Context, canary: Canary, tmp_path: Path
+) -> None:
+    token = f"ghp_{canary.value.decode()}aZ9kQ2"
+    assert len(token) == 40
+    folder = context(
+        "COPY token .npmrc /app/", "RUN rm /app/token", "ENV API_KEY=" + token,
+        **{"token": f"x\n{token}\n".encode(), ".npmrc": f"//r/:_authToken={token}\n".encode()},
+    )  # fmt: skip
+    image = docker.build(folder)
+    done = bottle("scrub", "-q", image)
+    assert done.code == 122, done
+    for place in ("ENV API_KEY: a variable named", "app/token:2: GitHub Token", "app/.npmrc:1: credentials"):
+        assert place in done.out
+    packed = bottle("pack", "-q", "--image", image)
+    assert "warning: secrets seem to be in the artifact: ENV API_KEY" in packed.err
+    of_artifact = bottle("scrub", "--json", packed.path)
+    found = {each["path"] for each in json.loads(of_artifact.out)["findings"]}
+    assert found == {"ENV API_KEY", "app/.npmrc"}
+    assert token not in done.out + done.err + packed.err + of_artifact.out + of_artifact.err
+
+
+def test_a_plain_image_is_clean(bottle: Bottle, image: str) -> None:
+    done = bottle("scrub", image)
+    assert (done.code, done.out) == (0, f"{image}: nothing looks like a secret\n"), done
