@@ -15,19 +15,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from bot_bottle import interrupts, paths
-from bot_bottle.errors import BottleError, WorkspaceError
+from bot_bottle import interrupts, logs
+from bot_bottle.errors import BottleError
 from bot_bottle.interrupts import shield
 
 _VARIABLE = "BOT_BOTTLE_DETACHED"
 _PATIENCE = 10.0  # seconds
-
-
-def log_path(name: str) -> Path:
-    """Give where the output of a detached bottle goes."""
-    return paths.bottle_dir(name) / "log"
 
 
 class Started:
@@ -71,7 +65,7 @@ def end_all(started: Sequence[Started]) -> None:
 
 def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
     """Have another process run a command line and hold a bottle, of an `image` that is built already."""
-    log = open_log(name)
+    log = logs.begin(name)
     told, tell = os.pipe()
     try:
         child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
@@ -121,7 +115,7 @@ class Holder:
         with suppress(OSError):  # whoever waited for it has gone
             os.write(self.tell, b"\n")
         os.close(self.tell)
-        os.close(self.log)
+        logs.keep_small(self.log)
 
 
 def held_here() -> Holder | None:
@@ -133,18 +127,3 @@ def held_here() -> Holder | None:
     except (ValueError, TypeError, OSError):
         return None
     return Holder(str(name), tell, log, str(image))
-
-
-def open_log(name: str) -> int:
-    """Begin the log of a bottle anew and give its file descriptor. Raises WorkspaceError."""
-    path = log_path(name)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, flags, 0o600)
-    except OSError as error:
-        raise WorkspaceError(
-            f"cannot write {path}",
-            why=str(error),
-            next_step="make it writable, or name another place with BOT_BOTTLE_STATE_DIR",
-        ) from error

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bot_bottle import detached, names, paths, receipts, rundir, strays, work
+from bot_bottle import logs, names, paths, receipts, rundir, strays, work
 from bot_bottle.backend import docker, smolmachines
 from bot_bottle.backend.base import Launch
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
@@ -61,25 +61,15 @@ def _kept(name: str) -> tuple[str, ...]:
     return tuple(each for each in ("clone", "log") if (folder / each).exists())
 
 
-def log(name: str, *, follow: bool = False) -> Iterator[bytes]:
-    """Give the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError."""
-    path = detached.log_path(check_slug(name))
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise ReceiptError(
-            f"no output of a bottle named {name} is kept",
-            why=error.strerror or "",
-            next_step="bottle run -d keeps it, until bottle rm",
-        ) from error
-    with file:
-        while True:
-            lasts = follow and names.lives(name)  # asked first: what it says last is read below
-            while data := file.read(1 << 16):
-                yield data
-            if not lasts:
-                return
-            time.sleep(_POLL)
+def log(
+    name: str, *, follow: bool = False, on_dropped: Callable[[int], None] = lambda _: None
+) -> Iterator[bytes]:
+    """Give the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError.
+
+    `on_dropped` is told how many bytes are not kept any more.
+    """
+    check_slug(name)
+    return logs.read(name, lambda: follow and names.lives(name), on_dropped)
 
 
 def execute(

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from bot_bottle import bottle, detached, names, receipts, work
+from bot_bottle import bottle, logs, names, receipts, work
 from bot_bottle.backend.base import BackendName, Begin, Running
 from bot_bottle.conversion import Converter
 from bot_bottle.differences import Side
@@ -71,7 +71,7 @@ def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Sid
 def _run(spec: BottleSpec, side: Side, progress: Progress, chosen: dict[str, Any]) -> None:
     def attend(running: Running, begin: Begin) -> int:
         _look(running, side)
-        log = detached.open_log(side.name)
+        log = logs.begin(side.name)
         begun = time.monotonic()
         try:
             with _streams_into(log):
@@ -82,7 +82,7 @@ def _run(spec: BottleSpec, side: Side, progress: Progress, chosen: dict[str, Any
 
     progress.note(f"{'begin':<8} {side.name}")
     side.exit_status = bottle.run(spec, **chosen, progress=progress, attend=attend)
-    side.receipt, side.log = receipts.newest(side.name), detached.log_path(side.name)
+    side.receipt, side.log = receipts.newest(side.name), logs.path(side.name)
     if spec.workspace.mode == "clone":
         side.files = _files(side.name)
 

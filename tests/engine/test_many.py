@@ -58,6 +58,21 @@ def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, git_image: st
     root.left_nothing()
 
 
+def test_a_log_does_not_fill_the_disk(root: Caller, git_image: str) -> None:
+    detached(root, git_image, "blue", "seq 1 20000000; echo last; sleep 100")
+    log = root.folder / "state/bottles/blue/log"
+    until(lambda: log.stat().st_size == 168_888_897 + len("last\n"), 120)
+    until(lambda: log.stat().st_blocks * 512 <= 64 << 20)
+    read = root.bottle("logs", "blue")
+    assert "are not kept any more" in read.err
+    first, *rest, last = read.out.splitlines()
+    assert last == "last"
+    assert list(map(int, rest)) == list(range(int(first) + 1, 20_000_001))
+    assert root.bottle("stop", "-t", "0", "blue").code == 0
+    assert root.bottle("rm", "blue").code == 0
+    root.left_nothing()
+
+
 def test_what_fails_before_it_begins_is_told_to_who_waits(root: Caller) -> None:
     repo = root.repo()
     args = ("run", "-d", "--backend", "docker", "--image", "bot-bottle-no-such-image", "--name", "lost")

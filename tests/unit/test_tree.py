@@ -43,6 +43,7 @@ TOP = [
     "receipts",
     "bottle",
     "work",
+    "logs",
     "detached",
     "roster",
     "walls",

@@ -11,11 +11,13 @@ import click
 from bot_bottle import roster, walls
 from bot_bottle.cli import completing
 from bot_bottle.errors import UsageError
+from bot_bottle.progress import human_bytes
 
 _HELP = """Print what the command of the detached bottle NAME has printed, both its streams together.
 
-It is the command's own bytes: what steers a terminal is not taken out. With --egress it is what the bottle's
-walls refused instead, of any bottle: time, host, port and reason.
+It is the command's own bytes: what steers a terminal is not taken out. Of more than 64 MiB the oldest part is
+dropped, which is said on standard error. With --egress it is what the bottle's walls refused instead, of any
+bottle: time, host, port and reason.
 
 \b
 Examples:
@@ -38,7 +40,7 @@ def command(name: str, follow: bool, egress: bool, as_json: bool) -> None:
         for entry in walls.refusals(name, follow=follow):
             click.echo(json.dumps(entry) if as_json else _line(entry))
         return
-    for data in roster.log(name, follow=follow):
+    for data in roster.log(name, follow=follow, on_dropped=_say_dropped):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
@@ -48,3 +50,7 @@ def _line(entry: dict[str, Any]) -> str:
     target = f"{entry.get('host')}:{port}" if port else str(entry.get("host"))
     line = f"{entry.get('time')}  {target}  {entry.get('reason')}"
     return "".join(char if char.isprintable() else "?" for char in line)  # a bottle chose what it asked for
+
+
+def _say_dropped(count: int) -> None:
+    click.echo(f"bottle: the oldest {human_bytes(count)} are not kept any more", err=True)
