@@ -49,7 +49,7 @@ def compare(left: Side, right: Side) -> Iterator[Row]:
     yield from _parts("env", "variable", left.env, right.env, lambda _value: "set", _BACKENDS_OWN)
     yield from _parts("files", "file", left.files, right.files, lambda value: value.partition(" ")[0])
     yield _output(left.log, right.log)
-    here, there = (_texts(side.receipt.get("proof")) for side in (left, right))
+    here, there = (_reached(side.receipt.get("proof")) for side in (left, right))
     if here or there:
         yield from _parts("hosts", "probe", here, there, str)
     yield Row("seconds", f"{left.seconds:.2f}", f"{right.seconds:.2f}", None)
@@ -85,9 +85,14 @@ def _parts(
         yield Row(f"{what} {key}", words[0], f"{words[1]}{other}", None if key in unjudged else False)
 
 
-def _texts(proof: Any) -> dict[str, str] | None:
-    """Give the probes of a receipt as texts, whatever their results are."""
-    return {str(key): str(value) for key, value in proof.items()} if isinstance(proof, dict) else None
+def _reached(proof: Any) -> dict[str, str] | None:
+    """Give of each probe of a receipt whether it got out. How it was refused may differ."""
+    if not isinstance(proof, dict) or not proof:
+        return None
+    outcomes = {
+        str(key): value.get("outcome") if isinstance(value, dict) else value for key, value in proof.items()
+    }
+    return {name: str(word) if word in ("open", "error") else "closed" for name, word in outcomes.items()}
 
 
 def _output(left: Path, right: Path) -> Row:

@@ -85,28 +85,32 @@ def read(
             why=error.strerror or "",
             next_step="bottle run -d keeps it, until bottle rm",
         ) from error
+    whole = True  # whether what was given last is a whole line
     with file:
         while True:
             more = lasts()  # asked first: what it says last is read below
-            while data := _next(file.fileno(), on_dropped):
-                yield data
+            while (found := _next(file.fileno()))[1]:
+                dropped, data = found
+                if dropped:
+                    on_dropped(dropped)
+                yield b"\n" + data if dropped and not whole else data
+                whole = data.endswith(b"\n")
             if not more:
                 return
             time.sleep(_POLL / 5)
 
 
-def _next(descriptor: int, on_dropped: Callable[[int], None]) -> bytes:
-    """Read on; behind a hole at the beginning of the next line."""
+def _next(descriptor: int) -> tuple[int, bytes]:
+    """Read on, behind a hole from the beginning of the next line, and give how many bytes are left out."""
     here = os.lseek(descriptor, 0, os.SEEK_CUR)
     there = _kept_from(descriptor, here)
     data = os.pread(descriptor, _LINE, there)
     while (now := _kept_from(descriptor, there)) > there:  # it became a hole before it was read
         there, data = now, os.pread(descriptor, _LINE, now)
-    os.lseek(descriptor, there + len(data), os.SEEK_SET)
+    after = os.lseek(descriptor, there + len(data), os.SEEK_SET)
     if there > here:
         data = data[data.find(b"\n") + 1 :] or data
-        on_dropped(os.lseek(descriptor, 0, os.SEEK_CUR) - len(data) - here)
-    return data
+    return after - len(data) - here, data
 
 
 def _kept_from(descriptor: int, position: int) -> int:

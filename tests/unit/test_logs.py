@@ -79,10 +79,11 @@ def test_who_follows_misses_only_what_he_is_told_of() -> None:
         data += part
         time.sleep(0.001)
     writer.join()
-    found = numbers(bytes(data))
+    found = [int(line) for line in data.splitlines() if len(line) == 9]
     assert found == sorted(set(found))
     assert found[-1] == 1_999_999
-    assert len(found) * 10 + sum(dropped) == 20_000_000
+    ends = len(data) + sum(dropped) - 20_000_000  # of lines that were cut
+    assert 0 <= ends <= len(dropped)
     os.close(log)
 
 

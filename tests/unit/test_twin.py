@@ -110,10 +110,13 @@ def test_what_is_not_known_of_one_is_not_different(tmp_path: Path) -> None:
 
 def test_hosts_are_compared_where_receipts_have_probes(tmp_path: Path) -> None:
     left, right = sides(tmp_path)
-    left.receipt = {"proof": {"direct IPv4": "closed", "allowed host": {"answers": True}}}
-    right.receipt = {"proof": {"direct IPv4": "open", "allowed host": {"answers": True}}}
-    assert different(left, right)["hosts direct IPv4"] == Row("hosts direct IPv4", "closed", "open", False)
-    right.receipt = {}
+    for side, dns in ((left, "refused"), (right, "silent")):
+        outcomes = {"direct-ipv4": "silent", "dns": dns, "allowed": "open"}
+        side.receipt["proof"] = {name: {"outcome": word, "ok": True} for name, word in outcomes.items()}
+    assert different(left, right) == {}
+    right.receipt["proof"]["direct-ipv4"]["outcome"] = "open"
+    assert different(left, right)["hosts direct-ipv4"] == Row("hosts direct-ipv4", "closed", "open", False)
+    right.receipt["proof"] = None
     assert different(left, right) == {}
 
 

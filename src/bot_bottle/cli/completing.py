@@ -50,3 +50,8 @@ with_log = _completer(lambda: _left("log"))
 with_clone = _completer(lambda: _left("clone"))
 left = _completer(lambda: _left("log", "clone"))
 known = _completer(receipts.names)
+
+
+def with_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete what `bottle logs` takes: any bottle has walls that refuse, and some have a log."""
+    return (known if ctx.params.get("egress") else with_log)(ctx, param, incomplete)

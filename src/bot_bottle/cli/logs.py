@@ -28,7 +28,7 @@ Examples:
 
 
 @click.command("logs", help=_HELP)
-@click.argument("name", shell_complete=completing.with_log)
+@click.argument("name", shell_complete=completing.with_output)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the bottle has ended.")
 @click.option("--egress", is_flag=True, help="Print what it was refused on its way out.")
 @click.option("--json", "as_json", is_flag=True, help="With --egress: print a JSON document a line.")
