@@ -7,8 +7,10 @@ says something in settings alone: it is looked for in files that are such by the
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, islice
 
 from detect_secrets.core.scan import scan_line
 from detect_secrets.plugins.base import RegexBasedDetector
@@ -61,7 +63,7 @@ _MORE = {
 
 _LINE = 4096  # characters of a line that are looked at together; patterns take the square of it at worst
 _OVERLAP = 512
-_SAID = 20  # findings told of one file
+_JUDGED = 10_000  # lines of one text that are looked at closely
 _AFTER_HEADER = re.compile(r"-*\s*(?:\\r|\\n|\s)*[A-Za-z0-9+/=:, -]{16,}")
 
 _SETTINGS = re.compile(
@@ -72,6 +74,8 @@ _PACKAGED = re.compile(
     r"usr/(?!local/etc/|src/app/)|(lib|bin|sbin|var/lib/(dpkg|apt|rpm)|etc/(ssl|ca-certificates|pam\.d))/"
     r"|(.*/)?(node_modules|site-packages|dist-packages|vendor)/"
 )
+# what their documentation is full of
+_MADE_UP = frozenset({"Basic Auth Credentials", "JSON Web Token"})
 
 
 @contextmanager
@@ -88,18 +92,19 @@ def is_settings(path: str) -> bool:
     return bool(_SETTINGS.fullmatch(path)) and not _PACKAGED.match(path)
 
 
-def in_text(text: str, *, settings: bool) -> Iterator[tuple[int, str]]:
+def in_text(path: str, text: str, *, settings: bool) -> Iterator[tuple[int, str]]:
     """Give the number of each line (from 1) that looks like a secret, and the kind. To be used in `rules`."""
-    pieces = list(_pieces(text))
-    whole = "\n".join(piece for _, piece in pieces)
-    places = set(range(len(pieces))) if settings else {whole.count("\n", 0, at) for at in _candidates(whole)}
+    pieces = [(number, piece) for number, piece in _pieces(text) if piece.strip()]
+    places = range(len(pieces)) if settings else _candidates([piece for _, piece in pieces])
     told: set[tuple[int, str]] = set()
-    for place in sorted(places):
+    for place in islice(places, _JUDGED):
         number, piece = pieces[place]
-        for kind in _kinds(piece, "\n".join(each for _, each in pieces[place + 1 : place + 2])):
-            if (number, kind) not in told and len(told) < _SAID:
-                told.add((number, kind))
-                yield number, kind
+        following = pieces[place + 1][1] if place + 1 < len(pieces) else ""
+        for kind in _kinds(piece, following):
+            if (number, kind) in told or (kind in _MADE_UP and _PACKAGED.match(path)):
+                continue
+            told.add((number, kind))
+            yield number, kind
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
@@ -108,14 +113,17 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
             yield number, line[start : start + _LINE]
 
 
-def _candidates(text: str) -> Iterator[int]:
-    """Give where something has the form of a token. Most texts have nothing of the kind."""
+def _candidates(lines: list[str]) -> list[int]:
+    """Give the lines in which something has the form of a token. Most texts have none of the kind."""
+    text = "\n".join(lines)
+    patterns = [*_MORE.values()]
     for plugin in get_plugins():
         if isinstance(plugin, RegexBasedDetector) and type(plugin).__name__ in _TOKENS:
-            for pattern in plugin.denylist:
-                yield from (match.start() for match in pattern.finditer(text))
-    for pattern in _MORE.values():
-        yield from (match.start() for match in pattern.finditer(text))
+            patterns += plugin.denylist
+    ends = list(accumulate(len(line) + 1 for line in lines))
+    return sorted(
+        {bisect_right(ends, each.start()) for pattern in patterns for each in pattern.finditer(text)}
+    )
 
 
 def _kinds(line: str, following: str) -> Iterator[str]:

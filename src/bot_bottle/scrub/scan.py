@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from bot_bottle.image.archive import Image
@@ -15,8 +16,10 @@ from bot_bottle.scrub.rules import in_text, is_settings, rules
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.verify.entries import Stream
 
-LARGEST = 4 << 20  # bytes of a file that are looked at
+LARGEST = 64 << 20  # bytes of a file that are looked at
+_PART = 1 << 20  # bytes of it that are looked at together
 _LARGEST_SETTINGS = 256 << 10  # bytes of a file whose every line is looked at for words
+_SAID = 20  # findings told of one file
 _BINARY = 8192  # bytes at the beginning, of which none is NUL in a text
 
 
@@ -66,7 +69,7 @@ def _history(config: bytes) -> Iterator[Finding]:
 def _in_lines(lines: tuple[str, ...], layer: str, what: str) -> Iterator[Finding]:
     for line in lines:
         name = f"{what} {line.partition('=')[0]}" if what == "ENV" else what
-        kinds = {kind for _, kind in in_text(line, settings=False)}
+        kinds = {kind for _, kind in in_text("", line, settings=False)}
         yield from (Finding(layer, name, 0, kind) for kind in sorted(kinds))
 
 
@@ -75,22 +78,33 @@ def _in_tar(stream: ForwardStream, layer: str, what: str) -> Iterator[Finding]:
     for member in headers:
         if member.isreg() and member.size:
             path = member.name.removeprefix("./").lstrip("/")
-            for line, kind in _in_file(path, member.size, headers.data()):
+            for line, kind in islice(_in_file(path, member.size, headers.data()), _SAID):
                 yield Finding(layer, _printable(path), line, kind)
 
 
 def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
-    content = bytearray()
-    for piece in pieces:
-        if not content and b"\0" in piece[:_BINARY]:
-            return
-        content += piece[: LARGEST - len(content)]
-        if len(content) >= LARGEST:
-            break
-    if size <= known.LARGEST:
-        yield from known.in_file(path, bytes(content))
     settings = is_settings(path) and size <= _LARGEST_SETTINGS
-    yield from in_text(content.decode("utf-8", "replace"), settings=settings)
+    for first, content in _parts(pieces):
+        if size <= known.LARGEST:
+            yield from known.in_file(path, content)
+        for line, kind in in_text(path, content.decode("utf-8", "replace"), settings=settings):
+            yield first + line, kind
+
+
+def _parts(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Give a text in parts of whole lines, if they are not too long, and how many are before each."""
+    content, lines, seen = b"", 0, 0
+    for piece in pieces:
+        if not seen and b"\0" in piece[:_BINARY]:
+            return
+        content, seen = content + piece, seen + len(piece)
+        if len(content) >= _PART:
+            cut = content.rfind(b"\n") + 1 or len(content)
+            yield lines, content[:cut]
+            lines, content = lines + content.count(b"\n", 0, cut), content[cut:]
+        if seen >= LARGEST:
+            return
+    yield lines, content
 
 
 def _printable(path: str) -> str:

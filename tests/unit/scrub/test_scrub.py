@@ -106,6 +106,7 @@ def test_files_that_are_made_for_credentials(tmp_path: Path, path: str, content:
         ("src/.git/config", "[remote]\n url = https://example.org/a"),
         ("r/.docker/config.json", '{"auth": ""}'),
         ("server.pem", "-----BEGIN CERTIFICATE-----"), ("id_rsa.pub", "ssh-rsa AAAA"),
+        ("usr/share/doc/a", "https://user:example@example.org/"),
         ("usr/lib/ssh.py", 'HEAD = "-----BEGIN OPENSSH PRIVATE KEY-----"\nEND = 1\n'),
     ],
 )  # fmt: skip
@@ -116,8 +117,8 @@ def test_what_only_looks_like_it(tmp_path: Path, path: str, content: str) -> Non
 def test_words_count_in_settings_that_are_no_packages() -> None:
     with rules():
         for text in ("db_password: 'hunter2x9'", 'password = "hunter2x9"'):
-            assert list(in_text(text, settings=True)) == [(1, "Secret Keyword")]
-            assert list(in_text(text, settings=False)) == []
+            assert list(in_text("", text, settings=True)) == [(1, "Secret Keyword")]
+            assert list(in_text("", text, settings=False)) == []
     assert is_settings("app/config/prod.yaml")
     assert is_settings("home/me/.npmrc")
     assert not is_settings("usr/lib/python3/x.ini")
@@ -133,13 +134,15 @@ def test_names_of_variables() -> None:
     assert not is_known("a/id_rsa.pub/x")
 
 
-def test_binaries_are_passed_over_and_of_huge_files_the_beginning_is_read(tmp_path: Path) -> None:
+def test_binaries_are_passed_over_and_texts_are_read_part_by_part(tmp_path: Path) -> None:
     members = [
         file("bin", b"\x7fELF\0" + GITHUB.encode()),
-        file("huge", b"x\n" * (2 << 20) + GITHUB.encode()),
-        file("large", GITHUB.encode() + b"\n" + b"x\n" * (3 << 20)),
+        file("long", b"x\n" * (1 << 20) + GITHUB.encode() + b"\n" + b"x" * (1 << 20) + b"\n" + KEY.encode()),
+        file("many", f"{GITHUB}\n".encode() * 1000),
     ]
-    assert [each[1] for each in found(saved_image(tmp_path / "i.tar", members))] == ["large"]
+    lines = [each[1:3] for each in found(saved_image(tmp_path / "i.tar", members))]
+    assert lines[:2] == [("long", (1 << 20) + 1), ("long", (1 << 20) + 3)]
+    assert lines[2:] == [("many", line) for line in range(1, 21)]
 
 
 def test_a_long_line_takes_no_more_time_than_its_length_and_is_searched_whole(tmp_path: Path) -> None:
