@@ -148,13 +148,14 @@ def launch(
     """
     if plan.spec.egress.open:
         progress.warn("egress is open: this bottle can reach everything that this machine can")
+    secrets = resolve(plan.spec.secrets)
     with ExitStack() as stack:
         image = plan.conversion.image_id if plan.conversion else converter.image_id(plan.spec.source)
         git = based_on(plan.spec.workspace)
         if receipt is not None:
             receipt.update(image_id=image, git=git)
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
-        launch = replace(plan.launch, workspace=mount)
+        launch = replace(plan.launch, workspace=mount, secrets=secrets)
         if plan.conversion is None:
             own = receipt.path if receipt is not None else run.path / "receipt"
             record = Record(receipts.refusals_of(own), receipts.policy_of(own))
@@ -191,9 +192,8 @@ def run(
         converter = Converter(
             folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
         )
-        secrets = resolve(spec.secrets)
+        resolve(spec.secrets)  # what is not there is told before anything is built
         plan = prepare(spec, converter)
-        plan = replace(plan, launch=replace(plan.launch, secrets=secrets))
         receipt["plan"] = plan.described()
         with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
             receipt["versions"].update(converter.versions())

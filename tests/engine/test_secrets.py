@@ -11,6 +11,7 @@ import pytest
 
 from tests.engine.conftest import Context
 from tests.support.bottle import Bottle, wait_until
+from tests.support.callers import caller
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 
@@ -102,6 +103,19 @@ def test_in_the_background_it_is_not_kept_either(
     assert bottle("stop", "--time=0", "blue").code == 0
     started.communicate(timeout=60)
     assert canary.places(tmp_path) == []
+
+
+def test_each_of_a_fan_has_it(docker: Docker, git_image: str, canary: Canary) -> None:
+    with caller(0, docker) as who:
+        done = who.bottle(
+            "fan", "2", "--name=try", "--backend=docker", "--image", git_image, "-m", "256m",
+            "--secret=id=KEY,env=MINE", "--", "sh", "-c", f"[ -z $MINE ] && {TELL}",
+            cwd=who.repo().top, env={"MINE": canary.path.read_text()},
+        )  # fmt: skip
+        assert done.code == 0, done
+        for name in ("try-1", "try-2"):
+            assert who.bottle("logs", name).out.split()[0] == canary.sha256.decode()
+        assert canary.places(who.folder) == []
 
 
 def test_the_name_of_what_is_missing_is_told_before_anything_is_built(
