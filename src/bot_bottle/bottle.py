@@ -156,15 +156,16 @@ def launch(
             receipt.update(image_id=image, git=git)
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
         launch = replace(plan.launch, workspace=mount, secrets=secrets)
+        own = receipt.path if receipt is not None else run.path / "receipt"
+        record = Record(receipts.refusals_of(own), receipts.policy_of(own))
         if plan.conversion is None:
-            own = receipt.path if receipt is not None else run.path / "receipt"
-            record = Record(receipts.refusals_of(own), receipts.policy_of(own))
             bottle = docker.launch(launch, image, converter.engine, run, record, progress)
             yield stack.enter_context(bottle)
         else:
             entry = plan.conversion.entry
             stack.enter_context(entry.hold())
-            yield stack.enter_context(smolmachines.launch(launch, entry.path, run, progress, accel=accel))
+            running = smolmachines.launch(launch, entry.path, run, record, progress, accel=accel)
+            yield stack.enter_context(running)
 
 
 def run(

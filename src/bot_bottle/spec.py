@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot_bottle.backend.base import BackendName
+from bot_bottle.egress.microvm import network_argv
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
@@ -109,11 +110,8 @@ class BottleSpec:
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty is for --workspace clone")
-        if not self.egress.closed and self.backend != "docker":
-            raise SpecError(
-                f"the {self.backend} backend cannot give a bottle a network yet",
-                next_step="--network none runs it without one",
-            )
+        if self.backend == "smolmachines":
+            network_argv(self.egress)  # raises for what a microVM cannot be held to
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):

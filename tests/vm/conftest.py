@@ -40,7 +40,7 @@ def attach(running: Bottle) -> Attach:
 
     def attached(*command: str, stdin: bytes = b"", **changes: object) -> Ended:
         launch = replace(running.launch, **({"command": command} if command else {}), **changes)  # type: ignore[arg-type]
-        return run_attached(Bottle(launch, running._host, running._progress), stdin)
+        return run_attached(Bottle(launch, running._host, running._proof, running._progress), stdin)
 
     return attached
 

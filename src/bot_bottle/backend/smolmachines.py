@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import interrupts
+from bot_bottle.backend import proving
 from bot_bottle.backend.base import Begin, Launch, owner, wait
 from bot_bottle.backend.users import of_artifact
+from bot_bottle.egress.door import Record
+from bot_bottle.egress.microvm import network_argv
 from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.interrupts import shield
@@ -48,9 +51,10 @@ _NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not execu
 class Bottle:
     """A running bottle. Made by `launch`."""
 
-    def __init__(self, launch: Launch, host: Host, progress: Progress) -> None:
+    def __init__(self, launch: Launch, host: Host, proof: Proof, progress: Progress) -> None:
         self.launch = launch
         self._host = host
+        self._proof = proof
         self._progress = progress
 
     @property
@@ -64,7 +68,7 @@ class Bottle:
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         SmolvmError when smolvm failed and not the command.
         """
-        begin(Proof({}))
+        begin(self._proof)
         with (
             interrupts.collected() as received,
             self._host.handing_over(self.launch.secrets) as secrets,
@@ -76,7 +80,7 @@ class Bottle:
 
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
-        return Bottle(self.launch.beside(command), self._host, self._progress).run(tty=False)
+        return Bottle(self.launch.beside(command), self._host, self._proof, self._progress).run(tty=False)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
@@ -137,9 +141,19 @@ def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
 
 @contextmanager
 def launch(
-    launch: Launch, artifact: Path, run: RunDir, progress: Progress, *, accel: Accel = "auto"
+    launch: Launch,
+    artifact: Path,
+    run: RunDir,
+    record: Record,
+    progress: Progress,
+    *,
+    accel: Accel = "auto",
 ) -> Iterator[Bottle]:
-    """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left."""
+    """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left.
+
+    Its walls are tried before the block begins; `record` says where to write what they refuse.
+    """
+    network = network_argv(launch.egress)
     mount = launch.workspace
     with ExitStack() as stack:
         host = _host(launch, artifact, run, progress, accel, stack)
@@ -159,13 +173,21 @@ def launch(
                 cpus=cpus,
                 memory_mib=launch.memory_mib,
                 labels={"bot-bottle": launch.slug, "owner": owner()},
-                volume=(host.folder(mount.source), mount.target) if mount else None,
+                volumes=[
+                    proving.kit_volume(host, progress),
+                    *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
+                ],
+                network=network,
             )
             host.call(create, timeout=_CREATE)
             stage.say("starting the microVM")
             _start(host, launch.name, stage)
+            stage.say("proving its walls")
+            proof = proving.prove(launch, host)
             stage.conclude("microVM is up")
-        yield Bottle(launch, host, progress)
+        if not (launch.egress.closed or launch.egress.open):
+            stack.enter_context(proving.recorded(launch, host, record))
+        yield Bottle(launch, host, proof, progress)
 
 
 def memory_beside(accel: Accel) -> int:
@@ -184,7 +206,14 @@ def _host(
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
     shared = mount.source if mount else None
     return stack.enter_context(
-        emulated_host(run, progress, memory_mib=launch.memory_mib, exchange=shared, prefix=prefix)
+        emulated_host(
+            run,
+            progress,
+            memory_mib=launch.memory_mib,
+            exchange=shared,
+            network=not launch.egress.closed,
+            prefix=prefix,
+        )
     )
 
 

@@ -32,17 +32,17 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def refused(self, host: str, port: int, reason: str) -> None:
-        """Write down what was refused."""
-        self._write(host, port, reason)
+    def refused(self, host: str, port: int, reason: str, *, when: str = "") -> None:
+        """Write down what was refused, now if it is not said when."""
+        self._write(host, port, reason, when)
 
     def changed(self, rule: str) -> None:
         """Write down that a rule was added."""
         self._write(rule, None, "allowed from now on")
 
-    def _write(self, host: str, port: int | None, reason: str) -> None:
+    def _write(self, host: str, port: int | None, reason: str, when: str = "") -> None:
         """Add a line. When the log is full, or the disk, it is not."""
-        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        now = when or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         line = json.dumps({"time": now, "host": host[:_LONGEST], "port": port, "reason": reason})
         try:
             if self._file.tell() + len(line) < LARGEST:

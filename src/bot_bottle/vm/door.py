@@ -1,8 +1,12 @@
-"""What QEMU may do, and a door in the emulated host's wall: to one port of this machine, and to nothing else.
+"""What QEMU may do, and the doors in the emulated host's wall: to one port of this machine, or to a network.
 
-Inside, 127.0.0.1:PORT answers as it does here. QEMU's user network is restricted: it forwards nothing,
-neither to this machine nor beyond, but for one address of its own. Each connection to that is handed to a
-program that we name, which connects to the port.
+To one port: inside, 127.0.0.1:PORT answers as it does here. QEMU's user network is restricted: it forwards
+nothing, neither to this machine nor beyond, but for one address of its own. Each connection to that is handed
+to a program that we name, which connects to the port.
+
+To a network: QEMU makes the connections that the emulated host asks for, as this process could. smolvm in it
+lets the guest have those that are allowed and no others. This machine's loopback, which QEMU shows as an
+address of its own, is closed in the emulated host besides, whatever the guest may reach.
 
 Source: QEMU's manual, `-netdev user` (restrict, guestfwd), `-sandbox`.
 """
@@ -17,17 +21,24 @@ from bot_bottle.vm.kernel import busybox
 
 _OUTSIDE = "10.0.2.100"  # the door, in the network between QEMU and the emulated host
 _INSIDE = "10.0.2.15/24"
+_DEVICE = ("-device", "virtio-net-pci,netdev=door,romfile=")
 _SECONDS = 30.0
 
+# of the range for benchmarks of networks (RFC 2544), so that it is nobody's LAN
+_NETWORK = "198.18.0.0/24"
+_LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15/24"
 
-def argv(port: int | None) -> list[str]:
-    """Give QEMU's options. With a door it may start programs, each in a session of its own: it has to."""
+
+def argv(port: int | None, *, network: bool) -> list[str]:
+    """Give QEMU's options. With a door to a port it may start programs, in sessions of their own."""
     sandbox = "on,obsolete=deny,resourcecontrol=deny"
     if port is None:
-        return ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
+        options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
+        user = f"user,id=door,ipv6=off,net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}"
+        return [*options, *(["-netdev", user, *_DEVICE] if network else [])]
     relay = shlex.join([str(busybox()), "nc", "127.0.0.1", str(port)]).replace(",", ",,")
-    network = f"user,id=door,restrict=on,ipv6=off,guestfwd=tcp:{_OUTSIDE}:{port}-cmd:{relay}"
-    return ["-sandbox", sandbox, "-netdev", network, "-device", "virtio-net-pci,netdev=door,romfile="]
+    user = f"user,id=door,restrict=on,ipv6=off,guestfwd=tcp:{_OUTSIDE}:{port}-cmd:{relay}"
+    return ["-sandbox", sandbox, "-netdev", user, *_DEVICE]
 
 
 def open_inside(control: Control, port: int) -> None:
@@ -39,3 +50,13 @@ def open_inside(control: Control, port: int) -> None:
     )
     if control.wait(control.send("quiet", script), _SECONDS) != 0:
         raise BootError("the emulated host cannot reach the registry", next_step="try again")
+
+
+def join_network(control: Control) -> None:
+    """Let the emulated host use the network, all but this machine's loopback. Raises BootError."""
+    script = (
+        f"ip addr add {_OWN} dev eth0 && ip link set eth0 up && ip route add default via {_LOOPBACK} && "
+        f"ip route add prohibit {_LOOPBACK}/32 && echo nameserver {_RESOLVER} > /etc/resolv.conf"
+    )
+    if control.wait(control.send("quiet", script), _SECONDS) != 0:
+        raise BootError("the emulated host has no network", next_step="try again")

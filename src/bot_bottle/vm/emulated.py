@@ -1,9 +1,9 @@
 """A KVM host in software, for machines whose own KVM cannot boot a guest.
 
 QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
-It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network (but
-for one port of our loopback, where that is asked for) and sees nothing of this machine but a folder with the
-files it was given, read-only.
+It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network (see
+door.py for where it is asked for) and sees nothing of this machine but a folder with the files it was given,
+read-only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,24 +30,19 @@ from bot_bottle.progress import Progress
 from bot_bottle.redaction import Secret
 from bot_bottle.rundir import RunDir
 from bot_bottle.vm import door, terminal
-from bot_bottle.vm.channel import CONSOLE, Control, Pump, Sink, connect
+from bot_bottle.vm.channel import CONSOLE, Control, Pump, connect
 from bot_bottle.vm.disk import check_disk, root_disk
-from bot_bottle.vm.host import Attached, StderrSieve, checked
+from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.install import Installation, prepare_installation
 from bot_bottle.vm.kernel import check_kernel, kernel
 from bot_bottle.vm.qemu import find_qemu, qemu_argv, qemu_version
-from bot_bottle.vm.smolvm import AS_CALLER, HARDENING, refuse_named, start_argv
+from bot_bottle.vm.session import Session, script, to
+from bot_bottle.vm.smolvm import AS_CALLER, refuse_named, start_argv
 
 _QUICK = 30.0
 _READY = 180.0  # seconds; ten on an idle machine
 OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
 _FORMAT = "3"  # the folder of what a host is made of: raise it when one of these files is made in another way
-_ENVIRONMENT = {
-    **HARDENING,
-    "SMOLVM_LIB_DIR": "/opt/smolvm",
-    "SMOLVM_AGENT_ROOTFS": "/opt/smolvm/agent-rootfs",
-    "SMOLVM_AGENT_READY_TIMEOUT_SECS": "180",
-}
 
 
 def own_smolvm(progress: Progress) -> Installation:
@@ -97,14 +93,19 @@ class EmulatedHost:
         self._shares = shares
         self._control = control
         self._child = child
+        self._calling = threading.Lock()  # there is one session for it
 
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Completed:
         """Run smolvm to its end. Raises SmolvmError."""
+        with self._calling:
+            return self._call(args, timeout, env or {}, check=check)
+
+    def _call(self, args: Sequence[str], timeout: float, env: Mapping[str, str], *, check: bool) -> Completed:
         out, err = bytearray(), bytearray()
         pump = Pump()
-        number = self._control.send("b", _script(args, env or {}))
+        number = self._control.send("b", script(args, env))
         pump.drain(connect(self._folder, "outb"), out.extend)
         pump.drain(connect(self._folder, "errb"), err.extend)
         try:
@@ -125,18 +126,18 @@ class EmulatedHost:
     def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
         """Run smolvm on our own streams, until the block ends."""
         with ExitStack() as stack:
-            session = _Session(self._control)
+            session = Session(self._control)
             stack.callback(session.pump.close)
             if tty:
                 stack.enter_context(terminal.raw())
                 stack.enter_context(terminal.on_resize(self._resize))
                 console = connect(self._folder, CONSOLE)
-                session.start("tty", _script(args, env))
-                session.pump.drain(console, _to(1))
+                session.start("tty", script(args, env))
+                session.pump.drain(console, to(1))
                 session.pump.feed(console, sys.stdin.fileno())
             else:
-                session.start("a", _script(args, env))
-                session.pump.drain(connect(self._folder, "outa"), _to(1))
+                session.start("a", script(args, env))
+                session.pump.drain(connect(self._folder, "outa"), to(1))
                 session.pump.drain(connect(self._folder, "erra"), session.sieve.feed)
                 session.pump.feed(connect(self._folder, "ina"), 0)
             yield session
@@ -163,6 +164,15 @@ class EmulatedHost:
         """Give the place of the folder that it may write to."""
         return "/exchange"
 
+    def tools(self, folder: Path) -> str:
+        """Give the place of a copy of the folder: smolvm's monitor has a user of its own in there."""
+        target = self._folder / "share" / folder.name
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        copy = f"cp -r /share/{folder.name} /opt/ && chmod -R a+rX /opt/{folder.name}"
+        if self._control.wait(self._control.send("quiet", copy), _QUICK) != 0:
+            raise BootError("the emulated host cannot take files over", next_step="try again")
+        return f"/opt/{folder.name}"
+
     def path_of(self, file: Path) -> str:
         """Put a file into the shared folder (a hard link where possible) and give its path in there."""
         target = self._folder / "share" / file.name
@@ -174,58 +184,6 @@ class EmulatedHost:
         return f"/share/{file.name}"
 
 
-class _Session:
-    """One attached command in the emulated host."""
-
-    def __init__(self, control: Control) -> None:
-        self._control = control
-        self._number = 0
-        self._code: int | None = None
-        self.pump = Pump()
-        self.sieve = StderrSieve(2)
-
-    def start(self, kind: str, script: str) -> None:
-        self._number = self._control.send(kind, script)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        if self.pump.broken:
-            raise BrokenPipeError
-        if self._code is None:
-            code = self._control.wait(self._number, timeout)
-            if code is None or not self.pump.finish(timeout):
-                return None
-            self._code = code
-            self.sieve.close(code)
-        return self._code
-
-    def end(self) -> None:
-        self._control.send("quiet", "pkill -KILL -f 'smolvm machine exec.* -i '")
-
-    @property
-    def failure(self) -> str:
-        return self.sieve.failure
-
-    @property
-    def last_line(self) -> str:
-        return self.sieve.last_line
-
-
-def _to(descriptor: int) -> Sink:
-    def write(data: bytes) -> None:
-        while data:
-            data = data[os.write(descriptor, data) :]
-
-    return write
-
-
-def _script(args: Sequence[str], env: Mapping[str, str]) -> str:
-    process.log.info("+ in the emulated host: smolvm %s", process.shown(args))
-    exports = "".join(
-        f"export {key}={shlex.quote(value)}\n" for key, value in {**_ENVIRONMENT, **env}.items()
-    )
-    return f"{exports}exec smolvm {shlex.join(args)}"
-
-
 @contextmanager
 def emulated_host(
     run: RunDir,
@@ -234,18 +192,21 @@ def emulated_host(
     memory_mib: int,
     exchange: Path | None = None,
     port: int | None = None,
+    network: bool = False,
     prefix: Sequence[str] = (),
 ) -> Iterator[EmulatedHost]:
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
     `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
+    with `network` it may reach all that we can but our loopback;
     `prefix` is put before QEMU's command line.
     Raises AccelError when something is not installed, BootError when it does not come up.
     """
     image, initramfs, disk = prepare_emulation(progress)
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
-    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory_mib + OWN_MEMORY_MIB, exchange, port)]
+    memory = memory_mib + OWN_MEMORY_MIB
+    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory, exchange, port, network=network)]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -258,6 +219,8 @@ def emulated_host(
                 raise _boot_error(folder, child)
             if port is not None:
                 door.open_inside(control, port)
+            if network:
+                door.join_network(control)
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child, shares=exchange is not None)
 

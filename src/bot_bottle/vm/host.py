@@ -68,6 +68,9 @@ class Host(Protocol):
     def path_of(self, file: Path) -> str:
         """Give the path under which smolvm finds one of our files."""
 
+    def tools(self, folder: Path) -> str:
+        """Give the path under which smolvm finds a folder with files of ours, for a machine to read."""
+
     def folder(self, path: Path) -> str:
         """Give the path under which smolvm finds the folder of ours that a machine shares."""
 
@@ -128,6 +131,10 @@ class NativeHost:
     def path_of(self, file: Path) -> str:
         """Give the file's own path."""
         return str(file.absolute())
+
+    def tools(self, folder: Path) -> str:
+        """Give the folder's own path."""
+        return str(folder)
 
     def folder(self, path: Path) -> str:
         """Give the folder's own path."""

@@ -34,13 +34,20 @@ def qemu_version() -> str:
 
 
 def qemu_argv(
-    image: Path, initramfs: Path, disk: Path, memory_mib: int, exchange: Path | None, port: int | None
+    image: Path,
+    initramfs: Path,
+    disk: Path,
+    memory_mib: int,
+    exchange: Path | None,
+    port: int | None,
+    *,
+    network: bool,
 ) -> list[str]:
     """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
-    argv += door.argv(port)
+    argv += door.argv(port, network=network)
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]

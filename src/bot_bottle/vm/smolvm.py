@@ -133,9 +133,12 @@ def create_argv(
     cpus: int,
     memory_mib: int,
     labels: Mapping[str, str],
-    volume: tuple[str, str] | None = None,
+    volumes: Sequence[str] = (),
+    network: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Give `machine create` for an artifact, without a network. `volume` is a folder and its guest path.
+    """Give `machine create` for an artifact; without options for the network it has none.
+
+    `volumes` are FOLDER:GUEST-PATH, with `:ro` for one that the guest may only read.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
     run twice. `/proc/self/exe` stands for a command in every image, even an empty one: it is the guest's own
@@ -145,8 +148,8 @@ def create_argv(
     argv += ["--cpus", str(cpus), "--mem", str(memory_mib)]
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
-    argv += ["-v", f"{volume[0]}:{volume[1]}"] if volume else []
-    return (*argv, "--", "/proc/self/exe", "--version")
+    argv += [word for volume in volumes for word in ("-v", volume)]
+    return (*argv, *network, "--", "/proc/self/exe", "--version")
 
 
 def start_argv(name: str) -> tuple[str, ...]:
@@ -161,19 +164,22 @@ def exec_argv(
     tty: bool,
     user: str,
     workdir: str,
-    env_names: Sequence[str],
+    env_names: Sequence[str] = (),
     secrets: Mapping[str, str] | None = None,
+    empty: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Give `machine exec`. Variables go by name: their values travel in the environment, never in argv.
 
     Those of `secrets`, each with a path to read it from, are not even there: a process's environment can be
-    read for as long as it lasts.
+    read for as long as it lasts. Those in `empty` are set to nothing, whatever the image says.
+
     Without `-i` smolvm forwards no input and holds back output up to a limit, so it is always there.
     """
     argv = ["machine", "exec", "--error-format", "text" if tty else "json", "--name", name, "-i"]
     argv += ["-t"] if tty else []
     argv += ["-u", user] if user else []
     argv += ["-w", workdir] if workdir else []
+    argv += [word for variable in empty for word in ("-e", f"{variable}=")]
     for variable in env_names:
         argv += ["--secret-env", f"{variable}={carrier(variable)}"]
     for variable, path in (secrets or {}).items():
@@ -184,6 +190,11 @@ def exec_argv(
 def carrier(variable: str) -> str:
     """Name the host variable that carries a guest variable, so that a guest's PATH is not smolvm's own."""
     return f"BOTTLE_ENV_{variable}"
+
+
+def events_argv(name: str) -> tuple[str, ...]:
+    """Give `machine egress-events`: what the machine was refused, as JSON, of which the newest are kept."""
+    return ("machine", "egress-events", "--error-format", "json", "--name", name, "--json", "--limit", "1000")
 
 
 def delete_argv(name: str) -> tuple[str, ...]:

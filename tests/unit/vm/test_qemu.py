@@ -9,8 +9,9 @@ import pytest
 from bot_bottle.vm.qemu import qemu_argv
 
 
-def argv(port: int | None) -> list[str]:
-    return qemu_argv(Path("/kernel"), Path("/initramfs"), Path("/a,disk"), 512, Path("/exchange"), port)
+def argv(port: int | None, *, network: bool = False) -> list[str]:
+    files = (Path("/kernel"), Path("/initramfs"), Path("/a,disk"))
+    return qemu_argv(*files, 512, Path("/exchange"), port, network=network)
 
 
 def test_without_a_door_there_is_no_network_and_no_program_may_be_started() -> None:
@@ -32,6 +33,14 @@ def test_a_door_leads_to_one_port_and_nowhere_else(port: int) -> None:
     ]
     assert forward.startswith(f"guestfwd=tcp:10.0.2.100:{port}-cmd:")
     assert forward.endswith(f" nc 127.0.0.1 {port}")
+    assert words.count("-netdev") == 1
+
+
+def test_a_network_starts_no_program_and_forwards_nothing() -> None:
+    words = argv(None, network=True)
+    assert "spawn=deny" in words[words.index("-sandbox") + 1]
+    [network] = [word for word in words if word.startswith("user,")]
+    assert not [part for part in network.split(",") if "fwd" in part or part.startswith(("smb", "tftp"))]
     assert words.count("-netdev") == 1
 
 

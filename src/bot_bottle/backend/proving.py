@@ -1,0 +1,125 @@
+"""The walls of a microVM: tried from inside, compared with what smolvm refused, and what it refuses later."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from bot_bottle.backend.base import Launch
+from bot_bottle.egress import microvm
+from bot_bottle.egress.door import Record
+from bot_bottle.egress.kit import kit
+from bot_bottle.egress.log import Log
+from bot_bottle.egress.policy import save_policy
+from bot_bottle.egress.probes import CLEARED, KIT, SECONDS, SHELL, Proof, judge, script
+from bot_bottle.errors import BottleError, SmolvmError
+from bot_bottle.interrupts import shield
+from bot_bottle.progress import Progress
+from bot_bottle.vm.host import Host
+from bot_bottle.vm.smolvm import events_argv, exec_argv
+
+# seconds that a probe is waited for, at the first try and the next: an emulated guest takes long to start it
+_PATIENCE = {"kvm": (SECONDS, 4 * SECONDS), "emulated": (5.0, 40.0)}
+_TIMEOUT = 120.0
+_PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two looks at what was refused
+
+
+def kit_volume(host: Host, progress: Progress) -> str:
+    """Give the volume that shows a machine what its probes are run with."""
+    return f"{host.tools(kit(progress))}:{KIT}:ro"
+
+
+def prove(launch: Launch, host: Host) -> Proof:
+    """Try every wall of a machine that runs; once more if one seems to be down because nothing moved.
+
+    Raises SmolvmError when the probes could not be run.
+    """
+    proof = Proof({})
+    for seconds in _PATIENCE[host.kind]:
+        proof = _tried(launch, host, seconds)
+        if proof.holds or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
+            return proof
+    return proof
+
+
+def _tried(launch: Launch, host: Host, seconds: float) -> Proof:
+    name = f"{secrets.token_hex(4)}.{microvm.REFUSED_NAME}"
+    # a listener that answers whoever gets to this machine's loopback, and nobody else
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        probes = microvm.probes(launch.egress, canary.getsockname()[1], name)
+        if not probes:
+            return Proof({})
+        command = (*SHELL, script(probes, seconds=seconds))
+        args = exec_argv(launch.name, command, tty=False, user="0", workdir="/", empty=tuple(CLEARED))
+        proof = judge(host.call(args, timeout=_TIMEOUT, check=False).stdout, probes)
+    if launch.egress.closed:
+        return proof
+    told = any(event.get("dest") == name for event in _refusals(launch.name, host))
+    return Proof({**proof.results, "resolver": ("refused" if told else "open", told)})
+
+
+@contextmanager
+def recorded(launch: Launch, host: Host, record: Record) -> Iterator[None]:
+    """Write down what a machine may reach, and what it is refused from now on, until the block ends.
+
+    Raises SmolvmError.
+    """
+    known = _refusals(launch.name, host)
+    over = threading.Event()
+
+    def look() -> None:
+        nonlocal known
+        with suppress(BottleError):  # the next look finds what this one has missed
+            found = _refusals(launch.name, host)
+            for event in _new(known, found):
+                name, port = _destination(str(event.get("dest")))
+                log.refused(name, port, "it is not allowed", when=str(event.get("timestamp"))[:30])
+            known = found
+
+    def watch() -> None:
+        while not over.wait(_PAUSE[host.kind]):
+            look()
+
+    with Log(record.log) as log:
+        save_policy(launch.egress, record.policy)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            with shield():
+                over.set()
+                watcher.join(_TIMEOUT)
+                look()
+                record.policy.unlink(missing_ok=True)
+
+
+def _new(known: list[Any], found: list[Any]) -> list[dict[str, Any]]:
+    """Give what is at the end of a list and was not in an earlier one, of which the oldest may be gone."""
+    for gone in range(len(known)):
+        if known[gone:] == found[: len(known) - gone]:
+            return found[len(known) - gone :]
+    return found
+
+
+def _destination(text: str) -> tuple[str, int]:
+    """Give host and port; a name that was asked for has none."""
+    host, colon, port = text.rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdigit() else (text, 0)
+
+
+def _refusals(machine: str, host: Host) -> list[dict[str, Any]]:
+    """Give what smolvm refused a machine: `timestamp`, `operation`, `dest`; the newest last.
+
+    Raises SmolvmError.
+    """
+    done = host.call(events_argv(machine), timeout=_TIMEOUT)
+    try:
+        return [event for event in json.loads(done.stdout) if isinstance(event, dict)]
+    except (ValueError, TypeError) as error:
+        raise SmolvmError("smolvm gives no list of what it refused", why=str(error)) from error
