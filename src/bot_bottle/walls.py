@@ -7,13 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from bot_bottle import names, receipts
-from bot_bottle.backend import docker_walls
+from bot_bottle.backend import docker_walls, proving
 from bot_bottle.egress import log
 from bot_bottle.egress.policy import Policy, load_policy, parse_policy, save_policy
 from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
 from bot_bottle.image.engine import find_engine
+from bot_bottle.progress import Progress
 from bot_bottle.spec import check_slug
+from bot_bottle.vm.host import NativeHost
+from bot_bottle.vm.smolvm import find_smolvm
 
 
 def refusals(name: str, *, follow: bool = False) -> Iterator[dict[str, Any]]:
@@ -32,8 +35,8 @@ def allow(name: str, entries: list[str]) -> Policy:
     if receipt["plan"]["egress"]["open"]:
         raise SpecError(f"the bottle {name} has no walls", why="egress is open")
     again = f"stop it, and run it again with {' '.join(f'--allow {rule}' for rule in added.rules)}"
-    if receipt["place"] != "container":
-        raise SpecError("smolvm cannot change what a microVM that runs may reach", next_step=again)
+    if receipt["place"] == "emulated":
+        raise SpecError(f"the bottle {name} cannot be changed: it is on an emulated host", next_step=again)
     own = receipts.newest_path(name)
     path = receipts.policy_of(own)
     if not path.exists():
@@ -41,6 +44,8 @@ def allow(name: str, entries: list[str]) -> Policy:
     with log.Log(receipts.refusals_of(own)) as journal:
         before = load_policy(path)
         policy = replace(before, rules=tuple(dict.fromkeys((*before.rules, *added.rules))))
+        if receipt["place"] == "kvm":
+            proving.widen(f"bottle-{name}", added, _native())
         save_policy(policy, path)
         for rule in added.rules:
             journal.changed(str(rule))
@@ -51,12 +56,21 @@ def prove(name: str) -> Proof:
     """Try the walls of a running bottle again, from inside. Raises SpecError for one that does not run."""
     receipt = _running(name)
     plan = receipt["plan"]
-    if receipt["place"] != "container":
-        raise SpecError("the walls of a microVM are proved when it has booted, and cannot be tried later yet")
+    if receipt["place"] == "emulated":
+        raise SpecError(
+            f"the walls of the bottle {name} were proved when it had booted, and cannot be tried again",
+            why="it is on an emulated host, which takes no other command",
+        )
     path = receipts.policy_of(receipts.newest_path(name))
     policy = load_policy(path) if path.exists() else Policy(open=plan["egress"]["open"])
+    if receipt["place"] == "kvm":
+        return proving.prove(f"bottle-{name}", policy, _native())
     engine = str(receipt["versions"].get("engine", "")).partition(" ")[0]
     return docker_walls.prove(find_engine(engine or None), f"bottle-{name}", str(plan["user"]), policy)
+
+
+def _native() -> NativeHost:
+    return NativeHost(find_smolvm(Progress()))
 
 
 def _running(name: str) -> dict[str, Any]:

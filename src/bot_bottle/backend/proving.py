@@ -15,13 +15,13 @@ from bot_bottle.egress import microvm
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.kit import kit
 from bot_bottle.egress.log import Log
-from bot_bottle.egress.policy import save_policy
+from bot_bottle.egress.policy import Policy, save_policy
 from bot_bottle.egress.probes import CLEARED, KIT, SECONDS, SHELL, Proof, judge, script
 from bot_bottle.errors import BottleError, SmolvmError
 from bot_bottle.interrupts import shield
 from bot_bottle.progress import Progress
 from bot_bottle.vm.host import Host
-from bot_bottle.vm.smolvm import events_argv, exec_argv
+from bot_bottle.vm.smolvm import events_argv, exec_argv, update_argv
 
 # seconds that a probe is waited for, at the first try and the next: an emulated guest takes long to start it
 _PATIENCE = {"kvm": (SECONDS, 4 * SECONDS), "emulated": (5.0, 40.0)}
@@ -34,33 +34,38 @@ def kit_volume(host: Host, progress: Progress) -> str:
     return f"{host.tools(kit(progress))}:{KIT}:ro"
 
 
-def prove(launch: Launch, host: Host) -> Proof:
+def prove(machine: str, policy: Policy, host: Host) -> Proof:
     """Try every wall of a machine that runs; once more if one seems to be down because nothing moved.
 
     Raises SmolvmError when the probes could not be run.
     """
     proof = Proof({})
     for seconds in _PATIENCE[host.kind]:
-        proof = _tried(launch, host, seconds)
+        proof = _tried(machine, policy, host, seconds)
         if proof.holds or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
             return proof
     return proof
 
 
-def _tried(launch: Launch, host: Host, seconds: float) -> Proof:
+def _tried(machine: str, policy: Policy, host: Host, seconds: float) -> Proof:
     name = f"{secrets.token_hex(4)}.{microvm.REFUSED_NAME}"
     # a listener that answers whoever gets to this machine's loopback, and nobody else
     with socket.create_server(("127.0.0.1", 0)) as canary:
-        probes = microvm.probes(launch.egress, canary.getsockname()[1], name)
+        probes = microvm.probes(policy, canary.getsockname()[1], name)
         if not probes:
             return Proof({})
         command = (*SHELL, script(probes, seconds=seconds))
-        args = exec_argv(launch.name, command, tty=False, user="0", workdir="/", empty=tuple(CLEARED))
+        args = exec_argv(machine, command, tty=False, user="0", workdir="/", empty=tuple(CLEARED))
         proof = judge(host.call(args, timeout=_TIMEOUT, check=False).stdout, probes)
-    if launch.egress.closed:
+    if policy.closed:
         return proof
-    told = any(event.get("dest") == name for event in _refusals(launch.name, host))
+    told = any(event.get("dest") == name for event in _refusals(machine, host))
     return Proof({**proof.results, "resolver": ("refused" if told else "open", told)})
+
+
+def widen(machine: str, added: Policy, host: Host) -> None:
+    """Let a machine that runs reach more. Raises SpecError for what cannot be changed, SmolvmError."""
+    host.call(update_argv(machine, microvm.widening_argv(added)), timeout=_TIMEOUT)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from bot_bottle.cli import completing
 
 _HELP = """Let the running bottle NAME reach HOST too: a host, *.domain, address or range, or one with :PORT.
 
-It holds from the next request on, until the bottle ends. A microVM cannot be changed while it runs, nor a
-bottle that was started without a network: you are told how to run those again.
+It holds from the next request on, until the bottle ends. A bottle that began without a network cannot be
+changed, nor one on an emulated host: you are told how to run those again.
 
 \b
 Examples:

@@ -59,15 +59,7 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
         return ()
     if policy.open:
         return ("--net", "--net-backend", "virtio-net")
-    argv: list[str] = []
-    for rule in policy.rules:
-        if rule.port is not None:
-            raise _cannot(str(rule), "smolvm does not tell ports apart", f"name it without :{rule.port}")
-        if isinstance(rule.target, str):
-            argv += ["--allow-host-pattern", str(rule)]
-        else:
-            _hold_reachable(rule.target)
-            argv += ["--allow-cidr", str(rule.target)]
+    argv = _allowing(policy)
     if "--allow-host-pattern" not in argv:
         argv += ["--allow-host-pattern", _NO_NAME]
     for network in (_ALLOWED_NOBODY, _DENIED_NOBODY):
@@ -81,6 +73,30 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
             next_step="use patterns such as *.example.org, or --backend docker",
         )
     return tuple(argv)
+
+
+def widening_argv(added: Policy) -> tuple[str, ...]:
+    """Give the options that let a machine which runs reach more: nothing is denied any less.
+
+    Raises SpecError for what smolvm cannot keep, or denies until the machine ends.
+    """
+    for rule in added.rules:
+        if not isinstance(rule.target, str) and any(map(rule.target.overlaps, _DENIED)):
+            raise _cannot(str(rule), "smolvm denies it until the bottle ends", "run it again with --allow")
+    return tuple(_allowing(added))
+
+
+def _allowing(policy: Policy) -> list[str]:
+    argv: list[str] = []
+    for rule in policy.rules:
+        if rule.port is not None:
+            raise _cannot(str(rule), "smolvm does not tell ports apart", f"name it without :{rule.port}")
+        if isinstance(rule.target, str):
+            argv += ["--allow-host-pattern", str(rule)]
+        else:
+            _hold_reachable(rule.target)
+            argv += ["--allow-cidr", str(rule.target)]
+    return argv
 
 
 def _hold_reachable(network: Network) -> None:

@@ -197,6 +197,11 @@ def events_argv(name: str) -> tuple[str, ...]:
     return ("machine", "egress-events", "--error-format", "json", "--name", name, "--json", "--limit", "1000")
 
 
+def update_argv(name: str, network: Sequence[str]) -> tuple[str, ...]:
+    """Give `machine update` for what a machine may reach besides; one that runs obeys at once."""
+    return ("machine", "update", "--error-format", "json", "--name", name, *network)
+
+
 def delete_argv(name: str) -> tuple[str, ...]:
     """Give `machine delete`, which also ends a machine that runs."""
     return ("machine", "delete", "--error-format", "json", "-f", "--name", name)

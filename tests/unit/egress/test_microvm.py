@@ -94,3 +94,10 @@ def test_the_probes_fit_the_policy() -> None:
     )
     assert f"{some['denied'].address}/32" in values(argv, "--deny-cidr")
     assert microvm.probes(parse_policy([], open_=True), 1, "x.invalid") == []
+
+
+def test_what_runs_is_widened_but_not_into_what_is_denied() -> None:
+    argv = microvm.widening_argv(parse_policy(["api.example.org", "9.9.9.0/24"]))
+    assert argv == ("--allow-host-pattern", "api.example.org", "--allow-cidr", "9.9.9.0/24")
+    with pytest.raises(SpecError, match="until the bottle ends"):
+        microvm.widening_argv(parse_policy(["10.1.2.3"]))
