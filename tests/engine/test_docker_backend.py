@@ -205,7 +205,7 @@ def test_a_limit_that_is_not_in_force_is_refused(
     (folder / "docker").chmod(0o755)
     env = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = bottle("run", "-q", "--backend=docker", "--image", bottle_image, "--", "true", env=env)
-    done.failed(111, "Memory not in force")
+    done.failed(119, "Memory not in force")
 
 
 def test_podman_does_it_too(podman: Podman, cache_dir: Path, tmp_path: Path) -> None:

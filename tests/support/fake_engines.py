@@ -25,3 +25,24 @@ def fails(words: str, code: int = 1) -> str:
 def engine(program: Path, name: EngineName = "docker", builder: Builder = "classic") -> Engine:
     """An engine that has answered, and is this program."""
     return Engine(name, program, "20.10.24", "20.10.24", builder, timeout=10)
+
+
+_NONE = """sed 's/"NetworkMode": "[^"]*"/"NetworkMode": "none"/'"""
+
+
+def dropping_network(folder: Path, real: Path, *, lies: bool) -> None:
+    """Make a docker that forgets `--network` when it makes a container; `lies`: and says that it has not."""
+    inspected = f'case "$*" in "container inspect bottle-"*) "{real}" "$@" | {_NONE}; exit ;; esac\n'
+    fake = folder / "docker"
+    fake.write_text(
+        f"""#!/bin/sh
+{inspected if lies else ""}if [ "$1" = create ]; then
+  for word; do
+    shift
+    case $word in --network=*) ;; *) set -- "$@" "$word" ;; esac
+  done
+fi
+exec "{real}" "$@"
+"""
+    )
+    fake.chmod(0o755)

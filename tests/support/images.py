@@ -78,7 +78,7 @@ def copy_with_libraries(name: str, root: Path) -> Path:
         target = root / library.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, target)
-    return Path(shutil.copy(program, root / "usr/bin" / name))
+    return Path(shutil.copy(program, root / "usr/bin" / Path(program).name))
 
 
 def docker_registry_context(folder: Path) -> Path:

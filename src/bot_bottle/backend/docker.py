@@ -22,7 +22,7 @@ from bot_bottle.backend.docker_walls import canary, probes
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
-from bot_bottle.errors import BootError, BottleError, EngineError
+from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
 from bot_bottle.interrupts import shield
@@ -66,7 +66,7 @@ class ContainerBottle:
         """Run the bottle's command on our own streams and give its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
-        EngineError when the engine refuses, BootError when it drops a limit or a wall that was asked for,
+        EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
         and what `begin` raises, which is given what was found of the walls before the command starts.
         """
         program = str(self._engine.program)
@@ -153,7 +153,7 @@ class ContainerBottle:
             del wanted["NetworkMode"]
         dropped = [key for key, value in wanted.items() if host.get(key) != value]
         if dropped:
-            raise BootError(
+            raise WallsError(
                 f"{self._engine.name} does not keep a bottle's walls here: {', '.join(dropped)} not in force",
                 next_step="look at the engine's cgroup support, or use --backend smolmachines",
             )

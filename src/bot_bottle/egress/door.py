@@ -94,11 +94,14 @@ def door(policy: Policy, record: Record, run: RunDir) -> Iterator[Door]:
     folder.chmod(0o755)
     words = run.path / "door.log"
     save_policy(policy, record.policy)
-    places = (folder / _SOCKET, record.log, record.policy)
+    places = (_SOCKET, record.log, record.policy)  # a socket's path has 107 bytes at most
     argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     try:
-        with words.open("wb") as output, process.background(argv, env=env, output=output) as child:
+        with (
+            words.open("wb") as output,
+            process.background(argv, env=env, cwd=folder, output=output) as child,
+        ):
             made = Door(folder, child, words)
             _wait(made)
             yield made

@@ -83,13 +83,11 @@ dnstcp() { # $3 is a whole message; two bytes of the answer count what it says (
     case $o in ????626f????????0000) echo nothing ;; ????626f*) echo answered ;; esac
   }
 }
-proxy() {
-  self
-  exec $bb nc -v "$1" "$2" 2>&1 <<END
-CONNECT $3 HTTP/1.1
-Host: $3
-
-END
+proxy() { # a proxy gives a request up whose sender has nothing more to say
+  { printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$3" "$3"; $bb sleep $seconds; } | {
+    self
+    exec $bb nc -v "$1" "$2" 2>&1
+  }
 }
 routes() { # a header, then the routes (proc(5)); of IPv6 not those of loopback and of one link
   [ -e /proc/net/dev ] || { echo missing; return 2; }

@@ -1,0 +1,176 @@
+"""What a container can reach: what its policy names, and nothing else, however it is tried."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support import fake_engines
+from tests.support.bottle import Bottle, Ended
+from tests.support.engines import Docker
+from tests.support.escapes import ESCAPES, client_context
+from tests.support.world import API, WILD, World, world
+
+WS = "dGhlIHNhbXBsZSBub25jZQ=="
+
+WORKS = f"""
+set -e
+curl -sS http://api.example.org/plain
+curl -sS https://api.example.org/secure
+git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git /tmp/repo && cat /tmp/repo/file
+curl -sS https://api.example.org/size/200000000 | wc -c
+head -c 200000000 /dev/zero | curl -sS -T - https://api.example.org/sink; echo
+{{ printf 'GET http://api.example.org/ws HTTP/1.1\\r\\nHost: api.example.org\\r\\nUpgrade: websocket\\r\\n'
+  printf 'Connection: Upgrade\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: {WS}\\r\\n\\r\\n'
+  sleep 1; printf '\\201\\205\\0\\0\\0\\0hello'; sleep 1; }} | nc 127.0.0.1 3128 | grep -ao 'echo hello'
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world that bottles could get out into."""
+    with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(docker: Docker, outside: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with the programs that are used to get out."""
+    return docker.build(client_context(tmp_path_factory.mktemp("client"), outside.folder / "cert.pem"))
+
+
+@pytest.fixture
+def there(bottle: Bottle, outside: World, docker: Docker) -> Iterator[Bottle]:
+    """Run `bottle` in that world. Whatever a test does, no container and no process stays."""
+    outside.forget()
+    listing = ("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle")
+    before = docker.docker(*listing)
+    made = replace(bottle, prefix=outside.prefix)
+    yield made
+    assert not made.leftovers
+    assert docker.docker(*listing) == before
+
+
+def run(there: Bottle, client: str, script: str, *options: str) -> Ended:
+    argv = ("run", "-q", "--backend=docker", "--name=walls", "--user=0", *options, "--image", client)
+    return there(*argv, "--", "sh", "-c", script, timeout=240)
+
+
+def test_everything_that_is_named_works(there: Bottle, client: str, outside: World) -> None:
+    done = run(there, client, WORKS, "--allow", "api.example.org")
+    assert done.code == 0, done
+    assert done.out.splitlines() == [
+        f"reached {API}:80",
+        f"reached {API}:443",
+        "from far away",
+        "200000000",
+        "200000000",
+        "echo hello",
+    ]
+    assert {each["address"] for each in outside.seen()} == {API}
+
+
+def test_a_wildcard_is_all_names_below_and_not_the_name_itself(
+    there: Bottle, client: str, outside: World
+) -> None:
+    script = "for h in a.wild b.a.wild wild; do curl -sS http://$h.example.net/ || true; done"
+    done = run(there, client, script, "--allow", "*.wild.example.net:80")
+    assert done.out.splitlines()[:2] == [f"reached {WILD}:80"] * 2
+    assert "wild.example.net:80: it is not allowed" in done.out
+    assert {each["address"] for each in outside.seen()} == {WILD}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "reachable"),
+    [
+        ((), set()),
+        (("api.example.org", "rebound.example.org", "clouded.example.org", "looped.example.org"), {API}),
+        (("*.wild.example.net:443", "*.example.org.evil.example:1"), {WILD}),
+    ],
+    ids=["nothing", "one-host", "wildcard"],
+)
+def test_nothing_gets_out_that_is_not_named(
+    there: Bottle, client: str, outside: World, allowed: tuple[str, ...], reachable: set[str]
+) -> None:
+    options = [word for each in allowed for word in ("--allow", each)]
+    tried = [
+        f"( {attempt}\n) 2>&1 </dev/null | head -c 2000\necho; echo '== tried'" for _, attempt in ESCAPES
+    ]
+    script = "\n".join(tried)
+    done = run(there, client, script, *options)
+    assert done.out.count("== tried") == len(ESCAPES), done
+    assert {each["address"] for each in outside.seen()} <= reachable, outside.seen()
+    got_through = [line for line in done.out.splitlines() if line.startswith("reached ")]
+    assert {line.split()[1].rpartition(":")[0] for line in got_through} <= reachable, done.out
+    strangers = [each for each in outside.seen() if "other" in str(each.get("host"))]
+    assert not strangers
+
+
+def test_what_was_refused_is_told_with_its_reason(there: Bottle, client: str) -> None:
+    script = "curl -sS http://other.example.org/; curl -sS https://rebound.example.org/ 2>/dev/null; true"
+    run(there, client, script, "--allow", "rebound.example.org")
+    entries = [json.loads(line) for line in there("logs", "--egress", "--json", "walls").out.splitlines()]
+    assert [(each["host"], each["port"]) for each in entries] == [
+        ("other.example.org", 80),
+        ("rebound.example.org", 443),
+    ]
+    assert "not on the internet" in entries[1]["reason"]
+    assert "other.example.org:80  it is not allowed" in there("logs", "--egress", "walls").out
+
+
+def test_the_proof_is_in_the_receipt(there: Bottle, client: str) -> None:
+    assert run(there, client, "true", "--allow", "api.example.org").code == 0
+    proof = json.loads(there("show", "--json", "walls").out)["proof"]
+    assert len(proof) == 17
+    assert all(each["ok"] for each in proof.values())
+    assert proof["allowed-host"]["outcome"] == "open"
+    assert proof["host-loopback"]["outcome"] == "refused"
+
+
+def test_a_running_bottle_is_proved_and_widened(there: Bottle, client: str, outside: World) -> None:
+    script = "until curl -sSf http://other.example.org/; do sleep 0.2; done"
+    argv = (
+        "run",
+        "-q",
+        "-d",
+        "--backend=docker",
+        "--name=walls",
+        "--allow=api.example.org",
+        "--image",
+        client,
+    )
+    assert there(*argv, "--", "sh", "-c", script).code == 0
+    proved = json.loads(there("prove", "--json", "walls").out)
+    assert all(each["ok"] for each in proved.values())
+    assert not outside.seen() or {each["address"] for each in outside.seen()} == {API}
+    assert there("allow", "walls", "other.example.org").out.split() == [
+        "api.example.org",
+        "other.example.org",
+    ]
+    assert "reached" in there("logs", "-f", "walls").out
+    there("allow", "walls", "x.example.org").failed(101, "not running")
+    there("rm", "walls")
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["inspect tells", "inspect lies"])
+def test_an_engine_that_drops_the_wall_is_caught(
+    there: Bottle, client: str, tmp_path: Path, lies: bool
+) -> None:
+    program = shutil.which("docker")
+    assert program
+    fake_engines.dropping_network(tmp_path, Path(program), lies=lies)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run(replace(there, changes={**there.changes, "PATH": path}), client, "echo started")
+    done.failed(119, "walls")
+    assert "started" not in done.out
+
+
+def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:
+    argv = ("run", "--backend=docker", "--network=open", "--image", client)
+    assert "egress is open" in there(*argv, "--", "true").err

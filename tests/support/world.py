@@ -1,0 +1,114 @@
+"""A world of its own for bottles to get out into: a network namespace with an internet, a LAN and metadata.
+
+All addresses are on its loopback. Those of the internet are real ones, since a policy tells
+them from a neighbourhood's; nothing leaves the namespace. bottle is run in it, with a hosts file of its own;
+the engine is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+API, OTHER, WILD = "9.9.9.10", "9.9.9.20", "9.9.9.30"
+LAN, METADATA, RESOLVER = "192.168.77.1", "169.254.169.254", "9.9.9.53"
+ADDRESSES = (API, OTHER, WILD, LAN, METADATA, RESOLVER)
+UDP_PORTS = (53, 443)
+HOSTS = {
+    "api.example.org": API,
+    "other.example.org": OTHER,
+    "a.wild.example.net": WILD,
+    "b.a.wild.example.net": WILD,
+    "wild.example.net": OTHER,
+    "api.example.org.evil.example": OTHER,
+    "rebound.example.org": LAN,
+    "clouded.example.org": METADATA,
+    "looped.example.org": "127.0.0.1",
+}
+
+_ROOT = Path(__file__).parents[2]
+_IN_IT = 'mount --bind "$0" /etc/hosts && exec "$@"'
+
+
+@dataclass(frozen=True)
+class World:
+    """The namespace `name`, and a folder with what its servers saw and serve (`files`), and `ca.pem`."""
+
+    name: str
+    folder: Path
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What is put before a command line to run it in this world."""
+        return ("ip", "netns", "exec", self.name, "sh", "-c", _IN_IT, str(self.folder / "hosts"))
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What arrived at its servers."""
+        return [json.loads(line) for line in (self.folder / "seen").read_text().splitlines()]
+
+    def forget(self) -> None:
+        """Begin with what arrived anew."""
+        os.truncate(self.folder / "seen", 0)
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    """Make a world, until the block ends."""
+    name = f"bottle-test-{secrets.token_hex(4)}"
+    made = World(name, folder)
+    lines = [f"{address} {host}" for host, address in HOSTS.items()]
+    (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
+    (folder / "seen").touch()
+    _certify(folder)
+    _repository(folder)
+    _run("ip", "netns", "add", name)
+    try:
+        _devices(name)
+        argv = ["ip", "netns", "exec", name, sys.executable, "-m", "tests.support.world_servers"]
+        with subprocess.Popen([*argv, str(folder)], cwd=_ROOT) as servers:
+            try:
+                while not (folder / "ready").exists():
+                    assert servers.poll() is None, "the servers have ended"
+                yield made
+            finally:
+                servers.kill()
+    finally:
+        _run("ip", "netns", "delete", name)
+
+
+def _devices(name: str) -> None:
+    commands = ["link set lo up", *(f"addr add {address}/32 dev lo" for address in ADDRESSES)]
+    for command in commands:
+        _run("ip", "-n", name, *command.split())
+
+
+def _certify(folder: Path) -> None:
+    """Make a certificate for all the names, its own authority."""
+    names = ",".join(f"DNS:{host}" for host in HOSTS)
+    key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=world"
+    files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"))
+    _run(*key.split(), "-addext", f"subjectAltName={names}", *files)
+
+
+def _repository(folder: Path) -> None:
+    """Make a repository that is served as plain files."""
+    source, bare = folder / "source", folder / "files" / "repo.git"
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(source))
+    _run("git", "init", "-q", str(source))
+    (source / "file").write_text("from far away\n")
+    _run(*git, "add", "file")
+    _run(*git, "commit", "-q", "-m", "one")
+    _run("git", "clone", "-q", "--bare", str(source), str(bare))
+    _run("git", "-C", str(bare), "update-server-info")
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
