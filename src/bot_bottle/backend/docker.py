@@ -15,7 +15,7 @@ from typing import IO, Any
 from bot_bottle import interrupts, process
 from bot_bottle.backend.base import Begin, Launch, owner, wait
 from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_file
-from bot_bottle.backend.docker_image import Image, look
+from bot_bottle.backend.docker_image import Image, held_up, is_for_loader, look
 from bot_bottle.backend.docker_mounts import mount_options
 from bot_bottle.backend.docker_network import Network, network
 from bot_bottle.backend.docker_walls import canary, probes
@@ -111,7 +111,8 @@ class ContainerBottle:
         begin(judge(report, tried))
         self._network.forget()  # what the probes were refused
         secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
-        self._gate.let_through({**self._image.returned, **self.launch.variables(tty=tty), **secrets}, alive)
+        again = held_up({**self._image.env, **self.launch.variables(tty=tty)})
+        self._gate.let_through({**again, **secrets}, alive)
         return True
 
     def _create(self, *, tty: bool) -> None:
@@ -120,12 +121,14 @@ class ContainerBottle:
         options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._gate.folder, KIT, "readonly")]
-        options += [f"--env={name}=" for name in self._image.blanked]
         command = (*ENTRYPOINT, *(launch.command or self._image.command))
-        argv = create_argv(
-            self._engine, launch, self._image.id, command, options, network=self._network.mode, tty=tty
-        )
-        done = process.run(argv, timeout=_TIMEOUT, check=False)
+        variables = launch.variables(tty=tty)
+        blanked = {name: "" for name in {**self._image.env, **variables} if is_for_loader(name)}
+        with env_file(self._gate.folder.parent, {**variables, **blanked}) as (path, inherited):
+            options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
+            mode = self._network.mode
+            argv = create_argv(self._engine, launch, self._image.id, command, options, network=mode, tty=tty)
+            done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
             raise EngineError(

@@ -35,7 +35,7 @@ def create_argv(
     network: str,
     tty: bool,
 ) -> list[str]:
-    """Give the command line that makes the container. Its variables come later, through the gate."""
+    """Give the command line that makes the container. `options` name its variables and mounts."""
     argv = [str(engine.program), "create", f"--name={launch.name}", *options]
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
     argv += [f"--network={network}", "--cap-drop=ALL", "--security-opt=no-new-privileges"]

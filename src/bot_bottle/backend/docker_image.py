@@ -20,18 +20,27 @@ _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Image:
     """An image by its id, and the command it has of its own.
 
-    `returned` are variables of it that would not come through the gate, and are given to the command again:
-    those for the loader, which are `blanked` before, and those whose names a shell cannot hold.
+    `env` are its variables.
     """
 
     id: str
     command: tuple[str, ...]
-    returned: Mapping[str, str]
+    env: Mapping[str, str]
 
-    @property
-    def blanked(self) -> list[str]:
-        """The names that must be empty while the gate runs."""
-        return [name for name in self.returned if _LOADER.fullmatch(name)]
+
+def is_for_loader(name: str) -> bool:
+    """Whether every program's loader reads this variable: it must be empty while the gate runs."""
+    return bool(_LOADER.fullmatch(name))
+
+
+def held_up(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that do not come through the gate, to be given to the command once more.
+
+    They are those for the loader, and those whose names a shell cannot hold.
+    """
+    return {
+        name: value for name, value in env.items() if is_for_loader(name) or not _SHELL_NAME.fullmatch(name)
+    }
 
 
 def look(engine: Engine, image: str, launch: Launch) -> Image:
@@ -44,10 +53,7 @@ def look(engine: Engine, image: str, launch: Launch) -> Image:
         raise ImageError(f"{engine.name} tells nonsense of the image {image}") from error
     if not (launch.command or own):
         raise SpecError("the image names no command", next_step="give one: bottle run . -- COMMAND")
-    returned = {
-        name: value for name, value in pairs if _LOADER.fullmatch(name) or not _SHELL_NAME.fullmatch(name)
-    }
-    return Image(image, own, returned)
+    return Image(image, own, dict(pairs))
 
 
 def _texts(value: Any) -> list[str]:
