@@ -21,7 +21,7 @@ from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.receipts import Receipt
-from bot_bottle.redaction import redacted_document
+from bot_bottle.redaction import Credential, redacted_document
 from bot_bottle.rundir import RunDir
 from bot_bottle.secret import resolve
 from bot_bottle.smolmachine import format as artifact_format
@@ -148,14 +148,20 @@ def launch(
     """
     if plan.spec.egress.open:
         progress.warn("egress is open: this bottle can reach everything that this machine can")
-    secrets = resolve(plan.spec.secrets)
+    values = resolve(plan.spec.secrets)
+    hosts = {each.name: each.hosts for each in plan.spec.secrets if each.hosts}
     with ExitStack() as stack:
         image = plan.conversion.image_id if plan.conversion else converter.image_id(plan.spec.source)
         git = based_on(plan.spec.workspace)
         if receipt is not None:
             receipt.update(image_id=image, git=git)
         mount = stack.enter_context(opened(plan.spec.workspace, plan.spec.slug, progress, git))
-        launch = replace(plan.launch, workspace=mount, secrets=secrets)
+        launch = replace(
+            plan.launch,
+            workspace=mount,
+            secrets={name: value for name, value in values.items() if name not in hosts},
+            credentials={name: Credential(values[name], hosts[name]) for name in hosts},
+        )
         own = receipt.path if receipt is not None else run.path / "receipt"
         record = Record(receipts.refusals_of(own), receipts.policy_of(own))
         if plan.conversion is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 MASK = "***"
@@ -33,6 +34,14 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is not to be written down")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A value that a bottle never holds: what it sends to these hosts has it in a placeholder's stead."""
+
+    value: Secret
+    hosts: tuple[str, ...]
 
 
 def hide(value: str) -> None:

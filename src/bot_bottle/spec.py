@@ -26,6 +26,10 @@ BACKENDS: tuple[BackendName, ...] = ("smolmachines", "docker")
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# in smolvm's own environment, where it takes such a secret from, these names would change what it does
+_SMOLVMS_OWN = re.compile(
+    r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
+)
 _SIZE = re.compile(r"(\d+)(b|k|m|g)?", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -134,9 +138,22 @@ class BottleSpec:
                     next_step=f"leave --env {each.place} out",
                 )
             if each.hosts:
+                self._check_hosts(each)
+
+    def _check_hosts(self, secret: Reference) -> None:
+        """Hold that a secret for certain hosts can be kept from the command, and sent to them."""
+        if self.backend == "docker":
+            raise SpecError(
+                f"the docker backend cannot keep the secret {secret.name} for its hosts alone",
+                next_step="use --backend smolmachines; or leave hosts out, and the command has it",
+            )
+        if _SMOLVMS_OWN.fullmatch(secret.name):
+            raise SpecError(f"a secret for hosts cannot be named {secret.name}: to smolvm it means something")
+        for host in secret.hosts:
+            if not self.egress.decide(host, 443).allowed:
                 raise SpecError(
-                    f"the secret {each.name} is for hosts: that needs egress, and no backend does it yet",
-                    next_step="leave its hosts out, and the command gets it as a variable",
+                    f"the secret {secret.name} is for {host}, which the bottle may not reach",
+                    next_step=f"allow it with --allow {host}, or egress.allow in bottle.toml",
                 )
 
 

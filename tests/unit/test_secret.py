@@ -238,7 +238,7 @@ def test_what_is_wrong_in_a_file_is_told(tmp_path: Path, text: str, told: str) -
     [
         ("KEY", Reference("KEY", "env", "MINE"), "KEY is a variable and a secret"),
         ("MINE", Reference("KEY", "env", "MINE"), "the secret KEY is read from it"),
-        ("A", Reference("KEY", "env", "MINE", ("api.example.org",)), "that needs egress"),
+        ("A", Reference("KEY", "env", "MINE", ("api.example.org",)), "which the bottle may not reach"),
     ],
 )
 def test_what_does_not_go_together_is_refused(env: str, reference: Reference, told: str) -> None:

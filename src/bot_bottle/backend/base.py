@@ -11,7 +11,7 @@ from bot_bottle import strays
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import Interrupted
-from bot_bottle.redaction import Secret
+from bot_bottle.redaction import Credential, Secret
 from bot_bottle.workspace.base import Mount
 
 BackendName = Literal["smolmachines", "docker"]
@@ -33,6 +33,7 @@ class Launch:
     workspace: Mount | None = None
     egress: Policy = NOTHING
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:

@@ -178,10 +178,11 @@ def launch(
                     *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
                 ],
                 network=network,
+                credentials={name: each.hosts for name, each in launch.credentials.items()},
             )
             host.call(create, timeout=_CREATE)
             stage.say("starting the microVM")
-            _start(host, launch.name, stage)
+            _start(host, launch, stage)
             stage.say("proving its walls")
             proof = proving.prove(launch.name, launch.egress, host)
             stage.conclude("microVM is up")
@@ -226,16 +227,19 @@ def _owner_prefix(launch: Launch, artifact: Path) -> tuple[str, ...]:
     return as_user(*of_artifact(artifact, user), [mount.source / name for name in mount.kept])
 
 
-def _start(host: Host, machine: str, stage: Stage) -> None:
+def _start(host: Host, launch: Launch, stage: Stage) -> None:
     """Start the machine; in emulation once more if it did not come up.
+
+    smolvm takes what placeholders stand for from its environment, and from nowhere else.
 
     smolvm gives up a boot in which nothing moves for 30 s, whatever limit it is given, and an emulated guest
     shares the machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of
     six came up, the slowest in 42 s.
     """
+    values = {name: each.value.reveal() for name, each in launch.credentials.items()}
     for attempt in (1, 2):
         try:
-            host.start(machine, timeout=_BOOT)
+            host.start(launch.name, timeout=_BOOT, env=values)
             return
         except SmolvmError as error:
             if attempt == 2 or host.kind == "kvm":
@@ -244,7 +248,7 @@ def _start(host: Host, machine: str, stage: Stage) -> None:
                 ) from error
             stage.say("starting the microVM once more")
             with suppress(BottleError):
-                host.call(("machine", "stop", "--name", machine, "-t", "0"), timeout=_QUICK)
+                host.call(("machine", "stop", "--name", launch.name, "-t", "0"), timeout=_QUICK)
 
 
 def _boot_hint(host: Host) -> str:

@@ -156,9 +156,9 @@ class EmulatedHost:
     def _resize(self, rows: int, columns: int) -> None:
         self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")
 
-    def start(self, machine: str, *, timeout: float) -> None:
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
         """Start a machine; one that shares a folder does not need a user of its own, there is nobody else."""
-        self.call(start_argv(machine), timeout=timeout, env=AS_CALLER if self._shares else None)
+        self.call(start_argv(machine), timeout=timeout, env={**env, **(AS_CALLER if self._shares else {})})
 
     def folder(self, path: Path) -> str:  # noqa: ARG002 - there is one, chosen at the boot
         """Give the place of the folder that it may write to."""

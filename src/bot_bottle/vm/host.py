@@ -62,8 +62,8 @@ class Host(Protocol):
     def handing_over(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
         """Give a path for each value, at which smolvm can read it once, until the block ends."""
 
-    def start(self, machine: str, *, timeout: float) -> None:
-        """Start a machine. Raises SmolvmError."""
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
+        """Start a machine, with these variables for smolvm besides its own. Raises SmolvmError."""
 
     def path_of(self, file: Path) -> str:
         """Give the path under which smolvm finds one of our files."""
@@ -103,10 +103,10 @@ class NativeHost:
         """Run smolvm to its end."""
         return self._run([str(self.smolvm.program), *args], timeout, env, check=check)
 
-    def start(self, machine: str, *, timeout: float) -> None:
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
         """Start a machine, behind the prefix if there is one: it says as whom the machine's monitor runs."""
         argv = [*self._prefix, str(self.smolvm.program), *start_argv(machine)]
-        self._run(argv, timeout, AS_CALLER if self._prefix else None, check=True)
+        self._run(argv, timeout, {**env, **(AS_CALLER if self._prefix else {})}, check=True)
 
     def _run(
         self, argv: list[str], timeout: float, env: Mapping[str, str] | None, *, check: bool

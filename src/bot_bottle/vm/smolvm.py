@@ -135,10 +135,12 @@ def create_argv(
     labels: Mapping[str, str],
     volumes: Sequence[str] = (),
     network: Sequence[str] = (),
+    credentials: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[str, ...]:
     """Give `machine create` for an artifact; without options for the network it has none.
 
-    `volumes` are FOLDER:GUEST-PATH, with `:ro` for one that the guest may only read.
+    `volumes` are FOLDER:GUEST-PATH, with `:ro` for one that the guest may only read. `credentials` are the
+    variables of which the guest has placeholders, with the hosts that get what they stand for.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
     run twice. `/proc/self/exe` stands for a command in every image, even an empty one: it is the guest's own
@@ -149,6 +151,8 @@ def create_argv(
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
     argv += [word for volume in volumes for word in ("-v", volume)]
+    for variable, hosts in (credentials or {}).items():
+        argv += ["--credential", f"{variable}={variable}@{','.join(hosts)}"]
     return (*argv, *network, "--", "/proc/self/exe", "--version")
 
 
