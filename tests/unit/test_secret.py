@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from bot_bottle import process, redaction
+from bot_bottle.backend.base import BackendName
 from bot_bottle.cli.main import bottle, run
+from bot_bottle.egress.policy import parse_policy
 from bot_bottle.errors import SecretError, SpecError
 from bot_bottle.redaction import Secret, redacted, redacted_document
 from bot_bottle.secret import LARGEST, Reference, parse, resolve
@@ -244,6 +246,25 @@ def test_what_is_wrong_in_a_file_is_told(tmp_path: Path, text: str, told: str) -
 def test_what_does_not_go_together_is_refused(env: str, reference: Reference, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         BottleSpec(Source(image="i"), "s", env=((env, "x"),), secrets=(reference,))
+
+
+def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
+    def spec(name: str, host: str, backend: BackendName = "smolmachines") -> BottleSpec:
+        reference = Reference(name, "env", "MINE", (host,))
+        egress = parse_policy(["api.example.org", "*.example.net"])
+        return BottleSpec(Source(image="i"), "s", backend=backend, secrets=(reference,), egress=egress)
+
+    assert spec("KEY", "api.example.org").secrets[0].described()["hosts"] == ["api.example.org"]
+    assert spec("KEY", "a.example.net")
+    for name, host, told in (
+        ("KEY", "other.example.org", "for other.example.org, which the bottle may not reach"),
+        ("PATH", "api.example.org", "to smolvm it means something"),
+        ("https_proxy", "api.example.org", "to smolvm it means something"),
+    ):
+        with pytest.raises(SpecError, match=told):
+            spec(name, host)
+    with pytest.raises(SpecError, match="docker backend cannot keep the secret KEY"):
+        spec("KEY", "api.example.org", "docker")
 
 
 def test_pipes_hand_values_over_once_and_go(tmp_path: Path) -> None:
