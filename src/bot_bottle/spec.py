@@ -129,13 +129,14 @@ class BottleSpec:
 
     def _check_secrets(self) -> None:
         names = {name for name, _ in self.env}
+        passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:
             if each.name in names:
                 raise SpecError(f"{each.name} is a variable and a secret", next_step="leave one of them out")
-            if each.kind == "env" and each.place in names:
+            if each.kind == "env" and each.place in passed_on:
                 raise SpecError(
-                    f"{each.place} is a variable of the command, and the secret {each.name} is read from it",
-                    next_step=f"leave --env {each.place} out",
+                    f"{each.place} is passed on as it is, and the secret {each.name} is read from it",
+                    next_step=f"leave --env or --build-arg {each.place} out",
                 )
             if each.hosts:
                 self._check_hosts(each)

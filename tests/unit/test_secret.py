@@ -17,6 +17,7 @@ from bot_bottle.backend.base import BackendName
 from bot_bottle.cli.main import bottle, run
 from bot_bottle.egress.policy import parse_policy
 from bot_bottle.errors import SecretError, SpecError
+from bot_bottle.image.engine import BuildRequest
 from bot_bottle.redaction import Secret, redacted, redacted_document
 from bot_bottle.secret import LARGEST, Reference, parse, resolve
 from bot_bottle.spec import BottleSpec, Source
@@ -246,6 +247,12 @@ def test_what_is_wrong_in_a_file_is_told(tmp_path: Path, text: str, told: str) -
 def test_what_does_not_go_together_is_refused(env: str, reference: Reference, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         BottleSpec(Source(image="i"), "s", env=((env, "x"),), secrets=(reference,))
+
+
+def test_a_build_argument_is_no_place_for_a_secret() -> None:
+    source = Source(build=BuildRequest(context=Path(), build_args=(("MINE", None),)))
+    with pytest.raises(SpecError, match="MINE is passed on as it is"):
+        BottleSpec(source, "s", secrets=(Reference("KEY", "env", "MINE"),))
 
 
 def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
