@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from tests.support.bottle import Bottle, end, wait_until
@@ -33,7 +35,8 @@ def killed_at_any_moment(who: Caller, times: int, longest: float, *options: str)
         run = who.bottle.start("run", "-q", *command, cwd=repo.top)
         works = number % 3 == 2
         if works:
-            wait_until(lambda name=name: _works(who.folder, name), _BOOT, 0.05)  # type: ignore[misc]
+            wait_until(partial(_works_or_ended, run, who.folder, name), _BOOT, 0.05)
+            assert run.poll() is None, end(run)
         moment = random.uniform(0.1, min(longest, 5.0) if works else longest)  # noqa: S311
         time.sleep(moment)
         run.kill()
@@ -50,6 +53,10 @@ def killed_at_any_moment(who: Caller, times: int, longest: float, *options: str)
         assert states(who.bottle) == {}, told
         who.left_nothing()
         print(f"{told}: {max(printed, default=0)} commits")  # noqa: T201 - for `pytest -s`
+
+
+def _works_or_ended(run: subprocess.Popen[str], folder: Path, name: str) -> bool:
+    return run.poll() is not None or _works(folder, name)
 
 
 def _works(folder: Path, name: str) -> bool:
