@@ -143,15 +143,11 @@ class BottleSpec:
 
     def _check_hosts(self, secret: Reference) -> None:
         """Hold that a secret for certain hosts can be kept from the command, and sent to them."""
-        if self.backend == "docker":
-            raise SpecError(
-                f"the docker backend cannot keep the secret {secret.name} for its hosts alone",
-                next_step="use --backend smolmachines; or leave hosts out, and the command has it",
-            )
-        if _SMOLVMS_OWN.fullmatch(secret.name):
+        if self.backend == "smolmachines" and _SMOLVMS_OWN.fullmatch(secret.name):
             raise SpecError(f"a secret for hosts cannot be named {secret.name}: to smolvm it means something")
         for host in secret.hosts:
-            if not self.egress.decide(host, 443).allowed:
+            without_proxy = self.egress.open and self.backend == "docker"
+            if without_proxy or not self.egress.decide(host, 443).allowed:
                 raise SpecError(
                     f"the secret {secret.name} is for {host}, which the bottle may not reach",
                     next_step=f"allow it with --allow {host}, or egress.allow in bottle.toml",

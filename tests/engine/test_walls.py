@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from tests.support import fake_engines
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker
 from tests.support.escapes import ESCAPES, client_context
-from tests.support.world import API, WILD, World, world
+from tests.support.world import API, OTHER, WILD, World, world
 
 WS = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -181,6 +182,50 @@ def test_an_engine_that_drops_the_wall_is_caught(
     done = run(replace(there, changes={**there.changes, "PATH": path}), client, "echo started")
     done.failed(119, "walls")
     assert "started" not in done.out
+
+
+WITHHELD = """
+echo "holds $KEY"
+curl -sS -m 20 -H "Authorization: Bearer $KEY" https://api.example.org/headers
+curl -sS -m 20 -u "me:$KEY" https://api.example.org/headers
+curl -sS -m 20 -H "X-Key: $KEY" https://other.example.org/headers
+curl -sS -m 20 -H "X-Key: $KEY" http://api.example.org/headers
+curl -sS -m 20 -H "Host: other.example.org" -H "X-Key: $KEY" https://api.example.org/headers
+curl -sS -m 20 -k --connect-to other.example.org:443:api.example.org:443 -H "X-Key: $KEY" https://other.example.org/headers
+git clone -q https://api.example.org/repo.git /tmp/repo && cat /tmp/repo/file
+grep -s a-canary-value /proc/[0-9]*/environ /.bottle/ca.pem | head -c 100
+"""
+
+
+def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
+    there: Bottle, client: str, outside: World, tmp_path: Path
+) -> None:
+    value = "a-canary-value-of-the-walls"
+    (tmp_path / "key").write_text(f"{value}\n")
+    options = ("--allow=api.example.org", "--allow=other.example.org")
+    secret = f"--secret=id=KEY,src={tmp_path}/key,host=api.example.org"
+    trusting = replace(there, changes={**there.changes, "SSL_CERT_FILE": str(outside.folder / "cert.pem")})
+    done = run(trusting, client, WITHHELD, *options, secret)
+    assert done.out.startswith("holds BOTTLE_PLACEHOLDER_"), done
+    assert "from far away" in done.out, done
+    assert "a-canary" not in done.out + done.err
+    placeholder = done.out.split()[1]
+    asked = [(each["address"], each["headers"]) for each in outside.seen() if "headers" in each]
+    basic = base64.b64encode(f"me:{value}".encode()).decode()
+    assert [(address, headers.get("Authorization"), headers.get("X-Key")) for address, headers in asked] == [
+        (API, f"Bearer {value}", None),
+        (API, f"Basic {basic}", None),
+        (OTHER, None, placeholder),
+        (API, None, placeholder),
+    ]
+    told = there("show", "--json", "walls").out
+    assert value not in told
+    assert '"hosts": [' in told
+
+
+def test_a_secret_for_a_host_that_is_not_allowed_is_refused(there: Bottle, client: str) -> None:
+    options = ("--secret=id=KEY,env=HOME,host=other.example.org", "--allow=api.example.org")
+    run(there, client, "true", *options).failed(101, "--allow other.example.org")
 
 
 def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:

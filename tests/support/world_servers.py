@@ -37,6 +37,8 @@ class Servers:
         kind, _, rest = request.path.strip("/").partition("/")
         if kind == "ws":
             return await _echo(request)
+        if kind == "headers":
+            self.saw(address, port, headers=dict(request.headers))
         if kind == "size":
             return await _sized(request, int(rest))
         if kind == "sink":

@@ -270,8 +270,9 @@ def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
     ):
         with pytest.raises(SpecError, match=told):
             spec(name, host)
-    with pytest.raises(SpecError, match="docker backend cannot keep the secret KEY"):
-        spec("KEY", "api.example.org", "docker")
+    assert spec("PATH", "api.example.org", "docker")
+    with pytest.raises(SpecError, match="which the bottle may not reach"):
+        spec("KEY", "other.example.org", "docker")
 
 
 def test_pipes_hand_values_over_once_and_go(tmp_path: Path) -> None:

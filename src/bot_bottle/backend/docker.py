@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from bot_bottle.backend.docker_walls import canary, probes
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
+from bot_bottle.egress.withheld import BUNDLE, Withheld, variables
 from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
@@ -208,12 +210,15 @@ def launch(
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
     with ExitStack() as stack:
+        withheld = [Withheld(name, each.hosts, each.value) for name, each in launch.credentials.items()]
+        launch = replace(launch, env={**variables(withheld), **launch.env})
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
         door = stack.enter_context(gate(run, progress))
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        net = stack.enter_context(network(launch, engine, _labels(launch), record, run))
+        bundle = door.folder / BUNDLE
+        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, withheld, bundle))
         yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
 
 

@@ -20,6 +20,7 @@ from bot_bottle.backend.base import Launch
 from bot_bottle.backend.docker_argv import bind_option
 from bot_bottle.backend.helper import helper_image
 from bot_bottle.egress.door import MAKER, Door, Record, door
+from bot_bottle.egress.withheld import Withheld
 from bot_bottle.errors import EngineError, WallsError
 from bot_bottle.image.engine import Engine
 from bot_bottle.process import Child
@@ -55,9 +56,15 @@ class Network:
 
 @contextmanager
 def network(
-    launch: Launch, engine: Engine, labels: Mapping[str, str], record: Record, run: RunDir
+    launch: Launch,
+    engine: Engine,
+    labels: Mapping[str, str],
+    record: Record,
+    run: RunDir,
+    withheld: Sequence[Withheld],
+    bundle: Path,
 ) -> Iterator[Network]:
-    """Give a bottle's network for as long as the block lasts.
+    """Give a bottle's network for as long as the block lasts. `bundle` is for `egress.withheld`.
 
     The container that holds it has the labels, and is removed with the bottle's own by them.
     """
@@ -66,7 +73,7 @@ def network(
     elif launch.egress.open:
         yield Network("bridge" if engine.name == "docker" else "private")
     else:
-        with door(launch.egress, record, run) as made:
+        with door(launch.egress, record, run, withheld, bundle) as made:
             argv = _argv(engine, launch, labels, helper_image(engine, run), made)
             words = run.path / "network.log"
             with words.open("wb") as output, process.background(argv, output=output) as holder:

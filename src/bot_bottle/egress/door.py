@@ -8,19 +8,22 @@ network of the container no device but loopback.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle import process
 from bot_bottle.egress.policy import Policy, save_policy
+from bot_bottle.egress.withheld import Withheld
 from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.process import Child
 from bot_bottle.rundir import RunDir
+from bot_bottle.vm.handover import handed_over
 
 ADDRESS = "127.0.0.1"
 PORT = 3128  # where proxies have listened since squid
@@ -84,9 +87,12 @@ class Record:
 
 
 @contextmanager
-def door(policy: Policy, record: Record, run: RunDir) -> Iterator[Door]:
+def door(
+    policy: Policy, record: Record, run: RunDir, withheld: Sequence[Withheld], bundle: Path
+) -> Iterator[Door]:
     """Run a proxy that holds to a policy, until the block ends.
 
+    For what is `withheld` it writes a `bundle` of the authorities that the bottle is to trust.
     Raises WallsError when it does not come up.
     """
     check_proxy()
@@ -98,15 +104,30 @@ def door(policy: Policy, record: Record, run: RunDir) -> Iterator[Door]:
     argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     try:
-        with (
-            words.open("wb") as output,
-            process.background(argv, env=env, cwd=folder, output=output) as child,
-        ):
+        with ExitStack() as stack:
+            if withheld:
+                values = {each.name: each.value for each in withheld}
+                pipes = stack.enter_context(handed_over(values, run.path))
+                argv.append(str(_told(withheld, pipes, bundle, run)))
+            output = stack.enter_context(words.open("wb"))
+            child = stack.enter_context(process.background(argv, env=env, cwd=folder, output=output))
             made = Door(folder, child, words)
             _wait(made)
             yield made
     finally:
         record.policy.unlink(missing_ok=True)
+
+
+def _told(withheld: Sequence[Withheld], pipes: Mapping[str, str], bundle: Path, run: RunDir) -> Path:
+    """Write down where the proxy finds what it is to put in, and where it writes the bundle."""
+    found = [
+        {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]} for each in withheld
+    ]
+    trusted = os.environ.get("SSL_CERT_FILE")
+    document = {"folder": str(run.folder("authority")), "bundle": str(bundle), "trusted": trusted}
+    path = run.path / "withheld.json"
+    path.write_text(json.dumps({**document, "secrets": found}))
+    return path
 
 
 def _wait(made: Door) -> None:
