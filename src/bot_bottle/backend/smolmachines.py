@@ -184,7 +184,8 @@ def launch(
             stage.say("starting the microVM")
             _start(host, launch, stage)
             stage.say("proving its walls")
-            proof = proving.prove(launch.name, launch.egress, host)
+            with progress.timed("proof"):
+                proof = proving.prove(launch.name, launch.egress, host)
             stage.conclude("microVM is up")
         if not (launch.egress.closed or launch.egress.open):
             stack.enter_context(proving.recorded(launch, host, record))
