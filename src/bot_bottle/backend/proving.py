@@ -23,8 +23,8 @@ from bot_bottle.progress import Progress
 from bot_bottle.vm.host import Host
 from bot_bottle.vm.smolvm import events_argv, exec_argv, update_argv
 
-# seconds that a probe is waited for, at the first try and the next: an emulated guest takes long to start it
-_PATIENCE = {"kvm": (SECONDS, 4 * SECONDS), "emulated": (5.0, 40.0)}
+# seconds that a probe is waited for, at one try and the next: what is busy or emulated takes long to begin
+_PATIENCE = {"kvm": (SECONDS, 4 * SECONDS, 20.0), "emulated": (5.0, 40.0)}
 _TIMEOUT = 120.0
 _PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two looks at what was refused
 
@@ -35,7 +35,7 @@ def kit_volume(host: Host, progress: Progress) -> str:
 
 
 def prove(machine: str, policy: Policy, host: Host) -> Proof:
-    """Try every wall of a machine that runs; once more if one seems to be down because nothing moved.
+    """Try every wall of a machine that runs; again if one seems to be down because nothing moved.
 
     Raises SmolvmError when the probes could not be run.
     """

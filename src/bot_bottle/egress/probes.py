@@ -85,8 +85,8 @@ dnstcp() { # $3 is a whole message; two bytes of the answer count what it says (
 }
 proxy() { # a proxy gives a request up whose sender has nothing more to say
   { printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$3" "$3"; $bb sleep $seconds; } | {
-    self
-    exec $bb nc -v "$1" "$2" 2>&1
+    (self; exec $bb nc -v "$1" "$2" 2>&1)
+    echo "end $?"
   }
 }
 routes() { # a header, then the routes (proc(5)); of IPv6 not those of loopback and of one link
