@@ -26,6 +26,7 @@ SHELL = (*BUSYBOX, "sh", "-c")  # and then the script
 CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
 
 SECONDS = 0.35  # that a probe is waited for, where processors are real
+_PATIENCE = 6.0  # seconds, for one whose silence would be a hole: a busy machine answers late, and is no hole
 
 Protocol = Literal["routes", "tcp", "udp", "icmp", "dns", "dnstcp", "proxy"]
 Outcome = Literal["open", "refused", "unreachable", "silent", "error"]
@@ -125,9 +126,10 @@ try() { # NAME KIND ADDRESS PORT ASK
 
 def script(probes: Sequence[Probe], *, seconds: float = SECONDS, busybox: Sequence[str] = BUSYBOX) -> str:
     """Give the script. It writes a line `NAME OUTCOME` for each probe, in any order, and always ends."""
-    lines = [f"bb={shlex.quote(' '.join(busybox))}", f"seconds={seconds:g}", _FUNCTIONS, "exec 2>/dev/null"]
+    lines = [f"bb={shlex.quote(' '.join(busybox))}", _FUNCTIONS, "exec 2>/dev/null"]
     for probe in probes:
         ask = _message(probe.ask) if probe.protocol == "dnstcp" else probe.ask
+        lines.append(f"seconds={seconds if 'silent' in probe.accepted else max(seconds, _PATIENCE):g}")
         lines.append("try " + shlex.join((probe.name, probe.protocol, probe.address, str(probe.port), ask)))
     return "\n".join([*lines, "wait $waited", ""])
 

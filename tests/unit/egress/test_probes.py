@@ -8,13 +8,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bot_bottle.egress import probes
 from bot_bottle.egress.kit import kit
-from bot_bottle.egress.probes import Outcome, Probe
+from bot_bottle.egress.probes import ANY, Outcome, Probe
 from bot_bottle.errors import WallsError
 from bot_bottle.progress import Progress
 
@@ -103,21 +104,20 @@ def closed() -> Iterator[int]:
 
 def test_what_answers_is_open_and_what_does_not_is_told_apart(run: Run, port: int, closed: int) -> None:
     at = "127.0.0.1"
-    met = run(
-        [
-            Probe("tcp", "tcp", at, port),
-            Probe("tcp-closed", "tcp", at, closed),
-            Probe("udp", "udp", at, port),
-            Probe("udp-closed", "udp", at, closed),
-            Probe("dnstcp", "dnstcp", at, port, "known.example.org"),
-            Probe("dnstcp-no", "dnstcp", at, port, "other.example.org"),
-            Probe("dnstcp-closed", "dnstcp", at, closed, "known.example.org"),
-            Probe("proxy", "proxy", at, port, "known.example.org:443"),
-            Probe("proxy-no", "proxy", at, port, "other.example.org:443"),
-            Probe("proxy-closed", "proxy", at, closed, "known.example.org:443"),
-            Probe("icmp", "icmp", at),
-        ]
-    )
+    tried = [
+        Probe("tcp", "tcp", at, port),
+        Probe("tcp-closed", "tcp", at, closed),
+        Probe("udp", "udp", at, port),
+        Probe("udp-closed", "udp", at, closed),
+        Probe("dnstcp", "dnstcp", at, port, "known.example.org"),
+        Probe("dnstcp-no", "dnstcp", at, port, "other.example.org"),
+        Probe("dnstcp-closed", "dnstcp", at, closed, "known.example.org"),
+        Probe("proxy", "proxy", at, port, "known.example.org:443"),
+        Probe("proxy-no", "proxy", at, port, "other.example.org:443"),
+        Probe("proxy-closed", "proxy", at, closed, "known.example.org:443"),
+        Probe("icmp", "icmp", at),
+    ]
+    met = run([replace(probe, accepted=ANY - {"silent"}) for probe in tried])  # however busy the machine is
     assert met.pop("icmp") in ("open", "refused")  # whether we may ping depends on who we are
     assert met == {name: "open" if "-" not in name else "refused" for name in met}
 
