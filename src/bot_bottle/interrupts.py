@@ -7,6 +7,7 @@ holds it. `shield()` closes that gap: inside it a signal waits, and is raised wh
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -48,7 +49,13 @@ def ignore() -> None:
 
 @contextmanager
 def shield() -> Iterator[None]:
-    """Keep a signal waiting until the block has ended, so that what the block takes is also owned."""
+    """Keep a signal waiting until the block has ended, so that what the block takes is also owned.
+
+    In another thread than the main one it does nothing: no signal is raised there, and none is its to hold.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _State.depth += 1
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +58,22 @@ def test_a_signal_that_our_caller_ignores_stays_ignored() -> None:
         send(signal.SIGHUP)
     assert received == []
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_another_thread_holds_no_signal_back() -> None:
+    inside, over = threading.Event(), threading.Event()
+
+    def shielded() -> None:
+        with interrupts.shield():
+            inside.set()
+            over.wait(5)
+
+    thread = threading.Thread(target=shielded)
+    thread.start()
+    try:
+        assert inside.wait(5)
+        with pytest.raises(Interrupted):
+            send()
+    finally:
+        over.set()
+        thread.join()

@@ -25,7 +25,7 @@ SHELL = (*BUSYBOX, "sh", "-c")  # and then the script
 # the loader obeys these, and an image may set them: a backend sets them empty for the probes
 CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
 
-SECONDS = 0.35  # that a probe is waited for, where processors are real
+SECONDS = 0.3  # that a probe is waited for, where processors are real
 _PATIENCE = 6.0  # seconds, for one whose silence would be a hole: a busy machine answers late, and is no hole
 
 Protocol = Literal["routes", "tcp", "udp", "icmp", "dns", "dnstcp", "proxy"]
