@@ -19,8 +19,9 @@ from bot_bottle.backend.docker_argv import PIDS, bind_option, create_argv, env_f
 from bot_bottle.backend.docker_image import Image, held_up, is_for_loader, look
 from bot_bottle.backend.docker_mounts import mount_options
 from bot_bottle.backend.docker_network import Network, network
-from bot_bottle.backend.docker_walls import canary, probes
+from bot_bottle.backend.docker_walls import probes
 from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
+from bot_bottle.egress.canary import canary
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
 from bot_bottle.egress.withheld import BUNDLE, Withheld, variables

@@ -7,11 +7,8 @@ internet needs no answer. What is refused is asked of the proxy.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from bot_bottle import process
+from bot_bottle.egress.canary import canary
 from bot_bottle.egress.door import ADDRESS, PORT
 from bot_bottle.egress.policy import Policy
 from bot_bottle.egress.probes import ANY, CLEARED, CLOSED, SHELL, Outcome, Probe, Proof, judge, script
@@ -27,13 +24,6 @@ _LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, unless it w
 
 
 _TIMEOUT = 60.0  # seconds
-
-
-@contextmanager
-def canary() -> Iterator[int]:
-    """Give a port of this machine's loopback that answers, for the time of the block."""
-    with socket.create_server((ADDRESS, 0)) as listener:
-        yield int(listener.getsockname()[1])
 
 
 def prove(engine: Engine, container: str, user: str, policy: Policy) -> Proof:

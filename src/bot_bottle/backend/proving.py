@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 
 from bot_bottle.backend.base import Launch
 from bot_bottle.egress import microvm
+from bot_bottle.egress.canary import canary
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.kit import kit
 from bot_bottle.egress.log import Log
@@ -49,9 +49,8 @@ def prove(machine: str, policy: Policy, host: Host) -> Proof:
 
 def _tried(machine: str, policy: Policy, host: Host, seconds: float) -> Proof:
     name = f"{secrets.token_hex(4)}.{microvm.REFUSED_NAME}"
-    # a listener that answers whoever gets to this machine's loopback, and nobody else
-    with socket.create_server(("127.0.0.1", 0)) as canary:
-        probes = microvm.probes(policy, canary.getsockname()[1], name)
+    with canary() as port:
+        probes = microvm.probes(policy, port, name)
         if not probes:
             return Proof({})
         command = (*SHELL, script(probes, seconds=seconds))
