@@ -52,7 +52,7 @@ def inside(running: Bottle) -> Callable[[str], int]:
     assert isinstance(host, EmulatedHost)
 
     def run(script: str) -> int:
-        status = host._control.wait(host._control.send("quiet", script), 60)
+        status = host._control.wait(host._control.send("quiet", script), 200)
         assert status is not None
         return status
 

@@ -14,6 +14,7 @@ from tests.support.canary import Canary, holders
 from tests.vm.conftest import COMMAND
 
 from bot_bottle.redaction import Secret
+from bot_bottle.vm.session import END
 
 TELL = 'printf %s "$KEY" | sha256sum'
 ENDS = {
@@ -59,23 +60,23 @@ def test_values_arrive_whole_and_the_host_of_smolvm_has_them_nowhere(
 ) -> None:
     """What smolvm's own processes and files hold, on the machine that it runs on."""
     values = {"KEY": Secret(canary.path.read_text().rstrip("\n")), "LARGE": Secret("x" * 65536)}
-    script = f'{TELL}; printf %s "$LARGE" | wc -c; sleep 15'
+    script = f'{TELL}; printf %s "$LARGE" | wc -c; sleep 300'
     half = len(canary.value) // 2
     parts = canary.value[:half].decode(), canary.value[half:].decode()
     # a zero byte ends a line for that grep
-    search = "printf '%s%s\\n' {} {} > /run/pattern; for file in {}; do tr '\\0' '\\n' < $file; done | "
-    search += "grep -q -f /run/pattern"
+    search = "printf '%s%s\\n' {} {} > /run/pattern; cat {} | tr '\\0' '\\n' | grep -q -f /run/pattern"
     runs = search.format("sha2", "56sum", "/proc/[0-9]*/cmdline")
     steps = [
-        f"until {{ {runs}; }}; do sleep 0.2; done; sleep 5",
+        f"until {{ {runs}; }}; do sleep 1; done; sleep 5",
         search.format(*parts, "/proc/[0-9]*/cmdline /proc/[0-9]*/environ"),
         runs,  # it was there to be searched
         search.format(*parts, "$(find /root -type f -size -20000k)"),
+        END,
     ]
     with ThreadPoolExecutor() as pool:
         searched = pool.submit(lambda: [inside(step) for step in steps])
         assert attach("sh", "-c", script, secrets=values).out.split() == [canary.sha256, b"-", b"65536"]
-        assert searched.result(60) == [0, 1, 0, 1]
+        assert searched.result(60) == [0, 1, 0, 1, 0]
 
 
 def test_a_command_that_is_not_there_keeps_nobody_waiting(attach: Attach) -> None:

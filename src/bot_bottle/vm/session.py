@@ -18,6 +18,14 @@ _ENVIRONMENT = {
     "SMOLVM_AGENT_READY_TIMEOUT_SECS": "180",
 }
 
+# busybox, as Debian has it, brings no pkill
+END = """\
+for process in /proc/[0-9]*; do
+  tr '\\0' ' ' < "$process/cmdline" | grep -q '^smolvm machine exec.* -i ' && kill -KILL "${process#/proc/}"
+done
+:
+"""
+
 
 class Session:
     """One attached command in the emulated host."""
@@ -47,7 +55,7 @@ class Session:
 
     def end(self) -> None:
         """End it now."""
-        self._control.send("quiet", "pkill -KILL -f 'smolvm machine exec.* -i '")
+        self._control.send("quiet", END)
 
     @property
     def failure(self) -> str:
