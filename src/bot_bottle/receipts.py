@@ -90,9 +90,11 @@ def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
 
 
 def settle(name: str, progress: Progress) -> None:
-    """Write down that a bottle's last run has ended, if it was killed before it could."""
+    """Write down that a bottle's last run has ended, if it was killed before it could. It lives no more."""
     path = newest_path(name)
     document = _read(path)
+    with suppress(OSError):
+        policy_of(path).unlink()
     if not document.get("ended"):
         _write(path, {**document, "ended": _stamp(datetime.now(UTC)), "error": "it was killed"}, progress)
 

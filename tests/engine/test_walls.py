@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import fake_engines
-from tests.support.bottle import Bottle, Ended
+from tests.support.bottle import Bottle, Ended, wait_until
 from tests.support.engines import Docker
 from tests.support.escapes import ESCAPES, client_context
 from tests.support.world import API, OTHER, WILD, World, world
@@ -226,6 +227,33 @@ def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
 def test_a_secret_for_a_host_that_is_not_allowed_is_refused(there: Bottle, client: str) -> None:
     options = ("--secret=id=KEY,env=HOME,host=other.example.org", "--allow=api.example.org")
     run(there, client, "true", *options).failed(101, "--allow other.example.org")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6, 1.2, 1.8, 3.0])
+def test_a_killed_bottle_leaves_no_proxy_and_no_network(
+    there: Bottle, client: str, tmp_path: Path, seconds: float
+) -> None:
+    state = {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")}
+    there = replace(there, changes={**there.changes, **state})
+    (tmp_path / "key").write_text("a-canary-value\n")
+    secret = f"--secret=id=KEY,src={tmp_path}/key,host=api.example.org"
+    argv = (
+        "run",
+        "-q",
+        "--backend=docker",
+        "--name=dead",
+        "--allow=api.example.org",
+        secret,
+        "--image",
+        client,
+    )
+    with there.start(*argv, "--", "sleep", "100") as process:
+        wait_until(lambda: process.poll() is not None or list((tmp_path / "state").glob("receipts/*.policy")))
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+    there("prune")
+    assert not list((tmp_path / "state").glob("receipts/*.policy"))
 
 
 def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:

@@ -28,6 +28,8 @@ from bot_bottle.vm.handover import handed_over
 ADDRESS = "127.0.0.1"
 PORT = 3128  # where proxies have listened since squid
 
+PARENT = "BOT_BOTTLE_PARENT"  # a proxy's variable: with whom it ends
+
 _SOCKET = "socket"
 _TIMEOUT = 30.0  # seconds
 
@@ -103,6 +105,7 @@ def door(
     places = (_SOCKET, record.log, record.policy)  # a socket's path has 107 bytes at most
     argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    env[PARENT] = str(os.getpid())
     try:
         with ExitStack() as stack:
             if withheld:
