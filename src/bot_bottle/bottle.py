@@ -61,6 +61,7 @@ class Plan:
             "cpus": self.launch.cpus,
             "memory_mib": self.launch.memory_mib,
             "network": _network(self.launch.egress),
+            "ports": [str(port) for port in self.launch.ports],
             "egress": self.launch.egress.described(),
             "workspace": self.spec.workspace.mode,
             "mounts": _mounts(self.spec.workspace),
@@ -129,6 +130,7 @@ def _launch(spec: BottleSpec) -> Launch:
         cpus=spec.cpus or min(DEFAULT_CPUS, os.cpu_count() or 1),
         memory_mib=spec.memory_mib,
         egress=spec.egress,
+        ports=spec.ports,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot_bottle.backend.base import BackendName
+from bot_bottle.backend.ports import Port
 from bot_bottle.egress.microvm import network_argv
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import SpecError, UsageError
@@ -97,6 +98,7 @@ class BottleSpec:
     backend: BackendName = "smolmachines"
     workspace: Request = _NO_WORKSPACE
     egress: Policy = NOTHING
+    ports: tuple[Port, ...] = ()
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -108,6 +110,10 @@ class BottleSpec:
                 next_step="docker load it, and use --image; or take --backend smolmachines",
             )
         self._check_secrets()
+        if self.ports:
+            raise SpecError(
+                f"the {self.backend} backend cannot publish ports yet", next_step="leave them out"
+            )
         if self.workspace.mode not in MODES:
             raise SpecError(
                 f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"

@@ -39,6 +39,8 @@ class Request:
                 lines.append(f"write to {self.project}, as your own files")
             elif key == "egress.open":
                 lines.append("reach everything: no walls")
+            elif key == "ports":
+                lines += [f"be reached on 127.0.0.1, {item}" for item in value]
             elif key == "egress.allow":
                 lines += [f"reach {item}" for item in value]
             else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bot_bottle.backend.ports import Port, parse_ports
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.spec import (
@@ -118,3 +119,46 @@ def test_one_source_and_no_more() -> None:
         Source()
     with pytest.raises(UsageError):
         Source(image="a", archive=Path("b"))
+
+
+@pytest.mark.parametrize(
+    ("item", "port"),
+    [
+        ("8080:3000", Port(8080, 3000)),
+        ("3000", Port(0, 3000)),
+        ("127.0.0.1:8080:3000", Port(8080, 3000)),
+        ("127.0.0.1::3000", Port(0, 3000)),
+        ("localhost:8080:3000/tcp", Port(8080, 3000)),
+    ],
+)
+def test_a_port_is_read_as_docker_has_it(item: str, port: Port) -> None:
+    assert parse_ports([item]) == (port,)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "",
+        "x",
+        "0",
+        "8080:0",
+        "70000",
+        "80:70000",
+        "0.0.0.0:80:80",
+        "[::1]:80:80",
+        "80/udp",
+        "1:2:3:4",
+        "-1",
+        "٣",
+    ]
+    + ["9" * 200, "80:80\n", "8000-8010"],
+)
+def test_what_is_no_port_of_this_machine_alone_is_refused(item: str) -> None:
+    with pytest.raises(SpecError, match="cannot publish"):
+        parse_ports([item])
+
+
+def test_one_port_of_this_machine_is_one_of_the_bottle() -> None:
+    assert len(parse_ports(["80", "81", "80"])) == 2
+    with pytest.raises(SpecError, match="two ports"):
+        parse_ports(["8080:80", "8080:81"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from bot_bottle import strays
+from bot_bottle.backend.ports import Port
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import Interrupted
@@ -32,6 +33,7 @@ class Launch:
     memory_mib: int
     workspace: Mount | None = None
     egress: Policy = NOTHING
+    ports: tuple[Port, ...] = ()
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
 

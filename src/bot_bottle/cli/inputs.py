@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle import secret
+from bot_bottle.backend.ports import parse_ports
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
@@ -46,6 +47,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "cpus": ("cpus", int),
     "memory": ("memory", str),
     "allow": ("egress.allow", tuple),
+    "ports": ("ports", tuple),
 }
 
 
@@ -139,6 +141,7 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         backend=settings.value("backend"),
         workspace=_workspace(ctx, settings),
         egress=egress,
+        ports=parse_ports(settings.value("ports")),
     )
 
 

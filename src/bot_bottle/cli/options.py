@@ -140,6 +140,14 @@ def wall_options(command: F) -> F:
                 type=click.Choice(["none", "open"]),
                 help="none: reach nothing, whatever bottle.toml allows. open: no walls at all.",
             ),
+            click.option(
+                "-p",
+                "--publish",
+                "ports",
+                multiple=True,
+                metavar="[HOST:]GUEST",
+                help="Let this machine reach a port of it, on 127.0.0.1 alone.",
+            ),
             click.option("--yes", is_flag=True, help="Grant what bottle.toml asks for, without being asked."),
         ]
     ):

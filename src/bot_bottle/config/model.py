@@ -12,11 +12,6 @@ from bot_bottle.errors import SpecError
 
 _SHOWN = 5  # mistakes told at once
 
-# keys that would be walls: saying nothing of them would be worse than refusing them
-_NOT_YET = {
-    "ports": "no port of a bottle can be published yet",
-}
-
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -59,6 +54,7 @@ class File(_Table):
     user: str | None = None
     workdir: str | None = None
     env: dict[str, str] = {}
+    ports: list[str] = []
     egress: EgressTable = EgressTable()
     secrets: dict[str, SecretTable] = {}
 
@@ -84,8 +80,6 @@ def _told(loc: list[str], kind: str, message: str) -> str:
         return f"{key}: a value is never written here; say where it is, with one of env, file and keychain"
     if kind != "extra_forbidden":
         return f"{key}: {message[:1].lower()}{message[1:]}"
-    if loc[0] in _NOT_YET:
-        return f"{key}: {_NOT_YET[loc[0]]}"
     if loc[0] == "secrets" and len(loc) > 1:
         return f"{key}: no such key; known are {', '.join(SecretTable.model_fields)}"
     known = [*File.model_fields]

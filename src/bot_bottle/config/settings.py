@@ -29,12 +29,13 @@ DEFAULTS: dict[str, Any] = {
     "workdir": "",
     "env": {},
     "secrets": {},
+    "ports": (),
     "egress.allow": (),
     "egress.open": False,
 }
 _PATHS = ("image.context", "image.dockerfile")
 _TABLES = ("image.args", "env", "secrets")  # joined by name, not replaced as a whole
-_LISTS = ("egress.allow",)  # joined
+_LISTS = ("egress.allow", "ports")  # joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
     flat = dict(content)
     for table in ("image", "egress"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
-    flat["egress.allow"] = tuple(flat["egress.allow"]) or None
+    for key in _LISTS:
+        flat[key] = tuple(flat[key]) or None
     if flat["image.context"] is None:
         flat["image.context"] = "."
     for key in _PATHS:
