@@ -110,10 +110,6 @@ class BottleSpec:
                 next_step="docker load it, and use --image; or take --backend smolmachines",
             )
         self._check_secrets()
-        if self.ports:
-            raise SpecError(
-                f"the {self.backend} backend cannot publish ports yet", next_step="leave them out"
-            )
         if self.workspace.mode not in MODES:
             raise SpecError(
                 f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"
@@ -122,6 +118,9 @@ class BottleSpec:
             raise UsageError("--workspace-include-dirty is for --workspace clone")
         if self.backend == "smolmachines":
             network_argv(self.egress)  # raises for what a microVM cannot be held to
+        self._check_command()
+
+    def _check_command(self) -> None:
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):
@@ -134,6 +133,10 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
+        if self.ports:
+            raise SpecError(
+                f"the {self.backend} backend cannot publish ports yet", next_step="leave them out"
+            )
         names = {name for name, _ in self.env}
         passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:

