@@ -133,7 +133,7 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
-        if self.ports:
+        if self.ports and self.backend != "docker":
             raise SpecError(
                 f"the {self.backend} backend cannot publish ports yet", next_step="leave them out"
             )

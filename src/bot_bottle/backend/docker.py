@@ -24,7 +24,7 @@ from bot_bottle.backend.gate import ENTRYPOINT, Gate, gate
 from bot_bottle.egress.canary import canary
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.probes import KIT, Probe, Proof, judge, script
-from bot_bottle.egress.withheld import BUNDLE, Withheld, variables
+from bot_bottle.egress.withheld import BUNDLE, Kept, Withheld, variables
 from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
 from bot_bottle.image import containers
 from bot_bottle.image.engine import Engine
@@ -218,8 +218,8 @@ def launch(
         with shield():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
-        bundle = door.folder / BUNDLE
-        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, withheld, bundle))
+        kept = Kept(withheld, door.folder / BUNDLE)
+        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
         yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
 
 

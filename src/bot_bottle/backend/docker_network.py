@@ -11,19 +11,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle import process
 from bot_bottle.backend.base import Launch
 from bot_bottle.backend.docker_argv import bind_option
+from bot_bottle.backend.docker_ports import NAME, forwarded
 from bot_bottle.backend.helper import helper_image
-from bot_bottle.egress.door import MAKER, Door, Record, door
-from bot_bottle.egress.withheld import Withheld
-from bot_bottle.errors import EngineError, WallsError
+from bot_bottle.egress.door import Door, Record, door
+from bot_bottle.egress.holder import PROGRAM
+from bot_bottle.egress.withheld import Kept
+from bot_bottle.errors import EngineError, SpecError, WallsError
 from bot_bottle.image.engine import Engine
 from bot_bottle.process import Child
+from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 
 _TIMEOUT = 120.0  # seconds
@@ -37,16 +40,12 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
 class Network:
     """What `--network` is given.
 
-    With a `log` of what is refused it is shared with the container that holds it, and so is the hostname.
+    One that is `shared` is held by another container, with its hostname. `log` is of what it refuses.
     """
 
     mode: str
+    shared: bool = False
     log: Path | None = None
-
-    @property
-    def shared(self) -> bool:
-        """Whether another container holds it."""
-        return self.log is not None
 
     def forget(self) -> None:
         """Begin the log anew."""
@@ -61,35 +60,60 @@ def network(
     labels: Mapping[str, str],
     record: Record,
     run: RunDir,
-    withheld: Sequence[Withheld],
-    bundle: Path,
+    kept: Kept,
+    progress: Progress,
 ) -> Iterator[Network]:
-    """Give a bottle's network for as long as the block lasts. `bundle` is for `egress.withheld`.
+    """Give a bottle's network for as long as the block lasts.
 
     The container that holds it has the labels, and is removed with the bottle's own by them.
     """
-    if launch.egress.closed:
-        yield Network("none")
-    elif launch.egress.open:
+    egress = launch.egress
+    if egress.open:
+        _hold_no_ports(launch)
         yield Network("bridge" if engine.name == "docker" else "private")
-    else:
-        with door(launch.egress, record, run, withheld, bundle) as made:
-            argv = _argv(engine, launch, labels, helper_image(engine, run), made)
-            words = run.path / "network.log"
-            with words.open("wb") as output, process.background(argv, output=output) as holder:
-                _wait(engine, made, holder, words)
-                yield Network(f"container:{_id(engine, launch)}", record.log)
+        return
+    if egress.closed and not launch.ports:
+        yield Network("none")
+        return
+    folder = run.folder("door")
+    folder.chmod(0o755)  # of one that is the user's alone
+    with ExitStack() as stack:
+        asked = []
+        made = None
+        if not egress.closed:
+            made = stack.enter_context(door(egress, record, folder, run, kept))
+            asked.append(f"listen={_PLACE / made.socket.name}")
+        if launch.ports:
+            stack.enter_context(forwarded(launch.ports, folder, run, progress))
+            asked.append(f"connect={_PLACE / NAME}")
+        argv = _argv(engine, launch, labels, helper_image(engine, run), folder, asked)
+        words = run.path / "network.log"
+        output = stack.enter_context(words.open("wb"))
+        holder = stack.enter_context(process.background(argv, output=output))
+        _wait(engine, folder, made, holder, words)
+        yield Network(
+            f"container:{_id(engine, launch)}", shared=True, log=None if made is None else record.log
+        )
 
 
-def _argv(engine: Engine, launch: Launch, labels: Mapping[str, str], image: str, made: Door) -> list[str]:
+def _hold_no_ports(launch: Launch) -> None:
+    if launch.ports:
+        raise SpecError(
+            "a bottle without walls publishes no ports", next_step="name what it may reach, with --allow"
+        )
+
+
+def _argv(
+    engine: Engine, launch: Launch, labels: Mapping[str, str], image: str, folder: Path, asked: Sequence[str]
+) -> list[str]:
     argv = [str(engine.program), "run", "--rm", f"--name={_name(launch)}", f"--hostname={launch.slug}"]
     argv += [f"--label={key}={value}" for key, value in labels.items()]
     argv += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
     argv += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
-    argv += [bind_option(Path(folder), folder, "readonly") for folder in _folders()]
-    argv += [bind_option(made.folder, str(_PLACE), "readonly")]
+    argv += [bind_option(Path(each), each, "readonly") for each in _folders()]
+    argv += [bind_option(folder, str(_PLACE), "readonly")]
     python = os.path.realpath(sys.executable)
-    return [*argv, image, python, "-I", "-S", "-B", "-c", MAKER, str(_PLACE / made.socket.name)]
+    return [*argv, image, python, "-I", "-S", "-B", "-c", PROGRAM, *asked]
 
 
 def _folders() -> Sequence[str]:
@@ -102,16 +126,16 @@ def _name(launch: Launch) -> str:
     return f"{launch.name}-network"
 
 
-def _wait(engine: Engine, made: Door, holder: Child, words: Path) -> None:
-    """Wait until the proxy has its socket: then it has taken the path away on which it waited for it."""
+def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words: Path) -> None:
+    """Wait until all have their sockets: then they have taken the paths away on which they waited."""
     deadline = time.monotonic() + _TIMEOUT
-    while made.socket.exists():
+    while any(folder.iterdir()):
         if holder.code is not None or time.monotonic() > deadline:
             raise EngineError(
                 f"{engine.name} could not make the bottle's network",
                 why=words.read_text("utf-8", "replace")[-2000:],
             )
-        if made.process.code is not None:
+        if made is not None and made.process.code is not None:
             raise WallsError("the bottle's proxy has ended", why=made.complaint())
         time.sleep(0.01)
 

@@ -1,8 +1,8 @@
 """The door of a container's network: a socket made inside it, on which a proxy outside of it answers.
 
-A socket belongs to the network that it was made in, whoever holds it. So a program inside makes one that
-listens and hands it out (unix(7), SCM_RIGHTS); the proxy needs no address that both can reach, and the
-network of the container no device but loopback.
+A socket belongs to the network that it was made in, whoever holds it. So a program inside (see `holder`)
+makes one that listens and hands it out (unix(7), SCM_RIGHTS); the proxy needs no address that both can reach,
+and the network of the container no device but loopback.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle import process
+from bot_bottle.egress.parent import environment
 from bot_bottle.egress.policy import Policy, save_policy
-from bot_bottle.egress.withheld import Withheld
+from bot_bottle.egress.withheld import Kept
 from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.process import Child
 from bot_bottle.rundir import RunDir
@@ -27,8 +28,6 @@ from bot_bottle.vm.handover import handed_over
 
 ADDRESS = "127.0.0.1"
 PORT = 3128  # where proxies have listened since squid
-
-PARENT = "BOT_BOTTLE_PARENT"  # a proxy's variable: with whom it ends
 
 _SOCKET = "socket"
 _TIMEOUT = 30.0  # seconds
@@ -38,19 +37,6 @@ VARIABLES = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{ADDRESS}:{PORT}"),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
 }
-
-# run by this machine's Python inside the network: hand the listening socket out, and hold the network
-MAKER = f"""\
-import signal, socket, sys
-listener = socket.create_server(("{ADDRESS}", {PORT}), backlog=128)
-door = socket.socket(socket.AF_UNIX)
-door.connect(sys.argv[1])
-socket.send_fds(door, [b"l"], [listener.fileno()])
-door.recv(1)
-listener.close()
-print("open", flush=True)
-signal.pause()
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +75,25 @@ class Record:
 
 
 @contextmanager
-def door(
-    policy: Policy, record: Record, run: RunDir, withheld: Sequence[Withheld], bundle: Path
-) -> Iterator[Door]:
-    """Run a proxy that holds to a policy, until the block ends.
+def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) -> Iterator[Door]:
+    """Run a proxy that holds to a policy, until the block ends. `folder` is what the maker has to see.
 
-    For what is `withheld` it writes a `bundle` of the authorities that the bottle is to trust.
     Raises WallsError when it does not come up.
     """
     check_proxy()
-    folder = run.folder("door")
-    folder.chmod(0o755)
     words = run.path / "door.log"
     save_policy(policy, record.policy)
     places = (_SOCKET, record.log, record.policy)  # a socket's path has 107 bytes at most
     argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
-    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    env[PARENT] = str(os.getpid())
     try:
         with ExitStack() as stack:
-            if withheld:
-                values = {each.name: each.value for each in withheld}
+            if kept.secrets:
+                values = {each.name: each.value for each in kept.secrets}
                 pipes = stack.enter_context(handed_over(values, run.path))
-                argv.append(str(_told(withheld, pipes, bundle, run)))
+                argv.append(str(_told(kept, pipes, run)))
             output = stack.enter_context(words.open("wb"))
-            child = stack.enter_context(process.background(argv, env=env, cwd=folder, output=output))
+            proxy = process.background(argv, env=environment(), cwd=folder, output=output)
+            child = stack.enter_context(proxy)
             made = Door(folder, child, words)
             _wait(made)
             yield made
@@ -121,13 +101,14 @@ def door(
         record.policy.unlink(missing_ok=True)
 
 
-def _told(withheld: Sequence[Withheld], pipes: Mapping[str, str], bundle: Path, run: RunDir) -> Path:
+def _told(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
     """Write down where the proxy finds what it is to put in, and where it writes the bundle."""
     found = [
-        {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]} for each in withheld
+        {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]}
+        for each in kept.secrets
     ]
     trusted = os.environ.get("SSL_CERT_FILE")
-    document = {"folder": str(run.folder("authority")), "bundle": str(bundle), "trusted": trusted}
+    document = {"folder": str(run.folder("authority")), "bundle": str(kept.bundle), "trusted": trusted}
     path = run.path / "withheld.json"
     path.write_text(json.dumps({**document, "secrets": found}))
     return path

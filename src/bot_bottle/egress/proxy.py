@@ -10,7 +10,6 @@ untouched, but for hosts that a secret is withheld for (see `withheld`).
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -36,8 +35,8 @@ from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.mode_specs import RegularMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from bot_bottle.egress.door import PARENT
 from bot_bottle.egress.log import Log
+from bot_bottle.egress.parent import end_with_parent
 from bot_bottle.egress.policy import Verdict, load_policy
 from bot_bottle.egress.rules import address_of
 from bot_bottle.egress.withheld import put_in
@@ -257,17 +256,9 @@ def _receive(path: Path) -> socket.socket:
     return listener
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel end us with whoever started us, however that ends (prctl(2); linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            sys.exit("bottle has ended")
-
-
 def main() -> None:
     """Serve until SIGTERM."""
-    _end_with(int(os.environ.pop(PARENT)))
+    end_with_parent()
     os.umask(0o077)
     door, log, policy, *more = map(Path, sys.argv[1:])
     withheld = json.loads(more[0].read_text()) if more else {}

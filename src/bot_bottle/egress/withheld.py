@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bot_bottle.egress.probes import KIT
 from bot_bottle.redaction import Secret
@@ -41,6 +42,14 @@ class Withheld:
     hosts: tuple[str, ...]
     value: Secret
     placeholder: str = field(default_factory=lambda: f"BOTTLE_PLACEHOLDER_{secrets.token_hex(16)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that is withheld, and where the bundle of the authorities goes that the bottle is to trust."""
+
+    secrets: Sequence[Withheld]
+    bundle: Path
 
 
 def variables(withheld: Iterable[Withheld]) -> dict[str, str]:
