@@ -187,17 +187,16 @@ def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
     """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`)."""
 
     def copy() -> None:
-        while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
-            with suppress(OSError):  # nobody listens; the command goes on all the same
-                while data:
-                    data = data[os.write(2, data) :]
+        with suppress(OSError, ValueError):  # it is closed when the client had to be ended
+            while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
+                with suppress(OSError):  # nobody listens; the command goes on all the same
+                    while data:
+                        data = data[os.write(2, data) :]
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
-        thread.join(_DRAIN)
+    yield
+    thread.join(_DRAIN)  # not after an error: the client still runs then
 
 
 @contextmanager
@@ -220,6 +219,8 @@ def launch(
             stack.callback(_remove_quietly, engine.program, label)
         kept = Kept(withheld, door.folder / BUNDLE)
         net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
+        if net.shared:  # the containers go before the clients that hold them: those would take their time
+            stack.callback(_remove_quietly, engine.program, label)
         yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
 
 

@@ -42,8 +42,7 @@ def create_argv(
     argv += [f"--cap-add={name}" for name in _CAPABILITIES]
     argv += [f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
-    if engine.name == "podman":
-        argv += _own_limits()
+    argv += limits(engine)
     if tty:
         argv.append("--tty")
     if launch.user:
@@ -59,11 +58,13 @@ def bind_option(source: Path, target: str, *more: str) -> str:
     return "--mount=" + ",".join('"' + field.replace('"', '""') + '"' for field in fields)
 
 
-def _own_limits() -> list[str]:
+def limits(engine: Engine) -> list[str]:
     """Give podman limits that can be had: its defaults may be more than this user has.
 
     How many processes there may be is for `--pids-limit` to say; the user's limit only has to be settable.
     """
+    if engine.name != "podman":
+        return []
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={8 * PIDS}:{8 * PIDS}"]
 

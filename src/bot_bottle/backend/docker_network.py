@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bot_bottle import process
 from bot_bottle.backend.base import Launch
-from bot_bottle.backend.docker_argv import bind_option
+from bot_bottle.backend.docker_argv import bind_option, limits
 from bot_bottle.backend.docker_ports import NAME, forwarded
 from bot_bottle.backend.helper import helper_image
 from bot_bottle.egress.door import Door, Record, door
@@ -110,6 +110,7 @@ def _argv(
     argv += [f"--label={key}={value}" for key, value in labels.items()]
     argv += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
     argv += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
+    argv += limits(engine)
     argv += [bind_option(Path(each), each, "readonly") for each in _folders()]
     argv += [bind_option(folder, str(_PLACE), "readonly")]
     python = os.path.realpath(sys.executable)

@@ -68,7 +68,7 @@ class Probe:
 # What it says after that is judged when it has ended, or when its time is up. $1 is the address, $2 the port,
 # $3 what is asked for. nc ends without a word where a connection is refused.
 _FUNCTIONS = r"""
-self() { read -r me rest </proc/self/stat; echo "pid $me" >&3; }
+self() { read -r me rest </proc/self/stat; echo "${1:-pid} $me" >&3; }
 tcp() { self; exec $bb nc -vz "$1" "$2" 2>&1 </dev/null; }
 udp() { # sending is always possible: only an answer counts
   { self; exec $bb nc -uv "$1" "$2" 2>&3 <<END
@@ -85,7 +85,7 @@ dnstcp() { # $3 is a whole message; two bytes of the answer count what it says (
   }
 }
 proxy() { # a proxy gives a request up whose sender has nothing more to say
-  { printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$3" "$3"; $bb sleep $seconds; } | {
+  { self beside; printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$3" "$3"; exec $bb sleep $seconds; } | {
     (self; exec $bb nc -v "$1" "$2" 2>&1)
     echo "end $?"
   }
@@ -99,10 +99,11 @@ routes() { # a header, then the routes (proc(5)); of IPv6 not those of loopback 
   echo unreachable
 }
 judge() { # NAME KIND
-  pid= s= r=
+  pid= beside= s= r=
   while [ -z "$r$s" ] && IFS= read -r -t $seconds line; do
     case $line in
       'pid '*) pid=${line#pid } ;;
+      'beside '*) beside=${line#beside } ;;
       'end '*) s=${line#end } ;;
       answered|*' bytes from '*|'Address: '*|'HTTP/1.'?' 2'*) r=open ;;
       *') open') [ $2 != tcp ] || r=open ;;
@@ -111,6 +112,7 @@ judge() { # NAME KIND
     esac
   done
   [ -n "$s" ] || kill -9 $pid
+  [ -z "$beside" ] || kill -9 $beside
   case $s in '') r=${r:-silent} ;; 0|1) r=${r:-refused} ;; esac
   echo "$1 ${r:-error}"
 }

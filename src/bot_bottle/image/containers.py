@@ -33,13 +33,19 @@ def engine_variables() -> dict[str, str]:
 
 
 def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> None:
-    """Remove every container with a label, running or not, and its volumes. Raises CommandFailed."""
+    """Remove every container with a label, running or not, and its volumes. Raises CommandFailed.
+
+    One whose network another of them uses goes when that has gone: podman wants it so.
+    """
     with shield():
         listing = (program, "ps", "--all", "--quiet", f"--filter=label={label}")
-        found = process.run(listing, timeout=_TIMEOUT, env=env).text.split()
-        if found:
+        while found := process.run(listing, timeout=_TIMEOUT, env=env).text.split():
             removal = (program, "rm", "--force", "--volumes", *found)
-            process.run(removal, timeout=_TIMEOUT, env=env, check=False)
+            done = process.run(removal, timeout=_TIMEOUT, env=env, check=False)
+            if len(found) == 1 or not done.code:
+                return
+            if not set(done.text.split()) & set(found):
+                return  # none of them can be
 
 
 def sweep(stray: Mapping[str, Any]) -> None:
