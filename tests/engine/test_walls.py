@@ -15,8 +15,9 @@ import pytest
 
 from tests.support import fake_engines
 from tests.support.bottle import Bottle, Ended, wait_until
-from tests.support.engines import Docker
+from tests.support.engines import Docker, Podman
 from tests.support.escapes import ESCAPES, client_context
+from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.world import API, OTHER, WILD, World, world
 
 WS = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -259,3 +260,16 @@ def test_a_killed_bottle_leaves_no_proxy_and_no_network(
 def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:
     argv = ("run", "--backend=docker", "--network=open", "--image", client)
     assert "egress is open" in there(*argv, "--", "true").err
+
+
+def test_podman_holds_the_same_walls(podman_bottle: Bottle, podman: Podman, tmp_path: Path) -> None:
+    context = busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE)
+    argv = ("run", "-q", "--engine=podman", "--backend=docker", "--allow=api.example.org", "--publish=3000")
+    script = "ls /sys/class/net; wget -O- http://other.example.org/"
+    done = podman_bottle(*argv, "--name=walls", str(context), "--", "sh", "-c", script)
+    assert done.out == "lo\n"
+    assert "403 Forbidden" in done.err
+    assert "other.example.org:80  it is not allowed" in podman_bottle("logs", "--egress", "walls").out
+    assert not podman_bottle.leftovers
+    listing = ("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle=walls")
+    assert podman.podman(*listing) == b""
