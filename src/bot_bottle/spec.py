@@ -133,10 +133,6 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
-        if self.ports and self.backend != "docker":
-            raise SpecError(
-                f"the {self.backend} backend cannot publish ports yet", next_step="leave them out"
-            )
         names = {name for name, _ in self.env}
         passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:

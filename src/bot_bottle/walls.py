@@ -64,7 +64,7 @@ def prove(name: str) -> Proof:
     path = receipts.policy_of(receipts.newest_path(name))
     policy = load_policy(path) if path.exists() else Policy(open=plan["egress"]["open"])
     if receipt["place"] == "kvm":
-        return proving.prove(f"bottle-{name}", policy, _native())
+        return proving.prove(f"bottle-{name}", policy, _native(), published=bool(plan.get("ports")))
     engine = str(receipt["versions"].get("engine", "")).partition(" ")[0]
     return docker_walls.prove(find_engine(engine or None), f"bottle-{name}", str(plan["user"]), policy)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot_bottle.backend.ports import Port, parse_ports
+from bot_bottle.backend.ports import Port, parse_ports, settled
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.spec import (
@@ -163,3 +164,23 @@ def test_one_port_of_this_machine_is_one_of_the_bottle() -> None:
     assert len(parse_ports(["80", "81", "80"])) == 2
     with pytest.raises(SpecError, match="two ports"):
         parse_ports(["8080:80", "8080:81"])
+
+
+def test_ports_are_settled_on_what_is_free() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        free = other.getsockname()[1]
+    any_, named, more = settled([Port(0, 80), Port(free, 81), Port(0, 82)])
+    assert (any_.guest, named, more.guest) == (80, Port(free, 81), 82)
+    assert len({0, any_.host, named.host, more.host}) == 4
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - which takes the loopback's as well
+def test_a_port_that_is_taken_is_told(address: str) -> None:
+    with socket.create_server((address, 0)) as other:
+        number = other.getsockname()[1]
+        with pytest.raises(SpecError) as told:
+            settled([Port(number, 80)])
+    assert told.value.message == f"cannot publish {number}:80"
+    assert f"port {number} of this machine" in told.value.why
+    assert "write 80 alone" in told.value.next_step

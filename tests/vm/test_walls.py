@@ -147,6 +147,17 @@ def test_with_egress_off_nothing_gets_out(run: Run, log: Path, receipt: Callable
     assert set(found.values()) <= {"unreachable", "refused"}
 
 
+def test_with_a_published_port_nothing_gets_out(
+    run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
+) -> None:
+    ended = run(f"{{ {ESCAPES} }} >/dev/null 2>&1; fetched {ALLOWED}; echo {EXPECTED_OUT}", "-p", "3000")
+    assert (ended.code, ended.out) == (0, f"{EXPECTED_OUT}\n"), ended
+    assert world.seen(log) == []
+    found = outcomes(receipt())
+    assert len(found) == 12
+    assert (found["ipv4"], found["resolver"]) == ("refused", "refused")
+
+
 def test_with_one_host_allowed_it_works_and_nothing_else_does(
     run: Run, log: Path, receipt: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -201,6 +212,13 @@ OPTIONS_OF_LISTS = ("--allow-host-pattern", "--allow-cidr")
             {"drop": ("--allow-host-pattern",)},
             "resolver",
             id="no-filter-of-names",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("-p", "3000"),
+            {"add": ("--net",)},
+            "ipv4",
+            id="a-port-and-a-network-nobody-asked-for",
             marks=pytest.mark.slow,
         ),
         pytest.param(

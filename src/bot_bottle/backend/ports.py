@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 from bot_bottle.errors import SpecError
 
 _LOOPBACK = ("127.0.0.1", "localhost")
+
+# below those that connections come from (ip(7), ip_local_port_range): none takes one before the bottle does
+_FREE = range(10_000, 30_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +55,38 @@ def _refused(item: str, why: str) -> SpecError:
     shown = "".join(char if char.isprintable() else "?" for char in item[:60])
     return SpecError(
         f"cannot publish {shown!r}", why=why, next_step="write it as 8080:3000, this machine's first"
+    )
+
+
+def settled(ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Give ports that are all free on this machine: for 0 one that is. Raises SpecError for one that is not.
+
+    They are not held: whoever takes one before the bottle does, ends its start.
+    """
+    with ExitStack() as stack:
+        found = {
+            port: replace(port, host=stack.enter_context(_listener(port)).getsockname()[1])
+            for port in sorted(ports, key=lambda port: not port.host)  # what is named before what may be any
+        }
+    return tuple(found[port] for port in ports)
+
+
+def _listener(port: Port) -> socket.socket:
+    why = ""
+    for number in [port.host] if port.host else random.sample(_FREE, 100):
+        listener = socket.socket()
+        # what was connected to it a moment ago is no hindrance
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", number))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            why = f"port {number} of this machine: {error.strerror}"
+        else:
+            return listener
+    raise SpecError(
+        f"cannot publish {port}",
+        why=why,
+        next_step=f"name another, or write {port.guest} alone for any that is free",
     )

@@ -34,29 +34,30 @@ def kit_volume(host: Host, progress: Progress) -> str:
     return f"{host.tools(kit(progress))}:{KIT}:ro"
 
 
-def prove(machine: str, policy: Policy, host: Host) -> Proof:
+def prove(machine: str, policy: Policy, host: Host, *, published: bool) -> Proof:
     """Try every wall of a machine that runs; again if one seems to be down because nothing moved.
 
+    `published` says whether it has ports of this machine.
     Raises SmolvmError when the probes could not be run.
     """
     proof = Proof({})
     for seconds in _PATIENCE[host.kind]:
-        proof = _tried(machine, policy, host, seconds)
+        proof = _tried(machine, policy, host, seconds, published=published)
         if proof.holds or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
             return proof
     return proof
 
 
-def _tried(machine: str, policy: Policy, host: Host, seconds: float) -> Proof:
+def _tried(machine: str, policy: Policy, host: Host, seconds: float, *, published: bool) -> Proof:
     name = f"{secrets.token_hex(4)}.{microvm.REFUSED_NAME}"
     with canary() as port:
-        probes = microvm.probes(policy, port, name)
+        probes = microvm.probes(policy, port, name, published=published)
         if not probes:
             return Proof({})
         command = (*SHELL, script(probes, seconds=seconds))
         args = exec_argv(machine, command, tty=False, user="0", workdir="/", empty=tuple(CLEARED))
         proof = judge(host.call(args, timeout=_TIMEOUT, check=False).stdout, probes)
-    if policy.closed:
+    if policy.closed and not published:
         return proof
     told = any(event.get("dest") == name for event in _refusals(machine, host))
     return Proof({**proof.results, "resolver": ("refused" if told else "open", told)})

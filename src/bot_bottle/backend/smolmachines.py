@@ -6,12 +6,14 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bot_bottle import interrupts
 from bot_bottle.backend import proving
 from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.ports import settled
 from bot_bottle.backend.users import of_artifact
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.microvm import network_argv
@@ -153,43 +155,47 @@ def launch(
 
     Its walls are tried before the block begins; `record` says where to write what they refuse.
     """
-    network = network_argv(launch.egress)
-    mount = launch.workspace
+    launch = replace(launch, ports=settled(launch.ports))
     with ExitStack() as stack:
         host = _host(launch, artifact, run, progress, accel, stack)
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
-            place = host.path_of(artifact)
-            cpus = launch.cpus if host.kind == "kvm" else 1  # more do not come up reliably in emulation
             if isinstance(host, NativeHost):
                 with shield():
                     _record(run, launch.name, host.smolvm)
                     if host.smolvm.is_ours:
                         stack.callback(_quietly, host, prune_argv())
                     stack.callback(_quietly, host, delete_argv(launch.name))
-            create = create_argv(
-                place,
-                launch.name,
-                cpus=cpus,
-                memory_mib=launch.memory_mib,
-                labels={"bot-bottle": launch.slug, "owner": owner()},
-                volumes=[
-                    proving.kit_volume(host, progress),
-                    *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
-                ],
-                network=network,
-                credentials={name: each.hosts for name, each in launch.credentials.items()},
-            )
-            host.call(create, timeout=_CREATE)
+            host.call(_creation(launch, artifact, host, progress), timeout=_CREATE)
             stage.say("starting the microVM")
             _start(host, launch, stage)
             stage.say("proving its walls")
             with progress.timed("proof"):
-                proof = proving.prove(launch.name, launch.egress, host)
+                proof = proving.prove(launch.name, launch.egress, host, published=bool(launch.ports))
             stage.conclude("microVM is up")
+        for port in launch.ports:
+            progress.note(f"port {port.guest} of the bottle is on 127.0.0.1:{port.host}")
         if not (launch.egress.closed or launch.egress.open):
             stack.enter_context(proving.recorded(launch, host, record))
         yield Bottle(launch, host, proof, progress)
+
+
+def _creation(launch: Launch, artifact: Path, host: Host, progress: Progress) -> tuple[str, ...]:
+    mount = launch.workspace
+    published = [f"{host.port_of(port.host)}:{port.guest}" for port in launch.ports]
+    return create_argv(
+        host.path_of(artifact),
+        launch.name,
+        cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not come up reliably in emulation
+        memory_mib=launch.memory_mib,
+        labels={"bot-bottle": launch.slug, "owner": owner()},
+        volumes=[
+            proving.kit_volume(host, progress),
+            *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
+        ],
+        network=[*network_argv(launch.egress), *(word for each in published for word in ("-p", each))],
+        credentials={name: each.hosts for name, each in launch.credentials.items()},
+    )
 
 
 def memory_beside(accel: Accel) -> int:
@@ -214,6 +220,7 @@ def _host(
             memory_mib=launch.memory_mib,
             exchange=shared,
             network=not launch.egress.closed,
+            published=[port.host for port in launch.ports],
             prefix=prefix,
         )
     )

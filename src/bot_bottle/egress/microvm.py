@@ -9,6 +9,8 @@
   where nobody is tells the difference. What is refused over UDP is not answered.
 - Ports cannot be told apart, and whoever may talk to an address may ask it for any name.
 - There is no IPv6 in such a guest; loopback and link-local addresses of the host are never reached.
+- `-p` alone gives a guest such a network, and lets out nothing, no name and no datagram either.
+  smolvm listens on 127.0.0.1, and on ::1 where there is one.
 """
 
 from __future__ import annotations
@@ -133,14 +135,16 @@ def _without(network: Network, named: Network) -> Iterator[Network]:
         yield from network.address_exclude(named)  # type: ignore[arg-type]
 
 
-def probes(policy: Policy, loopback_port: int, name: str) -> list[Probe]:
+def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = False) -> list[Probe]:
     """Give what is tried in a microVM.
 
     `loopback_port` listens on the host's loopback; `name` is one that nobody allows, never asked for before.
+    With `published` ports there is a network, whatever is allowed.
     """
     if policy.open:
         return []
-    refused: frozenset[Outcome] = frozenset({"unreachable"} if policy.closed else {"refused"})
+    alone = policy.closed and not published
+    refused: frozenset[Outcome] = frozenset({"unreachable"} if alone else {"refused"})
     found = [
         Probe("ipv4", "tcp", _NOBODY, 443, accepted=refused),
         Probe("ipv6", "tcp", _NOBODY_IPV6, 443),
@@ -153,13 +157,15 @@ def probes(policy: Policy, loopback_port: int, name: str) -> list[Probe]:
         Probe("lan", "tcp", _LAN, 443, accepted=_named(policy, _LAN) or refused),
         Probe("metadata", "tcp", _METADATA, 80, accepted=refused),
     ]
-    if policy.closed:
+    if alone:
         return [Probe("routes", "routes", accepted=refused), *found]
+    found.append(Probe("refused-host", "tcp", name, 443))
+    if policy.closed:
+        return found
     return [
         *found,
         Probe("control", "tcp", _ALLOWED_NOBODY, 443, accepted=frozenset({"open"})),
         Probe("denied", "tcp", _DENIED_NOBODY, 443, accepted=refused),
-        Probe("refused-host", "tcp", name, 443),
         *_allowed(policy),
     ]
 

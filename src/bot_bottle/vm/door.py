@@ -1,4 +1,4 @@
-"""What QEMU may do, and the doors in the emulated host's wall: to one port of this machine, or to a network.
+"""What QEMU may do, and the doors in the emulated host's wall: to a port, to a network, and from ports.
 
 To one port: inside, 127.0.0.1:PORT answers as it does here. QEMU's user network is restricted: it forwards
 nothing, neither to this machine nor beyond, but for one address of its own. Each connection to that is handed
@@ -8,12 +8,17 @@ To a network: QEMU makes the connections that the emulated host asks for, as thi
 lets the guest have those that are allowed and no others. This machine's loopback, which QEMU shows as an
 address of its own, is closed in the emulated host besides, whatever the guest may reach.
 
-Source: QEMU's manual, `-netdev user` (restrict, guestfwd), `-sandbox`.
+From ports of this machine's loopback: QEMU listens there, and connects to the emulated host for whoever
+comes. smolvm in it listens on that host's own loopback alone, so a program in between hands connections on.
+Without a network, QEMU's is restricted again: the emulated host can answer, and begin nothing.
+
+Source: QEMU's manual, `-netdev user` (restrict, guestfwd, hostfwd), `-sandbox`.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from bot_bottle.errors import BootError
 from bot_bottle.vm.channel import Control
@@ -26,16 +31,24 @@ _SECONDS = 30.0
 
 # of the range for benchmarks of networks (RFC 2544), so that it is nobody's LAN
 _NETWORK = "198.18.0.0/24"
-_LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15/24"
+_LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15"
+
+# in the emulated host, for the first published port: where QEMU connects to, and where smolvm listens
+_ENTRANCE, _PUBLISHED = 10_000, 20_000
 
 
-def argv(port: int | None, *, network: bool) -> list[str]:
+def argv(port: int | None, *, network: bool, published: Sequence[int] = ()) -> list[str]:
     """Give QEMU's options. With a door to a port it may start programs, in sessions of their own."""
     sandbox = "on,obsolete=deny,resourcecontrol=deny"
     if port is None:
         options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
+        if not network and not published:
+            return options
         user = f"user,id=door,ipv6=off,net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}"
-        return [*options, *(["-netdev", user, *_DEVICE] if network else [])]
+        user += "" if network else ",restrict=on"
+        for place, each in enumerate(published, _ENTRANCE):
+            user += f",hostfwd=tcp:127.0.0.1:{each}-{_OWN}:{place}"
+        return [*options, "-netdev", user, *_DEVICE]
     relay = shlex.join([str(busybox()), "nc", "127.0.0.1", str(port)]).replace(",", ",,")
     user = f"user,id=door,restrict=on,ipv6=off,guestfwd=tcp:{_OUTSIDE}:{port}-cmd:{relay}"
     return ["-sandbox", sandbox, "-netdev", user, *_DEVICE]
@@ -55,8 +68,22 @@ def open_inside(control: Control, port: int) -> None:
 def join_network(control: Control) -> None:
     """Let the emulated host use the network, all but this machine's loopback. Raises BootError."""
     script = (
-        f"ip addr add {_OWN} dev eth0 && ip link set eth0 up && ip route add default via {_LOOPBACK} && "
+        f"ip addr add {_OWN}/24 dev eth0 && ip link set eth0 up && ip route add default via {_LOOPBACK} && "
         f"ip route add prohibit {_LOOPBACK}/32 && echo nameserver {_RESOLVER} > /etc/resolv.conf"
     )
     if control.wait(control.send("quiet", script), _SECONDS) != 0:
         raise BootError("the emulated host has no network", next_step="try again")
+
+
+def let_in(control: Control, count: int) -> None:
+    """Hand what comes for the first `count` published ports on to smolvm. Raises BootError."""
+    script = f"ip addr replace {_OWN}/24 dev eth0 && ip link set eth0 up || exit 1\n"
+    for number in range(count):
+        script += f"nc -ll -p {_ENTRANCE + number} -e nc 127.0.0.1 {inside(number)} &\n"
+    if control.wait(control.send("quiet", script), _SECONDS) != 0:
+        raise BootError("the emulated host cannot publish ports", next_step="try again")
+
+
+def inside(number: int) -> int:
+    """Give the port of the emulated host's loopback for one of the published, by its place among them."""
+    return _PUBLISHED + number

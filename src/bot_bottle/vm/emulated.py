@@ -88,8 +88,17 @@ class EmulatedHost:
 
     kind: Literal["kvm", "emulated"] = "emulated"
 
-    def __init__(self, folder: Path, control: Control, child: Child, *, shares: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        control: Control,
+        child: Child,
+        *,
+        shares: bool = False,
+        published: Sequence[int] = (),
+    ) -> None:
         self._folder = folder
+        self._published = published
         self._shares = shares
         self._control = control
         self._child = child
@@ -173,6 +182,10 @@ class EmulatedHost:
             raise BootError("the emulated host cannot take files over", next_step="try again")
         return f"/opt/{folder.name}"
 
+    def port_of(self, port: int) -> int:
+        """Give the port in there that one of ours leads to; it was told at the boot."""
+        return door.inside(self._published.index(port))
+
     def path_of(self, file: Path) -> str:
         """Put a file into the shared folder (a hard link where possible) and give its path in there."""
         target = self._folder / "share" / file.name
@@ -193,12 +206,13 @@ def emulated_host(
     exchange: Path | None = None,
     port: int | None = None,
     network: bool = False,
+    published: Sequence[int] = (),
     prefix: Sequence[str] = (),
 ) -> Iterator[EmulatedHost]:
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
     `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
-    with `network` it may reach all that we can but our loopback;
+    with `network` it may reach all that we can but our loopback; `published` are ports of ours that lead in;
     `prefix` is put before QEMU's command line.
     Raises AccelError when something is not installed, BootError when it does not come up.
     """
@@ -206,7 +220,8 @@ def emulated_host(
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
     memory = memory_mib + OWN_MEMORY_MIB
-    argv = [*prefix, *qemu_argv(image, initramfs, disk, memory, exchange, port, network=network)]
+    doors = qemu_argv(image, initramfs, disk, memory, exchange, port, network=network, published=published)
+    argv = [*prefix, *doors]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
@@ -221,8 +236,10 @@ def emulated_host(
                 door.open_inside(control, port)
             if network:
                 door.join_network(control)
+            if published:
+                door.let_in(control, len(published))
             stage.conclude("emulated host is up")
-        yield EmulatedHost(folder, control, child, shares=exchange is not None)
+        yield EmulatedHost(folder, control, child, shares=exchange is not None, published=published)
 
 
 def _control(folder: Path, child: Child) -> Control:

@@ -68,6 +68,9 @@ class Host(Protocol):
     def path_of(self, file: Path) -> str:
         """Give the path under which smolvm finds one of our files."""
 
+    def port_of(self, port: int) -> int:
+        """Give the port of its own loopback at which smolvm has to listen, for one of ours to lead there."""
+
     def tools(self, folder: Path) -> str:
         """Give the path under which smolvm finds a folder with files of ours, for a machine to read."""
 
@@ -131,6 +134,10 @@ class NativeHost:
     def path_of(self, file: Path) -> str:
         """Give the file's own path."""
         return str(file.absolute())
+
+    def port_of(self, port: int) -> int:
+        """Give the port itself."""
+        return port
 
     def tools(self, folder: Path) -> str:
         """Give the folder's own path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from bot_bottle import process
@@ -42,12 +43,13 @@ def qemu_argv(
     port: int | None,
     *,
     network: bool,
+    published: Sequence[int] = (),
 ) -> list[str]:
     """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
-    argv += door.argv(port, network=network)
+    argv += door.argv(port, network=network, published=published)
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]

@@ -80,6 +80,9 @@ def test_the_probes_fit_the_policy() -> None:
     closed = {probe.name: probe for probe in microvm.probes(Policy(), 1234, "x.walls.bottle.invalid")}
     assert closed["routes"].accepted == {"unreachable"}
     assert "control" not in closed
+    published = {probe.name: probe for probe in microvm.probes(Policy(), 1234, "x.invalid", published=True)}
+    assert published["ipv4"].accepted == published["refused-host"].accepted - {"unreachable", "silent"}
+    assert {"control", "routes"}.isdisjoint(published)
     some = {
         probe.name: probe
         for probe in microvm.probes(parse_policy(["*.example.org", "192.168.0.0/16"]), 1234, "x.invalid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from bot_bottle.vm.qemu import qemu_argv
 
 
-def argv(port: int | None, *, network: bool = False) -> list[str]:
+def argv(port: int | None, *, network: bool = False, published: Sequence[int] = ()) -> list[str]:
     files = (Path("/kernel"), Path("/initramfs"), Path("/a,disk"))
-    return qemu_argv(*files, 512, Path("/exchange"), port, network=network)
+    return qemu_argv(*files, 512, Path("/exchange"), port, network=network, published=published)
 
 
 def test_without_a_door_there_is_no_network_and_no_program_may_be_started() -> None:
@@ -42,6 +43,19 @@ def test_a_network_starts_no_program_and_forwards_nothing() -> None:
     [network] = [word for word in words if word.startswith("user,")]
     assert not [part for part in network.split(",") if "fwd" in part or part.startswith(("smb", "tftp"))]
     assert words.count("-netdev") == 1
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_published_ports_lead_in_from_loopback_and_not_out(network: bool) -> None:
+    words = argv(None, network=network, published=[8080, 81])
+    assert "spawn=deny" in words[words.index("-sandbox") + 1]
+    [user] = [word for word in words if word.startswith("user,")]
+    settings = user.split(",")
+    assert ("restrict=on" in settings) is not network
+    assert [each for each in settings if "fwd" in each] == [
+        "hostfwd=tcp:127.0.0.1:8080-198.18.0.15:10000",
+        "hostfwd=tcp:127.0.0.1:81-198.18.0.15:10001",
+    ]
 
 
 def test_a_comma_in_a_path_is_no_option() -> None:

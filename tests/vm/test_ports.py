@@ -1,0 +1,130 @@
+"""Published ports of a microVM: they lead in from this machine's loopback, and nothing leads out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.support.bottle import Bottle, end, wait_until
+from tests.support.engines import Docker
+
+from bot_bottle.egress.canary import canary
+from bot_bottle.progress import Progress
+from bot_bottle.sweeping import working
+from bot_bottle.vm import door
+from bot_bottle.vm.emulated import EmulatedHost, emulated_host
+
+SERVE = """
+nc -ll -p 3000 -e cat &
+nc -ll -p 4000 -e sh -c 'read -r line; echo "got $line"' &
+echo there
+until [ -e /tmp/over ]; do sleep 0.2; done
+"""
+
+
+def listening(bottle: Bottle) -> set[tuple[str, int]]:
+    """Where the bottle's processes listen, by the address in hexadecimal as the kernel has it."""
+    own = set()
+    for process in bottle.processes():
+        for handle in Path("/proc", process.split()[0], "fd").iterdir():
+            with suppress(OSError):
+                own.add(str(handle.readlink()))
+    rows = [
+        row.split()
+        for kind in ("tcp", "tcp6", "udp", "udp6")
+        for row in Path("/proc/net", kind).read_text().splitlines()[1:]
+    ]
+    return {
+        (row[1].partition(":")[0], int(row[1].partition(":")[2], 16))
+        for row in rows
+        if f"socket:[{row[9]}]" in own and row[3] in ("0A", "07")  # listening; bound, of UDP
+    }
+
+
+def asked(port: int, data: bytes) -> bytes:
+    """Send all of it, then no more, and give all that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plug:
+        got = bytearray()
+
+        def read() -> None:
+            while more := plug.recv(1 << 16):
+                got.extend(more)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        plug.sendall(data)
+        plug.shutdown(socket.SHUT_WR)
+        reader.join(60)
+        return bytes(got)
+
+
+@pytest.mark.timeout(600)
+def test_a_server_answers_on_this_machines_loopback_alone(
+    docker: Docker, image: str, shared_cache: Path, tmp_path: Path
+) -> None:
+    docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
+    bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
+    [named] = free(1)
+    own = ("--accel", "emulated", "-m", "512m", "--name", "served", "--archive", tmp_path / "image.tar")
+    child = bottle.start("run", *own, "-p", "3000", "-p", f"{named}:4000", "--", "sh", "-c", SERVE)
+    try:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline() == "there\n", child.communicate()
+        [receipt] = (tmp_path / "state" / "receipts").glob("*.json")
+        found = listening(bottle)
+        [echo] = {port for _, port in found} - {named}
+        assert found == {("0100007F", named), ("0100007F", echo)}
+        assert asked(named, b"this\n") == b"got this\n"
+        large = bytes(range(256)) * 4096
+        assert asked(echo, large) == large
+        again = bottle("run", *own[:-4], "--name", "other", *own[-2:], "-p", f"{named}:80", "--", "true")
+        again.failed(101, f"cannot publish {named}:80", "in use")
+    finally:
+        child.terminate()
+        ended = end(child)
+    told = [line for line in ended.err.splitlines() if line.startswith("port ")]
+    assert told == [
+        f"port 3000 of the bottle is on 127.0.0.1:{echo}",
+        f"port 4000 of the bottle is on 127.0.0.1:{named}",
+    ]
+    proof = json.loads(receipt.read_text())["proof"]
+    assert all(each["ok"] for each in proof.values())
+    assert {proof[each]["outcome"] for each in ("ipv4", "lan", "metadata", "resolver")} == {"refused"}
+    for port in (named, echo):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert bottle.leftovers == []
+
+
+def free(count: int) -> list[int]:
+    """Give ports that nobody listens at."""
+    with canary() as port:
+        return [port, *free(count - 1)] if count > 1 else [port]
+
+
+def run(host: EmulatedHost, script: str) -> int | None:
+    return host._control.wait(host._control.send("quiet", script), 60)
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_an_emulated_host_with_published_ports_reaches_nothing() -> None:
+    [port] = free(1)
+    with (
+        working() as folder,
+        canary() as here,
+        emulated_host(folder, Progress(), memory_mib=256, published=[port]) as host,
+    ):
+        inside = host.port_of(port)
+        assert inside == door.inside(0)
+        assert run(host, f"nc -ll -p {inside} -e cat &") == 0
+        wait_until(lambda: asked(port, b"answer") == b"answer")
+        # QEMU shows it this machine's loopback and resolver as addresses of its own
+        reach = f"nc -w 5 198.18.0.2 {here} </dev/null || nc -w 5 10.0.2.2 {here} </dev/null"
+        assert run(host, reach) != 0
+        assert run(host, f"ip route add default via 198.18.0.2 && ! {{ {reach}; }}") == 0
+        assert run(host, "nc -w 5 198.18.0.3 53 </dev/null") != 0
