@@ -99,10 +99,10 @@ routes() { # a header, then the routes (proc(5)); of IPv6 not those of loopback 
   echo unreachable
 }
 judge() { # NAME KIND
-  pid= beside= s= r=
-  while [ -z "$r$s" ] && IFS= read -r -t $seconds line; do
+  pid= beside= s= r= t=60 # till it says who it is: without that it could not be ended, and would go on
+  while [ -z "$r$s" ] && IFS= read -r -t $t line; do
     case $line in
-      'pid '*) pid=${line#pid } ;;
+      'pid '*) pid=${line#pid } t=$seconds ;;
       'beside '*) beside=${line#beside } ;;
       'end '*) s=${line#end } ;;
       answered|*' bytes from '*|'Address: '*|'HTTP/1.'?' 2'*) r=open ;;

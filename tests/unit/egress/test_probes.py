@@ -140,6 +140,24 @@ def test_what_is_silent_takes_its_time_and_no_more(run: Run) -> None:
     assert met == {"tcp": "silent", "udp": "silent"}
 
 
+def test_what_begins_late_is_ended_all_the_same(busybox: Sequence[str]) -> None:
+    """On a busy machine a tool may take longer to begin than its answer is waited for."""
+    with socket.socket(type=socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        tried = [Probe("udp", "udp", *mute.getsockname())]
+        text = probes.script(tried, seconds=0.3, busybox=busybox)
+        late = text.replace("self() {", "self() { $bb sleep 2;")
+        assert late != text
+        done = subprocess.run(
+            [*busybox, "sh", "-c", late],
+            capture_output=True,
+            timeout=20,
+            check=True,
+            restore_signals=False,  # as smolvm has it: a pipe that nobody reads ends nothing
+        )
+    assert probes.outcomes(done.stdout, tried) == {"udp": "silent"}
+
+
 def test_this_machine_has_routes(run: Run) -> None:
     expected = "open" if len(Path("/proc/net/route").read_text().splitlines()) > 1 else "unreachable"
     assert run([Probe("routes", "routes")]) == {"routes": expected}
