@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.support import nested
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
+from tests.vm.conftest import COMMAND
 
+from bot_bottle import paths
 from bot_bottle.egress.canary import canary
 from bot_bottle.progress import Progress
 from bot_bottle.sweeping import working
@@ -68,7 +72,7 @@ def test_a_server_answers_on_this_machines_loopback_alone(
 ) -> None:
     docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
     bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
-    [named] = free(1)
+    named = free()
     own = ("--accel", "emulated", "-m", "512m", "--name", "served", "--archive", tmp_path / "image.tar")
     child = bottle.start("run", *own, "-p", "3000", "-p", f"{named}:4000", "--", "sh", "-c", SERVE)
     try:
@@ -101,10 +105,10 @@ def test_a_server_answers_on_this_machines_loopback_alone(
     assert bottle.leftovers == []
 
 
-def free(count: int) -> list[int]:
-    """Give ports that nobody listens at."""
+def free() -> int:
+    """Give a port that nobody listens at."""
     with canary() as port:
-        return [port, *free(count - 1)] if count > 1 else [port]
+        return port
 
 
 def run(host: EmulatedHost, script: str) -> int | None:
@@ -113,7 +117,7 @@ def run(host: EmulatedHost, script: str) -> int | None:
 
 @pytest.mark.usefixtures("shared_cache")
 def test_an_emulated_host_with_published_ports_reaches_nothing() -> None:
-    [port] = free(1)
+    port = free()
     with (
         working() as folder,
         canary() as here,
@@ -128,3 +132,47 @@ def test_an_emulated_host_with_published_ports_reaches_nothing() -> None:
         assert run(host, reach) != 0
         assert run(host, f"ip route add default via 198.18.0.2 && ! {{ {reach}; }}") == 0
         assert run(host, "nc -w 5 198.18.0.3 53 </dev/null") != 0
+
+
+JOB = r"""
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/fast/home
+export BOT_BOTTLE_CACHE_DIR=/fast/cache BOT_BOTTLE_STATE_DIR=/fast/state
+unset DOCKER_HOST
+mkdir /fast/home && cd /results
+own='-d -m 512m --name served --archive image.tar'
+@bottle@ run $own -p 8080:3000 -- nc -ll -p 3000 -e echo hello > run 2>&1
+cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > listening
+for i in $(seq 20); do
+  busybox nc -w 20 127.0.0.1 8080 < /dev/null > answer 2>&1
+  [ ! -s answer ] || break
+  sleep 1
+done
+@bottle@ prove --json served > prove.json 2> prove.err
+@bottle@ run -m 512m --archive image.tar -p 8080:80 -- true > taken 2>&1
+echo $? > taken.status
+@bottle@ stop -t 0 served > stop 2>&1
+cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > after
+"""
+
+
+@pytest.mark.timeout(900)
+def test_on_kvm_smolvm_listens(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
+    results, fast = tmp_path / "results", tmp_path / "fast"
+    results.mkdir()
+    docker.docker("save", "--output", str(results / "image.tar"), image)
+    # make smolvm and the kit ready here: that takes minutes there
+    subprocess.run([*COMMAND, "doctor"], capture_output=True, timeout=120, check=False)
+    (fast / "cache").mkdir(parents=True)
+    smolvm = paths.cache_dir() / "smolvm"
+    subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
+    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
+    console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
+    told = {path.name: path.read_text() for path in results.iterdir() if path.suffix != ".tar"}
+    assert told.get("answer") == "hello\n", (told, console)
+    places = {row.split()[1] for row in told["listening"].splitlines() if " local_address " not in row}
+    assert places == {f"0100007F:{8080:04X}", f"{'0' * 24}01000000:{8080:04X}"}
+    proof = json.loads(told["prove.json"])
+    assert all(each["ok"] for each in proof.values()), told
+    assert (proof["ipv4"]["outcome"], proof["resolver"]["outcome"]) == ("refused", "refused")
+    assert (told["taken.status"], "cannot publish 8080:80" in told["taken"]) == ("101\n", True), told
+    assert [row for row in told["after"].splitlines() if " 0A " in row] == []
