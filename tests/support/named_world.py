@@ -1,12 +1,14 @@
 """A world with a name server, for microVMs: an internet, a LAN and a metadata service, and nothing else.
 
-`python -m tests.support.named_world LOG COMMAND...` runs a command in it, as root, and gives its status.
+`python -m tests.support.named_world LOG FOLDER COMMAND...` runs a command in it, as root, with its status.
 Nothing leads out of it: all its addresses are on its loopback. What its servers see is written to LOG, a JSON
-list a line: ["tcp", ADDRESS, PORT, FIRST BYTES], ["udp", ...], or ["name", NAME].
+list a line: ["tcp", ADDRESS, PORT, FIRST BYTES], ["udp", ...], or ["name", NAME]. At ALLOWED are the servers
+for HTTP and HTTPS of a `World`, out of a FOLDER that was furnished for them; others answer "ok" to anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import socketserver
@@ -17,6 +19,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.world_servers import Servers
 
 # of AS112 (RFC 7534, 7535): on the internet, and nobody's
 ALLOWED, REFUSED, WILD, RESOLVER = "192.31.196.10", "192.31.196.20", "192.31.196.30", "192.31.196.53"
@@ -38,7 +42,6 @@ NAMES = {
     "loop.wild.example.org": ["127.0.0.1"],
     "emulator.wild.example.org": [EMULATOR],
 }
-LARGE = 4 << 20  # bytes that `GET /large` gives
 
 _log: Any = None
 
@@ -73,25 +76,12 @@ class _Stream(socketserver.BaseRequestHandler):
                 reply = answer(data[2:])
                 self.request.sendall(len(reply).to_bytes(2, "big") + reply)
             else:
-                self._serve(data)
+                self.request.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
         except (OSError, IndexError):
             pass
         finally:
             if port != 53:
                 _saw("tcp", address, port, data[:200].decode("latin-1"))
-
-    def _serve(self, data: bytes) -> None:
-        body = b"ok\n"
-        if data.startswith(b"GET /large "):
-            body = bytes(range(256)) * (LARGE // 256)
-        elif data.startswith(b"POST "):
-            head, _, first = data.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-            got = len(first)
-            while got < length and (more := self.request.recv(1 << 16)):
-                got += len(more)
-            body = f"got {got}\n".encode()
-        self.request.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
 class _Datagram(socketserver.BaseRequestHandler):
@@ -114,14 +104,25 @@ class _Tcp(socketserver.ThreadingTCPServer):
 def _serve(addresses: Sequence[str]) -> None:
     for address in (*addresses, "127.0.0.1"):
         servers: list[socketserver.BaseServer] = [
-            *(_Tcp((address, port), _Stream) for port in (53, 80, 443)),
+            *(_Tcp((address, port), _Stream) for port in ((53,) if address == ALLOWED else (53, 80, 443))),
             *(socketserver.UDPServer((address, port), _Datagram) for port in (53, 443)),
         ]
         for server in servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def _main(log: str, *command: str) -> int:
+class _Web(Servers):
+    def saw(self, address: str, port: int, **facts: Any) -> None:
+        _saw("tcp", address, port, json.dumps(facts))
+
+
+def _serve_web(folder: Path) -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(_Web(folder).web(ALLOWED))
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+
+
+def _main(log: str, folder: str, *command: str) -> int:
     global _log
     _log = Path(log).open("a", encoding="utf-8")  # noqa: SIM115 - until it ends
     addresses = (ALLOWED, REFUSED, WILD, RESOLVER, LAN, METADATA)
@@ -136,12 +137,14 @@ def _main(log: str, *command: str) -> int:
         Path(resolv.name).chmod(0o644)
         subprocess.run(["mount", "--bind", resolv.name, "/etc/resolv.conf"], check=True)
         _serve(addresses)
+        _serve_web(Path(folder))
         return subprocess.run(command, check=False).returncode
 
 
-def prefix(log: Path) -> tuple[str, ...]:
+def prefix(log: Path, folder: Path) -> tuple[str, ...]:
     """Give what is put before a command that is to run in it."""
-    return ("unshare", "--net", "--mount", sys.executable, "-m", "tests.support.named_world", str(log))
+    program = (sys.executable, "-m", "tests.support.named_world", str(log), str(folder))
+    return ("unshare", "--net", "--mount", *program)
 
 
 def seen(log: Path) -> list[list[Any]]:

@@ -67,8 +67,7 @@ def world(folder: Path) -> Iterator[World]:
     lines = [f"{address} {host}" for host, address in HOSTS.items()]
     (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
     (folder / "seen").touch()
-    _certify(folder)
-    _repository(folder)
+    furnish(folder)
     _run("ip", "netns", "add", name)
     try:
         _devices(name)
@@ -82,6 +81,12 @@ def world(folder: Path) -> Iterator[World]:
                 servers.kill()
     finally:
         _run("ip", "netns", "delete", name)
+
+
+def furnish(folder: Path) -> None:
+    """Put into a folder what its servers need: a certificate for all the names (`cert.pem`), and `files`."""
+    _certify(folder)
+    _repository(folder)
 
 
 def _devices(name: str) -> None:

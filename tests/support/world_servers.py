@@ -1,4 +1,5 @@
 """The servers of a `World`, run inside its network namespace: `python -m tests.support.world_servers FOLDER`.
+Those for HTTP are of `named_world` too.
 
 Whatever arrives at any of them is written down, one JSON document a line, before it is answered.
 """
@@ -50,20 +51,25 @@ class Servers:
 
     async def run(self) -> None:
         """Serve until killed."""
+        await self.web(*ADDRESSES)
+        for address in ADDRESSES:
+            for port in UDP_PORTS:
+                await self._datagrams(address, port)
+        await asyncio.start_server(self._stream, RESOLVER, 53)
+        (self.folder / "ready").touch()
+        await asyncio.Event().wait()
+
+    async def web(self, *addresses: str) -> None:
+        """Begin to serve HTTP and HTTPS at these addresses."""
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         secure.load_cert_chain(self.folder / "cert.pem", self.folder / "key.pem")
-        for address in ADDRESSES:
+        for address in addresses:
             await web.TCPSite(runner, address, 80).start()
             await web.TCPSite(runner, address, 443, ssl_context=secure).start()
-            for port in UDP_PORTS:
-                await self._datagrams(address, port)
-        await asyncio.start_server(self._stream, RESOLVER, 53)
-        (self.folder / "ready").touch()
-        await asyncio.Event().wait()
 
     async def _datagrams(self, address: str, port: int) -> None:
         servers = self

@@ -13,7 +13,9 @@ import pytest
 from tests.support import named_world as world
 from tests.support.bottle import Bottle, Ended, end
 from tests.support.engines import CHECKOUT, Docker
+from tests.support.escapes import client_context
 from tests.support.named_world import ALLOWED, EMULATOR, LAN, METADATA, REFUSED, RESOLVER, WILD
+from tests.support.world import furnish
 
 from bot_bottle.egress.probes import BUSYBOX
 
@@ -25,7 +27,7 @@ BB = " ".join(BUSYBOX)
 QUESTION = r"\0\034bo\1\0\0\1\0\0\0\0\0\0\6secret\3tcp\0\0\1\0\1"
 # the kit's programs under their names: the shell does not find them, since the kit has no links
 TOOLS = f"""
-for each in nc ping ip wget head tr wc; do eval "$each() {{ {BB} $each \\"\\$@\\"; }}"; done
+for each in nc ping ip wget head wc; do eval "$each() {{ {BB} $each \\"\\$@\\"; }}"; done
 get() {{ printf 'GET / HTTP/1.0\\r\\nHost: evil.example.net\\r\\n\\r\\n' | nc -w 3 "$@"; }}
 ask() {{ {BB} timeout 5 {BB} nslookup "$@"; }}
 fetched() {{ [ "$(wget -q -T 20 -O - "http://$1/")" != ok ] || echo "$1 ok"; }}
@@ -70,7 +72,19 @@ ip route add {REFUSED}/32 dev eth0; get {REFUSED} 80
 ip route add {LAN}/32 dev lo; get {LAN} 80
 """
 EXPECTED_OUT = "escapes tried"
-
+# Sizes in bytes are put in for @. The frame is a WebSocket's: a text, "hello", masked with nothing.
+WORKS = r"""
+cd /tmp
+curl -sS http://api.example.org/plain
+curl -sS https://api.example.org/secure
+curl -sS https://API.example.org./secure
+git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git repo && cat repo/file
+curl -sS http://api.example.org/size/@ | wc -c
+head -c @ /dev/zero | curl -sS -T - http://api.example.org/sink; echo
+{ printf 'GET /ws HTTP/1.1\r\nHost: api.example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
+  printf 'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
+  sleep 2; printf '\201\205\0\0\0\0hello'; sleep 4; } | nc api.example.org 80 | grep -ao 'echo hello'
+"""
 
 Run = Callable[..., Ended]
 
@@ -87,15 +101,32 @@ def archive(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is served at the allowed address."""
+    folder = tmp_path_factory.mktemp("served")
+    furnish(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(docker: Docker, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of an image with curl and git, which trust the allowed address."""
+    folder = tmp_path_factory.mktemp("client")
+    built = docker.build(client_context(folder, served / "cert.pem"))
+    docker.docker("save", "--output", str(folder / "client.tar"), built)
+    return folder / "client.tar"
+
+
 @pytest.fixture
-def run(archive: Path, shared_cache: Path, tmp_path: Path, log: Path) -> Run:
+def run(archive: Path, served: Path, shared_cache: Path, tmp_path: Path, log: Path) -> Run:
     """Run a command in a bottle in a world of its own; `change` is what its smolvm ignores."""
     bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
 
     def run(script: str, *options: str, change: dict[str, Sequence[str]] | None = None) -> Ended:
         program = [sys.executable, "-m", "tests.support.dropping", json.dumps(change or {})]
         own = ("run", "-m", "512m", "-u", "0", "--name", "walled", "--archive", str(archive), *options)
-        argv = [*world.prefix(log), *program, *own, "--", *BUSYBOX, "sh", "-c", TOOLS + script]
+        argv = [*world.prefix(log, served), *program, *own, "--", *BUSYBOX, "sh", "-c", TOOLS + script]
         child = subprocess.Popen(
             argv,
             env=bottle.env(),
@@ -139,7 +170,7 @@ def names(log: Path) -> set[str]:
 
 
 def test_with_egress_off_nothing_gets_out(run: Run, log: Path, receipt: Callable[[], dict[str, Any]]) -> None:
-    ended = run(f"{{ {ESCAPES} }} >/dev/null 2>&1; fetched {ALLOWED}; echo {EXPECTED_OUT}")
+    ended = run(f"{{ {ESCAPES} }} >/dev/null 2>&1; wget -q -T 5 -O - http://{ALLOWED}/; echo {EXPECTED_OUT}")
     assert (ended.code, ended.out) == (0, f"{EXPECTED_OUT}\n"), ended
     assert world.seen(log) == []
     found = outcomes(receipt())
@@ -150,7 +181,8 @@ def test_with_egress_off_nothing_gets_out(run: Run, log: Path, receipt: Callable
 def test_with_a_published_port_nothing_gets_out(
     run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
 ) -> None:
-    ended = run(f"{{ {ESCAPES} }} >/dev/null 2>&1; fetched {ALLOWED}; echo {EXPECTED_OUT}", "-p", "3000")
+    script = f"{{ {ESCAPES} }} >/dev/null 2>&1; wget -q -T 5 -O - http://{ALLOWED}/; echo {EXPECTED_OUT}"
+    ended = run(script, "-p", "3000")
     assert (ended.code, ended.out) == (0, f"{EXPECTED_OUT}\n"), ended
     assert world.seen(log) == []
     found = outcomes(receipt())
@@ -158,20 +190,19 @@ def test_with_a_published_port_nothing_gets_out(
     assert (found["ipv4"], found["resolver"]) == ("refused", "refused")
 
 
-def test_with_one_host_allowed_it_works_and_nothing_else_does(
-    run: Run, log: Path, receipt: Callable[[], dict[str, Any]], tmp_path: Path
+# what is emulated moves some 4 MB a second in and 2 out
+@pytest.mark.parametrize("size", [20_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)])
+def test_with_one_host_allowed_all_of_it_works_and_nothing_else_does(
+    run: Run, client: Path, log: Path, receipt: Callable[[], dict[str, Any]], tmp_path: Path, size: int
 ) -> None:
     host = "api.example.org"
-    works = f"""
-fetched {host}; fetched API.example.org.
-wget -q -T 60 -O - http://{host}/large | wc -c
-head -c {world.LARGE} /dev/zero | tr "\\0" x > /tmp/large
-wget -q -T 60 -O - --post-file /tmp/large http://{host}/
-"""
-    ended = run(f"{works}\n{{ {ESCAPES} }} >/dev/null 2>&1; echo {EXPECTED_OUT}", "--allow", host)
-    told = [f"{host} ok", "API.example.org. ok", str(world.LARGE), f"got {world.LARGE}", EXPECTED_OUT]
+    works = WORKS.replace("@", str(size))
+    options = ("-m", "1g", "--archive", str(client), "--allow", host)
+    ended = run(f"{works}\n{{ {ESCAPES} }} >/dev/null 2>&1; echo {EXPECTED_OUT}", *options)
+    plain, secure = (f"reached {ALLOWED}:{port}" for port in (80, 443))
+    told = [plain, secure, secure, "from far away", str(size), str(size), "echo hello", EXPECTED_OUT]
     assert (ended.code, ended.out.splitlines()) == (0, told), ended
-    assert tcp(log) <= {(ALLOWED, 80), (ALLOWED, 443)}
+    assert tcp(log) == {(ALLOWED, 80), (ALLOWED, 443)}
     assert by_kind(log, "udp") == []
     assert names(log) == {host}
     found = outcomes(receipt())
