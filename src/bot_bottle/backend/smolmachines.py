@@ -18,7 +18,7 @@ from bot_bottle.backend.users import of_artifact
 from bot_bottle.egress.door import Record
 from bot_bottle.egress.microvm import network_argv
 from bot_bottle.egress.probes import Proof
-from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
+from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError, SpecError
 from bot_bottle.interrupts import shield
 from bot_bottle.process import Completed
 from bot_bottle.progress import Progress, Stage
@@ -212,6 +212,12 @@ def _host(
         return NativeHost(find_smolvm(progress), prefix, run.path)
     if accel == "auto":
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
+    if launch.ports and not launch.egress.closed:
+        # who comes by a port comes from the address of our loopback, which is closed beside a network
+        raise SpecError(
+            "an emulated host cannot publish ports of a bottle that may reach something",
+            next_step="leave the one or the other out; or take --backend docker",
+        )
     shared = mount.source if mount else None
     return stack.enter_context(
         emulated_host(
