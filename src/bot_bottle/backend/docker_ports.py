@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from bot_bottle import process
 from bot_bottle.backend.ports import Port
-from bot_bottle.egress.parent import environment
+from bot_bottle.egress.parent import environment, helper
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
@@ -32,7 +31,7 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
         return
     words = run.path / "ports.log"
     pairs = [f"{port.host}:{port.guest}" for port in ports]
-    argv = [sys.executable, "-m", "bot_bottle.backend.forwarder", NAME, *pairs]
+    argv = helper("bot_bottle.backend.forwarder", NAME, *pairs)
     with (
         words.open("wb") as output,
         process.background(argv, env=environment(), cwd=folder, output=output) as child,

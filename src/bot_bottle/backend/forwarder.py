@@ -1,9 +1,9 @@
 """Lets this machine's loopback reach ports of a container.
 
-`python -m bot_bottle.backend.forwarder SOCKET HOST:GUEST...`: whoever holds the container's network makes a
-connection in it for each that comes here, and hands it out (unix(7), SCM_RIGHTS; see `holder`). Nothing
-is routed, and the container reaches nothing by it. On standard output is which port of this machine leads
-to which of the container, in JSON, when all are open.
+A helper (see `egress.parent`) with the arguments SOCKET HOST:GUEST... Whoever holds the container's network
+makes a connection in it for each that comes here, and hands it out (unix(7), SCM_RIGHTS; see `holder`).
+Nothing is routed, and the container reaches nothing by it. On standard output is which port of this machine
+leads to which of the container, in JSON, when all are open.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-from bot_bottle.egress.parent import end_with_parent
 
 _CHUNK = 1 << 16
 _ADDRESS = "127.0.0.1"
@@ -92,7 +90,6 @@ async def _run(path: Path, listeners: list[tuple[socket.socket, int]]) -> None:
 
 def main() -> None:
     """Forward until ended."""
-    end_with_parent()
     listeners = []
     for pair in sys.argv[2:]:
         host, _, guest = pair.partition(":")
@@ -101,7 +98,3 @@ def main() -> None:
         except OSError as error:
             sys.exit(f"{_ADDRESS}:{host}: {error.strerror}")
     asyncio.run(_run(Path(sys.argv[1]), listeners))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle import process
-from bot_bottle.egress.parent import environment
+from bot_bottle.egress.parent import environment, helper
 from bot_bottle.egress.policy import Policy, save_policy
 from bot_bottle.egress.withheld import Kept
 from bot_bottle.errors import SpecError, WallsError
@@ -84,7 +83,7 @@ def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) 
     words = run.path / "door.log"
     save_policy(policy, record.policy)
     places = (_SOCKET, record.log, record.policy)  # a socket's path has 107 bytes at most
-    argv = [sys.executable, "-m", "bot_bottle.egress.proxy", *map(str, places)]
+    argv = helper("bot_bottle.egress.proxy", *places)
     try:
         with ExitStack() as stack:
             if kept.secrets:

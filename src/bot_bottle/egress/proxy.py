@@ -1,10 +1,10 @@
 """The forward proxy of one container: its only way out, run outside of it, for it alone.
 
-A process of its own, built on mitmproxy: `python -m bot_bottle.egress.proxy SOCKET LOG POLICY [WITHHELD]`. It
-listens on a socket that was made for it inside the container's network (see `door`). It holds every request
-to the policy: by the name that is asked for, by the address that this resolves to here, which is then the one
-that is connected to, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes
-untouched, but for hosts that a secret is withheld for (see `withheld`).
+A helper (see `parent`), built on mitmproxy; its arguments are SOCKET LOG POLICY [WITHHELD]. It listens on a
+socket that was made for it inside the container's network (see `door`). It holds every request to the policy:
+by the name that is asked for, by the address that this resolves to here, which is then the one that is
+connected to, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched, but
+for hosts that a secret is withheld for (see `withheld`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from mitmproxy.proxy.mode_specs import RegularMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from bot_bottle.egress.log import Log
-from bot_bottle.egress.parent import end_with_parent
 from bot_bottle.egress.policy import Verdict, load_policy
 from bot_bottle.egress.rules import address_of
 from bot_bottle.egress.withheld import put_in
@@ -258,7 +257,6 @@ def _receive(path: Path) -> socket.socket:
 
 def main() -> None:
     """Serve until SIGTERM."""
-    end_with_parent()
     os.umask(0o077)
     door, log, policy, *more = map(Path, sys.argv[1:])
     withheld = json.loads(more[0].read_text()) if more else {}
@@ -268,7 +266,3 @@ def main() -> None:
         for host in each["hosts"]:
             values.setdefault(host, {})[each["placeholder"].encode()] = value
     asyncio.run(_serve(door, Walls(policy, Log(log), values), withheld))
-
-
-if __name__ == "__main__":
-    main()
