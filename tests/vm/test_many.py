@@ -33,6 +33,7 @@ def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
     killed_at_any_moment(root, times, 30.0, "-m", "512m", "--image", git_image)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
     repo = root.repo()

@@ -111,6 +111,13 @@ def free() -> int:
         return port
 
 
+def test_an_emulated_host_refuses_ports_beside_egress(docker: Docker, image: str, shared_cache: Path) -> None:
+    bottle = Bottle(shared_cache, docker.variables)
+    argv = ("run", "-q", "--accel", "emulated", "--image", image, "-p", "3000", "--allow", "api.example.org")
+    bottle(*argv, "--", "true").failed(101, "cannot publish ports", "--backend docker")
+    assert bottle.leftovers == []
+
+
 def run(host: EmulatedHost, script: str) -> int | None:
     return host._control.wait(host._control.send("quiet", script), 60)
 
@@ -155,6 +162,7 @@ cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > after
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_kvm_smolvm_listens(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = tmp_path / "results", tmp_path / "fast"

@@ -58,6 +58,7 @@ DROPPED=--deny-cidr run undenied --allow 192.31.196.10
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_walls_are_proved_on_kvm(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = tmp_path / "results", tmp_path / "fast"
