@@ -22,6 +22,9 @@ from bot_bottle.smolmachine.format import verify
 from bot_bottle.spec import BottleSpec, Source, make_slug
 from bot_bottle.sweeping import working
 
+# a minute or two; one that stands still should not keep the others
+pytestmark = pytest.mark.timeout(300)
+
 # an artifact of smolvm's with such links is refused by smolvm when it is unpacked
 _REFUSED_LINKS = " && ln -s / /t/to-root && ln -s ../../../../etc/passwd /t/over"
 
@@ -38,7 +41,7 @@ def image(docker: Docker, tmp_path: Path) -> str:
 
 
 def bottle_command(*args: str | Path) -> bytes:
-    done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=590, check=False)
+    done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=290, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
