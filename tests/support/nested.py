@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from bot_bottle import paths
 from bot_bottle.progress import Progress
 from bot_bottle.vm.emulated import prepare_emulation
 from bot_bottle.vm.kernel import busybox
 from bot_bottle.vm.qemu import find_qemu
+from tests.support.engines import Docker
 
 _INIT = """\
 #!/bin/sh
@@ -59,6 +62,21 @@ def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6
     finally:
         disk.unlink()
     return done.stdout + done.stderr
+
+
+def provisions(docker: Docker, image: str, tmp_path: Path, command: Sequence[str]) -> tuple[Path, Path]:
+    """Make a folder for results, which has the image in image.tar, and one for /fast, with smolvm made ready.
+
+    `command` is bottle's: it makes smolvm and the kit ready here, which takes minutes there.
+    """
+    results, fast = tmp_path / "results", tmp_path / "fast"
+    results.mkdir()
+    docker.docker("save", "--output", str(results / "image.tar"), image)
+    subprocess.run([*command, "doctor"], capture_output=True, timeout=120, check=False)
+    (fast / "cache").mkdir(parents=True)
+    subprocess.run(["cp", "-a", "--sparse=always", paths.cache_dir() / "smolvm", fast / "cache"], check=True)
+    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
+    return results, fast
 
 
 def _disk(path: Path, fast: Path) -> Path:

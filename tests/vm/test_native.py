@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from tests.support import nested
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
-
-from bot_bottle import paths
 
 JOB = r"""
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/fast/home
@@ -32,15 +29,7 @@ ps -ef | grep -v grep | grep -c bottle- > running
 
 @pytest.mark.timeout(900)
 def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = tmp_path / "results", tmp_path / "fast"
-    results.mkdir()
-    docker.docker("save", "--output", str(results / "image.tar"), image)
-    # make smolvm ready here: that takes minutes there
-    subprocess.run([*COMMAND, "doctor"], capture_output=True, timeout=120, check=False)
-    (fast / "cache").mkdir(parents=True)
-    smolvm = paths.cache_dir() / "smolvm"
-    subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
-    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
+    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
     console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
     told = {path.name: path.read_text() for path in results.iterdir() if path.name != "image.tar"}
     assert told.get("status") == "7\n", (told, console)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
 
-from bot_bottle import paths
 from bot_bottle.egress.canary import canary
 from bot_bottle.progress import Progress
 from bot_bottle.sweeping import working
@@ -150,7 +148,7 @@ own='-d -m 512m --name served --archive image.tar'
 @bottle@ run $own -p 8080:3000 -- nc -ll -p 3000 -e echo hello > run 2>&1
 cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > listening
 for i in $(seq 20); do
-  busybox nc -w 20 127.0.0.1 8080 < /dev/null > answer 2>&1
+  busybox nc -w 20 127.0.0.1 8080 < /dev/null > answer 2> answer.err
   [ ! -s answer ] || break
   sleep 1
 done
@@ -165,15 +163,7 @@ cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > after
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_kvm_smolvm_listens(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = tmp_path / "results", tmp_path / "fast"
-    results.mkdir()
-    docker.docker("save", "--output", str(results / "image.tar"), image)
-    # make smolvm and the kit ready here: that takes minutes there
-    subprocess.run([*COMMAND, "doctor"], capture_output=True, timeout=120, check=False)
-    (fast / "cache").mkdir(parents=True)
-    smolvm = paths.cache_dir() / "smolvm"
-    subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
-    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
+    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
     console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
     told = {path.name: path.read_text() for path in results.iterdir() if path.suffix != ".tar"}
     assert told.get("answer") == "hello\n", (told, console)

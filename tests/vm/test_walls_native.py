@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from tests.support import nested
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
-
-from bot_bottle import paths
 
 # a smolvm that leaves out an option and its value, or puts in some, wherever a machine is made
 FAKE = """\
@@ -61,16 +58,8 @@ DROPPED=--deny-cidr run undenied --allow 192.31.196.10
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_walls_are_proved_on_kvm(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = tmp_path / "results", tmp_path / "fast"
-    results.mkdir()
-    docker.docker("save", "--output", str(results / "image.tar"), image)
-    # make smolvm and the kit ready here: that takes minutes there
-    subprocess.run([*COMMAND, "doctor"], capture_output=True, timeout=120, check=False)
-    (fast / "cache").mkdir(parents=True)
-    smolvm = paths.cache_dir() / "smolvm"
-    subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
-    fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it
-    version = next(path.name for path in smolvm.iterdir() if (path / "smolvm").is_file())
+    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    version = next(path.name for path in (fast / "cache/smolvm").iterdir() if (path / "smolvm").is_file())
     (results / "smolvm").write_text(FAKE.replace("@version@", version))
     (results / "smolvm").chmod(0o755)
     job = JOB.replace("@bottle@", str(COMMAND[0])).replace("@version@", version)

@@ -209,6 +209,7 @@ def launch(
     """
     _hold_seccomp(engine)
     label = f"{_LABEL}={launch.slug}"
+    own = look(engine, image, launch)
     with ExitStack() as stack:
         withheld = [Withheld(name, each.hosts, each.value) for name, each in launch.credentials.items()]
         launch = replace(launch, env={**variables(withheld), **launch.env})
@@ -221,7 +222,7 @@ def launch(
         net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
         if net.shared:  # the containers go before the clients that hold them: those would take their time
             stack.callback(_remove_quietly, engine.program, label)
-        yield ContainerBottle(launch, engine, look(engine, image, launch), door, net, mounts)
+        yield ContainerBottle(launch, engine, own, door, net, mounts)
 
 
 def _labels(launch: Launch) -> dict[str, str]:

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot_bottle.backend.base import Launch
+from bot_bottle.backend.gate import is_for_shell
 from bot_bottle.errors import ImageError, SpecError
 from bot_bottle.image.engine import Engine
 
 # read by the loader of every program, the gate's too
 _LOADER = re.compile(r"LD_[A-Z0-9_]+")
-_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by its id, and the command it has of its own.
-
-    `env` are its variables.
-    """
+    """An image by its id, and the command and variables that it has of its own."""
 
     id: str
     command: tuple[str, ...]
@@ -38,9 +35,7 @@ def held_up(env: Mapping[str, str]) -> dict[str, str]:
 
     They are those for the loader, and those whose names a shell cannot hold.
     """
-    return {
-        name: value for name, value in env.items() if is_for_loader(name) or not _SHELL_NAME.fullmatch(name)
-    }
+    return {name: value for name, value in env.items() if is_for_loader(name) or not is_for_shell(name)}
 
 
 def look(engine: Engine, image: str, launch: Launch) -> Image:

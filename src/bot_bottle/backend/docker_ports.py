@@ -26,9 +26,6 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
 
     Tells which they are. Raises SpecError for one that is taken.
     """
-    if not ports:
-        yield
-        return
     words = run.path / "ports.log"
     pairs = [f"{port.host}:{port.guest}" for port in ports]
     argv = helper("bot_bottle.backend.forwarder", NAME, *pairs)
@@ -42,5 +39,5 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
                 raise SpecError("a port cannot be published", why=said[-500:], next_step="take another")
             time.sleep(0.01)
         for host, guest in json.loads(said):
-            progress.note(f"port {guest} of the bottle is on 127.0.0.1:{host}")
+            progress.note(Port(host, guest).told())
         yield

@@ -22,7 +22,6 @@ _FOREIGN, _FOREIGN_6 = "192.0.2.1", "2001:db8::1"
 _METADATA = "169.254.169.254"
 _LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, unless it was told otherwise
 
-
 _TIMEOUT = 60.0  # seconds
 
 
@@ -71,12 +70,9 @@ def _through_proxy(policy: Policy, canary: int) -> list[Probe]:
         for name, (host, port) in asked.items()
         if not policy.decide(host, port).allowed
     ]
-    named = [
-        rule for rule in policy.rules if isinstance(rule.target, str) and not rule.target.startswith(".")
-    ]
-    for rule in named[:1]:
-        target = f"{rule.target}:{rule.port or 443}"
+    if rule := policy.first_name:
+        port = rule.port or 443
         # past the proxy nobody even resolves a name; through it, what answers is not ours to say
-        tried.append(Probe("no-proxy", "tcp", str(rule.target), rule.port or 443, accepted=CLOSED))
-        tried.append(Probe("allowed-host", "proxy", ADDRESS, PORT, target, accepted=ANY))
+        tried.append(Probe("no-proxy", "tcp", str(rule.target), port, accepted=CLOSED))
+        tried.append(Probe("allowed-host", "proxy", ADDRESS, PORT, f"{rule.target}:{port}", accepted=ANY))
     return tried

@@ -22,6 +22,7 @@ from bot_bottle.egress.probes import BUSYBOX, KIT
 from bot_bottle.errors import WallsError
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
+from bot_bottle.vm.install import link
 
 ENTRYPOINT = (*BUSYBOX, "sh", f"{KIT}/gate")
 
@@ -68,7 +69,7 @@ class Gate:
 
     def let_through(self, variables: Mapping[str, str], alive: Callable[[], bool]) -> None:
         """Let the command start, with these variables besides those it has. Nothing, if it has gone."""
-        plain = {name: value for name, value in variables.items() if _SHELL_NAME.fullmatch(name)}
+        plain = {name: value for name, value in variables.items() if is_for_shell(name)}
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in plain.items()]
         odd = [f"{name}={value}" for name, value in variables.items() if name not in plain]
         if odd:  # a shell cannot hold them
@@ -93,6 +94,11 @@ class Gate:
         return None
 
 
+def is_for_shell(name: str) -> bool:
+    """Whether the gate's shell can hold a variable of this name."""
+    return bool(_SHELL_NAME.fullmatch(name))
+
+
 @contextmanager
 def gate(run: RunDir, progress: Progress) -> Iterator[Gate]:
     """Make a gate for the containers of a run, one after the other."""
@@ -100,19 +106,11 @@ def gate(run: RunDir, progress: Progress) -> Iterator[Gate]:
     folder = run.folder("gate")
     folder.chmod(0o755)  # of a folder that is the user's alone; whoever the command runs as has to enter
     for name in ("busybox", "ld.so"):
-        _link(tools / name, folder / name)
+        link(tools / name, folder / name)
     for name in (_SAYS, _HEARS):
         os.mkfifo(folder / name)
         (folder / name).chmod(0o666)
     yield Gate(folder)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        target.write_bytes(source.read_bytes())
-        target.chmod(0o755)
 
 
 def _read(pipe: int, alive: Callable[[], bool]) -> bytes:

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from bot_bottle.egress.canary import PORTS
 from bot_bottle.errors import SpecError
 
 _LOOPBACK = ("127.0.0.1", "localhost")
-
-# below those that connections come from (ip(7), ip_local_port_range): none takes one before the bottle does
-_FREE = range(10_000, 30_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +21,10 @@ class Port:
 
     host: int
     guest: int
+
+    def told(self) -> str:
+        """Say where it is reached."""
+        return f"port {self.guest} of the bottle is on 127.0.0.1:{self.host}"
 
     def __str__(self) -> str:
         return f"{self.host}:{self.guest}" if self.host else str(self.guest)
@@ -73,7 +75,7 @@ def settled(ports: Sequence[Port]) -> tuple[Port, ...]:
 
 def _listener(port: Port) -> socket.socket:
     why = ""
-    for number in [port.host] if port.host else random.sample(_FREE, 100):
+    for number in [port.host] if port.host else random.sample(PORTS, 100):
         listener = socket.socket()
         # what was connected to it a moment ago is no hindrance
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

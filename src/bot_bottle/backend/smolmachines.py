@@ -174,7 +174,7 @@ def launch(
                 proof = proving.prove(launch.name, launch.egress, host, published=bool(launch.ports))
             stage.conclude("microVM is up")
         for port in launch.ports:
-            progress.note(f"port {port.guest} of the bottle is on 127.0.0.1:{port.host}")
+            progress.note(port.told())
         if not (launch.egress.closed or launch.egress.open):
             stack.enter_context(proving.recorded(launch, host, record))
         yield Bottle(launch, host, proof, progress)

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_PORTS = range(10_000, 30_000)  # below those of ip(7)'s ip_local_port_range
+# below those that connections come from (ip(7), ip_local_port_range): none takes one by itself
+PORTS = range(10_000, 30_000)
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def canary() -> Iterator[int]:
     """
     with socket.socket() as listener:
         while True:
-            port = secrets.choice(_PORTS)
+            port = secrets.choice(PORTS)
             with suppress(OSError):  # taken
                 listener.bind(("127.0.0.1", port))
                 break

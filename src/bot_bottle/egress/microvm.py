@@ -162,22 +162,17 @@ def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = F
     found.append(Probe("refused-host", "tcp", name, 443))
     if policy.closed:
         return found
+    named = policy.first_name
+    # that it does not answer is no hole, and is only written down
+    allowed = [Probe("allowed-host", "tcp", str(named.target), 443, accepted=ANY)] if named else []
     return [
         *found,
         Probe("control", "tcp", _ALLOWED_NOBODY, 443, accepted=frozenset({"open"})),
         Probe("denied", "tcp", _DENIED_NOBODY, 443, accepted=refused),
-        *_allowed(policy),
+        *allowed,
     ]
 
 
 def _named(policy: Policy, address: str) -> frozenset[Outcome] | None:
     """Give what may come of an address that is allowed."""
     return ANY if policy.decide(address, 443).allowed else None
-
-
-def _allowed(policy: Policy) -> Iterator[Probe]:
-    """Try one host that is allowed. That it does not answer is no hole, and is only written down."""
-    for rule in policy.rules:
-        if isinstance(rule.target, str) and not rule.target.startswith("."):
-            yield Probe("allowed-host", "tcp", rule.target, 443, accepted=ANY)
-            return

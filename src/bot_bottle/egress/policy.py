@@ -44,6 +44,14 @@ class Policy:
         """Whether nothing at all may be reached, so that no network is needed."""
         return not self.open and not self.rules
 
+    @property
+    def first_name(self) -> Rule | None:
+        """The first rule that names one host, to be tried; None if there is none."""
+        named = (
+            rule for rule in self.rules if isinstance(rule.target, str) and not rule.target.startswith(".")
+        )
+        return next(named, None)
+
     def described(self) -> dict[str, object]:
         """Give it as a JSON document."""
         return {"allow": [str(rule) for rule in self.rules], "open": self.open}

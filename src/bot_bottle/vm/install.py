@@ -120,9 +120,9 @@ def _prepare(source: Path, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(mode=0o755)
-    _link(source / "smol-vmm", partial / "smolvm")
+    link(source / "smol-vmm", partial / "smolvm")
     for name in (*_LIBRARIES, _AGENT):
-        _link(source / name, partial / name)
+        link(source / name, partial / name)
     for name in _TEMPLATES:
         _expand_sparse(source / f"{name}.zst", partial / name)
     (partial / "stamp").write_text(_stamp(source))
@@ -130,7 +130,8 @@ def _prepare(source: Path, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """Have a file of ours in another place too, as a copy where it cannot be a hard link."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or a file of another user
