@@ -2,6 +2,8 @@
 
 The machine's own root file system is the emulated one's, read-only under an overlay, so that the programs and
 the package under test are the very same. What has to be fast is on a disk of its own, at /fast.
+
+Jobs give their guests one processor: with more, an emulated one often ends in the middle of its boot.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class Servers:
             self.saw(address, port, headers=dict(request.headers))
         if kind == "size":
             return await _sized(request, int(rest))
+        if kind == "call":
+            return web.Response(text=await _called(int(rest)))
         if kind == "sink":
             return web.Response(text=str(sum([len(chunk) async for chunk in request.content.iter_any()])))
         path = (self.folder / "files" / request.path.strip("/")).resolve()
@@ -96,6 +98,16 @@ async def _echo(request: web.Request) -> web.WebSocketResponse:
         if message.type == WSMsgType.TEXT:
             await socket.send_str(f"echo {message.data}")
     return socket
+
+
+async def _called(port: int) -> str:
+    """Say hello to a port of the world's loopback, as a program on the bottle's machine would."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello\n")
+    writer.write_eof()
+    answer = await reader.read(100)
+    writer.close()
+    return answer.decode()
 
 
 async def _sized(request: web.Request, size: int) -> web.StreamResponse:

@@ -16,10 +16,10 @@ export BOT_BOTTLE_CACHE_DIR=/fast/cache
 unset DOCKER_HOST
 mkdir /fast/home && cd /results
 @bottle@ doctor --json > doctor.json
-printf 'given' | @bottle@ run -m 1g --archive image.tar -- sh -c \
+printf 'given' | @bottle@ run --cpus 1 -m 1g --archive image.tar -- sh -c \
   'cat; echo; id -u; pwd; uname -r; echo "$GREETING"; echo of-error >&2; exit 7' > out 2> err
 echo $? > status
-@bottle@ run -q -m 1g --archive image.tar > own 2>> err
+@bottle@ run -q --cpus 1 -m 1g --archive image.tar > own 2>> err
 uname -r > kernel
 ls /fast/cache/runs > left
 find /fast/home /fast/cache/machines/smolvm/vms -mindepth 1 -maxdepth 1 ! -name '.*' > kept

@@ -50,6 +50,7 @@ get 0.0.0.0 80
 get 2130706433 80
 get 0x7f.1 80
 get {EMULATOR} 80
+get 198.18.1.2 80
 get 10.0.2.2 80
 get emulator.wild.example.org 80
 get 100.96.0.1 80
@@ -188,6 +189,24 @@ def test_with_a_published_port_nothing_gets_out(
     found = outcomes(receipt())
     assert len(found) == 12
     assert (found["ipv4"], found["resolver"]) == ("refused", "refused")
+
+
+def test_a_published_port_and_an_allowed_host_go_together(
+    run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
+) -> None:
+    host = "api.example.org"
+    script = f"""
+nc -ll -p 3000 -e cat &
+wget -q -T 60 -O - http://{host}/call/8080
+{{ {ESCAPES} }} >/dev/null 2>&1; kill $!; echo {EXPECTED_OUT}
+"""
+    ended = run(script, "-p", "8080:3000", "--allow", host)
+    assert (ended.code, ended.out.splitlines()) == (0, ["hello", EXPECTED_OUT]), ended
+    assert tcp(log) == {(ALLOWED, 80)}
+    assert by_kind(log, "udp") == []
+    assert names(log) == {host}
+    found = outcomes(receipt())
+    assert (found["allowed-host"], found["ipv4"], found["resolver"]) == ("open", "refused", "refused")
 
 
 # what is emulated moves some 4 MB a second in and 2 out

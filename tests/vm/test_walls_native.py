@@ -34,14 +34,15 @@ mkdir /fast/home && cd /results
 for each in 192.31.196.10 192.31.196.20; do ip addr add $each/32 dev lo; done
 run() { # NAME OPTIONS...
   name=$1; shift
-  @bottle@ run -m 512m --name "$name" --archive image.tar "$@" -- \
+  @bottle@ run --cpus 1 -m 512m --name "$name" --archive image.tar "$@" -- \
     sh -c 'echo started' > "$name.out" 2> "$name.err"
   echo $? > "$name.status"
   @bottle@ show --json "$name" > "$name.json"
 }
 run closed
 run some --allow 192.31.196.10
-@bottle@ run -d -m 512m --name live --archive image.tar --allow 192.31.196.10 -- sleep 1000 > live.out 2>&1
+@bottle@ run -d --cpus 1 -m 512m --name live --archive image.tar \
+  --allow 192.31.196.10 -- sleep 1000 > live.out 2>&1
 @bottle@ prove --json live > prove.json 2> prove.err
 @bottle@ allow live 192.31.196.20 api.example.org > allow.out 2> allow.err
 @bottle@ prove live > prove2.out 2>> prove.err; echo $? > prove2.status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -27,6 +28,8 @@ from bot_bottle.vm.smolvm import events_argv, exec_argv, update_argv
 _PATIENCE = {"kvm": (SECONDS, 4 * SECONDS, 20.0), "emulated": (5.0, 40.0)}
 _TIMEOUT = 120.0
 _PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two looks at what was refused
+# seconds until a refusal has to be in smolvm's list; it gets there some time after the guest was answered
+_LISTED = {"kvm": 20.0, "emulated": 60.0}
 
 
 def kit_volume(host: Host, progress: Progress) -> str:
@@ -59,8 +62,18 @@ def _tried(machine: str, policy: Policy, host: Host, seconds: float, *, publishe
         proof = judge(host.call(args, timeout=_TIMEOUT, check=False).stdout, probes)
     if policy.closed and not published:
         return proof
-    told = any(event.get("dest") == name for event in _refusals(machine, host))
+    told = _told(machine, host, name)
     return Proof({**proof.results, "resolver": ("refused" if told else "open", told)})
+
+
+def _told(machine: str, host: Host, name: str) -> bool:
+    """Say whether smolvm lists that it refused to look a name up; the list is looked at until it does."""
+    deadline = time.monotonic() + _LISTED[host.kind]
+    while not any(event.get("dest") == name for event in _refusals(machine, host)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE[host.kind] / 2)
+    return True
 
 
 def widen(machine: str, added: Policy, host: Host) -> None:

@@ -10,7 +10,8 @@ address of its own, is closed in the emulated host besides, whatever the guest m
 
 From ports of this machine's loopback: QEMU listens there, and connects to the emulated host for whoever
 comes. smolvm in it listens on that host's own loopback alone, so a program in between hands connections on.
-Without a network, QEMU's is restricted again: the emulated host can answer, and begin nothing.
+They have a card of their own, restricted again: by it the emulated host can answer, and begin nothing.
+Whoever comes has QEMU's address there, and so not the one that is closed beside a network.
 
 Source: QEMU's manual, `-netdev user` (restrict, guestfwd, hostfwd), `-sandbox`.
 """
@@ -26,12 +27,12 @@ from bot_bottle.vm.kernel import busybox
 
 _OUTSIDE = "10.0.2.100"  # the door, in the network between QEMU and the emulated host
 _INSIDE = "10.0.2.15/24"
-_DEVICE = ("-device", "virtio-net-pci,netdev=door,romfile=")
 _SECONDS = 30.0
 
 # of the range for benchmarks of networks (RFC 2544), so that it is nobody's LAN
 _NETWORK = "198.18.0.0/24"
 _LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15"
+_PORTS, _THRESHOLD = "198.18.1.0/24", "198.18.1.15"
 
 # in the emulated host, for the first published port: where QEMU connects to, and where smolvm listens
 _ENTRANCE, _PUBLISHED = 10_000, 20_000
@@ -40,18 +41,22 @@ _ENTRANCE, _PUBLISHED = 10_000, 20_000
 def argv(port: int | None, *, network: bool, published: Sequence[int] = ()) -> list[str]:
     """Give QEMU's options. With a door to a port it may start programs, in sessions of their own."""
     sandbox = "on,obsolete=deny,resourcecontrol=deny"
-    if port is None:
-        options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
-        if not network and not published:
-            return options
-        user = f"user,id=door,ipv6=off,net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}"
-        user += "" if network else ",restrict=on"
-        for place, each in enumerate(published, _ENTRANCE):
-            user += f",hostfwd=tcp:127.0.0.1:{each}-{_OWN}:{place}"
-        return [*options, "-netdev", user, *_DEVICE]
-    relay = shlex.join([str(busybox()), "nc", "127.0.0.1", str(port)]).replace(",", ",,")
-    user = f"user,id=door,restrict=on,ipv6=off,guestfwd=tcp:{_OUTSIDE}:{port}-cmd:{relay}"
-    return ["-sandbox", sandbox, "-netdev", user, *_DEVICE]
+    if port is not None:
+        relay = shlex.join([str(busybox()), "nc", "127.0.0.1", str(port)]).replace(",", ",,")
+        forwarded = f"guestfwd=tcp:{_OUTSIDE}:{port}-cmd:{relay}"
+        return ["-sandbox", sandbox, *_card("door", f"restrict=on,{forwarded}")]
+    options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
+    if network:
+        options += _card("network", f"net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}")
+    if published:
+        pairs = enumerate(published, _ENTRANCE)
+        ports = [f"hostfwd=tcp:127.0.0.1:{outer}-{_THRESHOLD}:{inner}" for inner, outer in pairs]
+        options += _card("ports", ",".join((f"restrict=on,net={_PORTS}", *ports)))
+    return options
+
+
+def _card(name: str, user: str) -> list[str]:
+    return ["-netdev", f"user,id={name},ipv6=off,{user}", "-device", f"virtio-net-pci,netdev={name},romfile="]
 
 
 def open_inside(control: Control, port: int) -> None:
@@ -77,7 +82,10 @@ def join_network(control: Control) -> None:
 
 def let_in(control: Control, count: int) -> None:
     """Hand what comes for the first `count` published ports on to smolvm. Raises BootError."""
-    script = f"ip addr replace {_OWN}/24 dev eth0 && ip link set eth0 up || exit 1\n"
+    script = (
+        "card=$(ls -d /sys/class/net/eth* | tail -n 1) && card=${card##*/}\n"  # the last of two, or the one
+        f'ip addr add {_THRESHOLD}/24 dev "$card" && ip link set "$card" up || exit 1\n'
+    )
     for number in range(count):
         script += f"nc -ll -p {_ENTRANCE + number} -e nc 127.0.0.1 {inside(number)} &\n"
     if control.wait(control.send("quiet", script), _SECONDS) != 0:
