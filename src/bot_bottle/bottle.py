@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError
 from bot_bottle.progress import Progress
 from bot_bottle.receipts import Receipt
-from bot_bottle.redaction import Credential, redacted_document
+from bot_bottle.redaction import Credential, Secret, redacted_document
 from bot_bottle.rundir import RunDir
 from bot_bottle.secret import resolve
 from bot_bottle.smolmachine import format as artifact_format
@@ -143,14 +143,16 @@ def launch(
     *,
     accel: Accel = "auto",
     receipt: Receipt | None = None,
+    secrets: Mapping[str, Secret] | None = None,
 ) -> Iterator[Running]:
     """Start a plan's bottle; when the block ends, by any way, the bottle is gone.
 
     Its name is the caller's to hold. What is known by then goes into `receipt`: `image_id` and `git`.
+    `secrets` are the values of the spec's, if they have been read: a keychain may ask its owner each time.
     """
     if plan.spec.egress.open:
         progress.warn("egress is open: this bottle can reach everything that this machine can")
-    values = resolve(plan.spec.secrets)
+    values = resolve(plan.spec.secrets) if secrets is None else secrets
     hosts = {each.name: each.hosts for each in plan.spec.secrets if each.hosts}
     with ExitStack() as stack:
         image = plan.conversion.image_id if plan.conversion else converter.image_id(plan.spec.source)
@@ -201,10 +203,11 @@ def run(
         converter = Converter(
             folder, progress, engine=engine, packer=packer, accel=accel, max_image_size=max_image_size
         )
-        resolve(spec.secrets)  # what is not there is told before anything is built
+        values = resolve(spec.secrets)  # what is not there is told before anything is built
         plan = prepare(spec, converter)
         receipt["plan"] = plan.described()
-        with launch(plan, converter, folder, progress, accel=accel, receipt=receipt) as bottle:
+        ready = launch(plan, converter, folder, progress, accel=accel, receipt=receipt, secrets=values)
+        with ready as bottle:
             receipt["versions"].update(converter.versions())
             receipt["place"] = bottle.place
             receipt.save()

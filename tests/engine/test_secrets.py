@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_a_variable_it_is_read_from_is_in_no_environment_but_ours(
     assert [line for line in found if not line.startswith(ours)] == []
     assert process.wait(60) == 0
     process.communicate()
+
+
+def test_a_keychain_is_asked_once(bottle: Bottle, image: str, canary: Canary, tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "secret-tool"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\ncat {canary.path}\n")
+    tool.chmod(0o755)
+    done = bottle(
+        "run", "--backend=docker", "--image", image, "--secret=id=KEY,keychain=git/me",
+        "--", "sh", "-c", TELL, env={"PATH": f"{tool.parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (done.code, done.out.split()[:1]) == (0, [canary.sha256.decode()])
+    assert (tmp_path / "asked").read_text() == "lookup service git username me\n"
 
 
 def test_in_the_background_it_is_not_kept_either(
