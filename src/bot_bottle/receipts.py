@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle import __version__, paths, strays
+from bot_bottle.atomic import write_private
 from bot_bottle.errors import BottleError, Interrupted, ReceiptError
 from bot_bottle.interrupts import shield
 from bot_bottle.locks import locked
@@ -173,27 +174,13 @@ def _write(path: Path, document: dict[str, Any], progress: Progress) -> None:
     try:
         with shield():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(path, json.dumps(document, indent=2) + "\n")
             with locked(folder / "lock", lambda: None):
-                _publish(path, json.dumps(document, indent=2) + "\n")
                 for old in _paths()[:-KEEP]:
                     for each in (refusals_of(old), policy_of(old), old):
                         each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
         progress.warn(f"no receipt of this run is kept: {error}")
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write a whole file in its place. One that a killed writer left is written over, under the lock."""
-    partial = path.parent / "partial"
-    with open(partial, "w", encoding="utf-8", opener=_private) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _stamp(when: datetime) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bot_bottle import paths
+from bot_bottle.atomic import write_private
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import TrustError
 from bot_bottle.interrupts import shield
@@ -83,26 +83,16 @@ def hold_granted(request: Request, ask: Callable[[str], bool], *, yes: bool = Fa
 
 def _remember(path: Path, request: Request) -> None:
     record = {"project": str(request.project), "asked": dict(request.asked)}
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with shield():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(partial, "x", encoding="utf-8", opener=_private) as file:
-                file.write(json.dumps(record, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_private(path, json.dumps(record, indent=2) + "\n")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise TrustError(
             f"cannot remember what you granted in {path.parent}",
             why=str(error),
             next_step="make it writable, or name another folder with BOT_BOTTLE_STATE_DIR",
         ) from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _plain(value: Any) -> str:

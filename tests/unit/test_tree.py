@@ -17,6 +17,7 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 # a folder may import from those before it, and from the modules that know nothing of stages
 STAGES = ["image", "registry", "smolmachine", "verify", "scrub", "vm", "workspace", "egress", "backend"]
 GROUND = {
+    "atomic",
     "ending",
     "errors",
     "interrupts",

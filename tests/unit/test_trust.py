@@ -99,7 +99,7 @@ def test_grants_are_the_users_alone(project: Path) -> None:
         os.umask(old)
     folder = paths.state_dir() / "trust"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o600]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
 def run(*args: str) -> Result:

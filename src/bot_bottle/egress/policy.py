@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from bot_bottle.atomic import write_private
 from bot_bottle.egress.rules import Address, Network, Rule, address_of, name_of, parse, plain
 from bot_bottle.errors import SpecError
 
@@ -136,11 +136,8 @@ def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write a policy down for a proxy that may be reading it, private to the user."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(partial, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        json.dump(policy.described(), file)
-    partial.replace(path)
+    """Write a policy down for a proxy that may be reading it, private to the user. Raises OSError."""
+    write_private(path, json.dumps(policy.described()))
 
 
 def load_policy(path: Path) -> Policy:
