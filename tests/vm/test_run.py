@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pexpect
@@ -16,7 +18,8 @@ from tests.support.terminals import interrupt
 from tests.vm.conftest import COMMAND
 
 HELLO = CHECKOUT / "examples" / "hello"
-BOOT = 300
+BOOT = 200
+pytestmark = pytest.mark.timeout(300)  # an emulated host that stands still does so for ever
 
 
 def left_behind(cache: Path) -> list[str]:
@@ -47,32 +50,41 @@ def test_a_dockerfile_to_a_microvm_and_nothing_left(shared_cache: Path) -> None:
     assert left_behind(shared_cache) == []
 
 
-def started(script: str) -> subprocess.Popen[bytes]:
-    """A bottle whose command has said that it is there."""
+@contextmanager
+def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A bottle whose command has said that it is there; whatever comes of it, it is ended."""
     argv = [*COMMAND, "run", "-q", str(HELLO), "--", "sh", "-c", script]
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert child.stdout
-    assert child.stdout.readline() == b"there\n", child.communicate()
-    return child
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        try:
+            assert child.stdout
+            assert child.stdout.readline() == b"there\n", child.communicate()
+            yield child
+        finally:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(30)
+            child.kill()
 
 
 @pytest.mark.usefixtures("docker")
 def test_the_first_ctrl_c_is_the_commands_and_output_streams(shared_cache: Path) -> None:
-    child = started('trap "echo caught; exit 9" INT; echo there; while :; do sleep 0.2; done')
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    with started('trap "echo caught; exit 9" INT; echo there; while :; do sleep 0.2; done') as child:
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (9, b"caught\n"), err
     assert left_behind(shared_cache) == []
 
 
 @pytest.mark.usefixtures("docker")
 def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
-    child = started('trap "" INT TERM; echo there; while :; do sleep 0.2; done')
-    child.send_signal(signal.SIGTERM)
-    time.sleep(3)
-    assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    with started('trap "" INT TERM; echo there; while :; do sleep 0.2; done') as child:
+        child.send_signal(signal.SIGTERM)
+        time.sleep(3)
+        assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert b"interrupted" in err
     assert left_behind(shared_cache) == []
@@ -104,9 +116,8 @@ def test_a_signal_while_it_starts_leaves_nothing(
 
 @pytest.mark.usefixtures("docker")
 def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
-    child = started("echo there; while :; do sleep 1; done")
-    child.kill()
-    with child:  # closes its streams
+    with started("echo there; while :; do sleep 1; done") as child:
+        child.kill()
         child.wait(10)
     subprocess.run([*COMMAND, "cache", "prune"], check=True, timeout=60, capture_output=True)
     assert left_behind(shared_cache) == []
