@@ -17,7 +17,7 @@ from bot_bottle import paths
 from bot_bottle.progress import Progress
 from bot_bottle.vm.emulated import prepare_emulation
 from bot_bottle.vm.kernel import busybox
-from bot_bottle.vm.qemu import find_qemu
+from bot_bottle.vm.qemu import KERNEL_ARGUMENTS, find_qemu
 from tests.support.engines import Docker
 
 _INIT = """\
@@ -52,7 +52,7 @@ def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6
     disk = _disk(results.with_name(results.name + ".disk"), fast)
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
-    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
+    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
     argv += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
     share = "mount_tag={},security_model=none,multidevs=remap"
     argv += ["-virtfs", f"local,path=/,readonly=on,{share.format('machine')}"]

@@ -12,6 +12,11 @@ from bot_bottle.process import CommandFailed
 from bot_bottle.vm import door
 from bot_bottle.vm.channel import CONSOLE, PORTS
 
+# The ticks are periodic because emulated interrupts get lost: QEMU notes one in a word that the entry into a
+# nested guest changes too, without a lock (7.2: helper_vmrun, interrupt_request). Where the next tick is due
+# only when the last one has been handled, a processor whose tick was lost stands still for good.
+KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 nohz=off highres=off"
+
 
 def find_qemu() -> Path:
     """Find QEMU. Raises AccelError when it is not installed."""
@@ -50,7 +55,7 @@ def qemu_argv(
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
     argv += door.argv(port, network=network, published=published)
-    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1"]
+    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]
     if exchange is not None:
