@@ -17,6 +17,7 @@ from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.vm.emulated import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
 from bot_bottle.vm.kvm import Kvm, probe_kvm
+from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import find_smolvm
 
 Mark = Literal["good", "poor", "bad"]
@@ -82,6 +83,7 @@ def _engine(choice: str | None) -> Check:
 def _smolvm(progress: Progress, *, emulated: bool) -> Check:
     if emulated:
         return Check("smolvm", "good", f"{own_smolvm(progress).version} from package smolmachines")
+    check_landlock()
     smolvm = find_smolvm(progress)
     return Check("smolvm", "good", f"{smolvm.version} from {smolvm.origin}")
 

@@ -42,17 +42,18 @@ chroot . /bin/sh /results/job > /dev/ttyS0 2>&1 < /dev/null
 """
 
 
-def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6G") -> str:
+def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6G", kernel: str = "") -> str:
     """Run a shell script there as root and give what the console said.
 
-    `results` is its /results, which it may write to; of `fast` it finds a copy as /fast.
+    `results` is its /results, which it may write to; of `fast` it finds a copy as /fast; `kernel` are more
+    arguments for its kernel.
     """
     image, initramfs, _ = prepare_emulation(Progress())
     (results / "job").write_text(job)
     disk = _disk(results.with_name(results.name + ".disk"), fast)
     argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
-    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
+    argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", f"{KERNEL_ARGUMENTS} {kernel}"]
     argv += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]
     share = "mount_tag={},security_model=none,multidevs=remap"
     argv += ["-virtfs", f"local,path=/,readonly=on,{share.format('machine')}"]

@@ -78,3 +78,29 @@ def test_walls_are_proved_on_kvm(docker: Docker, image: str, shared_cache: Path,
         assert (told[f"{name}.status"], told[f"{name}.out"]) == ("119\n", ""), (told, console)
         receipt = json.loads(told[f"{name}.json"])
         assert (receipt["place"], receipt["proof"][bad]["ok"]) == ("kvm", False)
+
+
+UNCONFINED = r"""
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/fast/home
+export BOT_BOTTLE_CACHE_DIR=/fast/cache BOT_BOTTLE_STATE_DIR=/fast/state
+unset DOCKER_HOST
+mkdir /fast/home && cd /results
+@bottle@ run -q --cpus 1 -m 512m --archive image.tar -- echo started > out 2> err
+echo $? > status
+@bottle@ doctor --json > doctor.json
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kernel_without_landlock_is_refused(
+    docker: Docker, image: str, shared_cache: Path, tmp_path: Path
+) -> None:
+    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    job = UNCONFINED.replace("@bottle@", str(COMMAND[0]))
+    console = nested.run(job, results, fast, timeout=800, kernel="lsm=capability")
+    told = {path.name: path.read_text() for path in results.iterdir() if path.suffix != ".tar"}
+    assert (told.get("status"), told["out"]) == ("119\n", ""), (told, console)
+    assert "no Landlock" in told["err"]
+    checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
+    assert (checks["smolvm"], checks["kvm"]) == ("bad", "good")

@@ -27,6 +27,7 @@ from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.emulated import OWN_MEMORY_MIB, emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
+from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
     Smolvm,
     carrier,
@@ -212,6 +213,7 @@ def _host(
     kvm = probe_kvm()
     mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
     if choose_accel(accel, kvm) == "kvm":
+        check_landlock()
         return NativeHost(find_smolvm(progress), prefix, run.path)
     if accel == "auto":
         progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
