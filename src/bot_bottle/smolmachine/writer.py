@@ -7,7 +7,6 @@ another, so what is compressed already goes in as it is. They are written in seg
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import tarfile
 import zlib
 from collections import deque
@@ -22,6 +21,7 @@ from bot_bottle.image.oci import Digest
 from bot_bottle.smolmachine.format import Footer
 from bot_bottle.smolmachine.frames import closing, compress, segment
 from bot_bottle.smolmachine.manifest import Manifest
+from bot_bottle.smolmachine.sums import Sums
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame
 
@@ -53,7 +53,7 @@ class Writer:
 
     def __init__(self, out: Output, *, threads: int = 1) -> None:
         self._out = out
-        self._sha256 = hashlib.sha256()
+        self._sums = Sums()
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="compress")
         self._ahead = max(1, threads)
         _share_memory()
@@ -63,7 +63,6 @@ class Writer:
         self._expected = self._given = 0  # bytes of the present member
         self._name = ""
         self.size = 0
-        self.crc = 0
 
     def begin(self, name: str, size: int) -> None:
         """Begin a file of exactly `size` bytes. Raises ArtifactError if the one before has another size."""
@@ -107,15 +106,16 @@ class Writer:
         assets_size = self.size
         raw = manifest.to_json()
         self._write(raw)
-        footer = Footer(assets_size, len(raw), self.crc)
+        footer = Footer(assets_size, len(raw), self._sums.crc)
         self._write(footer.pack())
-        return Written(self.size, footer, Digest(f"sha256:{self._sha256.hexdigest()}"))
+        return Written(self.size, footer, Digest(f"sha256:{self._sums.sha256}"))
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        with self._sums:
+            self._pool.shutdown(cancel_futures=True)
 
     def _end_member(self) -> None:
         if self._given != self._expected:
@@ -153,8 +153,7 @@ class Writer:
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self.crc = zlib.crc32(data, self.crc)
-        self._sha256.update(data)
+        self._sums.add(data)
         self.size += len(data)
         self._out.write(data)
 
