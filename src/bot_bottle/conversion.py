@@ -8,29 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_bottle import paths
-from bot_bottle.errors import DiskFullError, ImageError, SpecError, UsageError
+from bot_bottle.errors import DiskFullError, SpecError, UsageError
 from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.engine import Engine, find_engine
-from bot_bottle.image.flatten import FLATTEN_VERSION, Flattened, flatten
-from bot_bottle.image.members import shown
+from bot_bottle.image.flatten import FLATTEN_VERSION
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.image.portable import Loss
-from bot_bottle.progress import Progress, human_bytes
+from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
-from bot_bottle.scrub.known import LARGEST, in_file, in_variables, is_known
 from bot_bottle.smolmachine.cache import Cache, Explanation
 from bot_bottle.smolmachine.entry import Entry
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
-from bot_bottle.smolmachine.framestore import FrameStore
-from bot_bottle.smolmachine.guest import find_guest, guest_version
+from bot_bottle.smolmachine.guest import guest_version
 from bot_bottle.smolmachine.key import Key
-from bot_bottle.smolmachine.known import known
-from bot_bottle.smolmachine.pack import PackOptions, pack_native, source_date
+from bot_bottle.smolmachine.options import PackOptions, source_date
 from bot_bottle.spec import MAX_IMAGE_SIZE, PackerName, Packing, Source, Transport, Via, parse_image_size
 from bot_bottle.transport import Exporter, expect
 
@@ -40,7 +35,6 @@ if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
     from bot_bottle.vm.host import Accel
 
 _REPOSITORY = "bot-bottle"
-_TOLD = 5  # secrets named in one warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,62 +220,9 @@ class Converter:
             stage.conclude(f"from {self.engine.name} into the registry")
             return reference
 
-    def _flatten(self, image: Image) -> Flattened:
-        """Flatten an image, unless it grows beyond what is allowed. Nothing has been written then."""
-        grown = 0
-
-        def grow(count: int) -> None:
-            nonlocal grown
-            grown += count
-            if grown > self._max_image_size:
-                raise ImageError(
-                    "the image is larger than is allowed",
-                    why=f"it holds more than {human_bytes(self._max_image_size)}",
-                    next_step="allow more with --max-image-size, if that is what it should hold",
-                )
-
-        root = flatten(image, verify=False, on_bytes=grow)
-        grown = 0
-        grow(root.size)  # holes count too: they are read and written as any bytes
-        return root
-
     def _pack_native(self, image: Image, temp: Path) -> Digest:
-        store = FrameStore(paths.frames_dir(), self._run.folder("frames"))
-        with self._progress.stage("pack") as stage, store.using():
-            stage.say("reading the layers")
-            image = known(image, store)
-            root = self._flatten(image)
-            stage.say("compressing the root filesystem")
-            packed = pack_native(
-                image,
-                root,
-                find_guest(),
-                temp,
-                flatten_version=FLATTEN_VERSION,
-                options=self._options(),
-                store=store,
-                on_bytes=stage.advance,
-            )
-            stage.conclude(f"natively, {root.entries} entries")
-        self._warn_of_secrets(image, root)
-        self._losses = root.losses
-        for loss in root.losses:
-            self._progress.note(
-                f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
-            )
-        return packed.digest
+        from bot_bottle.native_packing import NativePacker
 
-    def _warn_of_secrets(self, image: Image, root: Flattened) -> None:
-        """Say what travels in the artifact and is known at once to be a secret."""
-        found = [str(each) for each in in_variables(image.config.env, "config")]
-        with root.data() as data:
-            for raw, node in root.files():
-                path = raw.decode("utf-8", "replace")
-                if 0 < node.size <= LARGEST and is_known(path):
-                    content = b"".join(data.read(node, 0, node.size))
-                    found += [shown(path) for _ in islice(in_file(path, content), 1)]
-        if found:
-            self._progress.warn(
-                f"secrets seem to be in the artifact: {', '.join(found[:_TOLD])}"
-                f"{', ...' if len(found) > _TOLD else ''}; see bottle scrub"
-            )
+        packer = NativePacker(self._run, self._progress, self._max_image_size)
+        digest, self._losses = packer.pack(image, self._options(), temp)
+        return digest

@@ -37,6 +37,7 @@ TOP = [
     "spec",
     "transport",
     "smolvm_packing",
+    "native_packing",
     "config",
     "trust",
     "conversion",

@@ -26,7 +26,8 @@ from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Platform
 from bot_bottle.smolmachine.format import read, verify
 from bot_bottle.smolmachine.guest import find_guest
-from bot_bottle.smolmachine.pack import PackOptions, pack_native
+from bot_bottle.smolmachine.options import PackOptions
+from bot_bottle.smolmachine.pack import pack_native
 
 NEEDED_KEYS = ("image", "digest", "platform", "cpus", "mem", "assets")
 NEEDED_ASSETS = ("libraries", "agent_rootfs", "layers")

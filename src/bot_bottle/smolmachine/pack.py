@@ -11,10 +11,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.framestore import FrameStore
 from bot_bottle.smolmachine.guest import MEMBER, Guest
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
+from bot_bottle.smolmachine.options import PackOptions
 from bot_bottle.smolmachine.root import write_root
 from bot_bottle.smolmachine.sink import sink
 from bot_bottle.smolmachine.writer import Writer
@@ -34,31 +34,6 @@ from bot_bottle.smolmachine.writer import Writer
 # Each compression thread holds some 10 MB, and four of them outrun every source of an image.
 _THREADS_MAX = 4
 _NAME_MAX = 512
-
-
-@dataclass(frozen=True, slots=True)
-class PackOptions:
-    """What the native packer can be told. All but the last two decide the artifact's bytes.
-
-    `name` is the image's name as `smolvm pack run --info` shows it; without one it is made from the image id.
-    `cpus` and `mem` (MiB) are defaults of a machine made from the artifact; the values here are smolvm's own.
-    `created` is a time after RFC 3339. `foreign` allows an image of another architecture than this machine's.
-    """
-
-    name: str = ""
-    cpus: int = 4
-    mem: int = 8192
-    created: str = ""
-    foreign: bool = False
-    threads: int | None = None
-
-    def key_parts(self) -> tuple[tuple[str, str], ...]:
-        """Give what decides the bytes and is not the default, as sorted pairs for a cache key."""
-        usual = PackOptions()
-        names = ("cpus", "created", "mem", "name")
-        return tuple(
-            (name, str(getattr(self, name))) for name in names if getattr(self, name) != getattr(usual, name)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +113,6 @@ def guest_name(name: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._/:@-]", "-", name)
     name = re.sub(r"\.{2,}", ".", name)  # ".." together with "/" is refused
     return re.sub(r"\A[^A-Za-z0-9]+", "", name)[:_NAME_MAX]
-
-
-def source_date(environment: Mapping[str, str]) -> str:
-    """Give the time that SOURCE_DATE_EPOCH names, after RFC 3339, or nothing. Raises UsageError."""
-    text = environment.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return ""
-    try:
-        return datetime.fromtimestamp(int(text), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH is not a time: {text[:40]!r}",
-            next_step="set it to seconds since 1970, or unset it",
-        ) from error
 
 
 def smolvm_pack_argv(image: str | Path, out: Path) -> tuple[str, ...]:

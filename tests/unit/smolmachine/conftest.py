@@ -18,7 +18,8 @@ from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Digest
 from bot_bottle.smolmachine.cache import Cache, Key
 from bot_bottle.smolmachine.guest import Guest
-from bot_bottle.smolmachine.pack import PackOptions, PackResult, pack_native
+from bot_bottle.smolmachine.options import PackOptions
+from bot_bottle.smolmachine.pack import PackResult, pack_native
 
 SaveImage = Callable[..., Path]
 Pack = Callable[..., PackResult]

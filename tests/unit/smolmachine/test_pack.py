@@ -17,14 +17,13 @@ from bot_bottle.errors import ArtifactError, DiskFullError, ImageError, UsageErr
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.smolmachine.format import digest_of, read, verify
 from bot_bottle.smolmachine.guest import Guest
+from bot_bottle.smolmachine.options import PackOptions, source_date
 from bot_bottle.smolmachine.pack import (
-    PackOptions,
     PackResult,
     guest_name,
     layer_id,
     pack_smolvm,
     smolvm_pack_argv,
-    source_date,
 )
 
 SaveImage = Callable[..., Path]
@@ -192,7 +191,8 @@ def test_memory_stays_small(tmp_path: Path, save_image: SaveImage) -> None:
         "import sys; from pathlib import Path\n"
         "from bot_bottle.image.archive import open_archive; from bot_bottle.image.flatten import flatten\n"
         "from bot_bottle.smolmachine.guest import find_guest\n"
-        "from bot_bottle.smolmachine.pack import pack_native, PackOptions\n"
+        "from bot_bottle.smolmachine.options import PackOptions\n"
+        "from bot_bottle.smolmachine.pack import pack_native\n"
         "with open_archive(Path(sys.argv[1])) as image:\n"
         "    pack_native(image, flatten(image), find_guest(), Path(sys.argv[2]), flatten_version=1,\n"
         "                options=PackOptions(threads=4))\n"
