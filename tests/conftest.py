@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from bot_bottle.interrupts import SIGNALS
 from tests.support.callers import git_context
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
@@ -36,6 +38,15 @@ def cache_dir(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(CACHE, str(folder))
     monkeypatch.setenv(STATE, str(tmp_path / "bot-bottle-state"))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Give the signals back that a test took: `run` takes them for good, and Ctrl-C has to end the tests."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")
