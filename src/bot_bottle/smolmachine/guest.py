@@ -70,12 +70,12 @@ class Guest:
 
 def guest_version() -> str:
     """Give the smolvm version that the installed guest files are part of. Raises SmolvmError."""
-    return _installed()[1]
+    return installed()[1]
 
 
 def find_guest() -> Guest:
     """Find the installed guest files, without reading them. Raises SmolvmError."""
-    folder, version = _installed()
+    folder, version = installed()
     path = folder / _FILE
     if not path.is_file():
         raise SmolvmError(
@@ -86,8 +86,8 @@ def find_guest() -> Guest:
     return Guest(path, version)
 
 
-def _installed() -> tuple[Path, str]:
-    """Give the folder that the package is installed into, and its version.
+def installed() -> tuple[Path, str]:
+    """Give the folder that the package is installed into, and its version. Raises SmolvmError.
 
     The name of the metadata beside it says the version (PyPA, Recording installed projects). That is looked
     at first: every command asks, and importlib.metadata takes a tenth of its start to load.

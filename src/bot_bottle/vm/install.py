@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import shutil
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from bot_bottle import paths
 from bot_bottle.errors import SmolvmError
 from bot_bottle.locks import locked
 from bot_bottle.progress import Progress
+from bot_bottle.smolmachine.guest import PACKAGE, installed
 
-PACKAGE = "smolmachines"
 _LIBRARIES = ("libkrun.so", "libkrunfw.so.5")
 _TEMPLATES = ("storage-template.ext4", "overlay-template.ext4")
 _AGENT = "agent-rootfs.tar.zst"
@@ -55,14 +54,11 @@ class Installation:
 
 def package_folder() -> tuple[Path, str] | None:
     """Give the package's folder and version, or None when it is not installed. Does not import it."""
-    spec = importlib.util.find_spec("smol")
     try:
-        version = importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
+        site, version = installed()
+    except SmolvmError:
         return None
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent
+    folder = site / "smol"
     return (folder, version) if (folder / "smol-vmm").is_file() else None
 
 

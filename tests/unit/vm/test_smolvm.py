@@ -8,7 +8,7 @@ import pytest
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.progress import Progress
-from bot_bottle.vm import install
+from bot_bottle.smolmachine import guest
 from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, exec_argv, find_smolvm, own_state
 
 
@@ -75,7 +75,7 @@ def test_a_new_one_on_path_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_no_smolvm_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found_on_path(tmp_path, monkeypatch)
-    monkeypatch.setattr(install, "PACKAGE", "no-such-package")
+    monkeypatch.setattr(guest, "PACKAGE", "no-such-package")
     with pytest.raises(SmolvmError, match="not installed") as caught:
         find_smolvm(Progress())
     assert caught.value.next_step.startswith("pip install")
