@@ -27,7 +27,7 @@ export SMOLVM_VM_UID_DROP=off  # or smolvm cannot read what it has itself put as
 mkdir /fast/home && cp /results/image.tar /fast/image.tar && chmod 644 /fast/image.tar && cd /results
 @bottle@ doctor > doctor 2>&1  # reads what both will need once
 for round in $(seq @count@); do
-  rm -rf /fast/cache/smolmachines /fast/cache/frames
+  rm -rf /fast/cache/smolmachines /fast/cache/headers
   date +%s.%N >> begun
   @bottle@ pack --json --archive /fast/image.tar >> ours 2>> err
   date +%s.%N >> ended

@@ -18,11 +18,12 @@ from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.rundir import RunDir
 from bot_bottle.scrub.known import LARGEST, in_file, in_variables, is_known
-from bot_bottle.smolmachine.framestore import FrameStore
 from bot_bottle.smolmachine.guest import find_guest
+from bot_bottle.smolmachine.headerstore import HeaderStore
 from bot_bottle.smolmachine.known import known
 from bot_bottle.smolmachine.options import PackOptions
 from bot_bottle.smolmachine.pack import pack_native
+from bot_bottle.smolmachine.parts import Parts
 
 _TOLD = 5  # secrets named in one warning
 
@@ -37,8 +38,8 @@ class NativePacker:
 
     def pack(self, image: Image, options: PackOptions, out: Path) -> tuple[Digest, tuple[Loss, ...]]:
         """Write the artifact; give its digest and what of the image is not in it. Raises BottleError."""
-        store = FrameStore(paths.frames_dir(), self._run.folder("frames"))
-        with self._progress.stage("pack") as stage, store.using():
+        store = HeaderStore(paths.headers_dir(), self._run.folder("headers"))
+        with self._progress.stage("pack") as stage, store.using(), Parts(paths.artifacts_dir()) as parts:
             stage.say("reading the layers")
             image = known(image, store)
             root = self._flatten(image)
@@ -50,9 +51,10 @@ class NativePacker:
                 out,
                 flatten_version=FLATTEN_VERSION,
                 options=options,
-                store=store,
+                parts=parts,
                 on_bytes=stage.advance,
             )
+            store.publish()
             stage.conclude(f"natively, {root.entries} entries")
         self._warn_of_secrets(image, root)
         for loss in root.losses:

@@ -54,9 +54,9 @@ def artifacts_dir() -> Path:
     return (_products.get() or cache_dir()) / "smolmachines"
 
 
-def frames_dir() -> Path:
-    """Give the folder of what has been compressed for artifacts."""
-    return (_products.get() or cache_dir()) / "frames"
+def headers_dir() -> Path:
+    """Give the folder of what is known of layers, so that they need not be read again."""
+    return (_products.get() or cache_dir()) / "headers"
 
 
 def layers_dir() -> Path:

@@ -29,7 +29,7 @@ def test_every_way_is_timed(bottle: Bottle, context: Context) -> None:
 
 def test_the_cache_is_left_alone(bottle: Bottle, image: str) -> None:
     path = bottle("pack", "--image", image).path
-    before = {each: each.stat().st_mtime_ns for each in (path, *(bottle.cache / "frames").iterdir())}
+    before = {each: each.stat().st_mtime_ns for each in (path, *(bottle.cache / "headers").iterdir())}
     done = bottle("bench", "-q", "--rounds", "1", "--image", image)
     assert done.code == 0, done
     assert {each: each.stat().st_mtime_ns for each in before} == before

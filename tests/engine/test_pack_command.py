@@ -258,6 +258,7 @@ def test_one_that_waits_takes_over_from_one_that_is_killed(bottle: Bottle, conte
     image = docker_id(bottle, folder)
     first = bottle.start("pack", "-v", "--image", image)
     wait_until(lambda: list(bottle.cache.glob("smolmachines/*.tmp")))
+    first.send_signal(signal.SIGSTOP)  # or it would be through before the second one asks
     second = bottle.start("pack", "--json", "--image", image)
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()

@@ -13,6 +13,7 @@ import pytest
 from tests.support.bottle import Bottle
 from tests.support.engine_matrix import CASES, PODMAN, Case, dockerfile, fresh_context, use
 from tests.support.engines import LABEL, OWNER, Docker
+from tests.support.smolmachines import listed
 
 TRANSPORTS = ("save", "direct", "push", "auto")
 STEPS = """
@@ -46,8 +47,13 @@ def packed(bottle: Bottle, image: str, *args: str) -> dict[str, Any]:
     return described
 
 
-def frames(bottle: Bottle) -> set[str]:
-    return {path.name for path in (bottle.cache / "frames").iterdir()}
+def kept(bottle: Bottle) -> tuple[set[str], set[bytes]]:
+    """Give what is known of layers, and the keys of all parts of artifacts."""
+    lists = (bottle.cache / "smolmachines").glob("*.parts")
+    return (
+        {path.name for path in (bottle.cache / "headers").iterdir()},
+        {key for path in lists for key in listed(path)},
+    )
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -62,9 +68,10 @@ def test_a_changed_layer_costs_the_change(
         (folder / "Dockerfile").write_text(f"FROM {base_image}\nLABEL {LABEL}={OWNER}\nCOPY file /file\n")
         images.append(docker.build(folder))
     packed(bottle, images[0], "--transport", transport)
-    before = frames(bottle)
+    headers, parts = kept(bottle)
     digests.append(packed(bottle, images[1], "--transport", transport)["digest"])
-    assert len(frames(bottle) - before) == 2  # the new layer's headers and its file
+    now = kept(bottle)
+    assert (len(now[0] - headers), len(now[1] - parts)) == (1, 1)  # the new layer's headers and its file
     other = Bottle(tmp_path / "other", bottle.changes)
     digests.append(packed(other, images[1], "--transport", "save")["digest"])
     assert digests[0] == digests[1]

@@ -40,3 +40,9 @@ def root_of(artifact: Path) -> dict[str, bytes]:
                     assert file is not None
                     found[member.name.removeprefix("./").lstrip("/")] = file.read()
     return found
+
+
+def listed(parts: Path) -> dict[bytes, tuple[int, int]]:
+    """The parts in a list: offset and size by what they are found by."""
+    data = parts.read_bytes()
+    return {key: (offset, size) for key, offset, size in struct.iter_unpack("<32sQI", data[20:-4])}

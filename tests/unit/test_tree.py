@@ -18,6 +18,7 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 STAGES = ["image", "registry", "smolmachine", "verify", "scrub", "vm", "workspace", "egress", "backend"]
 GROUND = {
     "atomic",
+    "copying",
     "ending",
     "errors",
     "interrupts",

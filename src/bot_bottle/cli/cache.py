@@ -18,7 +18,7 @@ from bot_bottle.progress import human_bytes, human_count
 from bot_bottle.registry.kept import Kept
 from bot_bottle.smolmachine.cache import Cache
 from bot_bottle.smolmachine.entry import Entry
-from bot_bottle.smolmachine.framestore import prune as prune_frames
+from bot_bottle.smolmachine.headerstore import prune as prune_headers
 from bot_bottle.sweeping import working
 
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -44,8 +44,8 @@ Examples:
 
 _PRUNE_HELP = """Remove artifacts, never one in use, and whatever killed commands left.
 
-Compressed parts of images, kept for the next artifact, go likewise; --keep-bytes leaves them the room that
-the artifacts do not take. Without --keep-bytes, --older-than or --all only what killed commands left goes.
+Lists of what layers hold, kept for the next artifact, go likewise; --keep-bytes leaves them the room that the
+artifacts do not take. Without --keep-bytes, --older-than or --all only what killed commands left goes.
 
 \b
 Examples:
@@ -120,13 +120,13 @@ def prune(
         done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
         if keep is not None:
             keep = max(0, keep - sum(entry.size for entry in cache.list()))
-        frames = prune_frames(paths.frames_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
+        headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             Kept(paths.layers_dir()).trim(0)
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
-                  "frames": {"removed": frames.count, "bytes": frames.freed, "in_use": frames.in_use},
+                  "headers": {"removed": headers.count, "bytes": headers.freed, "in_use": headers.in_use},
                   "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(answer, indent=2))
         return
@@ -138,10 +138,10 @@ def prune(
     for entry in done.in_use:
         click.echo(f"in use: {entry.path.name}")
     click.echo(f"{verb} {human_count(len(done.removed), 'artifact')}, {human_bytes(done.freed)}")
-    if frames.in_use:
-        click.echo("in use: the compressed parts")
-    if frames.count:
-        click.echo(f"{verb} {human_count(frames.count, 'compressed part')}, {human_bytes(frames.freed)}")
+    if headers.in_use:
+        click.echo("in use: the layer lists")
+    if headers.count:
+        click.echo(f"{verb} {human_count(headers.count, 'layer list')}, {human_bytes(headers.freed)}")
 
 
 @command.command("verify", help=_VERIFY_HELP, short_help="Check every byte of every artifact.")

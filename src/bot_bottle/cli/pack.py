@@ -15,6 +15,7 @@ import click
 from bot_bottle import artifacts
 from bot_bottle.cli import inputs, options
 from bot_bottle.conversion import Conversion
+from bot_bottle.copying import copy_range
 from bot_bottle.errors import ArtifactError, DifferenceError
 from bot_bottle.progress import Progress
 from bot_bottle.spec import Source
@@ -126,6 +127,9 @@ def _copy(artifact: Path, output: Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temp:
             try:
                 with artifact.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    file.seek(copy_range(file.fileno(), 0, size, temp.fileno()))
+                    temp.seek(0, os.SEEK_END)
                     shutil.copyfileobj(file, temp, 1 << 20)
                 temp.flush()
                 os.fsync(temp.fileno())

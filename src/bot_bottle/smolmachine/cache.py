@@ -1,12 +1,14 @@
 """The artifact cache: found, or made once, published whole, and never trusted unread.
 
 Each artifact `<stem>.smolmachine` has a record `<stem>.json`, whose time of change is when it was last used,
-and a lock `<stem>.lock`, held by whoever makes it. It is made in a folder `<stem>.<random>.tmp`, synced, and
-renamed into its place. Files of other names are left alone.
+and a lock `<stem>.lock`, held by whoever makes it; it may have a list of its parts, `<stem>.parts`. It is
+made in a folder `<stem>.<random>.tmp`, synced, and renamed into its place. Files of other names are left
+alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -24,6 +26,7 @@ from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine import tidy
 from bot_bottle.smolmachine.entry import Entry, read_entry, record_of, record_path
 from bot_bottle.smolmachine.key import SUFFIX, Change, Key
+from bot_bottle.smolmachine.parts import list_path
 from bot_bottle.smolmachine.tidy import Pruned
 
 __all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned"]
@@ -199,6 +202,8 @@ class Cache:
                 entry = Entry(path, key, False, artifact.size, digest, source, now, now)
                 self._publish_record(entry, scratch)
                 made.replace(path)
+                with contextlib.suppress(FileNotFoundError):
+                    list_path(made).replace(list_path(path))
                 _sync(self.folder)
         return entry
 

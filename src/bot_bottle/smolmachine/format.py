@@ -187,13 +187,18 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _read(fd: int, path: Path) -> Artifact:
+def footer_of(fd: int) -> Footer:
+    """Read the footer of an open file. Raises ArtifactError, OSError."""
     facts = os.fstat(fd)
     if not stat.S_ISREG(facts.st_mode):
         raise ArtifactError("not a .smolmachine file", why="it is not a regular file")
-    footer = Footer.unpack(os.pread(fd, FOOTER_SIZE, max(0, facts.st_size - FOOTER_SIZE)), facts.st_size)
+    return Footer.unpack(os.pread(fd, FOOTER_SIZE, max(0, facts.st_size - FOOTER_SIZE)), facts.st_size)
+
+
+def _read(fd: int, path: Path) -> Artifact:
+    footer = footer_of(fd)
     raw = os.pread(fd, footer.manifest_size, footer.assets_size)
-    return Artifact(path, facts.st_size, footer, Manifest.from_json(raw))
+    return Artifact(path, footer.covered + FOOTER_SIZE, footer, Manifest.from_json(raw))
 
 
 def _compare(artifact: Artifact, source: _Source) -> None:

@@ -27,6 +27,9 @@ BLOCK = 4096  # bytes; a segment has a whole number of them
 COMPRESSION = f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level 3"
 """What decides the bytes of a frame beside the data: kept frames are only used where it is the same."""
 
+SEGMENT_CRC = 0x2144DF1C
+"""The CRC-32 of every segment: bytes that are followed by their own CRC-32 all have the same."""
+
 _LEVEL = 3  # what smolvm itself uses
 _CLOSING = b"\x5b\x2a\x4d\x18"
 _CLOSING_LEAST = 12  # bytes: its magic number and size, the checksum
@@ -73,28 +76,32 @@ def holds(made: bytes, size: int) -> bool:
 
 def is_segment(data: bytes) -> bool:
     """Tell whether bytes are a segment that has not changed since it was made."""
-    if not data or len(data) % BLOCK:
-        return False
-    return zlib.crc32(memoryview(data)[:-4]) == int.from_bytes(data[-4:], "little")
+    return bool(data) and len(data) % BLOCK == 0 and zlib.crc32(data) == SEGMENT_CRC
 
 
-def check_frames(pread: Callable[[int, int], bytes], size: int) -> None:
+def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:
     """Check that `size` bytes are whole frames one after another, none asking for too large a window.
 
-    `pread(count, offset)` gives bytes as os.pread does. Raises ArtifactError.
+    `pread(count, offset)` gives bytes as os.pread does. Gives how many bytes of data the frames say that they
+    hold, None if one of them does not say. Raises ArtifactError.
     """
-    offset = 0
+    offset, content = 0, 0
+    says = True
     while offset < size:
         head = pread(_HEADER_MAX, offset)
         if len(head) >= 8 and head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
             offset += 8 + int.from_bytes(head[4:8], "little")
         else:
-            offset = _end_of_frame(pread, head, offset)
+            offset, held = _end_of_frame(pread, head, offset)
+            says = says and held != zstandard.CONTENTSIZE_UNKNOWN
+            content += held
     if offset != size or not size:
         raise _bad("the compressed data is cut short")
+    return content if says else None
 
 
-def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) -> int:
+def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) -> tuple[int, int]:
+    """Give where a frame ends, and how many bytes of data it says that it holds."""
     try:
         frame = zstandard.get_frame_parameters(head)
         offset += zstandard.frame_header_size(head)
@@ -114,7 +121,7 @@ def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) 
             raise _bad("a compressed block is of a kind that is not known")
         offset += _BLOCK_HEADER + (1 if kind == _RLE else length)
         if last:
-            return offset + (4 if frame.has_checksum else 0)
+            return offset + (4 if frame.has_checksum else 0), frame.content_size
 
 
 def _bad(why: str) -> ArtifactError:

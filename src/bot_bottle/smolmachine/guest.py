@@ -5,6 +5,7 @@ They are part of smolvm. The PyPI package `smolmachines` brings them as `smol/ag
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,16 +35,31 @@ class Guest:
 
     @cached_property
     def size(self) -> int:
-        """The tar's size in bytes, uncompressed; reading it also checks it. Raises SmolvmError."""
+        """The tar's size in bytes, uncompressed. Raises SmolvmError for a file that is cut short."""
         try:
             with self.path.open("rb") as file:
-                check_frames(
+                size = check_frames(
                     lambda count, at: os.pread(file.fileno(), count, at), os.fstat(file.fileno()).st_size
                 )
-            return sum(map(len, self.read()))
         except (ArtifactError, OSError) as error:
             why = error.why if isinstance(error, ArtifactError) else str(error)
             raise self._damaged(why) from error
+        return sum(map(len, self.read())) if size is None else size
+
+    def check(self) -> None:
+        """Read all of it, which takes a tenth of a second. Raises SmolvmError when it is damaged."""
+        size = sum(map(len, self.read()))
+        if size != self.size:
+            raise self._damaged(f"it holds {size} bytes and says {self.size}")
+
+    @cached_property
+    def digest(self) -> str:
+        """The file's SHA-256, in hexadecimal. Raises SmolvmError."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise self._damaged(str(error)) from error
 
     def frames(self) -> Iterator[bytes]:
         """Give the file as it is: zstd frames that an artifact can hold."""

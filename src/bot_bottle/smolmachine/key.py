@@ -99,5 +99,5 @@ class Key:
 
 def stem_of(name: str) -> str | None:
     """Give the stem of a file's name in the cache, or None for a file that is not the cache's."""
-    found = re.fullmatch(rf"({STEM})(\.smolmachine|\.json|\.lock|\.[a-z0-9_]+\.tmp)", name)
+    found = re.fullmatch(rf"({STEM})(\.smolmachine|\.json|\.parts|\.lock|\.[a-z0-9_]+\.tmp)", name)
     return found[1] if found else None

@@ -16,18 +16,18 @@ import zstandard
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import Layer, LayerReader
 from bot_bottle.smolmachine.frames import closing
-from bot_bottle.smolmachine.framestore import FrameStore
+from bot_bottle.smolmachine.headerstore import HeaderStore
 
 _FORM = "headers 1"  # to be changed with what image/tarread.py asks for
 _LARGEST = 32 << 20  # bytes, compressed; of a layer with more headers none are kept
 
 
-def known(image: Image, store: FrameStore) -> Image:
+def known(image: Image, store: HeaderStore) -> Image:
     """Give an image whose layers' headers are read from the store, or kept there if they were not in it."""
     return replace(image, layers=tuple(_known(layer, store) for layer in image.layers))
 
 
-def _known(layer: Layer, store: FrameStore) -> Layer:
+def _known(layer: Layer, store: HeaderStore) -> Layer:
     key = f"{_FORM} of {layer.diff_id}"
     kept = store.read(key)
     if kept is not None:
@@ -69,7 +69,7 @@ class _Kept:
 class _Recorded:
     """A layer that is read from where it is; if that goes well, the headers that were read are kept."""
 
-    def __init__(self, stream: LayerReader, store: FrameStore, key: str) -> None:
+    def __init__(self, stream: LayerReader, store: HeaderStore, key: str) -> None:
         self._stream = stream
         self._store = store
         self._key = key

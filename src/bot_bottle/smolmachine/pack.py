@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,10 +24,11 @@ from bot_bottle.image.flatten import Flattened
 from bot_bottle.image.oci import Digest, Platform
 from bot_bottle.interrupts import shield
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.smolmachine.framestore import FrameStore
+from bot_bottle.smolmachine.frames import holds
 from bot_bottle.smolmachine.guest import MEMBER, Guest
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
 from bot_bottle.smolmachine.options import PackOptions
+from bot_bottle.smolmachine.parts import PartList, Parts
 from bot_bottle.smolmachine.root import write_root
 from bot_bottle.smolmachine.sink import sink
 from bot_bottle.smolmachine.writer import Writer
@@ -53,14 +55,15 @@ def pack_native(
     *,
     flatten_version: int,
     options: PackOptions | None = None,
-    store: FrameStore | None = None,
+    parts: Parts | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> PackResult:
     """Write an image's root filesystem and the guest files into a new artifact, in one pass.
 
     `out` is a new file's path, or a binary file open for writing. The same image, guest and options give the
-    same bytes, with or without a `store` of what other packs have compressed. `on_bytes` is told how many
-    bytes of `root` went in, `root.size` in all. A file that could not be finished is removed.
+    same bytes, with or without the `parts` of other artifacts; with them, a path's file gets a list of its
+    own parts beside it. `on_bytes` is told how many bytes of `root` went in, `root.size` in all. A file that
+    could not be finished is removed.
 
     Raises ImageError for an image that this machine cannot run, DiskFullError with what would be needed,
     ArtifactError when it cannot be written otherwise.
@@ -76,10 +79,10 @@ def pack_native(
     manifest.to_json()  # what cannot be written is known now, not after a gigabyte
     with (
         sink(out, guest.size + root.size) as output,
-        Writer(output, threads=options.threads or threads()) as writer,
+        Writer(output, threads=options.threads or threads(), copy=output.copy) as writer,
     ):
-        writer.begin(MEMBER, guest.size)
-        writer.add_frames(guest.frames(), guest.size)
+        listed = PartList()
+        check = _write_guest(writer, guest, parts, listed)
         output.consumed += guest.size
         writer.begin(assets.layers[0].path, root.size)
 
@@ -87,11 +90,29 @@ def pack_native(
             output.consumed += count
             on_bytes(count)
 
-        write_root(writer, root, store, written)
+        write_root(writer, root, parts, listed, written)
         done = writer.finish(manifest)
-    if store is not None:
-        store.publish()
+        check()
+    if parts is not None and isinstance(out, Path):
+        listed.write(out, done.size, done.footer.checksum)
     return PackResult(done.size, done.digest, manifest)
+
+
+def _write_guest(writer: Writer, guest: Guest, parts: Parts | None, listed: PartList) -> Callable[[], object]:
+    """Write the guest files, and give what raises SmolvmError at the end if they are damaged.
+
+    Those that an artifact holds already were sound.
+    """
+    writer.begin(MEMBER, guest.size)
+    key = f"guest {guest.digest}"
+    listing = partial(listed.add, key)
+    kept = parts.read(key) if parts is not None else None
+    if kept is not None and holds(kept.data, guest.size):
+        writer.add_segment(lambda: kept, guest.size, listing)
+        return lambda: None
+    check = writer.beside(guest.check)
+    writer.add_frames(guest.frames(), guest.size, listing)
+    return check.result
 
 
 def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:

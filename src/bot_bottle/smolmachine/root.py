@@ -1,4 +1,4 @@
-"""The root filesystem into an artifact: stretch by stretch, from the store of frames where one is kept."""
+"""The root filesystem into an artifact: stretch by stretch, from other artifacts where they have it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from functools import partial
 from bot_bottle.image.flatten import Flattened
 from bot_bottle.image.stretches import LayerData, Stretch
 from bot_bottle.smolmachine.frames import holds, segment
-from bot_bottle.smolmachine.framestore import FrameStore
-from bot_bottle.smolmachine.writer import PART, Writer
+from bot_bottle.smolmachine.parts import Part, PartList, Parts
+from bot_bottle.smolmachine.writer import PART, Make, Writer
 
 
 def write_root(
-    writer: Writer, root: Flattened, store: FrameStore | None, on_bytes: Callable[[int], None]
+    writer: Writer,
+    root: Flattened,
+    parts: Parts | None,
+    listed: PartList,
+    on_bytes: Callable[[int], None],
 ) -> None:
-    """Write all of `root`. What is compressed is kept in `store`; the bytes are the same with and without.
+    """Write all of `root`, and list what can be found in it. The bytes are the same without `parts`.
 
     `on_bytes` is told how many bytes of `root` have been written. Raises ImageError when a layer can no
     longer be read, or turns out not to be what its digest says.
     """
+
+    def written(key: str, size: int, offset: int, length: int) -> None:
+        listed.add(key, offset, length)
+        on_bytes(size)
+
     with root.data() as data:
         for stretch in root.stretches():
             size = stretch.size
@@ -28,34 +37,24 @@ def write_root(
                     writer.add(piece)
                     on_bytes(len(piece))
             else:
-                make = _maker(root, stretch, size, data, store)
-                writer.add_segment(make, size, partial(on_bytes, size))
+                key = stretch.key()
+                make = _maker(root, stretch, data, parts, key)
+                writer.add_segment(make, size, partial(written, key, size))
         data.finish()
 
 
-def _maker(
-    root: Flattened, stretch: Stretch, size: int, data: LayerData, store: FrameStore | None
-) -> Callable[[], bytes]:
+def _maker(root: Flattened, stretch: Stretch, data: LayerData, parts: Parts | None, key: str) -> Make:
     """Give what makes a stretch's segment in another thread, where layers cannot be read in their order."""
-    if store is None or stretch.key is None:
-        return partial(segment, b"".join(stretch.pieces(data)))
-    key = stretch.key()
-    if store.holds(key):
-        return partial(_kept, root, stretch, size, key, store)
-    return partial(_made, b"".join(stretch.pieces(data)), key, store)
+    if parts is not None and parts.holds(key):
+        return partial(_kept, root, stretch, parts, key)
+    return partial(segment, b"".join(stretch.pieces(data)))
 
 
-def _kept(root: Flattened, stretch: Stretch, size: int, key: str, store: FrameStore) -> bytes:
-    kept = store.read(key)
-    if kept is not None and holds(kept, size):
-        return kept
+def _kept(root: Flattened, stretch: Stretch, parts: Parts, key: str) -> bytes | Part:
+    part = parts.read(key)
+    if part is not None and holds(part.data, stretch.size):
+        return part
     with root.data() as data:  # removed a moment ago, or damaged
-        made = _made(b"".join(stretch.pieces(data)), key, store)
+        made = segment(b"".join(stretch.pieces(data)))
         data.finish()
         return made
-
-
-def _made(data: bytes, key: str, store: FrameStore) -> bytes:
-    made = segment(data)
-    store.keep(key, made)
-    return made

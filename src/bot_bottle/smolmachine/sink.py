@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bot_bottle.copying import copy_range
 from bot_bottle.errors import ArtifactError, DiskFullError
 from bot_bottle.interrupts import shield
 from bot_bottle.progress import human_bytes
+from bot_bottle.smolmachine.parts import Part
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,6 +36,21 @@ class Sink:
                 left = left[count:]
         except OSError as error:
             raise self._failed(error, len(left)) from error
+
+    def copy(self, part: Part) -> None:
+        """Write what another file has. Where the file system can, both share it, and nothing is moved.
+
+        Raises as `write` does.
+        """
+        done, size = 0, len(part.data)
+        if self._folder is not None:
+            try:
+                done = copy_range(part.fd, part.offset, size, self._file.fileno())
+            except OSError as error:
+                raise self._failed(error, size) from error
+            self._written += done
+        if done < size:
+            self.write(part.data[done:])
 
     def flush(self) -> None:
         """Hand on what the file object still holds. Raises as `write` does."""

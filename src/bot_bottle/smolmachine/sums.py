@@ -7,6 +7,9 @@ import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from bot_bottle.smolmachine.crc import combine
+from bot_bottle.smolmachine.frames import SEGMENT_CRC
+
 _BEHIND = 4  # pieces that may wait for their turn: what is held is memory
 
 
@@ -21,20 +24,24 @@ class Sums:
 
     def add(self, data: bytes) -> None:
         """Reckon with a piece, soon."""
-        if len(self._waiting) == _BEHIND:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._reckon, data))
+        self._submit(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def add_segment(self, data: bytes) -> None:
+        """Reckon with a segment, soon: its CRC-32 is known."""
+        self._submit(data)
+        self._crc = combine(self._crc, SEGMENT_CRC, len(data))
 
     @property
     def crc(self) -> int:
         """The CRC-32 of all pieces so far (IEEE 802.3)."""
-        self._settle()
         return self._crc
 
     @property
     def sha256(self) -> str:
         """The SHA-256 of all pieces so far, in hexadecimal."""
-        self._settle()
+        while self._waiting:
+            self._waiting.popleft().result()
         return self._sha256.hexdigest()
 
     def __enter__(self) -> Sums:
@@ -43,10 +50,7 @@ class Sums:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _reckon(self, data: bytes) -> None:
-        self._crc = zlib.crc32(data, self._crc)
-        self._sha256.update(data)
-
-    def _settle(self) -> None:
-        while self._waiting:
+    def _submit(self, data: bytes) -> None:
+        if len(self._waiting) == _BEHIND:
             self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._sha256.update, data))

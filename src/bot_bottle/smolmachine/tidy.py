@@ -15,6 +15,7 @@ from bot_bottle.interrupts import shield
 from bot_bottle.locks import try_locked
 from bot_bottle.smolmachine.entry import Entry, read_entry, record_path
 from bot_bottle.smolmachine.key import SUFFIX, stem_of
+from bot_bottle.smolmachine.parts import list_path
 
 _SCRAP = ".tmp"
 
@@ -51,9 +52,9 @@ def names(folder: Path) -> list[str]:
 
 
 def remove(artifact: Path) -> None:
-    """Remove an artifact and its record."""
+    """Remove an artifact, its record and its list of parts."""
     with shield():
-        for path in (artifact, record_path(artifact)):
+        for path in (artifact, record_path(artifact), list_path(artifact)):
             path.unlink(missing_ok=True)
 
 
@@ -106,7 +107,7 @@ def prune(
 
 def _order(name: str) -> tuple[int, str]:
     """Order leftovers so that what makes others leftovers goes first, and the lock last."""
-    return (_SCRAP, SUFFIX, ".json", ".lock").index(Path(name).suffix), name
+    return (_SCRAP, SUFFIX, ".json", ".parts", ".lock").index(Path(name).suffix), name
 
 
 def _remove_entry(entry: Entry, *, dry_run: bool) -> bool:

@@ -21,6 +21,7 @@ from bot_bottle.image.oci import Digest
 from bot_bottle.smolmachine.format import Footer
 from bot_bottle.smolmachine.frames import closing, compress, segment
 from bot_bottle.smolmachine.manifest import Manifest
+from bot_bottle.smolmachine.parts import Part
 from bot_bottle.smolmachine.sums import Sums
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame
@@ -29,11 +30,22 @@ _BLOCK = 512
 _M_ARENA_MAX = -8  # malloc.h
 
 
+OnMade = Callable[[int, int], None]
+"""Hears of a segment: its offset in the file, and its size in bytes."""
+
+Make = Callable[[], bytes | Part]
+"""Gives a segment, made or found, in whatever thread it is called in."""
+
+
 class Output(Protocol):
     """Where the file goes; `write` takes all it is given."""
 
     def write(self, data: bytes, /) -> object:
         """Write all of `data`."""
+
+
+def _ignore(_offset: int, _size: int) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +61,19 @@ class Writer:
     """Writes the tar members one by one, then the manifest and the footer. To be used as a context.
 
     `threads` make segments beside the caller's own thread; the bytes do not depend on how many there are.
+    `copy` writes a segment that a file has already, perhaps without moving its bytes.
     """
 
-    def __init__(self, out: Output, *, threads: int = 1) -> None:
+    def __init__(
+        self, out: Output, *, threads: int = 1, copy: Callable[[Part], object] | None = None
+    ) -> None:
         self._out = out
+        self._copy = copy or (lambda part: out.write(part.data))
         self._sums = Sums()
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="compress")
         self._ahead = max(1, threads)
         _share_memory()
-        self._coming: deque[tuple[Future[bytes], Callable[[], None]]] = deque()
+        self._coming: deque[tuple[Future[bytes | Part], OnMade]] = deque()
         self._plain: list[bytes] = []  # bytes of the tar that wait to be compressed
         self._held = 0
         self._expected = self._given = 0  # bytes of the present member
@@ -75,19 +91,20 @@ class Writer:
         self._given += len(data)
         self._hold(data)
 
-    def add_segment(
-        self, make: Callable[[], bytes], size: int, on_made: Callable[[], None] = lambda: None
-    ) -> None:
+    def add_segment(self, make: Make, size: int, on_made: OnMade = _ignore) -> None:
         """Add `size` of the file's bytes as the segment that `make` will have made, in some thread.
 
-        `on_made` is called in the caller's own thread, before it is written.
+        `on_made` is called in the caller's own thread before it is written, with its offset and size.
         """
         self._flush()
         self._given += size
         self._submit(make, on_made)
 
-    def add_frames(self, frames: Iterable[bytes], size: int) -> None:
-        """Add `size` of the file's bytes, compressed already: whole zstd frames, in chunks of any size."""
+    def add_frames(self, frames: Iterable[bytes], size: int, on_made: OnMade = _ignore) -> None:
+        """Add `size` of the file's bytes, compressed already: whole zstd frames, in chunks of any size.
+
+        They become a segment. `on_made` is called when it has been written, with its offset and size.
+        """
         self._flush()
         self._write_coming(0)
         self._given += size
@@ -96,13 +113,18 @@ class Writer:
             crc = zlib.crc32(chunk, crc)
             self._write(chunk)
         self._write(closing(self.size - begun, crc))
+        on_made(begun, self.size - begun)
+
+    def beside(self, work: Callable[[], None]) -> Future[None]:
+        """Do something else in one of the threads, so that no more of them work at once."""
+        return self._pool.submit(work)
 
     def finish(self, manifest: Manifest) -> Written:
         """End the tar and write manifest and footer. Nothing can be written after that."""
         self._end_member()
         self._hold(bytes(2 * _BLOCK))
-        self._submit(partial(compress, b"".join(self._plain)))  # at the end nothing needs to be filled up
         self._write_coming(0)
+        self._write(compress(b"".join(self._plain)))  # at the end nothing needs to be filled up
         assets_size = self.size
         raw = manifest.to_json()
         self._write(raw)
@@ -141,16 +163,22 @@ class Writer:
             self._submit(partial(segment, b"".join(self._plain)))
         self._plain, self._held = [], 0
 
-    def _submit(self, make: Callable[[], bytes], on_made: Callable[[], None] = lambda: None) -> None:
+    def _submit(self, make: Make, on_made: OnMade = _ignore) -> None:
         self._write_coming(self._ahead)
         self._coming.append((self._pool.submit(make), on_made))
 
     def _write_coming(self, leave: int) -> None:
         while len(self._coming) > leave:
-            made, on_made = self._coming.popleft()
-            data = made.result()
-            on_made()
-            self._write(data)
+            future, on_made = self._coming.popleft()
+            made = future.result()
+            data = made.data if isinstance(made, Part) else made
+            on_made(self.size, len(data))
+            self._sums.add_segment(data)
+            self.size += len(data)
+            if isinstance(made, Part):
+                self._copy(made)
+            else:
+                self._out.write(data)
 
     def _write(self, data: bytes) -> None:
         self._sums.add(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -22,7 +23,9 @@ def test_the_installed_guest_is_found() -> None:
     assert guest.size == len(data)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getmember("./sbin/init")
+    guest.check()
     assert b"".join(guest.frames()) == guest.path.read_bytes()
+    assert guest.digest == hashlib.sha256(guest.path.read_bytes()).hexdigest()
 
 
 def test_finding_it_does_not_import_smolvm() -> None:
@@ -65,3 +68,12 @@ def test_a_guest_that_is_gone_is_refused(guest: Guest) -> None:
     guest.path.unlink()
     with pytest.raises(SmolvmError, match="damaged"):
         _ = guest.size
+
+
+def test_damage_in_the_middle_is_found_when_it_is_checked(guest: Guest) -> None:
+    data = bytearray(guest.path.read_bytes())
+    data[-3] ^= 1  # in the checksum of the content
+    guest.path.write_bytes(data)
+    assert guest.size
+    with pytest.raises(SmolvmError, match="damaged"):
+        guest.check()

@@ -69,7 +69,7 @@ def test_what_is_no_object_is_no_key(value: Any) -> None:
 
 
 def test_only_the_caches_own_names_have_a_stem(key: Key) -> None:
-    own = [f"{key.stem}{end}" for end in (".smolmachine", ".json", ".lock", ".a_b9.tmp")]
+    own = [f"{key.stem}{end}" for end in (".smolmachine", ".json", ".parts", ".lock", ".a_b9.tmp")]
     assert {stem_of(name) for name in own} == {key.stem}
     foreign = [
         "notes.txt",

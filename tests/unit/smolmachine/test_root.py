@@ -1,35 +1,43 @@
-"""Root filesystems from kept frames: the same bytes as without, and work only for what has changed."""
+"""Root filesystems from parts of other artifacts: the same bytes as without, and work for what changed."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from tests.support.crafted import Member, file, folder, hardlink, layer, saved, symlink
 from tests.support.layer_cases import CASES, OURS_ALONE
+from tests.support.smolmachines import listed
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive import open_archive
 from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.image.oci import Digest
-from bot_bottle.smolmachine.framestore import FrameStore, prune
 from bot_bottle.smolmachine.guest import Guest
+from bot_bottle.smolmachine.headerstore import HeaderStore, prune
 from bot_bottle.smolmachine.known import known
 from bot_bottle.smolmachine.pack import pack_native
+from bot_bottle.smolmachine.parts import Parts
 
 LARGE = 9_000_000  # bytes: a file of three parts
 
 
 @dataclass
 class Bench:
-    """Packs images with one store."""
+    """Packs images into one folder, each with what those before it have left."""
 
     folder: Path
     guest: Guest
-    store: FrameStore
+    store: HeaderStore
+
+    @property
+    def artifacts(self) -> list[Path]:
+        return sorted(self.folder.glob("*.smolmachine"))
 
     def archive(self, *layers: bytes) -> Path:
         path = self.folder / "image.tar"
@@ -43,26 +51,37 @@ class Bench:
     def pack_archive(
         self, archive: Path, *, stored: bool = True, on_open: Callable[[Path], object] = str
     ) -> Digest:
-        with open_archive(archive) as image, self.store.using():
+        with open_archive(archive) as image, self.store.using(), Parts(self.folder) as parts:
             on_open(archive)
+            out: BinaryIO | Path = io.BytesIO()
             if stored:
                 image = known(image, self.store)
-            out = self.folder / "made"
-            out.unlink(missing_ok=True)
-            store = self.store if stored else None
-            root = flatten(image, verify=False)
-            return pack_native(
-                image, root, self.guest, out, flatten_version=FLATTEN_VERSION, store=store
-            ).digest
+                out = self.folder / f"{len(self.artifacts):03}.smolmachine"
+            made = pack_native(
+                image,
+                flatten(image, verify=False),
+                self.guest,
+                out,
+                flatten_version=FLATTEN_VERSION,
+                parts=parts if stored else None,
+            )
+            self.store.publish()
+            return made.digest
 
-    def kept(self) -> set[str]:
-        return {path.name for path in self.store.folder.iterdir()}
+    def kept(self) -> set[object]:
+        """Give all that another pack can use: layers' headers, and parts of artifacts by their keys."""
+        keys = {key for path in self.folder.glob("*.parts") for key in listed(path)}
+        return keys | {path.name for path in self.store.folder.iterdir() if path.name != "lock"}
+
+    def files(self) -> list[Path]:
+        """Give the files that hold it."""
+        return [path for path in self.store.folder.iterdir() if path.name != "lock"] + self.artifacts
 
 
 @pytest.fixture
 def bench(tmp_path: Path, guest: Guest) -> Bench:
     (tmp_path / "scratch").mkdir()
-    store = FrameStore(tmp_path / "frames", tmp_path / "scratch")
+    store = HeaderStore(tmp_path / "frames", tmp_path / "scratch")
     with store.using():
         pass
     return Bench(tmp_path, guest, store)
@@ -127,28 +146,40 @@ def test_what_a_layer_hides_costs_the_stretches_it_hides_from(bench: Bench) -> N
         before = bench.kept()
 
 
-def test_damaged_frames_are_made_again(bench: Bench) -> None:
+def test_damaged_parts_are_made_again(bench: Bench) -> None:
     layers = [layer(base())]
     plain = bench.pack(*layers)
-    names = bench.kept() - {"lock"}
-    for path in (bench.store.folder / name for name in names):
+    kept = bench.kept()
+    for path in bench.files():
         data = bytearray(path.read_bytes())
         data[len(data) // 3] ^= 1
         path.write_bytes(data)
     assert bench.pack(*layers) == plain
-    assert bench.kept() - {"lock"} == names
+    assert bench.kept() == kept
     assert bench.pack(*layers, on_open=destroyed) == plain
 
 
-def test_frames_that_go_while_they_are_used_are_made_again(bench: Bench) -> None:
+def test_parts_that_go_while_they_are_used_are_made_again(bench: Bench) -> None:
     layers = [layer(base())]
     plain = bench.pack(*layers)
 
     def removed(_archive: Path) -> None:
-        for name in bench.kept() - {"lock"}:
-            (bench.store.folder / name).unlink()
+        for path in bench.files():
+            path.unlink()
 
     assert bench.pack(*layers, on_open=removed) == plain
+
+
+def test_an_artifact_that_goes_while_it_is_read_can_be_read_on(bench: Bench) -> None:
+    layers = [layer(base())]
+    plain = bench.pack(*layers)
+    with open_archive(bench.archive(*layers)) as image, Parts(bench.folder) as parts:
+        [key, *others] = [stretch.key() for stretch in flatten(image).stretches() if stretch.key]
+        first = parts.read(key)
+        assert first is not None
+        bench.artifacts[0].unlink()
+        assert all(parts.read(other) for other in others)
+    assert bench.pack(*layers) == plain
 
 
 def test_nothing_is_kept_of_a_layer_that_is_damaged(bench: Bench) -> None:
@@ -158,8 +189,8 @@ def test_nothing_is_kept_of_a_layer_that_is_damaged(bench: Bench) -> None:
     archive.write_bytes(data)
     with pytest.raises(ImageError, match="damaged"):
         bench.pack_archive(archive)
-    assert bench.kept() == {"lock"}
-    assert not (bench.folder / "made").exists()
+    assert not bench.kept()
+    assert not bench.artifacts
 
 
 @pytest.mark.parametrize("what", ["data", "data of a file that is hidden", "whiteout"])
@@ -171,8 +202,8 @@ def test_whatever_is_in_a_layer_is_verified_before_anything_is_kept(bench: Bench
     archive.write_bytes(data.replace(mark, mark[:-1] + b"C"))
     with pytest.raises(ImageError):
         bench.pack_archive(archive)
-    assert bench.kept() == {"lock"}
-    assert not (bench.folder / "made").exists()
+    assert not bench.kept()
+    assert not bench.artifacts
 
 
 def test_data_of_a_known_layer_is_verified_when_it_is_needed(bench: Bench) -> None:
@@ -194,5 +225,5 @@ def test_a_layer_of_many_files_is_listed_from_what_is_kept(bench: Bench) -> None
     layers = [layer([file(f"{number // 100}/{number}", b"") for number in range(20_000)])]
     plain = bench.pack(*layers)
     prune(bench.store.folder, keep_bytes=0)
-    assert bench.pack(*layers) == plain
+    assert bench.pack(*layers) == plain  # the headers are read again, and kept
     assert bench.pack(*layers, on_open=destroyed) == plain

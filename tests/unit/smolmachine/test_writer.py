@@ -91,6 +91,11 @@ def test_segments_are_written_in_turn_however_long_each_takes() -> None:
     numbers = [segment(b"%05d" % number) for number in range(50)]
     slow = threading.Event()
     written: list[int] = []
+    places: list[int] = []
+
+    def note(number: int, offset: int, _size: int) -> None:
+        written.append(number)
+        places.append(offset)
 
     def make(number: int) -> bytes:
         if number == 49:
@@ -103,11 +108,12 @@ def test_segments_are_written_in_turn_however_long_each_takes() -> None:
     with Writer(out, threads=2) as writer:
         writer.begin("x", 250)
         for number in range(50):
-            writer.add_segment(partial(make, number), 5, partial(written.append, number))
+            writer.add_segment(partial(make, number), 5, partial(note, number))
         size = writer.finish(MANIFEST).footer.assets_size
     tar = zstandard.ZstdDecompressor().stream_reader(out.getvalue()[:size], read_across_frames=True).read()
     assert tar[512:762] == b"".join(b"%05d" % number for number in range(50))
     assert written == list(range(50))
+    assert all(out.getvalue()[place:].startswith(one) for place, one in zip(places, numbers, strict=True))
 
 
 def test_a_segment_that_cannot_be_made_fails_the_file_and_leaves_no_thread() -> None:

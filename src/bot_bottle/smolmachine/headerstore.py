@@ -1,9 +1,10 @@
-"""Segments of artifacts by what decides their bytes, kept so that what images share is compressed once.
+"""What has been learned of layers, by what decides it, so that it is not read out of them again.
 
-A segment is a file named by its key, written elsewhere and renamed into its place when the layers it was made
-of have been verified. It carries its checksum, so nothing is synced: what a crash has damaged is noticed when
-it is read, removed, and made again. Whoever uses the store shares a lock on it, which whoever prunes it holds
-alone. A store that cannot be written, for its disk is full perhaps, keeps nothing and costs nothing.
+The headers of a layer's tar are kept as a segment (see frames.py): a file named by its key, written elsewhere
+and renamed into its place when the layer has been verified. It carries its checksum, so nothing is synced:
+what a crash has damaged is noticed when it is read, removed, and made again. Whoever uses the store shares a
+lock on it, which whoever prunes it holds alone. A store that cannot be written, for its disk is full perhaps,
+keeps nothing and costs nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from bot_bottle.errors import CacheError
 from bot_bottle.locks import shared, try_locked
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
 
-LIMIT = 10 * 10**9  # bytes that are kept when nobody says otherwise
+LIMIT = 10**9  # bytes that are kept when nobody says otherwise
 
 _LOCK = "lock"
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedFrames:
+class PrunedHeaders:
     """What a prune removed, or would: how many segments, of how many bytes. `in_use`: none, others use it."""
 
     count: int = 0
@@ -37,7 +38,7 @@ class PrunedFrames:
     in_use: bool = False
 
 
-class FrameStore:
+class HeaderStore:
     """The segments in `folder`, made when it is first needed, for the user alone.
 
     `scratch` is a folder of its own, on the same file system, for what is being written; whoever gives it
@@ -122,7 +123,7 @@ class FrameStore:
 
 def prune(
     folder: Path, *, keep_bytes: int | None = None, older_than: float | None = None, dry_run: bool = False
-) -> PrunedFrames:
+) -> PrunedHeaders:
     """Remove segments, the least recently used first.
 
     Those go that were last used more than `older_than` seconds ago, then as many as it takes to come down to
@@ -139,10 +140,10 @@ def prune(
     if gone and not dry_run:
         with try_locked(folder / _LOCK) as free:
             if not free:
-                return PrunedFrames(in_use=True)
+                return PrunedHeaders(in_use=True)
             for path, _ in gone:
                 path.unlink(missing_ok=True)
-    return PrunedFrames(len(gone), sum(size for _, size in gone))
+    return PrunedHeaders(len(gone), sum(size for _, size in gone))
 
 
 def _segments(folder: Path) -> list[tuple[float, int, Path]]:

@@ -12,26 +12,26 @@ import pytest
 
 from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.smolmachine.frames import BLOCK, check_frames, holds, is_segment, segment
-from bot_bottle.smolmachine.framestore import FrameStore, prune
+from bot_bottle.smolmachine.headerstore import HeaderStore, prune
 
 DAY = 86400.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FrameStore:
+def store(tmp_path: Path) -> HeaderStore:
     (tmp_path / "scratch").mkdir()
-    made = FrameStore(tmp_path / "frames", tmp_path / "scratch")
+    made = HeaderStore(tmp_path / "frames", tmp_path / "scratch")
     with made.using():
         pass
     return made
 
 
-def keep(store: FrameStore, key: str, data: bytes) -> None:
+def keep(store: HeaderStore, key: str, data: bytes) -> None:
     store.keep(key, data)
     store.publish()
 
 
-def files(store: FrameStore) -> list[Path]:
+def files(store: HeaderStore) -> list[Path]:
     return sorted(path for path in store.folder.iterdir() if path.name != "lock")
 
 
@@ -45,7 +45,7 @@ def test_a_segment_is_whole_blocks_of_frames(size: int) -> None:
     check_frames(lambda count, at: made[at : at + count], len(made))
 
 
-def test_what_is_kept_comes_back(store: FrameStore) -> None:
+def test_what_is_kept_comes_back(store: HeaderStore) -> None:
     one, two = segment(b"one"), segment(b"two" * 100_000)
     assert not store.holds("a")
     assert store.read("a") is None
@@ -58,7 +58,7 @@ def test_what_is_kept_comes_back(store: FrameStore) -> None:
     assert store.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_is_not_published_is_not_found(store: FrameStore) -> None:
+def test_what_is_not_published_is_not_found(store: HeaderStore) -> None:
     store.keep("a", segment(b"a"))
     assert not store.holds("a")
     assert not files(store)
@@ -66,7 +66,7 @@ def test_what_is_not_published_is_not_found(store: FrameStore) -> None:
     assert store.holds("a")
 
 
-def test_what_was_not_published_is_forgotten(store: FrameStore, tmp_path: Path) -> None:
+def test_what_was_not_published_is_forgotten(store: HeaderStore, tmp_path: Path) -> None:
     with pytest.raises(ImageError), store.using():
         store.keep("a", segment(b"a"))
         raise ImageError("its layer was not what it should be")
@@ -75,7 +75,7 @@ def test_what_was_not_published_is_forgotten(store: FrameStore, tmp_path: Path) 
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_damage_is_noticed_wherever_it_is(store: FrameStore) -> None:
+def test_damage_is_noticed_wherever_it_is(store: HeaderStore) -> None:
     good = segment(b"something" * 1000)
     for at in range(0, len(good), 7):
         keep(store, "a", good)
@@ -93,7 +93,7 @@ def test_damage_is_noticed_wherever_it_is(store: FrameStore) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "fifo"])
-def test_what_is_no_file_of_ours_is_not_read(store: FrameStore, tmp_path: Path, what: str) -> None:
+def test_what_is_no_file_of_ours_is_not_read(store: HeaderStore, tmp_path: Path, what: str) -> None:
     keep(store, "a", segment(b"a"))
     [path] = files(store)
     path.rename(tmp_path / "elsewhere")
@@ -108,7 +108,7 @@ def test_what_is_no_file_of_ours_is_not_read(store: FrameStore, tmp_path: Path, 
 
 def test_a_full_disk_keeps_nothing_and_costs_nothing(small_disk: Path) -> None:
     (small_disk / "scratch").mkdir()
-    store = FrameStore(small_disk / "frames", small_disk / "scratch")
+    store = HeaderStore(small_disk / "frames", small_disk / "scratch")
     with store.using():
         keep(store, "small", segment(b"x"))
         keep(store, "large", segment(os.urandom(2_000_000)))
@@ -121,12 +121,12 @@ def test_a_full_disk_keeps_nothing_and_costs_nothing(small_disk: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = FrameStore(tmp_path / "file" / "frames", tmp_path)
+    store = HeaderStore(tmp_path / "file" / "frames", tmp_path)
     with pytest.raises(CacheError, match="cannot use the cache"), store.using():
         pass
 
 
-def test_prune_takes_the_least_recently_used(store: FrameStore) -> None:
+def test_prune_takes_the_least_recently_used(store: HeaderStore) -> None:
     for age, key in enumerate("abcd"):
         keep(store, key, segment(key.encode()))
         [new] = [path for path in files(store) if path.stat().st_mtime > time.time() - DAY / 2]
@@ -146,7 +146,7 @@ def test_prune_takes_the_least_recently_used(store: FrameStore) -> None:
     assert prune(store.folder / "missing", keep_bytes=0).count == 0
 
 
-def test_what_is_in_use_is_not_pruned(store: FrameStore) -> None:
+def test_what_is_in_use_is_not_pruned(store: HeaderStore) -> None:
     keep(store, "a", segment(b"a"))
     with store.using():
         done = prune(store.folder, keep_bytes=0)
@@ -156,8 +156,8 @@ def test_what_is_in_use_is_not_pruned(store: FrameStore) -> None:
     assert prune(store.folder, keep_bytes=0).count == 1
 
 
-def test_it_comes_down_to_its_limit_by_itself(store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot_bottle.smolmachine.framestore.LIMIT", 3 * BLOCK)
+def test_it_comes_down_to_its_limit_by_itself(store: HeaderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot_bottle.smolmachine.headerstore.LIMIT", 3 * BLOCK)
     with store.using():
         for number in range(10):
             keep(store, str(number), segment(str(number).encode()))
@@ -169,10 +169,10 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from bot_bottle.smolmachine.frames import segment
-from bot_bottle.smolmachine.framestore import FrameStore
+from bot_bottle.smolmachine.headerstore import HeaderStore
 scratch = Path(sys.argv[2]) / str(os.getpid())
 scratch.mkdir()
-store = FrameStore(Path(sys.argv[1]), scratch)
+store = HeaderStore(Path(sys.argv[1]), scratch)
 made = {str(n): segment(bytes([n]) * 3_000_000 + os.urandom(300_000)[:n]) for n in range(20)}
 with store.using():
     print("ready", flush=True)
@@ -184,7 +184,7 @@ with store.using():
 """
 
 
-def test_several_at_once_and_killed_at_any_time(store: FrameStore, tmp_path: Path) -> None:
+def test_several_at_once_and_killed_at_any_time(store: HeaderStore, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WRITER, str(store.folder), str(tmp_path / "scratch")]
     for _ in range(3):
         writers = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(2)]

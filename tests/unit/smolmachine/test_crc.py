@@ -1,0 +1,35 @@
+"""CRC-32s of joined pieces, held against zlib's of all the bytes."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_bottle.smolmachine.crc import combine
+from bot_bottle.smolmachine.frames import SEGMENT_CRC, segment
+
+
+@given(st.binary(max_size=200), st.binary(max_size=5000))
+def test_it_is_the_crc_of_the_joined_bytes(first: bytes, second: bytes) -> None:
+    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+@pytest.mark.parametrize("size", [1, 511, 4096, 4_194_304, 10_000_001])
+def test_of_any_size(size: int) -> None:
+    first, second = os.urandom(100), os.urandom(size)
+    assert combine(zlib.crc32(first), zlib.crc32(second), size) == zlib.crc32(first + second)
+
+
+def test_of_more_than_four_gigabytes() -> None:
+    """In two steps, or in one."""
+    at_once = combine(1, 0, 5 << 30)
+    assert combine(combine(1, 0, 2 << 30), 0, 3 << 30) == at_once
+
+
+@pytest.mark.parametrize("size", [0, 1, 4084, 100_000])
+def test_every_segment_has_the_same(size: int) -> None:
+    assert zlib.crc32(segment(os.urandom(size))) == SEGMENT_CRC
