@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from bot_bottle.errors import BottleError
     from bot_bottle.image.engine import BuildRequest
     from bot_bottle.registry.ephemeral import ephemeral_registry
-    from bot_bottle.spec import BottleSpec, Source
+    from bot_bottle.source import Source
+    from bot_bottle.spec import BottleSpec
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOMES = {
     "BuildRequest": "image.engine",
     "Conversion": "conversion",
     "Plan": "bottle",
-    "Source": "spec",
+    "Source": "source",
     "build": "artifacts",
     "convert": "artifacts",
     "ephemeral_registry": "registry.ephemeral",

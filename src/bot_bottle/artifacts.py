@@ -10,7 +10,7 @@ from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.progress import Progress
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.cache import Explanation
-from bot_bottle.spec import PackerName, Source, Transport, Via
+from bot_bottle.source import PackerName, Source, Transport, Via
 from bot_bottle.sweeping import working
 
 if TYPE_CHECKING:  # loaded by who needs it: most commands do not

@@ -12,7 +12,7 @@ from pathlib import Path
 from bot_bottle import artifacts, paths
 from bot_bottle.errors import BottleError
 from bot_bottle.progress import Progress
-from bot_bottle.spec import PackerName, Source, Transport
+from bot_bottle.source import PackerName, Source, Transport
 from bot_bottle.sweeping import working
 from bot_bottle.vm.host import Accel
 

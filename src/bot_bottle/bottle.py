@@ -25,7 +25,8 @@ from bot_bottle.redaction import Credential, Secret, redacted_document
 from bot_bottle.rundir import RunDir
 from bot_bottle.secret import resolve
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.spec import DEFAULT_CPUS, BottleSpec, PackerName
+from bot_bottle.source import PackerName
+from bot_bottle.spec import DEFAULT_CPUS, BottleSpec
 from bot_bottle.sweeping import working
 from bot_bottle.vm.host import Accel
 from bot_bottle.workspace.base import PLACE, Request

@@ -1,23 +1,20 @@
-"""Local image to `.smolmachine`: build, export, flatten, pack, cache. No virtual machine is needed for it."""
+"""Local image to `.smolmachine`: built, and found in the cache or made. It takes no virtual machine."""
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_bottle import paths
-from bot_bottle.errors import DiskFullError, SpecError, UsageError
-from bot_bottle.image.archive import Image, open_archive
+from bot_bottle.errors import UsageError
+from bot_bottle.image import FLATTEN_VERSION
 from bot_bottle.image.engine import Engine, find_engine
-from bot_bottle.image.flatten import FLATTEN_VERSION
 from bot_bottle.image.oci import Digest, Platform
-from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
 from bot_bottle.smolmachine.cache import Cache, Explanation
@@ -26,15 +23,14 @@ from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.smolmachine.guest import guest_version
 from bot_bottle.smolmachine.key import Key
 from bot_bottle.smolmachine.options import PackOptions, source_date
-from bot_bottle.spec import MAX_IMAGE_SIZE, PackerName, Packing, Source, Transport, Via, parse_image_size
-from bot_bottle.transport import Exporter, expect
+from bot_bottle.source import MAX_IMAGE_SIZE, PackerName, Packing, Source, Transport, Via, parse_image_size
 
-if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
-    from bot_bottle.registry.base import Reference, Registry
+if TYPE_CHECKING:  # loaded by who needs it: where the artifact is found, nobody does
+    from bot_bottle.image.archive import Image
+    from bot_bottle.image.portable import Loss
+    from bot_bottle.making import Maker
     from bot_bottle.smolvm_packing import SmolvmPacker
     from bot_bottle.vm.host import Accel
-
-_REPOSITORY = "bot-bottle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,10 @@ class Converter:
                 return built
         if source.image is not None:
             return self.engine.image_id(source.image)
-        with self._archive(source) as image:
+        from bot_bottle.making import opened_archive
+
+        assert source.archive is not None  # noqa: S101 - one of the three is there
+        with opened_archive(source.archive) as image:
             return str(image.image_id)
 
     def convert(self, source: Source) -> Conversion:
@@ -120,12 +119,9 @@ class Converter:
     @contextmanager
     def opened(self, source: Source) -> Iterator[Image]:
         """Open a source's image, exported from the engine if it is not an archive, for the block."""
-        if source.archive is not None:
-            with self._archive(source) as image:
-                yield image
-        else:
-            with open_archive(self._exporter.save(self.image_id(source))) as image:
-                yield image
+        image_id = "" if source.archive is not None else self.image_id(source)
+        with self._maker.opened(source, image_id) as image:
+            yield image
 
     def why(self, source: Source) -> Explanation:
         """Tell why a run of this source would find its artifact, or not."""
@@ -164,65 +160,20 @@ class Converter:
     def _options(self) -> PackOptions:
         return PackOptions(created=source_date(os.environ))
 
-    @contextmanager
-    def _archive(self, source: Source) -> Iterator[Image]:
-        assert source.archive is not None  # noqa: S101 - callers have looked
-        if not source.archive.exists():
-            raise SpecError(f"no such archive: {source.archive}")
-        with open_archive(source.archive) as image:
-            yield image
-
     def _make(self, source: Source, image_id: str, temp: Path) -> Digest:
-        try:
+        packing = self._packing
+        if packing.packer == "smolvm":
             if self._via_registry:
-                return self._pack_through_registry(source, image_id, temp)
-            if self._packing.packer == "smolvm":
-                archive = source.archive or self._exporter.save(image_id)
-                with open_archive(archive) as image:
-                    expect(image, image_id)
-                return self._smolvm.from_archive(archive, temp)
-            if source.archive is not None:
-                with self._archive(source) as image:
-                    return self._pack_native(image, temp)
-            work = partial(self._pack_native, temp=temp)
-            return self._exporter.use(image_id, self._packing.transport, work)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(
-                    f"no room left for the artifact in {temp.parent}",
-                    why=str(error),
-                    next_step="bottle cache prune, or free some space",
-                ) from error
-            raise
-
-    @property
-    def _exporter(self) -> Exporter:
-        return Exporter(self.engine, self._run, self._progress)
-
-    def _pack_through_registry(self, source: Source, image_id: str, temp: Path) -> Digest:
-        """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
-        from bot_bottle.registry.ephemeral import ephemeral_registry
-
-        push = self._packing.transport == "push"
-        keep = paths.layers_dir() if push else None
-        with ephemeral_registry(push=push, keep=keep, run=self._run) as registry:
-            reference = self._serve(registry, source, image_id)
-            return self._smolvm.from_registry(reference, registry.port, temp)
-
-    def _serve(self, registry: Registry, source: Source, image_id: str) -> Reference:
-        if self._packing.transport == "push":
-            with self._progress.stage("push") as stage:
-                return registry.push_image(self.engine, image_id, _REPOSITORY, stage.say)
-        if source.archive is not None:
-            return registry.load(source.archive, _REPOSITORY)
-        with self._progress.stage("export", self.engine.size(image_id) or None) as stage:
-            reference = registry.load_image(self.engine, image_id, _REPOSITORY, stage.advance)
-            stage.conclude(f"from {self.engine.name} into the registry")
-            return reference
-
-    def _pack_native(self, image: Image, temp: Path) -> Digest:
-        from bot_bottle.native_packing import NativePacker
-
-        packer = NativePacker(self._run, self._progress, self._max_image_size)
-        digest, self._losses = packer.pack(image, self._options(), temp)
+                push = packing.transport == "push"
+                return self._maker.through_registry(self._smolvm, source, image_id, temp, push=push)
+            return self._maker.by_smolvm(self._smolvm, source, image_id, temp)
+        digest, self._losses = self._maker.natively(
+            source, image_id, temp, packing.transport, self._options(), self._max_image_size
+        )
         return digest
+
+    @cached_property
+    def _maker(self) -> Maker:
+        from bot_bottle.making import Maker
+
+        return Maker(self, self._run, self._progress)

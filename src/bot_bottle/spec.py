@@ -8,21 +8,15 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from bot_bottle.backend.base import BackendName
+from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.ports import Port
 from bot_bottle.egress.microvm import network_argv
 from bot_bottle.egress.policy import NOTHING, Policy
 from bot_bottle.errors import SpecError, UsageError
-from bot_bottle.image.engine import BuildRequest
 from bot_bottle.secret import Reference
+from bot_bottle.source import Source, bytes_of
 from bot_bottle.workspace.base import MODES, Request
-
-PackerName = Literal["native", "smolvm"]
-Via = Literal["archive", "registry"]
-Transport = Literal["auto", "direct", "save", "push"]
-BACKENDS: tuple[BackendName, ...] = ("smolmachines", "docker")
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -31,52 +25,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SMOLVMS_OWN = re.compile(
     r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
 )
-_SIZE = re.compile(r"(\d+)(b|k|m|g)?", re.IGNORECASE)
-_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 MINIMUM_MEMORY_MIB = 256
-DEFAULT_MEMORY = "4g"
 DEFAULT_CPUS = 4
-MAX_IMAGE_SIZE = "64g"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them."""
-
-    build: BuildRequest | None = None
-    image: str | None = None
-    archive: Path | None = None
-
-    def __post_init__(self) -> None:
-        if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:
-            raise UsageError("give one of a folder to build, --image and --archive")
-
-    def __str__(self) -> str:
-        if self.build is not None:
-            return str(self.build.context.absolute())
-        return self.image or str(self.archive and self.archive.absolute())
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """Who makes the artifact, and how the image gets there.
-
-    `via` is for smolvm; None is: an archive where smolvm takes one, else a registry. `transport` tells how
-    the image leaves the engine (see transport.py); smolvm cannot read an engine's storage.
-    """
-
-    packer: PackerName = "native"
-    via: Via | None = None
-    transport: Transport = "auto"
-
-    def __post_init__(self) -> None:
-        if self.packer != "smolvm" and self.via:
-            raise UsageError("--via is for --packer smolvm; the native packer needs no such thing")
-        if self.packer == "smolvm" and self.transport == "direct":
-            raise UsageError("--transport direct is for the native packer; smolvm takes archives")
-        if self.packer == "smolvm" and self.transport == "push" and self.via != "registry":
-            raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
 
 _NO_WORKSPACE = Request()
@@ -178,21 +129,12 @@ def make_slug(source: Source) -> str:
 
 def parse_memory(text: str) -> int:
     """Read a size as docker's --memory has it (`512m`, `2g`; bytes without a unit) into MiB."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    size = bytes_of(text)
+    if size is None:
         raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
-    size = int(found.group(1)) * _UNITS[(found.group(2) or "b").lower()]
     if size >> 20 > 1 << 22:
         raise SpecError(f"too much memory: {text}")
     return size >> 20
-
-
-def parse_image_size(text: str) -> int:
-    """Read the most that an image may hold, written as docker's sizes are, into bytes. Raises SpecError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or len(found[1]) > 18 or not int(found[1]):
-        raise SpecError(f"not a size of an image: {text[:50]!r}", next_step="write it as 500m or 64g")
-    return int(found[1]) * _UNITS[(found[2] or "b").lower()]
 
 
 def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -209,10 +151,3 @@ def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
         elif name in os.environ:  # docker leaves a variable out that is not set here
             found[name] = os.environ[name]
     return tuple(found.items())
-
-
-def parse_build_args(items: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
-    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --build-arg does."""
-    return tuple(
-        (name, value if equals else None) for name, equals, value in (item.partition("=") for item in items)
-    )

@@ -21,7 +21,7 @@ from bot_bottle.image.engine import Engine
 from bot_bottle.image.engine_store import stored_image
 from bot_bottle.progress import Progress
 from bot_bottle.rundir import RunDir
-from bot_bottle.spec import Transport
+from bot_bottle.source import Transport
 
 T = TypeVar("T")
 

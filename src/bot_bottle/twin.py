@@ -18,13 +18,15 @@ from dataclasses import replace
 from typing import Any
 
 from bot_bottle import bottle, logs, names, receipts, work
-from bot_bottle.backend.base import BackendName, Begin, Running
+from bot_bottle.backend import BackendName
+from bot_bottle.backend.base import Begin, Running
 from bot_bottle.conversion import Converter
 from bot_bottle.differences import Side
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.progress import Progress
 from bot_bottle.secret import resolve
-from bot_bottle.spec import BottleSpec, Source, check_slug
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec, check_slug
 from bot_bottle.sweeping import working
 
 _ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the quick one first

@@ -243,11 +243,15 @@ def test_two_at_once_make_one_artifact(bottle: Bottle, context: Context) -> None
     image = docker_id(bottle, folder)
     first = bottle.start("pack", "--json", "--image", image)
     wait_until(lambda: list(bottle.cache.glob("smolmachines/*.tmp")))
-    second = end(bottle.start("pack", "--json", "--image", image))
-    one, two = json.loads(end(first).line), json.loads(second.line)
+    first.send_signal(signal.SIGSTOP)  # or it would be through before the second one asks
+    second = bottle.start("pack", "--json", "--image", image)
+    assert second.stderr is not None
+    waiting = second.stderr.readline()
+    first.send_signal(signal.SIGCONT)
+    one, two = json.loads(end(first).line), json.loads(end(second).line)
     assert (one["cache"], two["cache"]) == ("miss", "hit")
     assert one["path"] == two["path"]
-    assert f"waiting for another bot-bottle that makes {one['key']}" in second.err
+    assert waiting == f"waiting for another bot-bottle that makes {one['key']}\n"
     assert "pack" not in two["seconds"]
     assert len(bottle.artifacts) == 1
     assert not bottle.leftovers

@@ -13,14 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from bot_bottle import process, redaction
-from bot_bottle.backend.base import BackendName
+from bot_bottle.backend import BackendName
 from bot_bottle.cli.main import bottle, run
 from bot_bottle.egress.policy import parse_policy
 from bot_bottle.errors import SecretError, SpecError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.redaction import Secret, redacted, redacted_document
 from bot_bottle.secret import LARGEST, Reference, parse, resolve
-from bot_bottle.spec import BottleSpec, Source
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec
 from bot_bottle.vm.handover import handed_over
 
 CANARY = "canary-5a17-value"

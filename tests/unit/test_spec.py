@@ -11,16 +11,8 @@ import pytest
 from bot_bottle.backend.ports import Port, parse_ports, settled
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
-from bot_bottle.spec import (
-    BottleSpec,
-    Packing,
-    Source,
-    check_slug,
-    make_slug,
-    parse_build_args,
-    parse_env,
-    parse_memory,
-)
+from bot_bottle.source import Packing, Source, parse_build_args
+from bot_bottle.spec import BottleSpec, check_slug, make_slug, parse_env, parse_memory
 
 SOURCE = Source(image="hello")
 

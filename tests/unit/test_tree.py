@@ -35,10 +35,12 @@ GROUND = {
     "sweeping",
 }
 TOP = [
+    "source",
     "spec",
     "transport",
     "smolvm_packing",
     "native_packing",
+    "making",
     "config",
     "trust",
     "conversion",

@@ -17,7 +17,8 @@ from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.progress import Progress
-from bot_bottle.spec import BottleSpec, Source
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec
 from bot_bottle.workspace.base import Request
 
 SHELLS = [argv for argv in (["dash"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(argv[0])]

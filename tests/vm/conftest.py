@@ -20,7 +20,8 @@ from bot_bottle.backend.base import Running
 from bot_bottle.backend.smolmachines import Bottle
 from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
-from bot_bottle.spec import BottleSpec, Source, make_slug
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec, make_slug
 from bot_bottle.sweeping import working
 from bot_bottle.vm.emulated import EmulatedHost
 

@@ -18,7 +18,8 @@ from bot_bottle.conversion import Converter
 from bot_bottle.egress.policy import parse_policy
 from bot_bottle.progress import Progress
 from bot_bottle.secret import Reference
-from bot_bottle.spec import BottleSpec, Source
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec
 from bot_bottle.sweeping import working
 from bot_bottle.vm.emulated import EmulatedHost
 

@@ -19,7 +19,8 @@ from bot_bottle import bottle as pipeline
 from bot_bottle.conversion import Converter
 from bot_bottle.progress import Progress
 from bot_bottle.smolmachine.format import verify
-from bot_bottle.spec import BottleSpec, Source, make_slug
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec, make_slug
 from bot_bottle.sweeping import working
 
 # a minute or two; one that stands still should not keep the others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bot_bottle import strays
 from bot_bottle.backend.ports import Port
@@ -14,8 +14,6 @@ from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import Interrupted
 from bot_bottle.redaction import Credential, Secret
 from bot_bottle.workspace.base import Mount
-
-BackendName = Literal["smolmachines", "docker"]
 
 _POLL = 0.1
 

@@ -12,13 +12,14 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle import bottle
-from bot_bottle.cli import inputs, options
+from bot_bottle.cli import inputs, options, specs
 from bot_bottle.cli.run import CommandAfterDashes, refuse_extra
 from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.detached import held_here
 from bot_bottle.errors import UsageError
 from bot_bottle.fan import Result, fan
-from bot_bottle.spec import BottleSpec, Source
+from bot_bottle.source import Source
+from bot_bottle.spec import BottleSpec
 
 _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
 
@@ -78,7 +79,7 @@ def _spec(ctx: click.Context) -> BottleSpec:
     if given and settings.value("workspace") != "clone":
         raise UsageError("the bottles of a fan work in clones", next_step="leave --workspace out")
     in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
-    return inputs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
+    return specs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
 
 
 def _show(results: list[Result], *, as_json: bool) -> None:

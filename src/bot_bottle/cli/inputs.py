@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,12 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle import secret
-from bot_bottle.backend.ports import parse_ports
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
-from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
-from bot_bottle.errors import ImageError, SpecError, UsageError
+from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.engine import BuildRequest
 from bot_bottle.image.oci import Platform
-from bot_bottle.spec import (
-    BottleSpec,
-    Source,
-    check_slug,
-    make_slug,
-    parse_build_args,
-    parse_env,
-    parse_memory,
-)
-from bot_bottle.trust import hold_granted, requested
-from bot_bottle.workspace.base import Request
+from bot_bottle.source import Source, parse_build_args
 
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
 
@@ -38,7 +25,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dockerfile": ("image.dockerfile", Path),
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
-    "env": ("env", lambda items: dict(parse_env(items))),
+    "env": ("env", lambda items: _variables(items)),
     "secrets": ("secrets", secret.parse),
     "backend": ("backend", str),
     "workspace": ("workspace", str),
@@ -49,6 +36,12 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "allow": ("egress.allow", tuple),
     "ports": ("ports", tuple),
 }
+
+
+def _variables(items: Iterable[str]) -> dict[str, str]:
+    from bot_bottle.spec import parse_env  # only here: who makes an artifact has no bottle's variables
+
+    return dict(parse_env(items))
 
 
 def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
@@ -115,65 +108,3 @@ def _check_platform(text: str | None) -> None:
             f"a microVM on this machine runs {here}, not {wanted}",
             next_step=f"build for {here}, or on a machine of the other kind",
         )
-
-
-def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
-    """Make the spec of one bottle. Raises UsageError and SpecError.
-
-    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be shown.
-    """
-    egress = _egress(ctx, settings)
-    if not ctx.params.get("plan_only"):
-        without = "egress." if ctx.params.get("network") else ""
-        hold_granted(requested(settings, without=without), _ask, yes=ctx.params["yes"])
-    where = source(ctx, settings)
-    name = ctx.params.get("name")
-    return BottleSpec(
-        source=where,
-        slug=check_slug(name) if name else make_slug(where),
-        command=settings.value("command"),
-        env=tuple(settings.table("env").items()),
-        secrets=tuple(settings.table("secrets").values()),
-        user=settings.value("user"),
-        workdir=settings.value("workdir"),
-        cpus=settings.value("cpus"),
-        memory_mib=parse_memory(settings.value("memory")),
-        backend=settings.value("backend"),
-        workspace=_workspace(ctx, settings),
-        egress=egress,
-        ports=parse_ports(settings.value("ports")),
-    )
-
-
-def _ask(question: str) -> bool:
-    """Ask whoever sits at the terminal; without one the answer is no."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    click.echo(question, err=True)
-    return click.confirm("Grant it?", default=False, err=True)
-
-
-def _egress(ctx: click.Context, settings: Settings) -> Policy:
-    """Read what the bottle may reach. `--network` goes over all that bottle.toml says."""
-    allow: tuple[str, ...] = settings.value("egress.allow")
-    match ctx.params.get("network"):
-        case "none" if ctx.params["allow"]:
-            raise UsageError("--network none and --allow exclude each other")
-        case "none":
-            return NOTHING
-        case "open":
-            return parse_policy(ctx.params["allow"], open_=True)
-    return parse_policy(allow, open_=settings.value("egress.open"))
-
-
-def _workspace(ctx: click.Context, settings: Settings) -> Request:
-    """Make the request for a workspace. A repository's file may ask for its own folder, and for no other."""
-    mode, origin = settings["workspace"].value, settings["workspace"].origin
-    request = Request(mode, settings.project, ctx.params["workspace_include_dirty"])
-    asked_by_file = settings.file is not None and origin == str(settings.file)
-    if mode != "none" and asked_by_file and request.top != settings.project.resolve():
-        raise SpecError(
-            f"{settings.file} asks for {request.top}, which is more than its own folder",
-            next_step=f"if you trust it, say so yourself: --workspace {mode}",
-        )
-    return request

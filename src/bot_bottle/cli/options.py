@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from bot_bottle.backend import BACKENDS
+from bot_bottle.config.settings import DEFAULT_MEMORY
 from bot_bottle.progress import Mode, Progress
-from bot_bottle.spec import BACKENDS, DEFAULT_MEMORY, MAX_IMAGE_SIZE, parse_image_size
+from bot_bottle.source import MAX_IMAGE_SIZE, parse_image_size
 from bot_bottle.workspace.base import MODES
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -18,7 +18,7 @@ from bot_bottle.conversion import Conversion
 from bot_bottle.copying import copy_range
 from bot_bottle.errors import ArtifactError, DifferenceError
 from bot_bottle.progress import Progress
-from bot_bottle.spec import Source
+from bot_bottle.source import Source
 
 _HELP = """Make a .smolmachine from PATH's Dockerfile (default: the current folder), an image or an archive.
 

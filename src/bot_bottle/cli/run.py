@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle import bottle, detached, names
-from bot_bottle.cli import inputs, options
+from bot_bottle.cli import inputs, options, specs
 from bot_bottle.detached import held_here
 from bot_bottle.errors import UsageError
 from bot_bottle.spec import BottleSpec
@@ -81,7 +81,7 @@ def command(
     """Build, convert, boot, run, and leave nothing."""
     refuse_extra(extra)
     holder = held_here()
-    spec = inputs.spec(ctx, inputs.settings(ctx, ctx.obj))
+    spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     chosen = {key: given[key] for key in ("engine", "packer", "max_image_size")}

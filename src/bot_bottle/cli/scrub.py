@@ -15,7 +15,7 @@ import click
 from bot_bottle import artifacts
 from bot_bottle.cli import options
 from bot_bottle.errors import LeakError
-from bot_bottle.spec import Source
+from bot_bottle.source import Source
 
 if TYPE_CHECKING:
     from bot_bottle.scrub.known import Finding

@@ -13,7 +13,7 @@ from bot_bottle import artifacts
 from bot_bottle.cli import options
 from bot_bottle.errors import DifferenceError
 from bot_bottle.progress import human_bytes
-from bot_bottle.spec import Source
+from bot_bottle.source import Source
 from bot_bottle.verify.findings import Finding
 from bot_bottle.verify.verify import Report
 

@@ -10,9 +10,9 @@ from typing import Any
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
 from bot_bottle.secret import Reference, referred
-from bot_bottle.spec import DEFAULT_MEMORY
 
 DEFAULT = "default"
+DEFAULT_MEMORY = "4g"
 
 # every key, in the order in which it is shown, and its default
 DEFAULTS: dict[str, Any] = {

@@ -239,7 +239,8 @@ def _ask(program: Path, timeout: float) -> Engine:
         raise EngineError(f"{name} does not answer", why=done.complaint, next_step=words.start(name))
     components = server.get("Components")
     served_by_podman = "Podman" in json.dumps(components)
-    has_buildx = _release(versions[0]) >= (23, 0) and _has_buildx(program, timeout)
+    asked = not os.environ.get("DOCKER_BUILDKIT")  # which decides, whatever there is
+    has_buildx = asked and _release(versions[0]) >= (23, 0) and _has_buildx(program, timeout)
     builder = choose_builder(*versions, served_by_podman, has_buildx, os.environ)
     return Engine("docker", program, *versions, builder)
 

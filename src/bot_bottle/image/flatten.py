@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from bot_bottle.errors import ImageError
+from bot_bottle.image import FLATTEN_VERSION
 from bot_bottle.image.apply import read_layer
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, LayerReader
@@ -20,8 +21,6 @@ from bot_bottle.image.tarwrite import END
 from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
-
-FLATTEN_VERSION = 2  # goes up whenever the same image would give other bytes
 
 _BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
 _SIZE_LIMIT = 128 << 30

@@ -20,7 +20,7 @@ from bot_bottle.cli.main import bottle
 from bot_bottle.progress import Progress
 from bot_bottle.scrub.known import in_command, in_variables, is_known
 from bot_bottle.scrub.rules import in_text, is_settings, rules
-from bot_bottle.spec import Source
+from bot_bottle.source import Source
 
 
 def letters(count: int) -> str:

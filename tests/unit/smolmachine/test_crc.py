@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_bottle.smolmachine.crc import combine
+from bot_bottle.smolmachine.crc import combine, crc_of
 from bot_bottle.smolmachine.frames import SEGMENT_CRC, segment
 
 
@@ -33,3 +34,20 @@ def test_of_more_than_four_gigabytes() -> None:
 @pytest.mark.parametrize("size", [0, 1, 4084, 100_000])
 def test_every_segment_has_the_same(size: int) -> None:
     assert zlib.crc32(segment(os.urandom(size))) == SEGMENT_CRC
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (40 << 20) + 7, 99_999_999])
+def test_of_a_file_in_several_threads(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(1 << 20) * (size // (1 << 20) + 1)
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        assert crc_of(file.fileno(), size) == zlib.crc32(memoryview(data)[:size])
+
+
+def test_of_a_file_that_has_become_shorter_it_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = os.urandom(50 << 20)
+    path.write_bytes(data[:-1000])
+    with path.open("rb") as file:
+        assert crc_of(file.fileno(), len(data)) != zlib.crc32(data)

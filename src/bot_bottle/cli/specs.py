@@ -1,0 +1,78 @@
+"""The spec of a bottle, of what a command was given and what may be granted."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from bot_bottle.backend.ports import parse_ports
+from bot_bottle.cli.inputs import source
+from bot_bottle.config.settings import Settings
+from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
+from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
+from bot_bottle.trust import hold_granted, requested
+from bot_bottle.workspace.base import Request
+
+
+def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
+    """Make the spec of one bottle. Raises UsageError and SpecError.
+
+    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be shown.
+    """
+    egress = _egress(ctx, settings)
+    if not ctx.params.get("plan_only"):
+        without = "egress." if ctx.params.get("network") else ""
+        hold_granted(requested(settings, without=without), _ask, yes=ctx.params["yes"])
+    where = source(ctx, settings)
+    name = ctx.params.get("name")
+    return BottleSpec(
+        source=where,
+        slug=check_slug(name) if name else make_slug(where),
+        command=settings.value("command"),
+        env=tuple(settings.table("env").items()),
+        secrets=tuple(settings.table("secrets").values()),
+        user=settings.value("user"),
+        workdir=settings.value("workdir"),
+        cpus=settings.value("cpus"),
+        memory_mib=parse_memory(settings.value("memory")),
+        backend=settings.value("backend"),
+        workspace=_workspace(ctx, settings),
+        egress=egress,
+        ports=parse_ports(settings.value("ports")),
+    )
+
+
+def _ask(question: str) -> bool:
+    """Ask whoever sits at the terminal; without one the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(question, err=True)
+    return click.confirm("Grant it?", default=False, err=True)
+
+
+def _egress(ctx: click.Context, settings: Settings) -> Policy:
+    """Read what the bottle may reach. `--network` goes over all that bottle.toml says."""
+    allow: tuple[str, ...] = settings.value("egress.allow")
+    match ctx.params.get("network"):
+        case "none" if ctx.params["allow"]:
+            raise UsageError("--network none and --allow exclude each other")
+        case "none":
+            return NOTHING
+        case "open":
+            return parse_policy(ctx.params["allow"], open_=True)
+    return parse_policy(allow, open_=settings.value("egress.open"))
+
+
+def _workspace(ctx: click.Context, settings: Settings) -> Request:
+    """Make the request for a workspace. A repository's file may ask for its own folder, and for no other."""
+    mode, origin = settings["workspace"].value, settings["workspace"].origin
+    request = Request(mode, settings.project, ctx.params["workspace_include_dirty"])
+    asked_by_file = settings.file is not None and origin == str(settings.file)
+    if mode != "none" and asked_by_file and request.top != settings.project.resolve():
+        raise SpecError(
+            f"{settings.file} asks for {request.top}, which is more than its own folder",
+            next_step=f"if you trust it, say so yourself: --workspace {mode}",
+        )
+    return request

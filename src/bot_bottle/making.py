@@ -1,0 +1,136 @@
+"""An artifact that is not in the cache is made: the image leaves its engine or archive, and is packed.
+
+Loaded when something has to be made; where it is found, nothing of this is needed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bot_bottle import paths
+from bot_bottle.errors import DiskFullError, SpecError
+from bot_bottle.image.archive import Image, open_archive
+from bot_bottle.image.engine import Engine
+from bot_bottle.image.oci import Digest
+from bot_bottle.image.portable import Loss
+from bot_bottle.progress import Progress
+from bot_bottle.rundir import RunDir
+from bot_bottle.smolmachine.options import PackOptions
+from bot_bottle.source import Source, Transport
+from bot_bottle.transport import Exporter, expect
+
+if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
+    from bot_bottle.registry.base import Reference, Registry
+    from bot_bottle.smolvm_packing import SmolvmPacker
+
+_REPOSITORY = "bot-bottle"
+
+
+class Asked(Protocol):
+    """Gives the engine, which is only asked for when an image needs it."""
+
+    @property
+    def engine(self) -> Engine:
+        """The container engine. Raises EngineError when none answers."""
+
+
+class Maker:
+    """Makes artifacts of images that `asked`'s engine holds, or that are in archives."""
+
+    def __init__(self, asked: Asked, run: RunDir, progress: Progress) -> None:
+        self._asked = asked
+        self._run = run
+        self._progress = progress
+
+    @contextmanager
+    def opened(self, source: Source, image_id: str) -> Iterator[Image]:
+        """Open a source's image, exported from the engine if it is not an archive, for the block."""
+        if source.archive is not None:
+            with opened_archive(source.archive) as image:
+                yield image
+        else:
+            with open_archive(self._exporter.save(image_id)) as image:
+                yield image
+
+    def natively(
+        self,
+        source: Source,
+        image_id: str,
+        temp: Path,
+        transport: Transport,
+        options: PackOptions,
+        max_image_size: int,
+    ) -> tuple[Digest, tuple[Loss, ...]]:
+        """Have the native packer write `temp`. Gives its digest, and what of the image is not in it."""
+        from bot_bottle.native_packing import NativePacker
+
+        packer = NativePacker(self._run, self._progress, max_image_size)
+        work = partial(packer.pack, options=options, out=temp)
+        with _room_explained(temp):
+            if source.archive is not None:
+                with opened_archive(source.archive) as image:
+                    return work(image)
+            return self._exporter.use(image_id, transport, work)
+
+    def by_smolvm(self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path) -> Digest:
+        """Have smolvm write `temp`, of an archive."""
+        with _room_explained(temp):
+            archive = source.archive or self._exporter.save(image_id)
+            with open_archive(archive) as image:
+                expect(image, image_id)
+            return packer.from_archive(archive, temp)
+
+    def through_registry(
+        self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path, *, push: bool
+    ) -> Digest:
+        """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
+        from bot_bottle.registry.ephemeral import ephemeral_registry
+
+        keep = paths.layers_dir() if push else None
+        with _room_explained(temp), ephemeral_registry(push=push, keep=keep, run=self._run) as registry:
+            reference = self._served(registry, source, image_id, push=push)
+            return packer.from_registry(reference, registry.port, temp)
+
+    def _served(self, registry: Registry, source: Source, image_id: str, *, push: bool) -> Reference:
+        if push:
+            with self._progress.stage("push") as stage:
+                return registry.push_image(self._asked.engine, image_id, _REPOSITORY, stage.say)
+        if source.archive is not None:
+            return registry.load(source.archive, _REPOSITORY)
+        engine = self._asked.engine
+        with self._progress.stage("export", engine.size(image_id) or None) as stage:
+            reference = registry.load_image(engine, image_id, _REPOSITORY, stage.advance)
+            stage.conclude(f"from {engine.name} into the registry")
+            return reference
+
+    @property
+    def _exporter(self) -> Exporter:
+        return Exporter(self._asked.engine, self._run, self._progress)
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[Image]:
+    """Open the image in an archive for the block. Raises SpecError when there is no such archive."""
+    if not path.exists():
+        raise SpecError(f"no such archive: {path}")
+    with open_archive(path) as image:
+        yield image
+
+
+@contextmanager
+def _room_explained(temp: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"no room left for the artifact in {temp.parent}",
+                why=str(error),
+                next_step="bottle cache prune, or free some space",
+            ) from error
+        raise
