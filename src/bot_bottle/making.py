@@ -69,13 +69,12 @@ class Maker:
         """Have the native packer write `temp`. Gives its digest, and what of the image is not in it."""
         from bot_bottle.native_packing import NativePacker
 
-        packer = NativePacker(self._run, self._progress, max_image_size)
-        work = partial(packer.pack, options=options, out=temp)
-        with _room_explained(temp):
+        with _room_explained(temp), NativePacker(self._run, self._progress, max_image_size) as packer:
+            work = partial(packer.pack, options=options, out=temp)
             if source.archive is not None:
                 with opened_archive(source.archive) as image:
                     return work(image)
-            return self._exporter.use(image_id, transport, work)
+            return self._exporter.use(image_id, transport, work, packer.ahead.watching)
 
     def by_smolvm(self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path) -> Digest:
         """Have smolvm write `temp`, of an archive."""

@@ -5,8 +5,10 @@ Loaded when an artifact has to be made; where it is found, nothing of this is ne
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 from bot_bottle import paths
 from bot_bottle.errors import ImageError
@@ -18,6 +20,7 @@ from bot_bottle.image.portable import Loss
 from bot_bottle.progress import Progress, human_bytes
 from bot_bottle.rundir import RunDir
 from bot_bottle.scrub.known import LARGEST, in_file, in_variables, is_known
+from bot_bottle.smolmachine.ahead import Ahead
 from bot_bottle.smolmachine.guest import find_guest
 from bot_bottle.smolmachine.headerstore import HeaderStore
 from bot_bottle.smolmachine.known import known
@@ -29,19 +32,36 @@ _TOLD = 5  # secrets named in one warning
 
 
 class NativePacker:
-    """Makes artifacts of images that hold `max_image_size` bytes at most. What is temporary is in `run`."""
+    """Makes artifacts of images that hold `max_image_size` bytes at most. What is temporary is in `run`.
+
+    `ahead` may watch the archive that the image will be in. To be used as a context.
+    """
 
     def __init__(self, run: RunDir, progress: Progress, max_image_size: int) -> None:
-        self._run = run
         self._progress = progress
         self._max_image_size = max_image_size
+        self._store = HeaderStore(paths.headers_dir(), run.folder("headers"))
+        self._parts = Parts(paths.artifacts_dir())
+        self.ahead = Ahead(self._parts, run.folder("ahead"), max_image_size)
+        self._using = ExitStack()
+
+    def __enter__(self) -> NativePacker:
+        with ExitStack() as stack:
+            stack.enter_context(self._parts)
+            stack.enter_context(self.ahead)
+            self._using = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._using.__exit__(kind, error, trace)
 
     def pack(self, image: Image, options: PackOptions, out: Path) -> tuple[Digest, tuple[Loss, ...]]:
         """Write the artifact; give its digest and what of the image is not in it. Raises BottleError."""
-        store = HeaderStore(paths.headers_dir(), self._run.folder("headers"))
-        with self._progress.stage("pack") as stage, store.using(), Parts(paths.artifacts_dir()) as parts:
+        with self._progress.stage("pack") as stage, self._store.using():
             stage.say("reading the layers")
-            image = known(image, store)
+            image = known(self.ahead.marked(image), self._store)
             root = self._flatten(image)
             stage.say("compressing the root filesystem")
             packed = pack_native(
@@ -51,10 +71,10 @@ class NativePacker:
                 out,
                 flatten_version=FLATTEN_VERSION,
                 options=options,
-                parts=parts,
+                parts=self._parts,
                 on_bytes=stage.advance,
             )
-            store.publish()
+            self._store.publish()
             stage.conclude(f"natively, {root.entries} entries")
         self._warn_of_secrets(image, root)
         for loss in root.losses:

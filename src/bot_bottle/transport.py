@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,9 @@ from bot_bottle.source import Transport
 
 T = TypeVar("T")
 
+Watch = Callable[[Path], AbstractContextManager[Callable[[int], None]]]
+"""Watches an archive being written for a block; what it gives is told of each piece's size."""
+
 _REPOSITORY = "bot-bottle"
 
 
@@ -36,38 +40,49 @@ class Exporter:
         self._run = run
         self._progress = progress
 
-    def use(self, image_id: str, transport: Transport, work: Callable[[Image], T]) -> T:
+    def use(
+        self, image_id: str, transport: Transport, work: Callable[[Image], T], watch: Watch | None = None
+    ) -> T:
         """Do some work on an image whose layers can be read meanwhile.
 
-        `auto` tries the engine's storage first, and does the work again with a saved image where that cannot
-        be read, or turns out to be another than it should be. Raises EngineError, ImageError, DiskFullError.
+        `watch` sees an archive that has to be made for it, while it is made. `auto` tries the engine's
+        storage first, and does the work again with a saved image where that cannot be read, or turns out to
+        be another than it should be. Raises EngineError, ImageError, DiskFullError.
         """
         if transport == "auto":
             try:
-                return self.use(image_id, "direct", work)
+                return self.use(image_id, "direct", work, watch)
             except _NotDirect:
                 transport = "save"
             except ImageError as error:
                 self._progress.note(f"{'export':<8} {error.message}; {self._engine.name} saves it instead")
                 transport = "save"
         ways: dict[Transport, Callable[[str], AbstractContextManager[Image]]]
-        ways = {"direct": self._direct, "push": self._pushed, "save": self._saved}
+        ways = {"direct": self._direct, "push": self._pushed, "save": partial(self._saved, watch=watch)}
         with ways[transport](image_id) as image:
             expect(image, image_id)
             return work(image)
 
-    def save(self, image_id: str) -> Path:
+    def save(self, image_id: str, watch: Watch | None = None) -> Path:
         """Save an image to an archive in the run folder, and give its path."""
-        with self._progress.stage("export", self._engine.size(image_id) or None) as stage:
-            archive = self._run.folder("export") / "image.tar"
+        archive = self._run.folder("export") / "image.tar"
+        with (
+            self._progress.stage("export", self._engine.size(image_id) or None) as stage,
+            watch(archive) if watch else nullcontext(_ignore) as seen,
+        ):
+
+            def written(count: int) -> None:
+                stage.advance(count)
+                seen(count)
+
             with self._engine.save(image_id) as stream:
-                spool(stream, archive, stage.advance)
+                spool(stream, archive, written)
             stage.conclude(f"from {self._engine.name}")
         return archive
 
     @contextmanager
-    def _saved(self, image_id: str) -> Iterator[Image]:
-        with open_archive(self.save(image_id)) as image:
+    def _saved(self, image_id: str, watch: Watch | None) -> Iterator[Image]:
+        with open_archive(self.save(image_id, watch)) as image:
             yield image
 
     @contextmanager
@@ -102,6 +117,10 @@ def expect(image: Image, image_id: str) -> None:
             "the engine exported another image than it was asked for",
             why=f"asked for {image_id}, got {image.image_id}",
         )
+
+
+def _ignore(_count: int) -> None:
+    pass
 
 
 class _NotDirect(EngineError):

@@ -12,12 +12,10 @@ from operator import attrgetter
 from bot_bottle.errors import ImageError
 from bot_bottle.image import FLATTEN_VERSION
 from bot_bottle.image.apply import read_layer
-from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import CHUNK, LayerReader
+from bot_bottle.image.layers import CHUNK, Layered, LayerReader
 from bot_bottle.image.overlay import stack
 from bot_bottle.image.portable import LONGEST_PATH, Loss, Losses, make_portable
-from bot_bottle.image.stretches import LayerData, Stretch, entry_size, stretches
-from bot_bottle.image.tarwrite import END
+from bot_bottle.image.stretches import LayerData, Stretch, stretches
 from bot_bottle.image.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
@@ -31,15 +29,15 @@ class Flattened:
     """One root filesystem. `size` is that of its tar in bytes, `entries` their number in it."""
 
     def __init__(
-        self, image: Image, verified: bool, folders: list[Folder], files: list[Inode], losses: Losses
+        self, image: Layered, verified: bool, folders: list[Folder], files: list[Inode], losses: Losses
     ) -> None:
         self._image = image
         self._verified = verified
-        self._folders = folders
         self._files = files
+        self._stretches = tuple(stretches(image, folders, files))
         self.entries = len(folders) + sum(1 + len(node.names or ()) for node in files)
         self.losses: tuple[Loss, ...] = losses.all()
-        self.size = len(END) + sum(entry_size(node) for node in (*folders, *files))
+        self.size = sum(stretch.size for stretch in self._stretches)
 
     def files(self) -> Iterator[tuple[bytes, Inode]]:
         """Give the files by their first path, in the order in which `data` takes them."""
@@ -47,7 +45,7 @@ class Flattened:
 
     def stretches(self) -> Iterator[Stretch]:
         """Give the tar in stretches, in order."""
-        return stretches(self._image, self._folders, self._files)
+        return iter(self._stretches)
 
     def data(self) -> LayerData:
         """Give what stretches are made from, to be finished and closed."""
@@ -65,7 +63,7 @@ class Flattened:
 
 
 def flatten(
-    image: Image,
+    image: Layered,
     *,
     portable: bool = True,
     verify: bool = True,

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import zstandard
 
@@ -105,7 +105,8 @@ class Layer:
     """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob.
 
     `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob. `headers`
-    opens it for who only wants the tar's headers; they are known to be right where it is `verified`.
+    opens it for who only wants the tar's headers; they are known to be right where it is `verified`. All of
+    it is where it is `sound`: then it need not be verified again.
     """
 
     diff_id: Digest
@@ -114,6 +115,7 @@ class Layer:
     opener: Callable[[bool], LayerReader] | None = field(default=None, repr=False, compare=False)
     headers: Callable[[], LayerReader] | None = field(default=None, repr=False, compare=False)
     verified: bool = field(default=False, compare=False)
+    sound: bool = field(default=False, compare=False)
 
     def open(self, *, verify: bool = True) -> LayerReader:
         """Open the uncompressed tar stream, to be read in order.
@@ -135,6 +137,20 @@ class Layer:
 
     def __str__(self) -> str:
         return f"layer {self.diff_id}"
+
+
+class Layered(Protocol):
+    """What has layers, as an image has."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, bottom first."""
+
+
+class Layers(NamedTuple):
+    """Layers and nothing else."""
+
+    layers: tuple[Layer, ...]
 
 
 class RawSource(Protocol):

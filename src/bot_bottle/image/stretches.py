@@ -11,13 +11,12 @@ import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, islice
 from typing import Any
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import CHUNK, LayerReader
+from bot_bottle.image.layers import CHUNK, Layered, LayerReader
 from bot_bottle.image.sparse import zeros
 from bot_bottle.image.tarread import padded
 from bot_bottle.image.tarwrite import END, header, header_size
@@ -28,7 +27,7 @@ _LARGE = LENGTH // 2  # bytes of a file that is cut by itself
 _FOLDERS = 4096  # folders in a stretch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stretch:
     """Consecutive bytes of the tar: the entries of `nodes`, or of one large file a part; then `tail`.
 
@@ -41,12 +40,12 @@ class Stretch:
     stop: int | None = None
     tail: bytes = b""
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many bytes there are."""
         size = len(self.tail)
         for node in self.nodes:
-            whole = entry_size(node)
+            whole = _entry_size(node)
             if self.stop is None:
                 size += whole
                 continue
@@ -70,7 +69,7 @@ class Stretch:
         yield self.tail
 
 
-def stretches(image: Image, folders: Sequence[Folder], files: Sequence[Inode]) -> Iterator[Stretch]:
+def stretches(image: Layered, folders: Sequence[Folder], files: Sequence[Inode]) -> Iterator[Stretch]:
     """Cut the tar of `folders`, sorted by path, and `files`, in the order of the layers' data."""
     for at in range(0, len(folders), _FOLDERS):
         yield Stretch(folders[at : at + _FOLDERS])
@@ -91,7 +90,7 @@ def stretches(image: Image, folders: Sequence[Folder], files: Sequence[Inode]) -
     yield Stretch((), tail=END)
 
 
-def entry_size(node: Inode) -> int:
+def _entry_size(node: Inode) -> int:
     """Give how many bytes of the tar an entry takes, with the links to it."""
     path = path_of(node)
     size = header_size(path, node) + (padded(node.size) if node.kind == tarfile.REGTYPE else 0)
@@ -100,7 +99,7 @@ def entry_size(node: Inode) -> int:
     return size
 
 
-def _parts(image: Image, node: Inode) -> Iterator[Stretch]:
+def _parts(image: Layered, node: Inode) -> Iterator[Stretch]:
     """Cut a large file. Only the first part has its name in it, and only the last one those of its links."""
     digest = _digest(image, node.layer)
     digest.update(b"%d %a" % (node.offset, node.extents))
@@ -120,7 +119,7 @@ def _part_key(of_file: Any, node: Inode, start: int, stop: int) -> str:
     return str(digest.hexdigest())
 
 
-def _group_key(image: Image, nodes: Sequence[Inode]) -> str:
+def _group_key(image: Layered, nodes: Sequence[Inode]) -> str:
     digest = _digest(image, nodes[0].layer)
     for node in nodes:
         digest.update(header(path_of(node), node))
@@ -131,7 +130,7 @@ def _group_key(image: Image, nodes: Sequence[Inode]) -> str:
     return str(digest.hexdigest())
 
 
-def _digest(image: Image, number: int) -> Any:
+def _digest(image: Layered, number: int) -> Any:
     return hashlib.sha256(str(image.layers[number].diff_id).encode())
 
 
@@ -148,10 +147,12 @@ class LayerData:
     With `verify`, what was given has been verified once `finish` is through. Both raise ImageError.
     """
 
-    def __init__(self, image: Image, *, verify: bool) -> None:
+    def __init__(self, image: Layered, *, verify: bool) -> None:
         self._image = image
         self._verify = verify
-        self._unread = [number for number, layer in enumerate(image.layers) if not layer.verified]
+        self._unread = [
+            number for number, layer in enumerate(image.layers) if not (layer.verified or layer.sound)
+        ]
         self._number = -1
         self._stream: LayerReader | None = None
         self._position = 0
@@ -225,10 +226,13 @@ class LayerData:
     def _open(self, number: int) -> None:
         self.close()
         self._number, self._position = number, 0
-        self._stream = self._image.layers[number].open(verify=self._verify)
+        self._stream = self._image.layers[number].open(verify=self._verifies(number))
+
+    def _verifies(self, number: int) -> bool:
+        return self._verify and not self._image.layers[number].sound
 
     def _drain(self) -> None:
-        if self._stream is not None and self._verify:
+        if self._stream is not None and self._verifies(self._number):
             while self._stream.some(CHUNK):
                 pass
             if self._number in self._unread:

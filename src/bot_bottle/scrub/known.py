@@ -34,7 +34,7 @@ _FILES = {
     r"id_(rsa|dsa|ecdsa|ed25519)": _KEY,
     r"[^/]+\.(pem|key|ppk)": _KEY,
 }
-_PATH = re.compile("|".join(f"(?P<f{number}>{end})" for number, end in enumerate(_FILES)))
+_PATH = re.compile(rf"(?:\A|/)(?:{'|'.join(f'(?P<f{number}>{end})' for number, end in enumerate(_FILES))})\Z")
 _CONTENTS = [re.compile(content) for content in _FILES.values()]
 
 _NAME = re.compile(
@@ -62,17 +62,12 @@ class Finding:
 
 def is_known(path: str) -> bool:
     """Tell whether a file's path is one that holds credentials."""
-    return _known(path) is not None
-
-
-def _known(path: str) -> re.Match[str] | None:
-    parts = path.rsplit("/", 3)
-    return next((found for n in (1, 2, 3) if (found := _PATH.fullmatch("/".join(parts[-n:])))), None)
+    return _PATH.search(path) is not None
 
 
 def in_file(path: str, content: bytes) -> Iterator[tuple[int, str]]:
     """Give the lines of a known file that make it a secret, and what they are."""
-    found = _known(path)
+    found = _PATH.search(path)
     if found is None:
         return
     number = next(n for n in range(len(_CONTENTS)) if found[f"f{n}"] is not None)

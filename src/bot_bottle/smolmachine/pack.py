@@ -7,7 +7,6 @@ is what the first is compared with.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -31,10 +30,8 @@ from bot_bottle.smolmachine.options import PackOptions
 from bot_bottle.smolmachine.parts import PartList, Parts
 from bot_bottle.smolmachine.root import write_root
 from bot_bottle.smolmachine.sink import sink
-from bot_bottle.smolmachine.writer import Writer
+from bot_bottle.smolmachine.writer import Writer, threads
 
-# Each compression thread holds some 10 MB, and four of them outrun every source of an image.
-_THREADS_MAX = 4
 _NAME_MAX = 512
 
 
@@ -122,11 +119,6 @@ def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:
     """
     text = "".join(f"{part}\n" for part in (f"flatten {flatten_version}", *diff_ids))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def threads() -> int:
-    """Give how many threads compress: one a usable core, up to where more would only cost memory."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _THREADS_MAX)
 
 
 def guest_name(name: str) -> str:

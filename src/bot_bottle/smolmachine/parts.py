@@ -18,6 +18,7 @@ import stat
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class Part(NamedTuple):
 
 
 class _Place(NamedTuple):
-    artifact: _Artifact
+    opened: Callable[[], int | None]
     offset: int
     size: int
 
@@ -89,14 +90,21 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def holds(self, key: str) -> bool:
         """Tell whether a part is listed for a key, sound or not."""
         return _hashed(key) in self._places
 
+    def add(self, key: str, fd: int, offset: int, size: int) -> None:
+        """Have a part found in a file that stays open for as long as it may be asked for."""
+        self._places[_hashed(key)] = _Place(lambda: fd, offset, size)
+
     def read(self, key: str) -> Part | None:
         """Give the part of a key; None if there is none, or none that is sound."""
         place = self._places.get(_hashed(key))
-        fd = place.artifact.fd(self._open) if place is not None else None
+        fd = place.opened() if place is not None else None
         if place is None or fd is None:
             return None
         try:
@@ -111,37 +119,37 @@ class Parts:
             magic, size, checksum = _HEAD.unpack_from(data)
             if magic != _MAGIC or zlib.crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
                 return
-            artifact = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum)
+            opened = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum, self._open).fd
             for key, offset, length in _ENTRY.iter_unpack(data[_HEAD.size : -_CRC]):
                 if length <= _LARGEST:
-                    self._places.setdefault(key, _Place(artifact, offset, length))
+                    self._places.setdefault(key, _Place(opened, offset, length))
         except (OSError, struct.error):
             return
 
 
 class _Artifact:
-    """An artifact as its list knows it, opened when it is first needed."""
+    """An artifact as its list knows it, opened when it is first needed; `stack` closes it."""
 
-    def __init__(self, path: Path, size: int, checksum: int) -> None:
-        self._path, self._size, self._checksum = path, size, checksum
+    def __init__(self, path: Path, size: int, checksum: int, stack: ExitStack) -> None:
+        self._path, self._size, self._checksum, self._stack = path, size, checksum, stack
         self._lock = threading.Lock()
         self._looked = False
         self._fd: int | None = None
 
-    def fd(self, stack: ExitStack) -> int | None:
-        """Give a descriptor, which `stack` closes; None when it is another file by now."""
+    def fd(self) -> int | None:
+        """Give a descriptor; None when it is another file by now."""
         with self._lock:
             if not self._looked:
                 self._looked = True
-                self._fd = self._opened(stack)
+                self._fd = self._opened()
             return self._fd
 
-    def _opened(self, stack: ExitStack) -> int | None:
+    def _opened(self) -> int | None:
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        stack.callback(os.close, fd)
+        self._stack.callback(os.close, fd)
         try:
             footer = artifact_format.footer_of(fd)
         except (ArtifactError, OSError):

@@ -7,6 +7,7 @@ another, so what is compressed already goes in as it is. They are written in seg
 from __future__ import annotations
 
 import ctypes
+import os
 import tarfile
 import zlib
 from collections import deque
@@ -26,6 +27,8 @@ from bot_bottle.smolmachine.sums import Sums
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame
 
+# Each compression thread holds some 10 MB, and four of them outrun every source of an image.
+_THREADS_MAX = 4
 _BLOCK = 512
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -184,6 +187,11 @@ class Writer:
         self._sums.add(data)
         self.size += len(data)
         self._out.write(data)
+
+
+def threads() -> int:
+    """Give how many threads compress: one a usable core, up to where more would only cost memory."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _THREADS_MAX)
 
 
 def _share_memory() -> None:
