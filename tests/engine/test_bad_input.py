@@ -264,16 +264,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("size", ["300k", "1m", "6m", "12m", "18m"])
-def test_a_full_disk(bottle: Bottle, context: Context, small_disk: Path, size: str) -> None:
+@pytest.mark.parametrize("transport", ["direct", "save"])
+@pytest.mark.parametrize("size", ["300k", "1m", "6m", "12m", "16m"])
+def test_a_full_disk(bottle: Bottle, context: Context, small_disk: Path, size: str, transport: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", small_disk], check=True)
     folder = context("COPY large /large", large=os.urandom(5_000_000))
     there = Bottle(small_disk / "cache", bottle.changes)
-    done = there("pack", folder)
+    done = there("pack", "--transport", transport, folder)
     done.failed(108, "BOT_BOTTLE_CACHE_DIR")
     assert str(small_disk) in done.err
     assert not there.leftovers
     assert there.artifacts == []
+
+
+def test_a_disk_needs_room_for_the_artifact_and_no_more(
+    bottle: Bottle, context: Context, small_disk: Path
+) -> None:
+    folder = context("COPY large /large", large=os.urandom(5_000_000))
+    size = bottle("pack", folder).path.stat().st_size
+    subprocess.run(["mount", "-o", f"remount,size={size + (1 << 20)}", small_disk], check=True)
+    there = Bottle(small_disk / "cache", bottle.changes)
+    assert there("pack", folder).path.stat().st_size == size
 
 
 def test_output_on_a_full_disk(bottle: Bottle, saved: Path, small_disk: Path) -> None:

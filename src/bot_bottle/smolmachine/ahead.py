@@ -99,7 +99,15 @@ class Ahead:
 
     def _make(self, root: Flattened) -> None:
         path = self._scratch / f"ahead-{len(self._sound)}"
-        file = self._open.enter_context(path.open("x+b", buffering=0))
+        file = self._open.enter_context(path.open("xb+", buffering=0))
+        for key, made in self._compressed(root):
+            offset = file.tell()
+            if file.write(made) < len(made):
+                raise OSError("no room for all of it")
+            self._parts.add(key, file.fileno(), offset, len(made))
+
+    def _compressed(self, root: Flattened) -> Iterator[tuple[str, bytes]]:
+        """Give the parts that are not there yet by their keys, until it has become too late for more."""
         coming: deque[tuple[str, Future[bytes]]] = deque()
         with ThreadPoolExecutor(threads(), thread_name_prefix="ahead") as pool, root.data() as data:
             for stretch in root.stretches():
@@ -109,14 +117,7 @@ class Ahead:
                     continue
                 coming.append((key, pool.submit(segment, b"".join(stretch.pieces(data)))))
                 if len(coming) > threads():
-                    self._keep(file.fileno(), file.tell(), *coming.popleft(), file.write)
+                    key, made = coming.popleft()
+                    yield key, made.result()
             for key, made in coming:
-                self._keep(file.fileno(), file.tell(), key, made, file.write)
-
-    def _keep(
-        self, fd: int, offset: int, key: str, coming: Future[bytes], write: Callable[[bytes], int]
-    ) -> None:
-        made = coming.result()
-        if write(made) < len(made):
-            raise OSError("no room for all of it")
-        self._parts.add(key, fd, offset, len(made))
+                yield key, made.result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.atomic import read_regular
 from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.image.oci import Digest
 from bot_bottle.locks import shared
@@ -75,7 +75,7 @@ def read_entry(artifact: Path, *, hit: bool = False) -> Entry | None:
     The artifact's bytes are not looked at.
     """
     try:
-        raw, used = _read_small(record_path(artifact))
+        raw, used = read_regular(record_path(artifact), _RECORD_LIMIT)
         facts = artifact.lstat()
         document = json.loads(raw)
     except (OSError, ValueError, RecursionError):
@@ -97,15 +97,3 @@ def _digest(value: Any) -> Digest | None:
         return Digest(value)
     except ImageError:
         return None
-
-
-def _read_small(path: Path) -> tuple[bytes, float]:
-    """Read a small regular file, and tell when it was last written or touched."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _RECORD_LIMIT:
-            raise OSError("not a record")
-        return os.read(fd, facts.st_size), facts.st_mtime
-    finally:
-        os.close(fd)

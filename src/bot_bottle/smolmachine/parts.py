@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import struct
 import threading
 import zlib
@@ -23,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from bot_bottle.atomic import read_regular
 from bot_bottle.errors import ArtifactError
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
@@ -115,7 +115,7 @@ class Parts:
 
     def _learn(self, path: Path) -> None:
         try:
-            data = _read(path)
+            data, _ = read_regular(path, _ENTRIES * _ENTRY.size)
             magic, size, checksum = _HEAD.unpack_from(data)
             if magic != _MAGIC or zlib.crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
                 return
@@ -170,23 +170,7 @@ def _hashed(key: str) -> bytes:
 
 def _newest_first(folder: Path) -> list[Path]:
     found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(SUFFIX):
-                    with contextlib.suppress(OSError):
-                        found.append((entry.stat(follow_symlinks=False).st_mtime, Path(entry.path)))
-    except OSError:
-        return []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # gone a moment ago
+            found.append((path.lstat().st_mtime, path))
     return [path for _, path in sorted(found, reverse=True)]
-
-
-def _read(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _ENTRIES * _ENTRY.size:
-            raise OSError("not a list of parts")
-        return os.read(fd, facts.st_size)
-    finally:
-        os.close(fd)
