@@ -18,7 +18,7 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 STAGES = ["image", "registry", "smolmachine", "verify", "scrub", "vm", "workspace", "egress", "backend"]
 GROUND = {
     "atomic",
-    "copying",
+    "kernelio",
     "ending",
     "errors",
     "interrupts",

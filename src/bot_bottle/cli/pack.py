@@ -15,8 +15,8 @@ import click
 from bot_bottle import artifacts
 from bot_bottle.cli import inputs, options
 from bot_bottle.conversion import Conversion
-from bot_bottle.copying import copy_range
 from bot_bottle.errors import ArtifactError, DifferenceError
+from bot_bottle.kernelio import copy_range
 from bot_bottle.progress import Progress
 from bot_bottle.source import Source
 

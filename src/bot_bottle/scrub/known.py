@@ -35,7 +35,7 @@ _FILES = {
     r"[^/]+\.(pem|key|ppk)": _KEY,
 }
 _PATH = re.compile(rf"(?:\A|/)(?:{'|'.join(f'(?P<f{number}>{end})' for number, end in enumerate(_FILES))})\Z")
-_CONTENTS = [re.compile(content) for content in _FILES.values()]
+_CONTENTS = list(_FILES.values())
 
 _NAME = re.compile(
     r"(?i)(token|secret|passw(or)?d|api_?key|access_?key|private_?key|credentials?)(_?[0-9a-z]{0,3})\Z"
@@ -71,7 +71,7 @@ def in_file(path: str, content: bytes) -> Iterator[tuple[int, str]]:
     if found is None:
         return
     number = next(n for n in range(len(_CONTENTS)) if found[f"f{n}"] is not None)
-    for match in _CONTENTS[number].finditer(content):
+    for match in re.finditer(_CONTENTS[number], content):
         start = match.end() - 1  # a pattern may begin with the line breaks before
         yield content.count(b"\n", 0, start) + 1, "credentials in a file made for them"
 

@@ -96,20 +96,28 @@ def pack_native(
 
 
 def _write_guest(writer: Writer, guest: Guest, parts: Parts | None, listed: PartList) -> Callable[[], object]:
-    """Write the guest files, and give what raises SmolvmError at the end if they are damaged.
+    """Write the guest files, and give what lists them at the end, or raises SmolvmError: they are damaged.
 
     Those that an artifact holds already were sound.
     """
     writer.begin(MEMBER, guest.size)
-    key = f"guest {guest.digest}"
-    listing = partial(listed.add, key)
-    kept = parts.read(key) if parts is not None else None
+    kept = parts.read(_key(guest)) if parts else None
     if kept is not None and holds(kept.data, guest.size):
-        writer.add_segment(lambda: kept, guest.size, listing)
+        writer.add_segment(lambda: kept, guest.size, partial(listed.add, _key(guest)))
         return lambda: None
     check = writer.beside(guest.check)
-    writer.add_frames(guest.frames(), guest.size, listing)
-    return check.result
+    place: list[int] = []
+    writer.add_frames(guest.frames(), guest.size, lambda *written: place.extend(written))
+
+    def checked() -> None:
+        check.result()
+        listed.add(_key(guest), *place)
+
+    return checked
+
+
+def _key(guest: Guest) -> str:
+    return f"guest {guest.digest}"
 
 
 def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:

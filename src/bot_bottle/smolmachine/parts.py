@@ -64,7 +64,7 @@ class PartList:
 
     def write(self, artifact: Path, size: int, checksum: int) -> None:
         """Write the list of an artifact that has `size` bytes, and `checksum` in its footer."""
-        data = b"".join([_HEAD.pack(_MAGIC, size, checksum), *self._entries])
+        data = b"".join([_HEAD.pack(_MAGIC, size, checksum), *sorted(self._entries)])
         path = list_path(artifact)
         try:
             path.write_bytes(data + zlib.crc32(data).to_bytes(_CRC, "little"))

@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bot_bottle.copying import copy_range
 from bot_bottle.errors import ArtifactError, DiskFullError
 from bot_bottle.interrupts import shield
+from bot_bottle.kernelio import begin_writing, copy_range
 from bot_bottle.progress import human_bytes
 from bot_bottle.smolmachine.parts import Part
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_GOING = 32 << 20  # bytes that are worth the disk's while
 
 
 class Sink:
@@ -24,7 +25,7 @@ class Sink:
     def __init__(self, file: Any, folder: Path | None, total: int) -> None:
         self.consumed = 0
         self._file, self._folder, self._total = file, folder, total
-        self._written = 0
+        self._written = self._going = 0
 
     def write(self, data: bytes) -> None:
         """Write all of `data`. Raises DiskFullError, saying what is needed and where, or ArtifactError."""
@@ -32,7 +33,7 @@ class Sink:
         try:
             while left:
                 count = self._file.write(left)
-                self._written += count
+                self._count(count)
                 left = left[count:]
         except OSError as error:
             raise self._failed(error, len(left)) from error
@@ -48,9 +49,16 @@ class Sink:
                 done = copy_range(part.fd, part.offset, size, self._file.fileno())
             except OSError as error:
                 raise self._failed(error, size) from error
-            self._written += done
+            self._count(done)
         if done < size:
             self.write(part.data[done:])
+
+    def _count(self, count: int) -> None:
+        """Count what has been written, and have it go to the disk while more is being made."""
+        self._written += count
+        if self._folder is not None and self._written - self._going >= _GOING:
+            begin_writing(self._file.fileno(), self._going, self._written - self._going)
+            self._going = self._written
 
     def flush(self) -> None:
         """Hand on what the file object still holds. Raises as `write` does."""
