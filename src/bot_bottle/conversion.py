@@ -176,4 +176,4 @@ class Converter:
     def _maker(self) -> Maker:
         from bot_bottle.making import Maker
 
-        return Maker(self, self._run, self._progress)
+        return Maker(lambda: self.engine, self._run, self._progress)

@@ -6,11 +6,11 @@ Loaded when something has to be made; where it is found, nothing of this is need
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bot_bottle import paths
 from bot_bottle.errors import DiskFullError, SpecError
@@ -31,19 +31,14 @@ if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
 _REPOSITORY = "bot-bottle"
 
 
-class Asked(Protocol):
-    """Gives the engine, which is only asked for when an image needs it."""
-
-    @property
-    def engine(self) -> Engine:
-        """The container engine. Raises EngineError when none answers."""
-
-
 class Maker:
-    """Makes artifacts of images that `asked`'s engine holds, or that are in archives."""
+    """Makes artifacts of images that an engine holds, or that are in archives.
 
-    def __init__(self, asked: Asked, run: RunDir, progress: Progress) -> None:
-        self._asked = asked
+    `engine` gives the engine. It is only asked for when an image needs it.
+    """
+
+    def __init__(self, engine: Callable[[], Engine], run: RunDir, progress: Progress) -> None:
+        self._engine = engine
         self._run = run
         self._progress = progress
 
@@ -98,10 +93,10 @@ class Maker:
     def _served(self, registry: Registry, source: Source, image_id: str, *, push: bool) -> Reference:
         if push:
             with self._progress.stage("push") as stage:
-                return registry.push_image(self._asked.engine, image_id, _REPOSITORY, stage.say)
+                return registry.push_image(self._engine(), image_id, _REPOSITORY, stage.say)
         if source.archive is not None:
             return registry.load(source.archive, _REPOSITORY)
-        engine = self._asked.engine
+        engine = self._engine()
         with self._progress.stage("export", engine.size(image_id) or None) as stage:
             reference = registry.load_image(engine, image_id, _REPOSITORY, stage.advance)
             stage.conclude(f"from {engine.name} into the registry")
@@ -109,7 +104,7 @@ class Maker:
 
     @property
     def _exporter(self) -> Exporter:
-        return Exporter(self._asked.engine, self._run, self._progress)
+        return Exporter(self._engine(), self._run, self._progress)
 
 
 @contextmanager
