@@ -5,7 +5,6 @@ Sources: copy_file_range(2), sync_file_range(2).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
@@ -38,5 +37,7 @@ def begin_writing(fd: int, offset: int, size: int) -> bool:
 
     Tells whether the kernel does. Nothing is promised: what is to be on the disk has still to be synced.
     """
+    import ctypes  # only here: finding an artifact needs none of it
+
     call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     return call is not None and call(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _WRITE) == 0

@@ -19,13 +19,20 @@ from bot_bottle.source import Source, parse_build_args
 
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
 
+
+def _variables(items: Iterable[str]) -> dict[str, str]:
+    from bot_bottle.spec import parse_env  # only here: who makes an artifact has no bottle's variables
+
+    return dict(parse_env(items))
+
+
 # options by name: the key that each is for, and what its value becomes
 _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "path": ("image.context", Path),
     "dockerfile": ("image.dockerfile", Path),
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
-    "env": ("env", lambda items: _variables(items)),
+    "env": ("env", _variables),
     "secrets": ("secrets", secret.parse),
     "backend": ("backend", str),
     "workspace": ("workspace", str),
@@ -36,12 +43,6 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "allow": ("egress.allow", tuple),
     "ports": ("ports", tuple),
 }
-
-
-def _variables(items: Iterable[str]) -> dict[str, str]:
-    from bot_bottle.spec import parse_env  # only here: who makes an artifact has no bottle's variables
-
-    return dict(parse_env(items))
 
 
 def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:

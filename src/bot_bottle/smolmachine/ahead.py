@@ -72,7 +72,9 @@ class Ahead:
 
     def _marked(self, layer: Layer) -> Layer:
         place = replace(layer.blob, fd=-1), layer.diff_id
-        return replace(layer, sound=True) if place in self._sound else layer
+        # a manifest that gives an uncompressed layer another digest is for the reader to refuse
+        sound = place in self._sound and layer.digest in (None, layer.diff_id)
+        return replace(layer, sound=True) if sound else layer
 
     def _work(self, arriving: Arriving) -> None:
         # what is wrong with the archive, or the disk, is told when the artifact is made

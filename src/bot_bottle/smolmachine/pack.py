@@ -101,9 +101,8 @@ def _write_guest(writer: Writer, guest: Guest, parts: Parts | None, listed: Part
     Those that an artifact holds already were sound.
     """
     writer.begin(MEMBER, guest.size)
-    kept = (
-        parts.read(_key(guest)) if parts else None
-    )  # where there are none, the file need not be read for it
+    # where there are none, the guest's file need not be read for a key
+    kept = parts.read(_key(guest)) if parts else None
     if kept is not None and holds(kept.data, guest.size):
         writer.add_segment(lambda: kept, guest.size, partial(listed.add, _key(guest)))
         return lambda: None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,21 @@ def test_a_layer_that_is_not_what_the_image_says_is_found(bench: Bench) -> None:
     with pytest.raises(ImageError, match="damaged"):
         bench.pack(data, count(4))
     assert not (bench.folder / "made.smolmachine").exists()
+
+
+def test_a_layer_with_another_digest_in_its_manifest_is_verified_by_who_reads_it(bench: Bench) -> None:
+    archive, data = bench.folder / "image.tar", saved(LOWER)
+    with Parts(bench.folder / "none") as parts, Ahead(parts, bench.scratch, bench.limit) as ahead:
+        with ahead.watching(archive) as seen, archive.open("xb", buffering=0) as out:
+            seen(out.write(data))
+            deadline = time.monotonic() + 30
+            while len(parts) < 4 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        with open_archive(archive) as image:
+            [only] = image.layers
+            for digest, sound in ((None, True), (only.diff_id, True), (Digest.of(b"another"), False)):
+                marked = ahead.marked(replace(image, layers=(replace(only, digest=digest),)))
+                assert marked.layers[0].sound == sound
 
 
 @pytest.mark.parametrize("cut", [100, 20_000, 5_000_000, -600])
