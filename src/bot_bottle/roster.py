@@ -110,21 +110,27 @@ def execute(
 def stop(name: str, patience: float) -> bool:
     """End a running bottle and give whether it ran: SIGTERM to its command, after `patience` (s) the bottle.
 
-    A bottle that does not end in order within a minute is killed, and what it leaves swept.
+    A bottle that does not end in order within a minute is killed, and what it leaves swept. When this
+    returns, the process that held the bottle has gone too.
     """
     if not names.lives(check_slug(name)):
         receipts.newest(name)  # raises when there has never been one
         return False
     receipt = receipts.newest(name)
     pid, started = int(receipt["pid"]), str(receipt["started"])
+
+    def lasts() -> bool:
+        # a bottle gives its name back before its process ends
+        return names.lives(name) or (started != "" and strays.start_time(pid) == started)
+
     for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, 10.0)):
         if strays.start_time(pid) == started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signum)
         deadline = time.monotonic() + seconds
-        while names.lives(name) and time.monotonic() < deadline:
+        while lasts() and time.monotonic() < deadline:
             time.sleep(_POLL)
-        if not names.lives(name):
+        if not lasts():
             break
     _settle()
     return True
