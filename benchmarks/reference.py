@@ -53,7 +53,7 @@ def measure(count: int, _largest: int) -> list[Claim]:
         smolvm = paths.cache_dir() / "smolvm"
         subprocess.run(["cp", "-a", "--sparse=always", smolvm, fast / "cache"], check=True)
         job = _JOB.replace("@bottle@", str(PROGRAM)).replace("@count@", str(count))
-        console = nested.run(job, results, fast, timeout=_TIMEOUT, memory="11G")
+        console = nested.run(job, results, fast, timeout=_TIMEOUT, memory="11G", processors=2)
         return _claims(results, console)
 
 

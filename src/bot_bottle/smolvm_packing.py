@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
+from bot_bottle.errors import BootError, SmolvmError
 from bot_bottle.image.archive import as_tar
 from bot_bottle.image.oci import Digest
 from bot_bottle.progress import Progress
@@ -18,7 +21,12 @@ from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.smolvm import find_smolvm
 
 _TIMEOUT = 3600.0  # seconds
-_MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB, whatever it is told
+_MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB and four processors, whatever it is told
+_PROCESSORS = 2
+_TRIES = 3  # on emulated hosts, where that machine often does not come up
+
+# what smolvm says of a machine that did not
+_NOT_UP = re.compile(r"before the agent was ready|agent did not become ready")
 
 # Its machine pulls the image, and may not reach our loopback unless it is told so. Of the host itself smolvm
 # asks the registry once, which must not go through a proxy: the reference holds a secret.
@@ -36,8 +44,11 @@ class SmolvmPacker:
     @property
     def takes_archives(self) -> bool:
         """Whether the smolvm that would be used takes an archive, or only a registry reference."""
-        emulated = choose_accel(self._accel, probe_kvm()) == "emulated"
-        return emulated or find_smolvm(self._progress).packs_archives()
+        return self._emulated or find_smolvm(self._progress).packs_archives()
+
+    @cached_property
+    def _emulated(self) -> bool:
+        return choose_accel(self._accel, probe_kvm()) == "emulated"
 
     def from_archive(self, archive: Path, out: Path) -> Digest:
         """Make an artifact of the image in an archive or OCI layout."""
@@ -49,6 +60,17 @@ class SmolvmPacker:
         return self._pack(str(reference), out, _REGISTRY, port)
 
     def _pack(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> Digest:
+        left = _TRIES
+        while True:
+            left -= 1
+            try:
+                return self._try(image, out, env, port)
+            except (BootError, SmolvmError) as error:
+                if not (left and self._emulated and _may_be_luck(error)):
+                    raise
+                self._progress.note(f"{error.message}: once more, on another emulated host")
+
+    def _try(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> Digest:
         exchange = self._run.folder("exchange")
         with self._host(exchange, port) as host, self._progress.stage("pack") as stage:
             stage.say("smolvm pack create")
@@ -69,10 +91,19 @@ class SmolvmPacker:
 
     @contextmanager
     def _host(self, exchange: Path, port: int | None) -> Iterator[Host]:
-        if choose_accel(self._accel, probe_kvm()) == "kvm":
+        if not self._emulated:
             yield NativeHost(find_smolvm(self._progress))
         else:
             with emulated_host(
-                self._run, self._progress, memory_mib=_MEMORY_MIB, exchange=exchange, port=port
+                self._run,
+                self._progress,
+                memory_mib=_MEMORY_MIB,
+                exchange=exchange,
+                port=port,
+                processors=_PROCESSORS,
             ) as host:
                 yield host
+
+
+def _may_be_luck(error: BootError | SmolvmError) -> bool:
+    return isinstance(error, BootError) or bool(_NOT_UP.search(error.why))

@@ -17,7 +17,7 @@ from bot_bottle import paths
 from bot_bottle.progress import Progress
 from bot_bottle.vm.emulated import prepare_emulation
 from bot_bottle.vm.kernel import busybox
-from bot_bottle.vm.qemu import KERNEL_ARGUMENTS, find_qemu
+from bot_bottle.vm.qemu import KERNEL_ARGUMENTS, find_qemu, processor_argv
 from tests.support.engines import Docker
 
 _INIT = """\
@@ -42,16 +42,25 @@ chroot . /bin/sh /results/job > /dev/ttyS0 2>&1 < /dev/null
 """
 
 
-def run(job: str, results: Path, fast: Path, *, timeout: float, memory: str = "6G", kernel: str = "") -> str:
+def run(
+    job: str,
+    results: Path,
+    fast: Path,
+    *,
+    timeout: float,
+    memory: str = "6G",
+    kernel: str = "",
+    processors: int = 1,
+) -> str:
     """Run a shell script there as root and give what the console said.
 
     `results` is its /results, which it may write to; of `fast` it finds a copy as /fast; `kernel` are more
-    arguments for its kernel.
+    arguments for its kernel; `processors` are as qemu.py says.
     """
     image, initramfs, _ = prepare_emulation(Progress())
     (results / "job").write_text(job)
     disk = _disk(results.with_name(results.name + ".disk"), fast)
-    argv = [str(find_qemu()), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory]
+    argv = [str(find_qemu()), *processor_argv(processors), "-m", memory]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", f"{KERNEL_ARGUMENTS} {kernel}"]
     argv += ["-drive", f"file={disk},if=virtio,format=raw,cache=unsafe"]

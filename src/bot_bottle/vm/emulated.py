@@ -208,19 +208,22 @@ def emulated_host(
     network: bool = False,
     published: Sequence[int] = (),
     prefix: Sequence[str] = (),
+    processors: int = 1,
 ) -> Iterator[EmulatedHost]:
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
     `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
     with `network` it may reach all that we can but our loopback; `published` are ports of ours that lead in;
-    `prefix` is put before QEMU's command line.
+    `prefix` is put before QEMU's command line; `processors` are as qemu.py says.
     Raises AccelError when something is not installed, BootError when it does not come up.
     """
-    image, initramfs, disk = prepare_emulation(progress)
+    files = prepare_emulation(progress)
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
     memory = memory_mib + OWN_MEMORY_MIB
-    doors = qemu_argv(image, initramfs, disk, memory, exchange, port, network=network, published=published)
+    doors = qemu_argv(
+        *files, memory, exchange, port, network=network, published=published, processors=processors
+    )
     argv = [*prefix, *doors]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
