@@ -15,11 +15,11 @@ help: ## this list
 demo: ## boot examples/hello in a microVM and compare it with this machine
 	@scripts/demo
 
-test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about ten minutes
+test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about forty minutes
 	@$(ENGINE) scripts/test
 
-unit: setup-venv ## the unit tests: seconds, nothing needed
-	@$(PYTEST) -q -m "not slow" tests/unit
+unit: setup-venv ## the unit tests: minutes, nothing needed
+	@scripts/test unit
 
 engine: setup-test ## the tests with a real docker and podman
 	@$(ENGINE) scripts/test engine

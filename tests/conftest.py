@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -53,9 +54,10 @@ def _signals() -> Iterator[None]:
 def shared_cache() -> Iterator[Path]:
     """A cache folder that lasts from run to run, for the emulated host, which takes long to make.
 
-    Artifacts in it go when the run ends, so that no test passes by what an older version made.
+    Artifacts in it go when the run ends, so that no test passes by what an older version made. Where tests
+    run beside each other, each worker has its own.
     """
-    folder = CHECKOUT / ".cache" / "tests"
+    folder = CHECKOUT / ".cache" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)
     yield folder

@@ -179,6 +179,7 @@ def test_with_egress_off_nothing_gets_out(run: Run, log: Path, receipt: Callable
     assert set(found.values()) <= {"unreachable", "refused"}
 
 
+@pytest.mark.slow
 def test_with_a_published_port_nothing_gets_out(
     run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
 ) -> None:
@@ -256,7 +257,13 @@ OPTIONS_OF_LISTS = ("--allow-host-pattern", "--allow-cidr")
     [
         pytest.param((), {"add": ("--net",)}, "routes", id="a-network-nobody-asked-for"),
         pytest.param(("--allow", ALLOWED), {"drop": ("--deny-cidr",)}, "denied", id="no-denials"),
-        pytest.param(("--allow", ALLOWED), {"drop": OPTIONS_OF_LISTS}, "ipv4", id="no-list"),
+        pytest.param(
+            ("--allow", ALLOWED),
+            {"drop": OPTIONS_OF_LISTS},
+            "ipv4",
+            id="no-list",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ("--allow", ALLOWED),
             {"drop": ("--allow-host-pattern",)},
