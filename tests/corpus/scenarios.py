@@ -199,3 +199,4 @@ SCENARIOS: dict[str, list[Step]] = {
 }
 
 LARGE: dict[str, list[Step]] = {"sizes": SIZES, "five gigabytes": HUGE, "200,000 files": MANY}
+SLOWEST = ("five gigabytes", "200,000 files")
