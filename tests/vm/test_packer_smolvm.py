@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from bot_bottle.smolmachine.format import verify
 from bot_bottle.source import Source
 from bot_bottle.spec import BottleSpec, make_slug
 from bot_bottle.sweeping import working
+from bot_bottle.vm.qemu import find_qemu
 
 # a minute or two; with a machine of smolvm's that does not come up, some more
 pytestmark = pytest.mark.timeout(900)
@@ -41,21 +43,45 @@ def image(docker: Docker, tmp_path: Path) -> str:
     return docker.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE.replace(_REFUSED_LINKS, "")))
 
 
-def bottle_command(*args: str | Path) -> bytes:
-    done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=880, check=False)
+# the first machine ends in the middle of its work, as emulated ones sometimes do
+QEMU = """\
+#!/bin/sh
+if [ "$1" != --version ] && mkdir "$0.used" 2>/dev/null; then exec timeout -s KILL 15 @qemu@ "$@"; fi
+exec @qemu@ "$@"
+"""
+
+
+def bottle_command(*args: str | Path, **variables: str) -> tuple[bytes, bytes]:
+    env = {**os.environ, **variables}
+    done = subprocess.run([*COMMAND, *args], capture_output=True, timeout=880, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def failing_once(tmp_path: Path) -> Path:
+    """A folder with a QEMU whose first machine does not last."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    fake = folder / "qemu-system-x86_64"
+    fake.write_text(QEMU.replace("@qemu@", str(find_qemu())))
+    fake.chmod(0o755)
+    return folder
 
 
 @pytest.mark.usefixtures("shared_cache")
-def test_its_artifact_boots_and_holds_every_file(docker: Docker, image: str, tmp_path: Path) -> None:
+def test_its_artifact_boots_and_holds_every_file(
+    docker: Docker, image: str, tmp_path: Path, failing_once: Path
+) -> None:
     docker.docker("save", "--output", str(tmp_path / "saved.tar"), image)
     source = ("--packer", "smolvm", "--archive", archive(tmp_path / "saved.tar", "oci-folder", tmp_path))
-    packed = json.loads(bottle_command("pack", "--json", *source))
+    out, err = bottle_command("pack", "--json", *source, PATH=f"{failing_once}:{os.environ['PATH']}")
+    assert b"once more, on another emulated host" in err
+    packed = json.loads(out)
     assert (packed["packer"], packed["cache"], packed["image_id"]) == ("smolvm", "miss", image)
     manifest = verify(Path(packed["path"])).manifest
     assert (manifest.user, manifest.workdir, manifest.network) == ("agent", "/home/agent", False)
-    here = bottle_command("run", "-q", *source, "-u", "0", "--", "sh", "-c", LISTING)
+    here, _ = bottle_command("run", "-q", *source, "-u", "0", "--", "sh", "-c", LISTING)
     assert_same(here, docker, image)
 
 
