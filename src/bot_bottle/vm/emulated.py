@@ -1,7 +1,7 @@
 """A KVM host in software, for machines whose own KVM cannot boot a guest.
 
 QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
-It is slow (a guest boots in 10 to 20 seconds) and otherwise the same. The emulated host has no network (see
+It is slow (a guest boots in 20 to 60 seconds) and otherwise the same. The emulated host has no network (see
 door.py for where it is asked for) and sees nothing of this machine but a folder with the files it was given,
 read-only.
 """
