@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from bot_bottle.interrupts import SIGNALS
 from tests.support.callers import git_context
+from tests.support.canary import Canary
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
 
@@ -39,6 +40,12 @@ def cache_dir(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv(CACHE, str(folder))
     monkeypatch.setenv(STATE, str(tmp_path / "bot-bottle-state"))
     return folder
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Canary:
+    """A secret whose value is in no other file or process."""
+    return Canary.made(tmp_path / "key")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +17,7 @@ from bot_bottle.smolmachine.pack import pack_smolvm
 from bot_bottle.vm.emulated import emulated_host
 from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
-from bot_bottle.vm.smolvm import find_smolvm
+from bot_bottle.vm.smolvm import GUEST_ENDED, find_smolvm
 
 _TIMEOUT = 3600.0  # seconds
 _MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB and four processors, whatever it is told
@@ -26,7 +25,7 @@ _PROCESSORS = 2
 _TRIES = 3  # on emulated hosts, where that machine often does not come up
 
 # what smolvm says of a machine that did not
-_NOT_UP = re.compile(r"before the agent was ready|agent did not become ready")
+_NOT_UP = (GUEST_ENDED, "agent did not become ready")
 
 # Its machine pulls the image, and may not reach our loopback unless it is told so. Of the host itself smolvm
 # asks the registry once, which must not go through a proxy: the reference holds a secret.
@@ -106,4 +105,4 @@ class SmolvmPacker:
 
 
 def _may_be_luck(error: BootError | SmolvmError) -> bool:
-    return isinstance(error, BootError) or bool(_NOT_UP.search(error.why))
+    return isinstance(error, BootError) or any(words in error.why for words in _NOT_UP)

@@ -25,11 +25,6 @@ ENDS = {
 }
 
 
-@pytest.fixture
-def canary(tmp_path: Path) -> Canary:
-    return Canary.made(tmp_path / "key")
-
-
 @pytest.fixture(autouse=True)
 def nothing_left(bottle: Bottle) -> Iterator[None]:
     yield

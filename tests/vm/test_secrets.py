@@ -19,11 +19,6 @@ ENDS = {
 }
 
 
-@pytest.fixture
-def canary(tmp_path: Path) -> Canary:
-    return Canary.made(tmp_path / "key")
-
-
 @pytest.mark.parametrize(
     "end",
     [

@@ -5,18 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import pytest
 from tests.support.backend_suite import Attach, Suite
 from tests.support.canary import Canary
 from tests.support.engines import Docker
 
 from bot_bottle.redaction import Secret
 from bot_bottle.vm.session import END
-
-TELL = 'printf %s "$KEY" | sha256sum'
-Inside = Callable[[str], int]
 
 # type, mode, owner, size, name and link target of every entry, then which names are one file, then the files'
 # hashes: the same program in the container and in the microVM. A folder's size is its file system's own
@@ -33,11 +28,6 @@ for one in t/*; do for other in t/*; do
 done; done
 find t home usr root var -xdev -type f -print0 | sort -z | xargs -0 sha256sum
 """
-
-
-@pytest.fixture
-def canary(tmp_path: Path) -> Canary:
-    return Canary.made(tmp_path / "key")
 
 
 class TestMicroVM(Suite):
@@ -71,11 +61,11 @@ def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: s
 
 
 def test_values_arrive_whole_and_the_host_of_smolvm_has_them_nowhere(
-    attach: Attach, inside: Inside, canary: Canary
+    attach: Attach, inside: Callable[[str], int], canary: Canary
 ) -> None:
     """What smolvm's own processes and files hold, on the machine that it runs on."""
     values = {"KEY": Secret(canary.path.read_text().rstrip("\n")), "LARGE": Secret("x" * 65536)}
-    script = f'{TELL}; printf %s "$LARGE" | wc -c; sleep 300'
+    script = 'printf %s "$KEY" | sha256sum; printf %s "$LARGE" | wc -c; sleep 300'
     half = len(canary.value) // 2
     parts = canary.value[:half].decode(), canary.value[half:].decode()
     # a zero byte ends a line for that grep

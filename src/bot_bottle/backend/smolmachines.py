@@ -29,6 +29,7 @@ from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
+    GUEST_ENDED,
     Smolvm,
     carrier,
     create_argv,
@@ -42,9 +43,6 @@ from bot_bottle.workspace.owned import as_user
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
 _QUICK = 60.0
-
-# what smolvm says when the guest is gone before it could be spoken to
-_ENDED = "before the agent was ready"
 
 # what docker gives a container whose image names none
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -255,7 +253,7 @@ def _start(host: Host, launch: Launch, stage: Stage) -> None:
             host.start(launch.name, timeout=_BOOT, env=values)
             return
         except SmolvmError as error:
-            if attempt == 2 or (host.kind == "kvm" and _ENDED not in error.why):
+            if attempt == 2 or (host.kind == "kvm" and GUEST_ENDED not in error.why):
                 raise BootError(
                     "the microVM did not come up", why=error.why, next_step=_boot_hint(host)
                 ) from error

@@ -27,6 +27,9 @@ HARDENING = {"SMOLVM_SECCOMP": "enforce", "SMOLVM_LANDLOCK": "enforce"}
 # runs as its caller instead, with no capability left
 AS_CALLER = {"SMOLVM_VM_UID_DROP": "off"}
 
+# what it says when the guest is gone before it could be spoken to
+GUEST_ENDED = "before the agent was ready"
+
 _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
 # what would widen a bottle's walls or redirect its state if it came in with the user's environment
