@@ -3,7 +3,11 @@
 git would follow its links, alternates and settings, and trust its indexes. Here only three kinds of files are
 read, as plain bytes: packs, loose objects, and references. Packs are indexed anew by git in a folder of ours,
 loose objects are checked against their names, and of references only their values are taken.
-Sources: gitrepository-layout(5), gitformat-loose (header `TYPE SIZE\\0`), git-pack-refs(1).
+
+The agent may work meanwhile, so the order matters: git writes objects before what refers to them, and packs
+before it removes what they hold. References are read before objects, and the loose before the packed.
+Sources: gitrepository-layout(5), gitformat-loose (header `TYPE SIZE\\0`), git-pack-refs(1),
+git-check-ref-format(1).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import re
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,8 +31,10 @@ _FAN = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{38}|[0-9a-f]{62}")
 _VALUE = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _PACKED_LINE = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (refs/\S+)")
+_LOCK = ".lock"  # ends the name of what git is about to write, and of no reference
 
 _MOST_REFERENCES = 10_000
+_MOST_LOOKS = 100  # for packs, so that who makes them without end is left at last
 _DEEPEST = 32  # folders of references in folders of references
 _LARGEST_OBJECT = 513 << 20  # bytes of a loose object; git packs a file of more than 512 MiB at once
 _LARGEST_LIST = 16 << 20  # bytes of packed-refs
@@ -55,9 +62,10 @@ def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> Ref
     """
     try:
         with files.folder(work) as top, files.folder(".git", top) as folder:
+            references = _references(folder)
             with files.folder("objects", folder) as objects:
                 _take_objects(objects, git, object_format, skip)
-            return _references(folder)
+            return references
     except OSError as error:
         raise WorkspaceError(
             "the bottle's repository cannot be read",
@@ -69,19 +77,27 @@ def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> Ref
 def _take_objects(objects: int, git: Git, object_format: str, skip: Collection[str]) -> None:
     for name in files.names(objects):
         if _FAN.fullmatch(name):
-            with files.folder(name, objects) as fan:
+            with suppress(FileNotFoundError), files.folder(name, objects) as fan:
                 for rest in files.names(fan):
                     if _REST.fullmatch(rest):
-                        with files.file(rest, fan) as source:
+                        with suppress(FileNotFoundError), files.file(rest, fan) as source:
                             _take_loose(source, git.folder / "objects" / name, name + rest, object_format)
-    if "pack" not in files.names(objects):
-        return
-    with files.folder("pack", objects) as packs:
-        for name in files.names(packs):
-            if _PACK.fullmatch(name) and name not in skip:
-                with files.file(name, packs) as source:
-                    # garbage ends it at the first byte that is no object, wherever the file's end may be
-                    git.run("index-pack", "--stdin", input=source)
+    if "pack" in files.names(objects):
+        with files.folder("pack", objects) as packs:
+            _take_packs(packs, git, set(skip))
+
+
+def _take_packs(folder: int, git: Git, known: set[str]) -> None:
+    """Take every pack that is not known; again while there are new ones, which replace what has gone."""
+    for _ in range(_MOST_LOOKS):
+        new = [name for name in files.names(folder) if _PACK.fullmatch(name) and name not in known]
+        for name in new:
+            with suppress(FileNotFoundError), files.file(name, folder) as source:
+                # garbage ends it at the first byte that is no object, wherever the file's end may be
+                git.run("index-pack", "--stdin", input=source)
+        if not new:
+            return
+        known.update(new)
 
 
 def _take_loose(source: BinaryIO, folder: Path, name: str, object_format: str) -> None:
@@ -112,12 +128,13 @@ def _take_loose(source: BinaryIO, folder: Path, name: str, object_format: str) -
 
 def _references(folder: int) -> References:
     """Read HEAD, packed-refs and the files below refs; a file goes over a line of packed-refs."""
-    values = _packed(folder)
+    values: dict[str, str] = {}
     for name, content in _loose(folder, "refs", 0):
         if _VALUE.fullmatch(content):
             values[name] = content.decode()
         if len(values) > _MOST_REFERENCES:
             raise WorkspaceError(f"the bottle made more than {_MOST_REFERENCES} references")
+    values = _packed(folder) | values
     with files.file("HEAD", folder) as file:
         head = _line(file)
     if head.startswith(b"ref: refs/"):
@@ -145,9 +162,12 @@ def _loose(parent: int, path: str, depth: int) -> Iterator[tuple[str, bytes]]:
         raise OSError("references are nested too deep")
     with files.folder(path.rpartition("/")[2], parent) as folder:
         for name in files.names(folder):
-            if files.is_folder(name, folder):
-                yield from _loose(folder, f"{path}/{name}", depth + 1)
-            else:
+            if name.endswith(_LOCK):
+                continue
+            with suppress(FileNotFoundError):
+                if files.is_folder(name, folder):
+                    yield from _loose(folder, f"{path}/{name}", depth + 1)
+                    continue
                 with files.file(name, folder) as file:
                     yield f"{path}/{name}", _line(file)
 
