@@ -13,7 +13,7 @@ from typing import Any
 
 from bot_bottle import names, receipts
 from bot_bottle.backend import docker, smolmachines
-from bot_bottle.backend.base import Begin, Launch, Running
+from bot_bottle.backend.base import Begin, Launch, Running, default_path
 from bot_bottle.conversion import Conversion, Converter
 from bot_bottle.egress.door import VARIABLES, Record
 from bot_bottle.egress.policy import Policy
@@ -98,7 +98,7 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     launch = replace(
         launch,
         command=command,
-        env={**smolmachines.default_path({**image_env, **dict(spec.env)}), **dict(spec.env)},
+        env={**default_path({**image_env, **dict(spec.env)}), **dict(spec.env)},
         workdir=launch.workdir or manifest.workdir or "/",
     )
     return Plan(spec, launch, conversion)

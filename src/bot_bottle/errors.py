@@ -86,7 +86,7 @@ class DiskFullError(BottleError):
 
 
 class SmolvmError(BottleError):
-    """smolvm is missing, is another product, or refused a command."""
+    """smolvm is missing, is another product, or refused a command; or its microVM ended before that."""
 
     exit_code = 109
 

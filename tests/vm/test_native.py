@@ -21,16 +21,25 @@ printf 'given' | @bottle@ run --cpus 1 -m 1g --archive image.tar -- sh -c \
 echo $? > status
 @bottle@ run -q --cpus 1 -m 1g --archive image.tar > own 2>> err
 uname -r > kernel
+@bottle@ run -q --cpus 1 -m 1g --archive image.tar -- sh -c 'echo works; sleep 600' > victim 2> victim-err &
+victim=$!
+for second in $(seq 300); do
+  ! grep -q works victim || break
+  sleep 1
+done
+kill -KILL $(pgrep -f '_boot-vm')
+wait $victim
+echo $? > victim-status
 ls /fast/cache/runs > left
 find /fast/home /fast/cache/machines/smolvm/vms -mindepth 1 -maxdepth 1 ! -name '.*' > kept
 ps -ef | grep -v grep | grep -c bottle- > running
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1000)
 def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
-    console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
+    console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=900)
     told = {path.name: path.read_text() for path in results.iterdir() if path.name != "image.tar"}
     assert told.get("status") == "7\n", (told, console)
     given, user, folder, kernel, greeting = told["out"].splitlines()
@@ -38,6 +47,9 @@ def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_
     assert kernel != told["kernel"].strip()
     assert "of-error\n" in told["err"]
     assert "emulating" not in told["err"]
+    assert (told["victim"], told["victim-status"]) == ("works\n", "109\n"), told
+    assert "the microVM ended before its command did\n" in told["victim-err"]
+    assert "killed for its memory" in told["victim-err"]
     assert told["own"].splitlines() == ["ran", "from cmd"], told["err"]
     checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
     assert (checks["kvm"], checks["smolvm"]) == ("good", "good")

@@ -17,6 +17,9 @@ from bot_bottle.workspace.base import Mount
 
 _POLL = 0.1
 
+# what docker gives a container whose image names none
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -48,6 +51,11 @@ class Launch:
         """Give the command's variables; one with a terminal learns which."""
         terminal = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
         return {**terminal, **self.env}
+
+
+def default_path(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that docker adds to a command's own, and smolvm does not."""
+    return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}
 
 
 Begin = Callable[[Proof], None]

@@ -30,6 +30,7 @@ from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
     GUEST_ENDED,
+    GUEST_GONE,
     Smolvm,
     carrier,
     create_argv,
@@ -43,9 +44,6 @@ from bot_bottle.workspace.owned import as_user
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
 _QUICK = 60.0
-
-# what docker gives a container whose image names none
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # smolvm answers 255 for a command that cannot be started; docker's users know 126 and 127
 _NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
@@ -80,7 +78,7 @@ class Bottle:
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
                 code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
-        return _status(code, attached)
+        return _status(code, attached, self._host)
 
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
@@ -124,8 +122,11 @@ def _command(
     return args, {carrier(name): value for name, value in variables.items()}
 
 
-def _status(code: int, attached: Attached) -> int:
+def _status(code: int, attached: Attached, host: Host) -> int:
     """Give a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed."""
+    if any(words in attached.failure for words in GUEST_GONE):
+        ended = "the microVM ended before its command did"
+        raise SmolvmError(ended, why=attached.failure, next_step=_end_hint(host))
     if attached.failure:
         raise SmolvmError("smolvm could not run the command", why=attached.failure)
     if code == 255 and _NOT_FOUND.search(attached.last_line):
@@ -138,9 +139,10 @@ def _status(code: int, attached: Attached) -> int:
 def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
     """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
     args, env = _command(launch, tty=tty)
-    with NativeHost(find_smolvm(progress)).attach(args, tty=tty, env=env) as attached:
+    host = NativeHost(find_smolvm(progress))
+    with host.attach(args, tty=tty, env=env) as attached:
         code = attached.wait()
-    return _status(-1 if code is None else code, attached)
+    return _status(-1 if code is None else code, attached, host)
 
 
 @contextmanager
@@ -268,6 +270,12 @@ def _boot_hint(host: Host) -> str:
     return "try again when the machine is less busy, or with another --memory"
 
 
+def _end_hint(host: Host) -> str:
+    if host.kind == "kvm":
+        return "if dmesg tells that it was killed for its memory, run it again with a smaller --memory"
+    return "run it again: in emulation, a guest now and then ends by itself"
+
+
 def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
     run.record("machine", name=machine, program=str(smolvm.program), env=dict(smolvm.env))
 
@@ -283,8 +291,3 @@ def sweep_machine(stray: dict[str, Any]) -> None:
     done = NativeHost(smolvm).call(delete_argv(stray["name"]), timeout=_QUICK, check=False)
     if done.code and b"NOT_FOUND" not in done.stderr:
         raise SmolvmError(f"the machine {stray['name']} could not be deleted")
-
-
-def default_path(env: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables that docker adds and smolvm does not."""
-    return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}

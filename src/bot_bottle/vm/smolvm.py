@@ -30,6 +30,9 @@ AS_CALLER = {"SMOLVM_VM_UID_DROP": "off"}
 # what it says when the guest is gone before it could be spoken to
 GUEST_ENDED = "before the agent was ready"
 
+# the same, when it could be spoken to until then, or had been
+GUEST_GONE = ("connection closed", "is not running")
+
 _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
 # what would widen a bottle's walls or redirect its state if it came in with the user's environment
