@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,14 @@ printf 'given' | @bottle@ run --cpus 1 -m 1g --archive image.tar -- sh -c \
 echo $? > status
 @bottle@ run -q --cpus 1 -m 1g --archive image.tar > own 2>> err
 uname -r > kernel
-@bottle@ run -q --cpus 1 -m 1g --archive image.tar -- sh -c 'echo works; sleep 600' > victim 2> victim-err &
+@bottle@ run -q --cpus 1 -m 1g --name victim --archive image.tar -- sh -c 'echo works; sleep 600' \
+  > victim 2> victim-err &
 victim=$!
 for second in $(seq 300); do
   ! grep -q works victim || break
   sleep 1
 done
-kill -KILL $(pgrep -f '_boot-vm')
+@python@ /results/ends.py > on-a-terminal 2>&1
 wait $victim
 echo $? > victim-status
 ls /fast/cache/runs > left
@@ -35,11 +37,24 @@ find /fast/home /fast/cache/machines/smolvm/vms -mindepth 1 -maxdepth 1 ! -name 
 ps -ef | grep -v grep | grep -c bottle- > running
 """
 
+# another command in the same machine, on a terminal, when the machine's monitor is killed
+ENDS = """
+import subprocess, pexpect
+child = pexpect.spawn("@bottle@ exec victim -- sh -c 'tty; sleep 600'", encoding="utf-8", timeout=120)
+child.expect("/dev/pts/[0-9]+")
+subprocess.run(["pkill", "-KILL", "-f", "_boot-vm"], check=True)
+child.expect(pexpect.EOF)
+child.close()
+print(child.before, child.exitstatus)
+"""
+
 
 @pytest.mark.timeout(1000)
 def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
-    console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=900)
+    (results / "ends.py").write_text(ENDS.replace("@bottle@", str(COMMAND[0])))
+    job = JOB.replace("@bottle@", str(COMMAND[0])).replace("@python@", sys.executable)
+    console = nested.run(job, results, fast, timeout=900)
     told = {path.name: path.read_text() for path in results.iterdir() if path.name != "image.tar"}
     assert told.get("status") == "7\n", (told, console)
     given, user, folder, kernel, greeting = told["out"].splitlines()
@@ -48,8 +63,10 @@ def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_
     assert "of-error\n" in told["err"]
     assert "emulating" not in told["err"]
     assert (told["victim"], told["victim-status"]) == ("works\n", "109\n"), told
-    assert "the microVM ended before its command did\n" in told["victim-err"]
-    assert "killed for its memory" in told["victim-err"]
+    for said in (told["victim-err"], told["on-a-terminal"]):
+        assert "bottle: the microVM ended before its command did" in said
+        assert "killed for its memory" in said
+    assert told["on-a-terminal"].endswith(" 109\n")
     assert told["own"].splitlines() == ["ran", "from cmd"], told["err"]
     checks = {check["name"]: check["mark"] for check in json.loads(told["doctor.json"])["checks"]}
     assert (checks["kvm"], checks["smolvm"]) == ("good", "good")

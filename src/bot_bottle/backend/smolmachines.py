@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any
 from bot_bottle import interrupts
 from bot_bottle.backend import proving
 from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.exit_status import exit_status
 from bot_bottle.backend.ports import settled
 from bot_bottle.backend.users import of_artifact
 from bot_bottle.egress.door import Record
@@ -30,7 +30,6 @@ from bot_bottle.vm.kvm import probe_kvm
 from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
     GUEST_ENDED,
-    GUEST_GONE,
     Smolvm,
     carrier,
     create_argv,
@@ -44,10 +43,6 @@ from bot_bottle.workspace.owned import as_user
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
 _QUICK = 60.0
-
-# smolvm answers 255 for a command that cannot be started; docker's users know 126 and 127
-_NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
-_NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not executable")
 
 
 class Bottle:
@@ -78,7 +73,7 @@ class Bottle:
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
                 code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
-        return _status(code, attached, self._host)
+        return exit_status(code, attached, self._host, self.launch.name, tty=tty)
 
     def aside(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
@@ -122,27 +117,13 @@ def _command(
     return args, {carrier(name): value for name, value in variables.items()}
 
 
-def _status(code: int, attached: Attached, host: Host) -> int:
-    """Give a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed."""
-    if any(words in attached.failure for words in GUEST_GONE):
-        ended = "the microVM ended before its command did"
-        raise SmolvmError(ended, why=attached.failure, next_step=_end_hint(host))
-    if attached.failure:
-        raise SmolvmError("smolvm could not run the command", why=attached.failure)
-    if code == 255 and _NOT_FOUND.search(attached.last_line):
-        return 127
-    if code == 255 and _NOT_RUNNABLE.search(attached.last_line):
-        return 126
-    return code
-
-
 def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
     """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
     args, env = _command(launch, tty=tty)
     host = NativeHost(find_smolvm(progress))
     with host.attach(args, tty=tty, env=env) as attached:
         code = attached.wait()
-    return _status(-1 if code is None else code, attached, host)
+    return exit_status(-1 if code is None else code, attached, host, launch.name, tty=tty)
 
 
 @contextmanager
@@ -268,12 +249,6 @@ def _boot_hint(host: Host) -> str:
     if host.kind == "kvm":
         return "see `bottle doctor`; --accel emulated is the way round a KVM that does not work"
     return "try again when the machine is less busy, or with another --memory"
-
-
-def _end_hint(host: Host) -> str:
-    if host.kind == "kvm":
-        return "if dmesg tells that it was killed for its memory, run it again with a smaller --memory"
-    return "run it again: in emulation, a guest now and then ends by itself"
 
 
 def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:

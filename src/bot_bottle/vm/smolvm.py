@@ -202,6 +202,11 @@ def carrier(variable: str) -> str:
     return f"BOTTLE_ENV_{variable}"
 
 
+def status_argv(name: str) -> tuple[str, ...]:
+    """Give `machine status`: what the machine is and does, as JSON."""
+    return ("machine", "status", "--error-format", "json", "--name", name, "--json")
+
+
 def events_argv(name: str) -> tuple[str, ...]:
     """Give `machine egress-events`: what the machine was refused, as JSON, of which the newest are kept."""
     return ("machine", "egress-events", "--error-format", "json", "--name", name, "--json", "--limit", "1000")
