@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bot_bottle import roster
-from bot_bottle.cli import completing
+from bot_bottle.cli import completing, options
 from bot_bottle.cli.run import CommandAfterDashes, refuse_extra
 from bot_bottle.errors import UsageError
 from bot_bottle.spec import parse_env
@@ -31,6 +31,7 @@ Examples:
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command.")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="Run in this folder.")
+@options.docker_habits
 @click.pass_context
 def command(
     ctx: click.Context, /, name: str, extra: tuple[str, ...], env: tuple[str, ...], **given: Any

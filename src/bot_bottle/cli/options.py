@@ -52,6 +52,14 @@ def build_options(command: F) -> F:
     return command
 
 
+def docker_habits(command: F) -> F:
+    """Take what docker's users type by habit and what a bottle is anyway: attached, and gone at its end."""
+    for names in (("-i", "--interactive"), ("-t", "--tty"), ("--rm",)):
+        option = click.option(*names, is_flag=True, hidden=True, expose_value=False, help="It always does.")
+        command = option(command)
+    return command
+
+
 def image_options(command: F) -> F:
     """Add what is taken instead of building."""
     archive = click.option(

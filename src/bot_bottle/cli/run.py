@@ -22,7 +22,8 @@ _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in 
 
 CMD replaces the image's ENTRYPOINT and CMD; without it they run. It gets the image's USER, ENV and WORKDIR,
 your standard input, output and error, a terminal if you have one, and no network. Its exit status is ours;
-100 to 125 are bottle's own. Ctrl-C goes to the command; a second one ends the bottle. Nothing is left behind.
+100 to 125 are bottle's own. Ctrl-C goes to the command; a second one ends the bottle. Nothing is left behind:
+docker's -it and --rm are taken, and change nothing.
 
 \b
 Examples:
@@ -64,6 +65,7 @@ class CommandAfterDashes(click.Command):
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
 @click.option("--twin", is_flag=True, help="Run CMD in both backends, and show what differs.")
 @click.option("--json", "as_json", is_flag=True, help="With --plan or --twin: print JSON.")
+@options.docker_habits
 @options.engine_options
 @options.output_options
 @click.pass_context

@@ -196,6 +196,12 @@ def test_a_cache_folder_that_is_none_is_told(cache_dir: Path) -> None:
         assert "BOT_BOTTLE_CACHE_DIR" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "exec"])
+def test_what_docker_users_type_by_habit_is_taken(command: str) -> None:
+    assert bottle(command, "-it", "--rm", "--help").returncode == 0
+    assert bottle(command, "-it", "--sh", "--help").returncode != 0
+
+
 def test_every_exit_status_is_documented() -> None:
     text = (CHECKOUT / "docs" / "exit-statuses.md").read_text()
     documented = {int(code) for code in re.findall(r"^\| (\d+) ", text, re.MULTILINE)}
