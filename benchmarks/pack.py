@@ -17,7 +17,7 @@ from tests.support.images import docker_registry_context
 
 from benchmarks import agent_image, peers
 from benchmarks.measure import Claim, rounds, watched
-from bot_bottle.image.engine import find_engine
+from bot_bottle.engine.engine import find_engine
 from bot_bottle.registry.container import IMAGE_VARIABLE
 
 CHANGE = 10_000_000  # bytes

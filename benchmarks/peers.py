@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bot_bottle import ephemeral_registry
-from bot_bottle.image.engine import Engine
+from bot_bottle.engine.engine import Engine
 
 
 @contextmanager

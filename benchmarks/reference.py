@@ -14,7 +14,7 @@ from tests.support.images import busybox_context
 
 from benchmarks import agent_image
 from benchmarks.measure import Claim
-from bot_bottle import paths
+from bot_bottle.host import paths
 
 _TIMEOUT = 3600  # seconds
 

@@ -25,10 +25,10 @@ from benchmarks.flood import requests_per_second
 from benchmarks.measure import Claim, rounds
 from benchmarks.peers import docker_registry
 from bot_bottle import ephemeral_registry
-from bot_bottle.image.engine import Engine, find_engine
+from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.registry.client import Client
 from bot_bottle.registry.container import IMAGE_VARIABLE
-from bot_bottle.registry.content import open_content
+from bot_bottle.registry.image import open_content
 
 BLOB = 250_000_000  # bytes
 CHANGE = 10_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bot_bottle.interrupts import SIGNALS
+from bot_bottle.host.signals import SIGNALS
 from tests.support.callers import git_context
 from tests.support.canary import Canary
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman

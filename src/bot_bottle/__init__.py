@@ -16,30 +16,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bot_bottle.artifacts import build, convert
-    from bot_bottle.bottle import Plan, launch, prepare, run
-    from bot_bottle.conversion import Conversion
+    from bot_bottle.api import build, convert
+    from bot_bottle.bottle.run import Plan, launch, prepare, run
+    from bot_bottle.bottle.spec import BottleSpec
+    from bot_bottle.engine.engine import BuildRequest
+    from bot_bottle.engine.source import Source
     from bot_bottle.errors import BottleError
-    from bot_bottle.image.engine import BuildRequest
+    from bot_bottle.pack.converter import Conversion
     from bot_bottle.registry.ephemeral import ephemeral_registry
-    from bot_bottle.source import Source
-    from bot_bottle.spec import BottleSpec
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "BottleError": "errors",
-    "BottleSpec": "spec",
-    "BuildRequest": "image.engine",
-    "Conversion": "conversion",
-    "Plan": "bottle",
-    "Source": "source",
-    "build": "artifacts",
-    "convert": "artifacts",
+    "BottleSpec": "bottle.spec",
+    "BuildRequest": "engine.engine",
+    "Conversion": "pack.converter",
+    "Plan": "bottle.run",
+    "Source": "engine.source",
+    "build": "api",
+    "convert": "api",
     "ephemeral_registry": "registry.ephemeral",
-    "launch": "bottle",
-    "prepare": "bottle",
-    "run": "bottle",
+    "launch": "bottle.run",
+    "prepare": "bottle.run",
+    "run": "bottle.run",
 }
 
 __all__ = [
@@ -59,6 +57,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("bot_bottle.version").VERSION
     if name in _HOMES:
         return getattr(importlib.import_module(f"bot_bottle.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'bot_bottle' has no attribute {name!r}")

@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     """Run the command line and exit with its status."""
     if sys.argv[1:] in (["--help"], ["-h"]):
-        from bot_bottle.cli import overview
+        from bot_bottle.cli import help as overview
 
         with contextlib.suppress(OSError):  # the long way can say what is wrong
             os.write(1, overview.text().encode())

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bot_bottle import artifacts, paths
+from bot_bottle import api as artifacts
+from bot_bottle.bottle.gc import working
+from bot_bottle.engine.source import PackerName, Source, Transport
 from bot_bottle.errors import BottleError
-from bot_bottle.progress import Progress
-from bot_bottle.source import PackerName, Source, Transport
-from bot_bottle.sweeping import working
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress
 from bot_bottle.vm.host import Accel
 
 

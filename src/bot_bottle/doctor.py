@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bot_bottle import paths
+from bot_bottle.cache.cache import Cache
+from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import BottleError
-from bot_bottle.image.engine import find_engine
-from bot_bottle.progress import Progress, human_bytes, human_count
-from bot_bottle.smolmachine.cache import Cache
-from bot_bottle.vm.emulated import check_emulation, own_smolvm
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress, human_bytes, human_count
+from bot_bottle.vm.capabilities import Kvm, probe_kvm
+from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
-from bot_bottle.vm.kvm import Kvm, probe_kvm
 from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import find_smolvm
 

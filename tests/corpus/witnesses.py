@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from bot_bottle.image.archive import open_archive
-from bot_bottle.image.flatten import flatten
+from bot_bottle.rootfs.flatten import flatten
 from tests.corpus import trees
 from tests.corpus.trees import Tree
 from tests.support.engines import Docker, Podman, call

@@ -73,7 +73,7 @@ def test_prune_takes_sizes_and_ages_only(bottle: Bottle, args: tuple[str, str]) 
 def test_an_entry_in_use_is_not_pruned(bottle: Bottle, saved: Path) -> None:
     path = bottle("pack", "--archive", saved).path
     code = (
-        "import sys; from pathlib import Path; from bot_bottle.smolmachine.cache import Cache\n"
+        "import sys; from pathlib import Path; from bot_bottle.cache.cache import Cache\n"
         "[entry] = Cache(Path(sys.argv[1])).list()\n"
         "with entry.hold(): print('held', flush=True); sys.stdin.read()"
     )

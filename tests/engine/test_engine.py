@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bot_bottle.engine.engine import BuildRequest, Engine, NoSuchImageError
 from bot_bottle.errors import BuildError, EngineError, SpecError
-from bot_bottle.image.engine import BuildRequest, Engine, NoSuchImageError
-from bot_bottle.image.oci import Platform
+from bot_bottle.image.spec import Platform
 from tests.support.engine_matrix import BASE, CASES, PODMAN, dockerfile, fresh_context, use
 from tests.support.engines import OWNER
 

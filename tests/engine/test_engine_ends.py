@@ -20,8 +20,8 @@ from threading import Thread
 
 import pytest
 
+from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, ImageError
-from bot_bottle.image.engine import Engine, find_engine
 from tests.support.engine_matrix import CASES, docker_clients, dockerfile, fresh_context, use
 from tests.support.engines import Docker, Podman
 
@@ -203,9 +203,9 @@ def test_a_daemon_that_goes_away_breaks_the_archive_off(
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from bot_bottle import interrupts
+from bot_bottle.host import signals as interrupts
 from bot_bottle.errors import Interrupted
-from bot_bottle.image.engine import BuildRequest, find_engine
+from bot_bottle.engine.engine import BuildRequest, find_engine
 
 interrupts.install()
 engine = find_engine(sys.argv[2])

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from bot_bottle import ephemeral_registry
-from bot_bottle.image.engine import Engine
-from bot_bottle.registry.base import Reference, Registry
+from bot_bottle.engine.engine import Engine
+from bot_bottle.registry.registry import Reference, Registry
 from tests.support.clients import (
     Client,
     Crane,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.container import LABEL
 from tests.support.bottle import Bottle
 from tests.support.engines import OWNER, Docker, call

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bot_bottle import ephemeral_registry
+from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import RegistryError
-from bot_bottle.image.engine import find_engine
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.container import IMAGE_VARIABLE, LABEL
 from tests.support.clients import Skopeo
 from tests.support.engines import Docker

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import zstandard
 
-from bot_bottle.vm.install import package_folder
+from bot_bottle.vm.package import package_folder
 from tests.support.engines import Podman, call
 
 

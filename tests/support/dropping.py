@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bot_bottle.backend import smolmachines
+from bot_bottle.backend.microvm import bottle as smolmachines
 from bot_bottle.cli.main import run
 from bot_bottle.vm.smolvm import create_argv
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.image.engine import BuildRequest, Engine, find_engine
+from bot_bottle.engine.engine import BuildRequest, Engine, find_engine
 from tests.support.engines import LABEL, OWNER
 from tests.support.images import busybox_rootfs
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bot_bottle.image.engine import Engine
-from bot_bottle.image.engine_argv import Builder, EngineName
+from bot_bottle.engine.commands import Builder, EngineName
+from bot_bottle.engine.engine import Engine
 
 Fake = Callable[[str, str], Path]
 """Puts a script of a name and a body on PATH, and gives its path."""

@@ -13,11 +13,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot_bottle import paths
-from bot_bottle.progress import Progress
-from bot_bottle.vm.emulated import prepare_emulation
-from bot_bottle.vm.kernel import busybox
-from bot_bottle.vm.qemu import KERNEL_ARGUMENTS, find_qemu, processor_argv
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress
+from bot_bottle.vm.emulated.host import prepare_emulation
+from bot_bottle.vm.emulated.kernel import busybox
+from bot_bottle.vm.emulated.qemu import KERNEL_ARGUMENTS, find_qemu, processor_argv
 from tests.support.engines import Docker
 
 _INIT = """\

@@ -13,7 +13,7 @@ from benchmarks.plot import plot
 from benchmarks.scale import write_image
 
 from bot_bottle.image.archive import open_archive
-from bot_bottle.image.flatten import flatten
+from bot_bottle.rootfs.flatten import flatten
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ from tests.support.backend_suite import Attach, Ended
 from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
-from bot_bottle import bottle as pipeline
 from bot_bottle.backend.base import Running
-from bot_bottle.backend.smolmachines import Bottle
-from bot_bottle.conversion import Converter
-from bot_bottle.progress import Progress
-from bot_bottle.source import Source
-from bot_bottle.spec import BottleSpec, make_slug
-from bot_bottle.sweeping import working
-from bot_bottle.vm.emulated import EmulatedHost
+from bot_bottle.backend.microvm.bottle import Bottle
+from bot_bottle.bottle import run as pipeline
+from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.spec import BottleSpec, make_slug
+from bot_bottle.engine.source import Source
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.converter import Converter
+from bot_bottle.vm.emulated.host import EmulatedHost
 
 COMMAND = [str(Path(sys.executable).with_name("bottle"))]
 

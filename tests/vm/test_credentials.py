@@ -13,15 +13,15 @@ from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_with_libraries
 from tests.vm.conftest import run_attached
 
-from bot_bottle import bottle as pipeline
-from bot_bottle.conversion import Converter
-from bot_bottle.egress.policy import parse_policy
-from bot_bottle.progress import Progress
-from bot_bottle.secret import Reference
-from bot_bottle.source import Source
-from bot_bottle.spec import BottleSpec
-from bot_bottle.sweeping import working
-from bot_bottle.vm.emulated import EmulatedHost
+from bot_bottle.bottle import run as pipeline
+from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.engine.source import Source
+from bot_bottle.host.progress import Progress
+from bot_bottle.network.policy import parse_policy
+from bot_bottle.pack.converter import Converter
+from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.emulated.host import EmulatedHost
 
 SCRIPT = """
 echo "$API_KEY"; grep -rs "$1" /proc/[0-9]*/environ /run /tmp

@@ -22,12 +22,12 @@ import zstandard
 
 from bot_bottle.errors import ArtifactError
 from bot_bottle.image.archive import open_archive
-from bot_bottle.image.flatten import FLATTEN_VERSION, flatten
-from bot_bottle.image.oci import Platform
+from bot_bottle.image.spec import Platform
+from bot_bottle.pack.artifact import pack_native
+from bot_bottle.pack.options import PackOptions
+from bot_bottle.rootfs.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.smolmachine.format import read, verify
-from bot_bottle.smolmachine.guest import find_guest
-from bot_bottle.smolmachine.options import PackOptions
-from bot_bottle.smolmachine.pack import pack_native
+from bot_bottle.vm.guest_rootfs import find_guest
 
 NEEDED_KEYS = ("image", "digest", "platform", "cpus", "mem", "assets")
 NEEDED_ASSETS = ("libraries", "agent_rootfs", "layers")

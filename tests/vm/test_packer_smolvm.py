@@ -16,14 +16,14 @@ from tests.support.layouts import archive
 from tests.vm.conftest import COMMAND, run_attached
 from tests.vm.test_streams import LISTING
 
-from bot_bottle import bottle as pipeline
-from bot_bottle.conversion import Converter
-from bot_bottle.progress import Progress
+from bot_bottle.bottle import run as pipeline
+from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.spec import BottleSpec, make_slug
+from bot_bottle.engine.source import Source
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.converter import Converter
 from bot_bottle.smolmachine.format import verify
-from bot_bottle.source import Source
-from bot_bottle.spec import BottleSpec, make_slug
-from bot_bottle.sweeping import working
-from bot_bottle.vm.qemu import find_qemu
+from bot_bottle.vm.emulated.qemu import find_qemu
 
 # a minute or two; with a machine of smolvm's that does not come up, some more
 pytestmark = pytest.mark.timeout(900)

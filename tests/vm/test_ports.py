@@ -14,11 +14,11 @@ from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
 
-from bot_bottle.egress.canary import canary
-from bot_bottle.progress import Progress
-from bot_bottle.sweeping import working
-from bot_bottle.vm import door
-from bot_bottle.vm.emulated import EmulatedHost, emulated_host
+from bot_bottle.bottle.gc import working
+from bot_bottle.host.progress import Progress
+from bot_bottle.network.canary import canary
+from bot_bottle.vm.emulated import door
+from bot_bottle.vm.emulated.host import EmulatedHost, emulated_host
 
 SERVE = """
 nc -ll -p 3000 -e cat &

@@ -17,7 +17,7 @@ from tests.support.escapes import client_context
 from tests.support.named_world import ALLOWED, EMULATOR, LAN, METADATA, REFUSED, RESOLVER, WILD
 from tests.support.world import furnish
 
-from bot_bottle.egress.probes import BUSYBOX
+from bot_bottle.network.probes import BUSYBOX
 
 BOOT = 500
 pytestmark = pytest.mark.timeout(900)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from bot_bottle import strays
-from bot_bottle.backend.ports import Port
-from bot_bottle.egress.policy import NOTHING, Policy
-from bot_bottle.egress.probes import Proof
 from bot_bottle.errors import Interrupted
-from bot_bottle.redaction import Credential, Secret
-from bot_bottle.workspace.base import Mount
+from bot_bottle.host import strays
+from bot_bottle.host.redact import Credential, Secret
+from bot_bottle.network.policy import NOTHING, Policy
+from bot_bottle.network.ports import Port
+from bot_bottle.network.probes import Proof
+from bot_bottle.workspace.spec import Mount
 
 _POLL = 0.1
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bot_bottle import process
+from bot_bottle.backend.image_users import resolve
+from bot_bottle.engine import containers
+from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
-from bot_bottle.image import containers
-from bot_bottle.image.engine import Engine
-from bot_bottle.image.tarread import REGULAR, Headers
-from bot_bottle.image.users import resolve
-from bot_bottle.rundir import RunDir
+from bot_bottle.host import process
+from bot_bottle.host.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.tar.reader import REGULAR, Headers
 from bot_bottle.verify.entries import Stream, plain
 
 _FILES = (b"etc/passwd", b"etc/group")

@@ -1,1 +1,1 @@
-"""The command line: one module a command. Nothing else prints or exits."""
+"""The command line. Nothing else prints or exits."""

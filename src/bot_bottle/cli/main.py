@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bot_bottle import __version__, interrupts
-from bot_bottle.cli import overview
+from bot_bottle.cli import help as overview
 from bot_bottle.errors import BottleError, DiskFullError, Interrupted
-from bot_bottle.redaction import redacted
+from bot_bottle.host import signals as interrupts
+from bot_bottle.host.redact import redacted
+from bot_bottle.version import VERSION
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -31,7 +32,7 @@ class LazyGroup(click.Group):
         """Load one command."""
         if cmd_name not in overview.COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bot_bottle.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"bot_bottle.cli.commands.{cmd_name}").command
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
@@ -57,7 +58,7 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, help=overview.ABOUT, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "-V", "--version", prog_name="bottle")
+@click.version_option(VERSION, "-V", "--version", prog_name="bottle")
 def bottle() -> None:
     """Gather the commands."""
 

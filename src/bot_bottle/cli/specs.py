@@ -6,14 +6,14 @@ import sys
 
 import click
 
-from bot_bottle.backend.ports import parse_ports
-from bot_bottle.cli.inputs import source
+from bot_bottle.bottle.grants import hold_granted, requested
+from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
+from bot_bottle.cli.settings import source
 from bot_bottle.config.settings import Settings
-from bot_bottle.egress.policy import NOTHING, Policy, parse_policy
 from bot_bottle.errors import SpecError, UsageError
-from bot_bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
-from bot_bottle.trust import hold_granted, requested
-from bot_bottle.workspace.base import Request
+from bot_bottle.network.policy import NOTHING, Policy, parse_policy
+from bot_bottle.network.ports import parse_ports
+from bot_bottle.workspace.spec import Request
 
 
 def spec(ctx: click.Context, settings: Settings) -> BottleSpec:

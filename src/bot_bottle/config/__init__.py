@@ -1,1 +1,1 @@
-"""bottle.toml: what a repository says of its bottle, and how flags and environment go over it."""
+"""bottle.toml and devcontainer.json: the settings of a repository, below flags and environment."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
-from bot_bottle.secret import Reference, referred
+from bot_bottle.secrets.reference import Reference, referred
 
 DEFAULT = "default"
 DEFAULT_MEMORY = "4g"

@@ -19,10 +19,10 @@ from typing import Any
 
 from bot_bottle.errors import DiskFullError, ImageError
 from bot_bottle.image import layout
-from bot_bottle.image.engine_stream import TarStream
+from bot_bottle.image.archive_index import FolderMembers, Members, TarMembers, document, shown, whole
 from bot_bottle.image.layers import Blob, Layer
-from bot_bottle.image.members import FolderMembers, Members, TarMembers, document, shown, whole
-from bot_bottle.image.oci import Digest, ImageConfig, Platform
+from bot_bottle.image.spec import Digest, ImageConfig, Platform
+from bot_bottle.tar.stream import TarStream
 
 _LAYER_LIMIT = 500  # what the kernel's overlayfs can stack, and more than any engine makes
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ\x00": "unxz"}

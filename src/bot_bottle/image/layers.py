@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import zstandard
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot_bottle.errors import ImageError
+from bot_bottle.image.archive_index import Members, document, shown, whole
 from bot_bottle.image.layers import Blob
-from bot_bottle.image.members import Members, document, shown, whole
-from bot_bottle.image.oci import Digest, ImageConfig, Platform, parse_json
+from bot_bottle.image.spec import Digest, ImageConfig, Platform, parse_json
 
 _CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _DEPTH_LIMIT = 4  # indexes within indexes

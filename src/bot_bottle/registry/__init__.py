@@ -1,1 +1,1 @@
-"""Local images for tools that take only registry references."""
+"""An OCI registry on loopback for as long as it is needed."""

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from bot_bottle.image.layers import Blob
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.errors import BlobUnknown
 from bot_bottle.registry.routes import Route
 from bot_bottle.registry.service import Service, byte_range

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from bot_bottle.errors import ImageError, RegistryError
 from bot_bottle.image.layers import CHUNK, Blob
-from bot_bottle.image.oci import INDEX_TYPES, MANIFEST_TYPES, Digest
-from bot_bottle.registry.content import Content
+from bot_bottle.image.spec import INDEX_TYPES, MANIFEST_TYPES, Digest
+from bot_bottle.registry.image import Content
 
 _TIMEOUT = 60.0  # seconds without an answer
 _Body = bytes | Iterator[bytes]

@@ -17,15 +17,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bot_bottle import process
+from bot_bottle.engine import containers
+from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, RegistryError
-from bot_bottle.image import containers
-from bot_bottle.image.engine import Engine, find_engine
-from bot_bottle.interrupts import shield
-from bot_bottle.process import Child
-from bot_bottle.registry.base import Registry
+from bot_bottle.host import process
+from bot_bottle.host.process import Child
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
 from bot_bottle.registry.client import Client
-from bot_bottle.rundir import RunDir
+from bot_bottle.registry.registry import Registry
 
 _PINNED = "sha256:a3d8aaa63ed8681a604f1dea0aa03f100d5895b6a58ace528858a7b332415373"  # registry:2.8.3
 IMAGE = f"docker.io/library/registry@{_PINNED}"

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from bot_bottle.errors import ImageError, RegistryError
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
 from bot_bottle.image.archive import Image, image_of
-from bot_bottle.image.oci import Digest, Platform, parse_json
-from bot_bottle.interrupts import shield
-from bot_bottle.registry.base import Reference, Registry
-from bot_bottle.registry.content import Content
-from bot_bottle.registry.kept import Kept
+from bot_bottle.image.spec import Digest, Platform, parse_json
+from bot_bottle.registry.blob_cache import Kept
+from bot_bottle.registry.image import Content
+from bot_bottle.registry.registry import Reference, Registry
 from bot_bottle.registry.repositories import Manifest, Repositories
 from bot_bottle.registry.server import serve
 from bot_bottle.registry.service import Service
 from bot_bottle.registry.store import BlobStore, UnknownBlob
-from bot_bottle.rundir import RunDir
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from bot_bottle import rundir, strays
+from bot_bottle.engine import containers
+from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import RegistryError
-from bot_bottle.image import containers
-from bot_bottle.image.engine import Engine
+from bot_bottle.host import rundir, strays
+from bot_bottle.host.rundir import RunDir
 from bot_bottle.registry import container
-from bot_bottle.registry.base import Reference, Registry
-from bot_bottle.rundir import RunDir
+from bot_bottle.registry.registry import Reference, Registry
 
 __all__ = ["Form", "Reference", "Registry", "ephemeral_registry"]
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.oci import INDEX_TYPES, MANIFEST_TYPES, Digest, parse_json
+from bot_bottle.image.spec import INDEX_TYPES, MANIFEST_TYPES, Digest, parse_json
 from bot_bottle.registry.errors import (
     DigestInvalid,
     ManifestBlobUnknown,

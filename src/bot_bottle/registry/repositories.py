@@ -9,7 +9,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.errors import TooMany
 from bot_bottle.registry.store import BlobStore
 

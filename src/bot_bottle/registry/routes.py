@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.errors import DigestInvalid, ManifestInvalid, NameUnknown
 
 Kind = Literal["base", "blob", "manifest", "uploads", "upload", "tags", "referrers"]

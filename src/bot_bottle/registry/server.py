@@ -17,7 +17,8 @@ from urllib.parse import unquote
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from bot_bottle.registry import blobs, listings, manifests, uploads
+from bot_bottle.registry import blobs, manifests, uploads
+from bot_bottle.registry import tags as listings
 from bot_bottle.registry.errors import (
     JSON,
     Denied,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.image.layers import CHUNK, Blob
-from bot_bottle.image.oci import Digest
-from bot_bottle.registry.kept import Kept
+from bot_bottle.image.spec import Digest
+from bot_bottle.registry.blob_cache import Kept
 
 CANONICAL = "sha256"  # what a digest is made with when nobody says
 

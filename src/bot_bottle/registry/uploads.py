@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.errors import (
     BlobUploadBusy,
     BlobUploadUnknown,

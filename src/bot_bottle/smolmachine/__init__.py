@@ -1,1 +1,1 @@
-"""The artifact: the `.smolmachine` file, the packers that make it, the cache that keeps it."""
+"""The `.smolmachine` file format: read, written and verified."""

@@ -33,11 +33,11 @@ from pathlib import Path
 import zstandard
 
 from bot_bottle.errors import ArtifactError, ImageError
-from bot_bottle.image.oci import Digest
-from bot_bottle.image.tarread import Headers
+from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.crc import crc_of
 from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
 from bot_bottle.smolmachine.manifest import MANIFEST_LIMIT, Manifest
+from bot_bottle.tar.reader import Headers
 
 MAGIC = b"SMOLPACK"
 VERSION = 1

@@ -7,16 +7,23 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from bot_bottle.errors import ArtifactError, DiskFullError
-from bot_bottle.interrupts import shield
-from bot_bottle.kernelio import begin_writing, copy_range
-from bot_bottle.progress import human_bytes
-from bot_bottle.smolmachine.parts import Part
+from bot_bottle.host.kernelio import begin_writing, copy_range
+from bot_bottle.host.progress import human_bytes
+from bot_bottle.host.signals import shield
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _GOING = 32 << 20  # bytes that are worth the disk's while
+
+
+class Part(NamedTuple):
+    """A segment, and where a file has it: at `offset` of the open file `fd`."""
+
+    data: bytes
+    fd: int
+    offset: int
 
 
 class Sink:

@@ -18,11 +18,11 @@ from functools import partial
 from typing import Protocol
 
 from bot_bottle.errors import ArtifactError
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.format import Footer
 from bot_bottle.smolmachine.frames import closing, compress, segment
 from bot_bottle.smolmachine.manifest import Manifest
-from bot_bottle.smolmachine.parts import Part
+from bot_bottle.smolmachine.sink import Part
 from bot_bottle.smolmachine.sums import Sums
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame

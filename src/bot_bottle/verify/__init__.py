@@ -1,1 +1,1 @@
-"""Is an artifact what its image is? Compared entry by entry, without a virtual machine."""
+"""An independent check that an artifact holds what its image holds."""

@@ -12,8 +12,8 @@ import json
 import sqlite3
 from collections.abc import Iterator
 
-from bot_bottle.image.oci import ImageConfig
-from bot_bottle.image.tree import PATH_MAX
+from bot_bottle.image.spec import ImageConfig
+from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.smolmachine.manifest import Manifest
 from bot_bottle.verify.entries import Facts
 from bot_bottle.verify.findings import Findings

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bot_bottle.image.tarread import REGULAR, Headers
+from bot_bottle.tar.reader import REGULAR, Headers
 
 XATTR = "SCHILY.xattr."
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from bot_bottle.errors import CacheError, DiskFullError
-from bot_bottle.image.tree import PATH_MAX
+from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.verify.entries import Entry, Facts, plain
 
 _FOLLOWS = 40  # links in one path before the kernel gives up: path_resolution(7)

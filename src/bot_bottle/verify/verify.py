@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.image.archive import Image
-from bot_bottle.image.flatten import flatten
+from bot_bottle.rootfs.flatten import flatten
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.format import Artifact
 from bot_bottle.verify.compare import compare_config, compare_hard_links, compare_trees

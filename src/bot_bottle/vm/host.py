@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
-from bot_bottle import process
 from bot_bottle.errors import AccelError, SmolvmError
-from bot_bottle.process import Child, CommandFailed, Completed
-from bot_bottle.redaction import Secret
-from bot_bottle.vm.handover import handed_over
-from bot_bottle.vm.kvm import Kvm
+from bot_bottle.host import process
+from bot_bottle.host.process import Child, CommandFailed, Completed
+from bot_bottle.host.redact import Secret
+from bot_bottle.secrets.fifo import handed_over
+from bot_bottle.vm.capabilities import Kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
 Accel = Literal["auto", "kvm", "emulated"]

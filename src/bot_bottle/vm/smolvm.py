@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_bottle import paths, process
 from bot_bottle.errors import SmolvmError
-from bot_bottle.process import CommandFailed
-from bot_bottle.progress import Progress
-from bot_bottle.vm.install import package_folder, prepare_installation
+from bot_bottle.host import paths, process
+from bot_bottle.host.process import CommandFailed
+from bot_bottle.host.progress import Progress
+from bot_bottle.vm.package import package_folder, prepare_installation
 
 MINIMUM = (1, 32, 0)
 

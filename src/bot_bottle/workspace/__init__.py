@@ -1,1 +1,1 @@
-"""What of a repository a bottle sees, and how its work comes back."""
+"""What a bottle sees of a repository, and how its work is brought back."""

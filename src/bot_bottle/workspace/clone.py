@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from bot_bottle import process
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.locks import locked
+from bot_bottle.host import process
+from bot_bottle.host.locks import locked
 from bot_bottle.workspace.git import Git, environment, init, program
 from bot_bottle.workspace.repository import Repository, open_repository
 from bot_bottle.workspace.snapshot import snapshot

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from bot_bottle import process
 from bot_bottle.errors import DiskFullError, WorkspaceError
-from bot_bottle.process import CommandFailed, Completed
+from bot_bottle.host import process
+from bot_bottle.host.process import CommandFailed, Completed
 
 _MINIMUM = (2, 32)  # GIT_CONFIG_GLOBAL, `apply --3way --cached`
 _LIMIT = 3600.0  # seconds; to copy a large repository takes minutes

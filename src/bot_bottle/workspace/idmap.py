@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bot_bottle import paths, process
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.interrupts import shield
-from bot_bottle.process import Child
-from bot_bottle.rundir import RunDir
+from bot_bottle.host import paths, process
+from bot_bottle.host.process import Child
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
 
 STRAY = "mount"
 

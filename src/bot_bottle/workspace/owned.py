@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot_bottle import process
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.process import CommandFailed
+from bot_bottle.host import process
+from bot_bottle.host.process import CommandFailed
 
 # flags of a file system that a namespace may not take off again: they have to be repeated
 _FLAGS = {

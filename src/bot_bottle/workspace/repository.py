@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.workspace.base import find_top
 from bot_bottle.workspace.git import Git, check_version, init, printable
+from bot_bottle.workspace.spec import find_top
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SMALL = 4096  # bytes of a file that holds a path

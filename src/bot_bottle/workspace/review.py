@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bot_bottle import process
 from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
-from bot_bottle.workspace import files
+from bot_bottle.host import process
+from bot_bottle.host import workspace_files as files
 from bot_bottle.workspace.clone import Clone
-from bot_bottle.workspace.collect import Work, collect
+from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.git import Git, printable
 from bot_bottle.workspace.merge import merge_trees
 from bot_bottle.workspace.snapshot import snapshot

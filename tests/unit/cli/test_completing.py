@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle import names, paths, receipts
-from bot_bottle.cli.overview import COMMANDS
-from bot_bottle.progress import Progress
+from bot_bottle.bottle import names
+from bot_bottle.bottle import records as receipts
+from bot_bottle.cli.help import COMMANDS
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress
 
 PROGRAM = Path(sys.executable).with_name("bottle")
 
@@ -99,4 +101,4 @@ def test_all_commands_are_offered_and_none_is_loaded() -> None:
     told = subprocess.check_output([sys.executable, "-c", program], env=env, text=True)
     *offered, loaded = told.splitlines()
     assert offered == [f"plain,{name}" for name in sorted(COMMANDS)]
-    assert set(loaded.split()) == {"bot_bottle.cli.main", "bot_bottle.cli.overview"}
+    assert set(loaded.split()) == {"bot_bottle.cli.main", "bot_bottle.cli.help"}

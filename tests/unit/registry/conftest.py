@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.support.wire import Wire
 
-from bot_bottle.registry.base import Registry
 from bot_bottle.registry.ephemeral import ephemeral_registry
+from bot_bottle.registry.registry import Registry
 
 
 @pytest.fixture

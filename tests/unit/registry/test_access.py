@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.support.wire import OCI_MANIFEST, Wire
 
-from bot_bottle.image.oci import Digest
-from bot_bottle.registry.base import Registry
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.ephemeral import ephemeral_registry
+from bot_bottle.registry.registry import Registry
 
 NOBODY = Digest.of(b"nobody has this")
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(190))

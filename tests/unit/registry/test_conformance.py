@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.support.wire import OCI_INDEX, OCI_MANIFEST, Wire
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"

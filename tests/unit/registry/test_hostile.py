@@ -15,7 +15,7 @@ from tests.support.bottle import Bottle
 from tests.support.examples import MANY, tried
 from tests.support.wire import Wire
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 
 DIGEST = str(Digest.of(b"x"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.wire import OCI_MANIFEST, Wire, image
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 
 NOBODY = Digest.of(b"nobody has this")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.wire import OCI_INDEX, OCI_MANIFEST, Wire, image
 
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 
 DATA = bytes(range(256)) * 20
 NOBODY = Digest.of(b"nobody has this")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.image.layers import Blob
-from bot_bottle.image.oci import Digest
+from bot_bottle.image.spec import Digest
 from bot_bottle.registry.store import BlobStore, DigestMismatch, TooManyUploads, UnknownBlob
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.crafted import Member, config, files_tar, layer, saved_files
 
 from bot_bottle.image.archive import open_archive
-from bot_bottle.image.oci import Digest, ImageConfig
+from bot_bottle.image.spec import Digest, ImageConfig
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
 from bot_bottle.smolmachine.writer import Writer
 from bot_bottle.verify.verify import Report, verify

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bot_bottle.errors import SmolvmError
-from bot_bottle.process import Completed
+from bot_bottle.host.process import Completed
 from bot_bottle.vm.host import StderrSieve, checked
 
 FAILURE = b'{"error":{"code":"NOT_FOUND","message":"vm not found: x"}}\n'

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.errors import SmolvmError
-from bot_bottle.progress import Progress
-from bot_bottle.smolmachine import guest
+from bot_bottle.host.progress import Progress
+from bot_bottle.vm import guest_rootfs as guest
 from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, exec_argv, find_smolvm, own_state
 
 

@@ -12,7 +12,7 @@ from tests.support.repos import Repo, make_repo
 
 from bot_bottle.errors import ConflictError, WorkspaceError
 from bot_bottle.workspace.clone import Clone, create, load
-from bot_bottle.workspace.collect import Work, collect
+from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.repository import open_repository
 from bot_bottle.workspace.review import apply, diff, discard, summary, unfetched
 

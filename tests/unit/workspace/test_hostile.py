@@ -13,7 +13,7 @@ from tests.support.repos import Repo, make_repo
 
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.workspace.clone import Clone, create
-from bot_bottle.workspace.collect import collect
+from bot_bottle.workspace.fetch import collect
 from bot_bottle.workspace.repository import open_repository
 from bot_bottle.workspace.review import apply, diff, discard, summary, unfetched
 

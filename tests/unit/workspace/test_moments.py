@@ -13,7 +13,7 @@ import pytest
 from tests.support.repos import WHO, Repo
 
 from bot_bottle.workspace.clone import Clone
-from bot_bottle.workspace.collect import collect
+from bot_bottle.workspace.fetch import collect
 
 # two branches that grow, are packed, and go again
 WORK = """

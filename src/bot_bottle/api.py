@@ -1,0 +1,111 @@
+"""What is made of images, and asked of what was made: an image's id, its artifact, whether that is right."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bot_bottle.bottle.gc import working
+from bot_bottle.cache.cache import Explanation
+from bot_bottle.engine.source import PackerName, Source, Transport, Via
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.converter import Conversion, Converter
+from bot_bottle.smolmachine import format as artifact_format
+
+if TYPE_CHECKING:  # loaded by who needs it: most commands do not
+    from bot_bottle.scan.credential_files import Finding
+    from bot_bottle.verify.verify import Report
+    from bot_bottle.vm.host import Accel
+
+
+def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:
+    """Give the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
+    with working() as run:
+        return Converter(run, progress or Progress(), engine=engine).image_id(source)
+
+
+def convert(
+    source: Source,
+    *,
+    engine: str | None = None,
+    packer: PackerName = "native",
+    accel: Accel = "auto",
+    via: Via | None = None,
+    transport: Transport = "auto",
+    max_image_size: int | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
+
+    `via` and `transport` are as `Packing` has them; `max_image_size`, in bytes, is for the native packer
+    (default: 64 GiB). Raises the BottleError of the stage that failed.
+    """
+    with working() as run:
+        converter = Converter(
+            run,
+            progress or Progress(),
+            engine=engine,
+            packer=packer,
+            accel=accel,
+            via=via,
+            transport=transport,
+            max_image_size=max_image_size,
+        )
+        return converter.convert(source)
+
+
+def why(
+    source: Source,
+    *,
+    engine: str | None = None,
+    packer: PackerName = "native",
+    progress: Progress | None = None,
+) -> Explanation:
+    """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
+    with working() as run:
+        return Converter(run, progress or Progress(), engine=engine, packer=packer).why(source)
+
+
+def verify(
+    artifact: Path,
+    source: Source | None = None,
+    *,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify every byte of an artifact, and that it is what its source's image is. No machine is started.
+
+    Raises ArtifactError and ImageError for what is damaged; differences are in the report.
+    """
+    from bot_bottle.verify.verify import verify as verify_artifact
+
+    progress = progress or Progress()
+    with working() as run, ExitStack() as stack:
+        size = artifact_format.read(artifact).size
+        image = (
+            stack.enter_context(Converter(run, progress, engine=engine).opened(source)) if source else None
+        )
+        with progress.stage("verify", size) as stage:
+            return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
+
+
+def scrub(
+    target: Path | Source, *, engine: str | None = None, progress: Progress | None = None
+) -> list[Finding]:
+    """Search an artifact (a path) or a source's image for secrets, and give where they are, layer by layer.
+
+    Raises ArtifactError and ImageError for what is damaged.
+    """
+    from bot_bottle.scan.scan import scan_artifact, scan_image
+
+    progress = progress or Progress()
+    if isinstance(target, Path):
+        with progress.stage("scrub", artifact_format.read(target).size) as stage:
+            return list(dict.fromkeys(scan_artifact(target, stage.advance)))
+    with (
+        working() as run,
+        Converter(run, progress, engine=engine).opened(target) as image,
+        progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
+    ):
+        return list(dict.fromkeys(scan_image(image, stage.advance)))

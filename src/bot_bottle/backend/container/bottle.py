@@ -1,0 +1,267 @@
+"""A bottle as a container: the host's kernel, hardened as far as the engine goes. For docker and podman."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.container.commands import PIDS, bind_option, create_argv, env_file
+from bot_bottle.backend.container.docker_image import Image, held_up, is_for_loader, look
+from bot_bottle.backend.container.entrypoint import ENTRYPOINT, Gate, gate
+from bot_bottle.backend.container.mounts import mount_options
+from bot_bottle.backend.container.network import Network, network
+from bot_bottle.backend.container.probes import probes
+from bot_bottle.engine import containers
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
+from bot_bottle.host import process
+from bot_bottle.host import signals as interrupts
+from bot_bottle.host.process import Child, CommandFailed
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
+from bot_bottle.network.canary import canary
+from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
+from bot_bottle.network.probes import KIT, Probe, Proof, judge, script
+from bot_bottle.network.proxy_process import Record
+
+STRAY = "bottle-container"
+_LABEL = "bot-bottle.bottle"
+_DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
+_TIMEOUT = 120.0  # seconds, for what does not wait for the bottle's command
+# no key detaches: a bottle that runs on with nobody attached would be one that nobody ends
+_NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
+
+
+class ContainerBottle:
+    """A bottle whose container is made and not yet started. Made by `launch`."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        engine: Engine,
+        image: Image,
+        gate: Gate,
+        network: Network,
+        mounts: Sequence[str],
+    ) -> None:
+        self.launch = launch
+        self._network = network
+        self._mounts = mounts
+        self._engine = engine
+        self._image = image
+        self._gate = gate
+
+    @property
+    def place(self) -> str:
+        """Where it runs."""
+        return "container"
+
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
+        """Run the bottle's command on our own streams and give its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
+        and what `begin` raises, which is given what was found of the walls before the command starts.
+        """
+        program = str(self._engine.program)
+        with ExitStack() as held:
+            tried = probes(self.launch.egress, held.enter_context(canary()))
+            self._gate.ask(script(tried))
+            self._create(tty=tty)
+            argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
+            with (
+                interrupts.collected() as received,
+                process.attached(argv, terminal=tty) as client,
+                _relayed(client.stderr),
+            ):
+                started = self._let_through(client, received, tried, begin, tty=tty)
+                held.close()
+                wait(client, received, self._pass_on, self._remove)
+        status = self._status()
+        if not (started or received or status):
+            raise BootError("the container ended before its command began")
+        return status
+
+    def aside(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
+        other = copy(self)
+        other.launch = self.launch.beside(command)
+        try:
+            return other.run(tty=False)
+        finally:
+            self._remove()
+
+    def _let_through(
+        self, client: Child, received: list[int], tried: Sequence[Probe], begin: Begin, *, tty: bool
+    ) -> bool:
+        """Let the command start when its walls have been proved from inside; not, if it is to end already."""
+
+        def alive() -> bool:
+            return client.code is None and not received
+
+        report = self._gate.report(alive)
+        if not alive():
+            return False
+        begin(judge(report, tried))
+        self._network.forget()  # what the probes were refused
+        secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
+        again = held_up({**self._image.env, **self.launch.variables(tty=tty)})
+        self._gate.let_through({**again, **secrets}, alive)
+        return True
+
+    def _create(self, *, tty: bool) -> None:
+        launch = self.launch
+        labels = _labels(launch)
+        options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
+        options += [] if self._network.shared else [f"--hostname={launch.slug}"]
+        options += [bind_option(self._gate.folder, KIT, "readonly")]
+        command = (*ENTRYPOINT, *(launch.command or self._image.command))
+        variables = launch.variables(tty=tty)
+        blanked = {name: "" for name in {**self._image.env, **variables} if is_for_loader(name)}
+        with env_file(self._gate.folder.parent, {**variables, **blanked}) as (path, inherited):
+            options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
+            mode = self._network.mode
+            argv = create_argv(self._engine, launch, self._image.id, command, options, network=mode, tty=tty)
+            done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
+        if done.code:
+            step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
+            raise EngineError(
+                f"{self._engine.name} could not make the container", why=done.complaint, next_step=step
+            )
+        self._hold_in_force()
+
+    def _inspected(self) -> dict[str, Any]:
+        done = process.run(
+            [str(self._engine.program), "container", "inspect", self.launch.name], timeout=_TIMEOUT
+        )
+        document: dict[str, Any] = json.loads(done.stdout)[0]
+        return document
+
+    def _hold_in_force(self) -> None:
+        """Refuse a container that has fewer walls or limits than were asked for."""
+        host = self._inspected()["HostConfig"]
+        wanted = {
+            "Memory": self.launch.memory_mib << 20,
+            "NetworkMode": self._network.mode,
+            "Privileged": False,
+            "PidsLimit": PIDS,
+        }
+        if self.launch.egress.open:  # engines have several names for it
+            del wanted["NetworkMode"]
+        dropped = [key for key, value in wanted.items() if host.get(key) != value]
+        if dropped:
+            raise WallsError(
+                f"{self._engine.name} does not keep a bottle's walls here: {', '.join(dropped)} not in force",
+                next_step="look at the engine's cgroup support, or use --backend smolmachines",
+            )
+
+    def _status(self) -> int:
+        state = self._inspected()["State"]
+        code = int(state.get("ExitCode") or 0)
+        if state.get("Running"):
+            raise EngineError(f"{self._engine.name} let go of the container before its command ended")
+        if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
+            raise BootError("the container did not start", why=str(state.get("Error") or ""))
+        return code
+
+    def _pass_on(self, signum: int) -> None:
+        name = signal.Signals(signum).name.removeprefix("SIG")
+        argv = [str(self._engine.program), "kill", f"--signal={name}", self.launch.name]
+        process.run(argv, timeout=_TIMEOUT, check=False)
+
+    def _remove(self) -> None:
+        containers.remove(str(self._engine.program), f"{_LABEL}={self.launch.slug}")
+
+
+@contextmanager
+def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
+    """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`)."""
+
+    def copy() -> None:
+        with suppress(OSError, ValueError):  # it is closed when the client had to be ended
+            while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
+                with suppress(OSError):  # nobody listens; the command goes on all the same
+                    while data:
+                        data = data[os.write(2, data) :]
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    yield
+    thread.join(_DRAIN)  # not after an error: the client still runs then
+
+
+@contextmanager
+def launch(
+    launch: Launch, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
+) -> Iterator[ContainerBottle]:
+    """Hold a bottle's container; when the block ends, by any way, nothing of it is left.
+
+    `image` is an id.
+    """
+    _hold_seccomp(engine)
+    label = f"{_LABEL}={launch.slug}"
+    own = look(engine, image, launch)
+    with ExitStack() as stack:
+        withheld = [Withheld(name, each.hosts, each.value) for name, each in launch.credentials.items()]
+        launch = replace(launch, env={**variables(withheld), **launch.env})
+        mounts = stack.enter_context(mount_options(launch, engine, image, run))
+        door = stack.enter_context(gate(run, progress))
+        with shield():
+            containers.record(run, STRAY, engine.program, label)
+            stack.callback(_remove_quietly, engine.program, label)
+        kept = Kept(withheld, door.folder / BUNDLE)
+        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
+        if net.shared:  # the containers go before the clients that hold them: those would take their time
+            stack.callback(_remove_quietly, engine.program, label)
+        yield ContainerBottle(launch, engine, own, door, net, mounts)
+
+
+def _labels(launch: Launch) -> dict[str, str]:
+    return {_LABEL: launch.slug, "bot-bottle.owner": owner()}
+
+
+def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:
+    """Run another command in a bottle that another process holds, and give its exit status."""
+    options = ["--interactive", _NO_DETACH, *(["--tty"] if tty else [])]
+    options += [f"--user={launch.user}"] if launch.user else []
+    options += [f"--workdir={launch.workdir}"] if launch.workdir else []
+    with env_file(run.path, launch.variables(tty=tty)) as (path, inherited):
+        options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
+        argv = [str(engine.program), "exec", *options, launch.name, *launch.command]
+        with process.attached(
+            argv, env={**os.environ, **inherited}, terminal=tty, own_stderr=not tty
+        ) as client:
+            code = client.wait()
+    return -1 if code is None else code
+
+
+def _remove_quietly(program: Path, label: str) -> None:
+    with shield(), suppress(BottleError):
+        containers.remove(str(program), label)
+
+
+def _hold_seccomp(engine: Engine) -> None:
+    """Refuse an engine that runs containers without a seccomp filter."""
+    if engine.name == "podman":
+        argv, there = ("{{.Host.Security.SECCOMPEnabled}}", "true")
+    else:
+        argv, there = ("{{json .SecurityOptions}}", "name=seccomp")
+    try:
+        told = process.run([str(engine.program), "info", f"--format={argv}"], timeout=_TIMEOUT).text
+    except CommandFailed as error:
+        raise EngineError(f"{engine.name} does not answer", why=error.why) from error
+    if there not in told or "profile=unconfined" in told:
+        raise BootError(
+            f"{engine.name} runs containers without a seccomp filter here",
+            next_step="turn it on in the engine, or use --backend smolmachines",
+        )

@@ -1,0 +1,87 @@
+"""The command lines of a bottle's container. Nothing here runs anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bot_bottle.backend.base import Launch
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import SpecError
+
+PIDS = 4096
+
+# what package managers, su and file owners need; none of it reaches beyond the container
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
+
+# names that the engine's own client reads: in its environment they would change what it does
+_OWN_NAME = re.compile(
+    r"(PATH|HOME|TMPDIR|GODEBUG|(LD|DOCKER|CONTAINER|CONTAINERS|XDG|STORAGE|BUILDKIT)_.*)\Z"
+)
+
+
+def create_argv(
+    engine: Engine,
+    launch: Launch,
+    image: str,
+    command: Sequence[str],
+    options: Sequence[str],
+    *,
+    network: str,
+    tty: bool,
+) -> list[str]:
+    """Give the command line that makes the container. `options` name its variables and mounts."""
+    argv = [str(engine.program), "create", f"--name={launch.name}", *options]
+    argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
+    argv += [f"--network={network}", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    argv += [f"--cap-add={name}" for name in _CAPABILITIES]
+    argv += [f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
+    argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
+    argv += limits(engine)
+    if tty:
+        argv.append("--tty")
+    if launch.user:
+        argv.append(f"--user={launch.user}")
+    if launch.workdir:
+        argv.append(f"--workdir={launch.workdir}")
+    return [*argv, f"--entrypoint={command[0]}", image, *command[1:]]
+
+
+def bind_option(source: Path, target: str, *more: str) -> str:
+    """Give `--mount` for a folder or file. Engines read it as a line of CSV, so a path may hold anything."""
+    fields = ["type=bind", f"source={source}", f"target={target}", *more]
+    return "--mount=" + ",".join('"' + field.replace('"', '""') + '"' for field in fields)
+
+
+def limits(engine: Engine) -> list[str]:
+    """Give podman limits that can be had: its defaults may be more than this user has.
+
+    How many processes there may be is for `--pids-limit` to say; the user's limit only has to be settable.
+    """
+    if engine.name != "podman":
+        return []
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={8 * PIDS}:{8 * PIDS}"]
+
+
+@contextmanager
+def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Give a private file with the variables for `--env-file`, and those that such a file cannot carry.
+
+    Those have a line break in their value and come from the client's own environment, so their names must
+    mean nothing to it. Raises SpecError.
+    """
+    inherited = {name: value for name, value in env.items() if "\n" in value or "\r" in value}
+    for name in inherited:
+        if _OWN_NAME.match(name):
+            raise SpecError(f"a container's {name} cannot hold a line break")
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="env-") as file:  # mode 0600
+        lines = (f"{name}={value}\n" for name, value in env.items() if name not in inherited)
+        file.writelines(os.fsencode(line) for line in lines)
+        file.flush()
+        yield Path(file.name), inherited

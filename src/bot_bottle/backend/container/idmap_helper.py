@@ -1,0 +1,145 @@
+"""Idmapped mounts for callers who are not root, by an engine that is: a container of ours makes them.
+
+Whoever may use such an engine may do this with it. The container has smolvm's own guest system, which brings
+`mount`, sees the folder and the place of the mount, and has no network and no rights but those that mounting
+takes. It ends at once; the mount stays, and another such container takes it away.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from bot_bottle.backend.container.commands import bind_option
+from bot_bottle.engine.containers import engine_variables
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import EngineError, WorkspaceError
+from bot_bottle.host import paths, process
+from bot_bottle.host.process import CommandFailed
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
+from bot_bottle.vm.package import prepare_installation
+from bot_bottle.workspace.idmap import is_mounted, swapped
+from bot_bottle.workspace.spec import Mount
+
+STRAY = "engine-mount"
+
+_TIMEOUT = 120.0  # seconds
+# to mount, to write the map of a user namespace that has root in it, to reach what is private to the caller
+_RIGHTS = ("SYS_ADMIN", "SETUID", "SETGID", "SETFCAP", "DAC_READ_SEARCH")
+
+# MAP SOURCE PLACE ...
+_MAKE = """\
+map=$1; shift
+while [ $# -gt 0 ]; do
+  mount --bind -o "nosuid,nodev,X-mount.idmap=$map" "$1" "$2" || exit 1
+  shift 2
+done
+"""
+_TAKE_AWAY = 'for place; do umount -l "$place" || exit 1; done'
+
+
+@contextmanager
+def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> Iterator[list[Path]]:
+    """Mount a workspace, and what is kept of it, as that user's for the time of the block, and give where.
+
+    Raises WorkspaceError when the engine or the file system cannot do it.
+    """
+    image = helper_image(engine, run)
+    base = paths.state_dir() / "mounts"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folders = [mount.source, *(mount.source / name for name in mount.kept)]
+    places = [base / secrets.token_hex(8) for _ in folders]
+    facts = {
+        "program": str(engine.program),
+        "variables": engine_variables(),
+        "image": image,
+        "places": list(map(str, places)),
+    }
+    run.record(STRAY, **facts)
+    try:
+        with shield():
+            for folder, place in zip(folders, places, strict=True):
+                place.mkdir(mode=0o700) if folder.is_dir() else place.touch(mode=0o600)
+            _make(engine, image, mount, base, places, uid, gid)
+        yield places
+    finally:
+        with shield():
+            sweep(facts)
+
+
+def sweep(stray: dict[str, Any]) -> None:
+    """Take mounts away, and their places (the sweeper of `engine-mount` strays). Raises CommandFailed."""
+    places = [Path(place) for place in stray["places"]]
+    mounted = [place for place in places if is_mounted(place)]
+    if mounted:
+        base = places[0].parent
+        options = [bind_option(base, "/to", "bind-propagation=rshared")]
+        inside = [f"/to/{place.name}" for place in mounted]
+        argv = _argv(stray["program"], stray["image"], options, _TAKE_AWAY, inside)
+        process.run(argv, timeout=_TIMEOUT, env={**os.environ, **stray["variables"]})
+    for place in places:
+        with suppress(FileNotFoundError):
+            place.rmdir() if place.is_dir() else place.unlink()
+
+
+def _make(
+    engine: Engine, image: str, mount: Mount, base: Path, places: Sequence[Path], uid: int, gid: int
+) -> None:
+    options = [
+        bind_option(mount.source, "/from"),
+        bind_option(base, "/to", "bind-propagation=rshared"),
+    ]
+    sources = ["/from", *(f"/from/{name}" for name in mount.kept)]
+    pairs = [
+        part for source, place in zip(sources, places, strict=True) for part in (source, f"/to/{place.name}")
+    ]
+    ids = f"{_map('u', os.geteuid(), uid)} {_map('g', os.getegid(), gid)}"
+    try:
+        process.run(_argv(str(engine.program), image, options, _MAKE, [ids, *pairs]), timeout=_TIMEOUT)
+    except CommandFailed as error:
+        raise WorkspaceError(
+            f"{engine.name} cannot show your folder as the bottle's user's",
+            why=f"{error.why}\nit takes linux 5.12, a file system that knows idmapped mounts, "
+            f"and a shared mount that holds {base}",
+            next_step="use --backend smolmachines, podman without root, or "
+            f"--user {os.geteuid()}:{os.getegid()}",
+        ) from error
+
+
+def _map(kind: str, mine: int, theirs: int) -> str:
+    """Give mount(8)'s X-mount.idmap for two owners in each other's place."""
+    return " ".join(f"{kind}:{inside}:{outside}:{count}" for inside, outside, count in swapped(mine, theirs))
+
+
+def _argv(program: str, image: str, options: list[str], script: str, arguments: list[str]) -> list[str]:
+    argv = [program, "run", "--rm", "--pull=never", "--network=none", "--log-driver=none", "--cap-drop=ALL"]
+    argv += [f"--cap-add={right}" for right in _RIGHTS]
+    argv += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--user=0"]
+    return [*argv, *options, image, "sh", "-c", script, "sh", *arguments]
+
+
+def helper_image(engine: Engine, run: RunDir) -> str:
+    """Give the helper's image, which is made of smolvm's guest system once for each version."""
+    installed = prepare_installation(Progress())
+    tag = f"bot-bottle-helper:{installed.version}"
+    inspect = [str(engine.program), "image", "inspect", "--format={{.Id}}", tag]
+    if not process.run(inspect, timeout=_TIMEOUT, check=False).code:
+        return tag
+    with tempfile.TemporaryFile(dir=run.path) as tar, installed.agent_archive.open("rb") as packed:
+        zstandard.ZstdDecompressor().copy_stream(packed, tar)
+        tar.seek(0)
+        done = process.run(
+            [str(engine.program), "import", "-", tag], timeout=_TIMEOUT, input=tar, check=False
+        )
+    if done.code:
+        raise EngineError(f"{engine.name} could not take the helper's image", why=done.complaint)
+    return tag

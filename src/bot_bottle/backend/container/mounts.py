@@ -1,0 +1,91 @@
+"""A container's workspace: the caller's folder, whose files look like those of the container's user.
+
+What that takes depends on who the engine runs as. Without root's rights (podman) it maps the caller to the
+user itself. With them, it takes an idmapped mount, unless both have the same number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bot_bottle.backend import users
+from bot_bottle.backend.base import Launch
+from bot_bottle.backend.container import idmap_helper as helper
+from bot_bottle.backend.container.commands import bind_option
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import EngineError, WorkspaceError
+from bot_bottle.host import process
+from bot_bottle.host.process import CommandFailed
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.workspace import idmap
+from bot_bottle.workspace.spec import Mount
+
+_TIMEOUT = 120.0  # seconds
+
+
+@contextmanager
+def mount_options(launch: Launch, engine: Engine, image: str, run: RunDir) -> Iterator[list[str]]:
+    """Give what to add to the engine's `create` for the bottle's workspace, for as long as the block lasts.
+
+    Raises WorkspaceError when this engine cannot show it as the user's own.
+    """
+    mount = launch.workspace
+    if mount is None:
+        yield []
+        return
+    uid, gid = users.of_image(engine, image, launch.user, run)
+    with ExitStack() as stack:
+        if _is_rootless(engine):
+            options = _mapped_by_engine(engine, uid, gid)
+            yield options + _as_it_is(mount)
+        elif uid == os.geteuid():
+            yield _as_it_is(mount)
+        elif os.geteuid() == 0:
+            yield _mapped_by_us(mount, uid, gid, run, stack)
+        else:
+            places = stack.enter_context(helper.shown_as(mount, uid, gid, engine, run))
+            yield _placed(mount, places)
+
+
+def _refused(engine: Engine, uid: int) -> WorkspaceError:
+    return WorkspaceError(
+        f"{engine.name} cannot give your folder to the bottle's user {uid}",
+        why="it runs without root's rights, so that only root in a container is you",
+        next_step="use --backend smolmachines, podman, or --user 0",
+    )
+
+
+def _is_rootless(engine: Engine) -> bool:
+    what = "{{.Host.Security.Rootless}}" if engine.name == "podman" else "{{json .SecurityOptions}}"
+    try:
+        told = process.run([str(engine.program), "info", f"--format={what}"], timeout=_TIMEOUT).text
+    except CommandFailed as error:
+        raise EngineError(f"{engine.name} does not answer", why=error.why) from error
+    return told == "true" or "name=rootless" in told
+
+
+def _mapped_by_engine(engine: Engine, uid: int, gid: int) -> list[str]:
+    if engine.name == "podman":
+        return [f"--userns=keep-id:uid={uid},gid={gid}"]
+    if uid == 0:
+        return []  # root in the container is the caller
+    raise _refused(engine, uid)
+
+
+def _mapped_by_us(mount: Mount, uid: int, gid: int, run: RunDir, stack: ExitStack) -> list[str]:
+    folders = [mount.source, *(mount.source / name for name in mount.kept)]
+    return _placed(mount, [stack.enter_context(idmap.shown_as(each, uid, gid, run)) for each in folders])
+
+
+def _as_it_is(mount: Mount) -> list[str]:
+    return _placed(mount, [mount.source, *(mount.source / name for name in mount.kept)])
+
+
+def _placed(mount: Mount, places: Sequence[Path]) -> list[str]:
+    """Give the options for a workspace and what is kept of it, from where they are."""
+    kept = zip(places[1:], mount.kept, strict=True)
+    options = [bind_option(place, f"{mount.target}/{name}", "readonly") for place, name in kept]
+    return [bind_option(places[0], mount.target), *options]

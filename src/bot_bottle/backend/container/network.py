@@ -1,0 +1,146 @@
+"""The network of a container: none at all, or none but a door that a proxy answers; open, if that was said.
+
+Where something may be reached, a second container holds a network without any device but loopback, in which
+this machine's own Python makes the socket that the proxy answers (see `egress.door`). The bottle's container
+joins it. Other tools take an internal network here, which has the host's bridge as a neighbour.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot_bottle.backend.base import Launch
+from bot_bottle.backend.container.commands import bind_option, limits
+from bot_bottle.backend.container.docker_ports import NAME, forwarded
+from bot_bottle.backend.container.idmap_helper import helper_image
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import EngineError, SpecError, WallsError
+from bot_bottle.host import process
+from bot_bottle.host.process import Child
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.credentials import Kept
+from bot_bottle.network.holder import PROGRAM
+from bot_bottle.network.proxy_process import Door, Record, door
+
+_TIMEOUT = 120.0  # seconds
+_PLACE = Path("/door")
+
+# where a Python, its libraries and its loader are; what of it there is
+_SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What `--network` is given.
+
+    One that is `shared` is held by another container, with its hostname. `log` is of what it refuses.
+    """
+
+    mode: str
+    shared: bool = False
+    log: Path | None = None
+
+    def forget(self) -> None:
+        """Begin the log anew."""
+        if self.log is not None and self.log.exists():
+            os.truncate(self.log, 0)
+
+
+@contextmanager
+def network(
+    launch: Launch,
+    engine: Engine,
+    labels: Mapping[str, str],
+    record: Record,
+    run: RunDir,
+    kept: Kept,
+    progress: Progress,
+) -> Iterator[Network]:
+    """Give a bottle's network for as long as the block lasts.
+
+    The container that holds it has the labels, and is removed with the bottle's own by them.
+    """
+    egress = launch.egress
+    if egress.open:
+        _hold_no_ports(launch)
+        yield Network("bridge" if engine.name == "docker" else "private")
+        return
+    if egress.closed and not launch.ports:
+        yield Network("none")
+        return
+    folder = run.folder("door")
+    folder.chmod(0o755)  # of one that is the user's alone
+    with ExitStack() as stack:
+        asked = []
+        made = None
+        if not egress.closed:
+            made = stack.enter_context(door(egress, record, folder, run, kept))
+            asked.append(f"listen={_PLACE / made.socket.name}")
+        if launch.ports:
+            stack.enter_context(forwarded(launch.ports, folder, run, progress))
+            asked.append(f"connect={_PLACE / NAME}")
+        argv = _argv(engine, launch, labels, helper_image(engine, run), folder, asked)
+        words = run.path / "network.log"
+        output = stack.enter_context(words.open("wb"))
+        holder = stack.enter_context(process.background(argv, output=output))
+        _wait(engine, folder, made, holder, words)
+        yield Network(
+            f"container:{_id(engine, launch)}", shared=True, log=None if made is None else record.log
+        )
+
+
+def _hold_no_ports(launch: Launch) -> None:
+    if launch.ports:
+        raise SpecError(
+            "a bottle without walls publishes no ports", next_step="name what it may reach, with --allow"
+        )
+
+
+def _argv(
+    engine: Engine, launch: Launch, labels: Mapping[str, str], image: str, folder: Path, asked: Sequence[str]
+) -> list[str]:
+    argv = [str(engine.program), "run", "--rm", f"--name={_name(launch)}", f"--hostname={launch.slug}"]
+    argv += [f"--label={key}={value}" for key, value in labels.items()]
+    argv += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
+    argv += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
+    argv += limits(engine)
+    argv += [bind_option(Path(each), each, "readonly") for each in _folders()]
+    argv += [bind_option(folder, str(_PLACE), "readonly")]
+    python = os.path.realpath(sys.executable)
+    return [*argv, image, python, "-I", "-S", "-B", "-c", PROGRAM, *asked]
+
+
+def _folders() -> Sequence[str]:
+    own = os.path.realpath(sys.base_prefix)
+    inside = own == "/usr" or own.startswith(("/usr/", "/nix/store/"))
+    return [*filter(os.path.isdir, _SYSTEM), *([] if inside else [own])]
+
+
+def _name(launch: Launch) -> str:
+    return f"{launch.name}-network"
+
+
+def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words: Path) -> None:
+    """Wait until all have their sockets: then they have taken the paths away on which they waited."""
+    deadline = time.monotonic() + _TIMEOUT
+    while any(folder.iterdir()):
+        if holder.code is not None or time.monotonic() > deadline:
+            raise EngineError(
+                f"{engine.name} could not make the bottle's network",
+                why=words.read_text("utf-8", "replace")[-2000:],
+            )
+        if made is not None and made.process.code is not None:
+            raise WallsError("the bottle's proxy has ended", why=made.complaint())
+        time.sleep(0.01)
+
+
+def _id(engine: Engine, launch: Launch) -> str:
+    argv = [str(engine.program), "container", "inspect", "--format={{.Id}}", _name(launch)]
+    return process.run(argv, timeout=_TIMEOUT).text

@@ -1,0 +1,78 @@
+"""What is tried from inside a container before its command starts, and what has to come of it.
+
+Its network has no device but loopback, so that everything direct is unreachable at once, on every machine;
+documentation's addresses (RFC 5737, RFC 3849) stand for all of the internet, and what would be asked of the
+internet needs no answer. What is refused is asked of the proxy.
+"""
+
+from __future__ import annotations
+
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import EngineError
+from bot_bottle.host import process
+from bot_bottle.network.canary import canary
+from bot_bottle.network.policy import Policy
+from bot_bottle.network.probes import ANY, CLEARED, CLOSED, SHELL, Outcome, Probe, Proof, judge, script
+from bot_bottle.network.proxy_process import ADDRESS, PORT
+
+_NOWHERE: frozenset[Outcome] = frozenset({"unreachable"})
+_REFUSED: frozenset[Outcome] = frozenset({"refused"})
+_NOBODY = "bottle-probe.invalid"  # never anybody's (RFC 2606)
+_FOREIGN, _FOREIGN_6 = "192.0.2.1", "2001:db8::1"
+_METADATA = "169.254.169.254"
+_LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, unless it was told otherwise
+
+_TIMEOUT = 60.0  # seconds
+
+
+def prove(engine: Engine, container: str, user: str, policy: Policy) -> Proof:
+    """Try the walls of a container that runs, from inside. Raises EngineError."""
+    with canary() as port:
+        tried = probes(policy, port)
+        argv = [str(engine.program), "exec", *(f"--env={name}={value}" for name, value in CLEARED.items())]
+        argv += [*([f"--user={user}"] if user else []), container, *SHELL, script(tried)]
+        done = process.run(argv, timeout=_TIMEOUT, check=False)
+    if done.code:
+        raise EngineError(f"{engine.name} could not try the walls of {container}", why=done.complaint)
+    return judge(done.stdout, tried)
+
+
+def probes(policy: Policy, canary: int) -> list[Probe]:
+    """Give the probes; `canary` is a port of the host's loopback that would answer."""
+    if policy.open:
+        return []
+    direct = [
+        Probe("routes", "routes", accepted=_NOWHERE),
+        Probe("ipv4", "tcp", _FOREIGN, 443, accepted=_NOWHERE),
+        Probe("ipv6", "tcp", _FOREIGN_6, 443, accepted=_NOWHERE),
+        Probe("dns-udp", "dns", _FOREIGN, 53, _NOBODY, accepted=_NOWHERE),
+        Probe("dns-tcp", "dnstcp", _FOREIGN, 53, _NOBODY, accepted=_NOWHERE),
+        Probe("udp-443", "udp", _FOREIGN, 443, accepted=_NOWHERE),
+        # without a right to raw sockets ping may not even try
+        Probe("icmp", "icmp", _FOREIGN, accepted=_NOWHERE | _REFUSED),
+        Probe("host-loopback", "tcp", ADDRESS, canary, accepted=_REFUSED),
+        Probe("gateway", "tcp", _GATEWAY, canary, accepted=_NOWHERE),
+        Probe("lan", "tcp", _LAN, 80, accepted=_NOWHERE),
+        Probe("metadata", "tcp", _METADATA, 80, accepted=_NOWHERE),
+    ]
+    return direct if policy.closed else [*direct, *_through_proxy(policy, canary)]
+
+
+def _through_proxy(policy: Policy, canary: int) -> list[Probe]:
+    asked = {
+        "refused-host": (_NOBODY, 443),
+        "address-of-a-name": (_FOREIGN, 443),
+        "proxied-loopback": (ADDRESS, canary),
+        "proxied-metadata": (_METADATA, 80),
+    }
+    tried = [
+        Probe(name, "proxy", ADDRESS, PORT, f"{host}:{port}", accepted=_REFUSED)
+        for name, (host, port) in asked.items()
+        if not policy.decide(host, port).allowed
+    ]
+    if rule := policy.first_name:
+        port = rule.port or 443
+        # past the proxy nobody even resolves a name; through it, what answers is not ours to say
+        tried.append(Probe("no-proxy", "tcp", str(rule.target), port, accepted=CLOSED))
+        tried.append(Probe("allowed-host", "proxy", ADDRESS, PORT, f"{rule.target}:{port}", accepted=ANY))
+    return tried

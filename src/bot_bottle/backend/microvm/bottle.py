@@ -1,0 +1,268 @@
+"""A bottle as a microVM: an artifact booted by smolvm, one command attached, then gone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.microvm import probes as proving
+from bot_bottle.backend.microvm.exit_status import exit_status
+from bot_bottle.backend.users import of_artifact
+from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
+from bot_bottle.host import signals as interrupts
+from bot_bottle.host.process import Completed
+from bot_bottle.host.progress import Progress, Stage
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
+from bot_bottle.network.ports import settled
+from bot_bottle.network.probes import Proof
+from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.smolvm_policy import network_argv
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.vm.capabilities import probe_kvm
+from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB, emulated_host
+from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
+from bot_bottle.vm.landlock import check_landlock
+from bot_bottle.vm.smolvm import (
+    GUEST_ENDED,
+    Smolvm,
+    carrier,
+    create_argv,
+    delete_argv,
+    exec_argv,
+    find_smolvm,
+    prune_argv,
+)
+from bot_bottle.workspace.owned import as_user
+
+_CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
+_BOOT = 300.0
+_QUICK = 60.0
+
+
+class Bottle:
+    """A running bottle. Made by `launch`."""
+
+    def __init__(self, launch: Launch, host: Host, proof: Proof, progress: Progress) -> None:
+        self.launch = launch
+        self._host = host
+        self._proof = proof
+        self._progress = progress
+
+    @property
+    def place(self) -> str:
+        """Where it runs: on `kvm` or `emulated`."""
+        return self._host.kind
+
+    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
+        """Run the bottle's command on our own streams and give its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        SmolvmError when smolvm failed and not the command.
+        """
+        begin(self._proof)
+        with (
+            interrupts.collected() as received,
+            self._host.handing_over(self.launch.secrets) as secrets,
+        ):
+            args, env = _command(self.launch, tty=tty, secrets=secrets)
+            with self._host.attach(args, tty=tty, env=env) as attached:
+                code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
+        return exit_status(code, attached, self._host, self.launch.name, tty=tty)
+
+    def aside(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in the same machine."""
+        return Bottle(self.launch.beside(command), self._host, self._proof, self._progress).run(tty=False)
+
+    def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
+        """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
+        args = exec_argv(self.launch.name, command, tty=False, user=user, workdir="/", env_names=())
+        return self._host.call(args, timeout=_QUICK, check=check)
+
+    def _pass_on(self, signum: int, attached: Attached) -> None:
+        """Give a signal to all that runs in the bottle, as a terminal does to its foreground.
+
+        smolvm has no way to signal a command, so a shell in the guest does it; an image without one is ended.
+        """
+        name = signal.Signals(signum).name.removeprefix("SIG")
+        done = self.execute(("sh", "-c", f"kill -{name} -1"), user="0")
+        if done.code == 255 and attached.wait(0) is None:
+            self._progress.note(f"the image has no shell to pass {name} on with: ending the bottle")
+            attached.end()
+            raise Interrupted(signum)
+
+
+def _command(
+    launch: Launch, *, tty: bool, secrets: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give smolvm's arguments for a bottle's command, and the environment that carries its variables.
+
+    `secrets` are the paths at which smolvm finds those.
+    """
+    variables = launch.variables(tty=tty)
+    args = exec_argv(
+        launch.name,
+        launch.command,
+        tty=tty,
+        user=launch.user,
+        workdir=launch.workdir,
+        env_names=list(variables),
+        secrets=secrets,
+    )
+    return args, {carrier(name): value for name, value in variables.items()}
+
+
+def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
+    """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
+    args, env = _command(launch, tty=tty)
+    host = NativeHost(find_smolvm(progress))
+    with host.attach(args, tty=tty, env=env) as attached:
+        code = attached.wait()
+    return exit_status(-1 if code is None else code, attached, host, launch.name, tty=tty)
+
+
+@contextmanager
+def launch(
+    launch: Launch,
+    artifact: Path,
+    run: RunDir,
+    record: Record,
+    progress: Progress,
+    *,
+    accel: Accel = "auto",
+) -> Iterator[Bottle]:
+    """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left.
+
+    Its walls are tried before the block begins; `record` says where to write what they refuse.
+    """
+    launch = replace(launch, ports=settled(launch.ports))
+    with ExitStack() as stack:
+        host = _host(launch, artifact, run, progress, accel, stack)
+        with progress.stage("boot") as stage:
+            stage.say("unpacking the artifact")
+            if isinstance(host, NativeHost):
+                with shield():
+                    _record(run, launch.name, host.smolvm)
+                    if host.smolvm.is_ours:
+                        stack.callback(_quietly, host, prune_argv())
+                    stack.callback(_quietly, host, delete_argv(launch.name))
+            host.call(_creation(launch, artifact, host, progress), timeout=_CREATE)
+            stage.say("starting the microVM")
+            _start(host, launch, stage)
+            stage.say("proving its walls")
+            with progress.timed("proof"):
+                proof = proving.prove(launch.name, launch.egress, host, published=bool(launch.ports))
+            stage.conclude("microVM is up")
+        for port in launch.ports:
+            progress.note(port.told())
+        if not (launch.egress.closed or launch.egress.open):
+            stack.enter_context(proving.recorded(launch, host, record))
+        yield Bottle(launch, host, proof, progress)
+
+
+def _creation(launch: Launch, artifact: Path, host: Host, progress: Progress) -> tuple[str, ...]:
+    mount = launch.workspace
+    published = [f"{host.port_of(port.host)}:{port.guest}" for port in launch.ports]
+    return create_argv(
+        host.path_of(artifact),
+        launch.name,
+        cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not come up reliably in emulation
+        memory_mib=launch.memory_mib,
+        labels={"bot-bottle": launch.slug, "owner": owner()},
+        volumes=[
+            proving.kit_volume(host, progress),
+            *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
+        ],
+        network=[*network_argv(launch.egress), *(word for each in published for word in ("-p", each))],
+        credentials={name: each.hosts for name, each in launch.credentials.items()},
+    )
+
+
+def memory_beside(accel: Accel) -> int:
+    """Give the MiB that a bottle takes besides its own: an emulated host needs some. Raises AccelError."""
+    return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
+
+
+def _host(
+    launch: Launch, artifact: Path, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack
+) -> Host:
+    kvm = probe_kvm()
+    mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
+    if choose_accel(accel, kvm) == "kvm":
+        check_landlock()
+        return NativeHost(find_smolvm(progress), prefix, run.path)
+    if accel == "auto":
+        progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
+    shared = mount.source if mount else None
+    return stack.enter_context(
+        emulated_host(
+            run,
+            progress,
+            memory_mib=launch.memory_mib,
+            exchange=shared,
+            network=not launch.egress.closed,
+            published=[port.host for port in launch.ports],
+            prefix=prefix,
+        )
+    )
+
+
+def _owner_prefix(launch: Launch, artifact: Path) -> tuple[str, ...]:
+    """Give what makes the workspace's files look like those of the bottle's user, whoever we are."""
+    mount = launch.workspace
+    if mount is None:
+        return ()
+    user = launch.user or artifact_format.read(artifact).manifest.user or ""
+    return as_user(*of_artifact(artifact, user), [mount.source / name for name in mount.kept])
+
+
+def _start(host: Host, launch: Launch, stage: Stage) -> None:
+    """Start the machine, once more if it did not come up: in emulation, or where its guest ended by itself.
+
+    smolvm takes what placeholders stand for from its environment, and from nowhere else.
+
+    smolvm gives up a boot in which nothing moves for 30 s, whatever limit it is given, and an emulated guest
+    shares the machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of
+    six came up, the slowest in 42 s. On a KVM that is itself virtual, a guest now and then ends at once.
+    """
+    values = {name: each.value.reveal() for name, each in launch.credentials.items()}
+    for attempt in (1, 2):
+        try:
+            host.start(launch.name, timeout=_BOOT, env=values)
+            return
+        except SmolvmError as error:
+            if attempt == 2 or (host.kind == "kvm" and GUEST_ENDED not in error.why):
+                raise BootError(
+                    "the microVM did not come up", why=error.why, next_step=_boot_hint(host)
+                ) from error
+            stage.say("starting the microVM once more")
+            with suppress(BottleError):
+                host.call(("machine", "stop", "--name", launch.name, "-t", "0"), timeout=_QUICK)
+
+
+def _boot_hint(host: Host) -> str:
+    if host.kind == "kvm":
+        return "see `bottle doctor`; --accel emulated is the way round a KVM that does not work"
+    return "try again when the machine is less busy, or with another --memory"
+
+
+def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
+    run.record("machine", name=machine, program=str(smolvm.program), env=dict(smolvm.env))
+
+
+def _quietly(host: Host, args: tuple[str, ...]) -> None:
+    with shield(), suppress(BottleError):
+        host.call(args, timeout=_QUICK)
+
+
+def sweep_machine(stray: dict[str, Any]) -> None:
+    """Delete a machine that a killed command left (the sweeper of `machine` strays)."""
+    smolvm = Smolvm(Path(stray["program"]), "", "", dict(stray["env"]))
+    done = NativeHost(smolvm).call(delete_argv(stray["name"]), timeout=_QUICK, check=False)
+    if done.code and b"NOT_FOUND" not in done.stderr:
+        raise SmolvmError(f"the machine {stray['name']} could not be deleted")

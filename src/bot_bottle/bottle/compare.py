@@ -1,0 +1,145 @@
+"""One command in both backends, one after the other, and what came out differently.
+
+What a bottle gives its command is asked from inside, by the image's own shell, before the command runs: user,
+folder and variables. An image without a shell does not tell. What the two commands print is kept as their
+logs. Values of variables are compared and never shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from bot_bottle.backend import BackendName
+from bot_bottle.backend.base import Begin, Running
+from bot_bottle.bottle import logs, names, work
+from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import run as bottle
+from bot_bottle.bottle.differences import Side
+from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.spec import BottleSpec, check_slug
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import BottleError, UsageError
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.converter import Converter
+from bot_bottle.secrets.reference import resolve
+
+_ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the quick one first
+
+# what a shell has built in, and /proc: an image may have nothing else
+_LOOK = """\
+while read -r key _ id _; do
+  case $key in Uid:) uid=$id ;; Gid:) gid=$id ;; esac
+done < /proc/self/status
+echo "$uid:$gid"
+pwd -P
+export -p
+"""
+_EXPORT = re.compile(r"^(?:export|declare -x) (\w+)(?:=|$)", re.MULTILINE)
+_SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_"}
+_CHANGES = {"A": "added", "D": "removed", "M": "changed", "T": "another type"}
+
+
+def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Side]:
+    """Run a spec's command in both backends and give what is known of each.
+
+    The image is built once; the bottles are named after the spec, with their backend. `chosen` are engine,
+    packer and so on, as for `bottle.run`. Raises UsageError for what cannot be done twice.
+    """
+    if spec.source.archive is not None:
+        raise UsageError("--twin takes no archive", next_step="docker load it, and use --image")
+    if spec.workspace.mode == "mount":
+        raise UsageError(
+            "--twin does not run a command twice in your own folder", next_step="use --workspace clone"
+        )
+    sides = [Side(backend, check_slug(f"{spec.slug}-{backend}")) for backend in _ORDER]
+    for side in sides:
+        with names.taken(side.name):
+            pass  # told before the first has run
+    resolve(spec.secrets)  # each side does it again; what is not there is told before anything is built
+    with working() as run:
+        image = Converter(run, progress, **chosen).image_id(spec.source)
+    for backend, side in zip(_ORDER, sides, strict=True):
+        own = replace(spec, slug=side.name, backend=backend, source=Source(image=image))
+        _run(own, side, Progress(progress.mode, progress.stream), chosen)
+    return sides[0], sides[1]
+
+
+def _run(spec: BottleSpec, side: Side, progress: Progress, chosen: dict[str, Any]) -> None:
+    def attend(running: Running, begin: Begin) -> int:
+        _look(running, side)
+        log = logs.begin(side.name)
+        begun = time.monotonic()
+        try:
+            with _streams_into(log):
+                return running.run(tty=False, begin=begin)
+        finally:
+            side.seconds = round(time.monotonic() - begun, 3)
+            os.close(log)
+
+    progress.note(f"{'begin':<8} {side.name}")
+    side.exit_status = bottle.run(spec, **chosen, progress=progress, attend=attend)
+    side.receipt, side.log = receipts.newest(side.name), logs.path(side.name)
+    if spec.workspace.mode == "clone":
+        side.files = _files(side.name)
+
+
+def _look(running: Running, side: Side) -> None:
+    """Ask the image's shell what a command is given; a bottle without one keeps it to itself."""
+    with tempfile.TemporaryFile() as told:
+        with _streams_into(told.fileno()):
+            code = running.aside(("sh", "-c", _LOOK))
+        told.seek(0)
+        user, _, rest = told.read().decode("utf-8", "surrogateescape").partition("\n")
+    if code == 0 and re.fullmatch(r"\d+:\d+", user):
+        side.user = user
+        side.cwd, _, exports = rest.partition("\n")
+        side.env = exported(exports)
+
+
+def exported(text: str) -> dict[str, str]:
+    """Give the variables that a shell's `export -p` tells of, with their values as that shell quotes them."""
+    starts = list(_EXPORT.finditer(text))
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    pairs = zip(starts, ends, strict=True)
+    return {
+        start[1]: text[start.end() : end].rstrip("\n") for start, end in pairs if start[1] not in _SHELLS_OWN
+    }
+
+
+@contextmanager
+def _streams_into(target: int) -> Iterator[None]:
+    """Have what a command prints go to a file for the time of the block, and give it nothing to read."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with ExitStack() as stack:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        stack.callback(os.close, nothing)
+        for number, source in enumerate((nothing, target, target)):
+            before = os.dup(number)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, number)
+            os.dup2(source, number)
+        yield
+
+
+def _files(name: str) -> dict[str, str] | None:
+    """Give what a bottle changed in its clone: names, and how and into what; None if that is not known."""
+    with suppress(BottleError), work.diff(name, "--raw", "-z", "--no-abbrev", "--no-renames") as stream:
+        words = stream.read().decode("utf-8", "surrogateescape").split("\0")
+        pairs = zip(words[::2], words[1::2], strict=False)
+        return {path: _change(facts) for facts, path in pairs}
+    return None
+
+
+def _change(facts: str) -> str:
+    """Read `:OLDMODE NEWMODE OLD NEW LETTER` of git diff --raw."""
+    _, mode, _, content, letter = facts.split()
+    return f"{_CHANGES.get(letter, letter)} {mode} {content}"

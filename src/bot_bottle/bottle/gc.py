@@ -1,0 +1,45 @@
+"""A run folder for each command, after what dead commands left has been swept.
+
+What sweeps a kind of stray is loaded when one is found: most commands find none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from bot_bottle.host import rundir, strays
+from bot_bottle.host.rundir import RunDir
+
+
+def _later(module: str, function: str, stray: dict[str, Any]) -> None:
+    getattr(importlib.import_module(f"bot_bottle.{module}"), function)(stray)
+
+
+_container = partial(_later, "engine.containers", "sweep")
+
+SWEEPERS: dict[str, rundir.Sweeper] = {
+    "process": strays.sweep,
+    "machine": partial(_later, "backend.microvm.bottle", "sweep_machine"),
+    "mount": partial(_later, "workspace.idmap", "sweep"),
+    "engine-mount": partial(_later, "backend.container.idmap_helper", "sweep"),
+    "bottle-container": _container,
+    "look-container": _container,
+    "registry-container": _container,
+}
+
+
+def sweep() -> int:
+    """Remove what dead commands left, and give how many there were."""
+    return rundir.sweep(SWEEPERS)
+
+
+@contextmanager
+def working() -> Iterator[RunDir]:
+    """Hold a run folder, after a sweep."""
+    sweep()
+    with rundir.run_dir() as run:
+        yield run

@@ -1,0 +1,190 @@
+"""Which bottles there are: those that run, and what ended or killed ones have left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bot_bottle.backend.base import Launch
+from bot_bottle.backend.container import bottle as docker
+from bot_bottle.backend.microvm import bottle as smolmachines
+from bot_bottle.bottle import logs, names, work
+from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle.gc import sweep
+from bot_bottle.bottle.spec import check_slug
+from bot_bottle.engine.engine import find_engine
+from bot_bottle.errors import BottleError, ReceiptError, SpecError
+from bot_bottle.host import paths, rundir, strays
+from bot_bottle.host.progress import Progress
+
+State = Literal["running", "ended", "killed"]
+
+_POLL = 0.05  # seconds
+_ORDERLY = 60.0  # seconds that a bottle is given to clean up after itself
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A bottle, by its last run. `kept` says what of it is still here: a `clone`, a `log`."""
+
+    name: str
+    state: State
+    receipt: dict[str, Any]
+    kept: tuple[str, ...]
+
+
+def known(*, everything: bool = False) -> list[Known]:
+    """Give the bottles that run, were killed, or have left something; with `everything` all known ones."""
+    found = []
+    for receipt in receipts.newest_of_each():
+        with suppress(SpecError):  # not a receipt of ours
+            name = check_slug(str(receipt.get("name")))
+            each = Known(name, state(receipt), receipt, _kept(name))
+            if everything or each.kept or not receipt.get("ended"):
+                found.append(each)
+    return found
+
+
+def state(receipt: dict[str, Any]) -> State:
+    """Say whether a run lasts, has ended, or was killed before it could say how it ended."""
+    if receipt.get("ended"):
+        return "killed" if receipt.get("exit_status") is None else "ended"
+    return "running" if names.lives(check_slug(str(receipt.get("name")))) else "killed"
+
+
+def _kept(name: str) -> tuple[str, ...]:
+    folder = paths.bottle_dir(name)
+    return tuple(each for each in ("clone", "log") if (folder / each).exists())
+
+
+def log(
+    name: str, *, follow: bool = False, on_dropped: Callable[[int], None] = lambda _: None
+) -> Iterator[bytes]:
+    """Give the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError.
+
+    `on_dropped` is told how many bytes are not kept any more.
+    """
+    check_slug(name)
+    return logs.read(name, lambda: follow and names.lives(name), on_dropped)
+
+
+def execute(
+    name: str, command: Sequence[str], *, user: str = "", workdir: str = "", env: Mapping[str, str], tty: bool
+) -> int:
+    """Run another command in a running bottle on our own streams, and give its exit status.
+
+    Its user and folder are those of the bottle's own command, unless given; of its variables it has those of
+    the image and `env`. Raises SpecError for a bottle that does not run, or cannot take one.
+    """
+    receipt = receipts.newest(check_slug(name))
+    if state(receipt) != "running":
+        raise SpecError(f"the bottle {name} is not running", next_step="see bottle ls")
+    plan, place = receipt.get("plan") or {}, receipt.get("place")
+    launch = Launch(
+        slug=name,
+        command=tuple(command),
+        env=env,
+        user=user or str(plan.get("user") or ""),
+        workdir=workdir or str(plan.get("workdir") or ""),
+        cpus=0,
+        memory_mib=0,
+    )
+    if place == "container":
+        engine = str(receipt["versions"].get("engine", "")).partition(" ")[0]
+        with rundir.run_dir() as run:
+            return docker.execute(launch, find_engine(engine or None), run, tty=tty)
+    if place == "kvm":
+        return smolmachines.execute(launch, Progress(), tty=tty)
+    if place == "emulated":
+        raise SpecError(
+            f"the bottle {name} takes no other command: it is on an emulated host",
+            next_step="give its own command more to do, or use --backend docker",
+        )
+    raise SpecError(f"the bottle {name} has not begun yet", next_step="try again when it has")
+
+
+def stop(name: str, patience: float) -> bool:
+    """End a running bottle and give whether it ran: SIGTERM to its command, after `patience` (s) the bottle.
+
+    A bottle that does not end in order within a minute is killed, and what it leaves swept. When this
+    returns, the process that held the bottle has gone too.
+    """
+    if not names.lives(check_slug(name)):
+        receipts.newest(name)  # raises when there has never been one
+        return False
+    receipt = receipts.newest(name)
+    pid, started = int(receipt["pid"]), str(receipt["started"])
+
+    def lasts() -> bool:
+        # a bottle gives its name back before its process ends
+        return names.lives(name) or (started != "" and strays.start_time(pid) == started)
+
+    for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, 10.0)):
+        if strays.start_time(pid) == started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        deadline = time.monotonic() + seconds
+        while lasts() and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        if not lasts():
+            break
+    _settle()
+    return True
+
+
+def remove(name: str, *, force: bool = False) -> list[str]:
+    """Remove what an ended bottle left: its log, and its clone.
+
+    Work that would be lost with the clone is given instead, and nothing removed, unless it is forced.
+    Raises BottleError for a bottle that runs, and for one that has left nothing.
+    """
+    kept = _kept(check_slug(name))
+    if not kept:
+        raise ReceiptError(f"no bottle named {name} has left anything", next_step="see bottle ls")
+    lost = work.remove(name, force=force) if "clone" in kept else []
+    if not lost:
+        _remove_folder(name)
+        _settle()
+    return lost
+
+
+def _remove_folder(name: str) -> None:
+    with names.taken(name):
+        shutil.rmtree(paths.bottle_dir(name), ignore_errors=True)
+
+
+def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Remove what ended bottles left, and give each name with the reasons why it has to stay, if any.
+
+    What dead commands left beside is swept first.
+    """
+    if not dry_run:
+        _settle()
+    folder = paths.state_dir() / "bottles"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if _is_name(path) and not names.lives(path.name):
+            try:
+                yield path.name, work.lost(path.name) if dry_run else remove(path.name)
+            except BottleError as error:
+                yield path.name, [str(error)]
+
+
+def _settle() -> None:
+    """Sweep what dead commands left, and write down that their bottles have ended."""
+    sweep()
+    for each in known():
+        if each.state == "killed":
+            receipts.settle(each.name, Progress())
+
+
+def _is_name(path: Path) -> bool:
+    with suppress(SpecError):
+        return bool(check_slug(path.name))
+    return False

@@ -1,0 +1,134 @@
+"""Several bottles of one kind at once, each on a branch of its own; made once, told together."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.backend.microvm import bottle as smolmachines
+from bot_bottle.bottle import detach as detached
+from bot_bottle.bottle import names
+from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle.detach import Started
+from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.errors import ReceiptError, SpecError
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress, human_bytes
+from bot_bottle.host.signals import shield
+from bot_bottle.pack.converter import Converter
+from bot_bottle.secrets.reference import resolve
+
+MOST = 64
+
+_POLL = 0.1  # seconds
+_SPARE = 1 << 30  # bytes of the disk that are left alone
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one bottle ended. `facts` are those of its receipt: `git`, `seconds` and so on."""
+
+    name: str
+    exit_status: int
+    facts: dict[str, Any]
+
+
+def fan(
+    spec: BottleSpec,
+    count: int,
+    arguments: Sequence[str],
+    progress: Progress,
+    on_end: Callable[[Result], None],
+    **chosen: Any,
+) -> list[Result]:
+    """Run `count` bottles after a spec, whose name is the beginning of theirs, and wait for all of them.
+
+    The image is built and its artifact made once. `arguments` are the command line that their processes run;
+    `chosen` are the engine, packer and so on, as for `Converter`. Raises SpecError for what does not fit.
+    """
+    all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
+    for name in all_names:
+        with names.taken(name):
+            pass
+    beside = 0 if spec.backend == "docker" else smolmachines.memory_beside(chosen.get("accel", "auto"))
+    _check_room(spec, count, beside)
+    resolve(spec.secrets)  # each bottle does it again; what is not there is told before anything is built
+    with working() as run:
+        converter = Converter(run, progress, **chosen)
+        image = "" if spec.source.archive else converter.image_id(spec.source)
+        if spec.backend != "docker":
+            converter.convert(spec.source)
+    started = []
+    try:
+        for name in all_names:
+            with shield():
+                started.append(detached.start(name, arguments, image))
+            progress.note(f"{'begin':<8} {name}")
+        return _waited(started, on_end)
+    except BaseException:
+        detached.end_all(started)
+        raise
+
+
+def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> list[Result]:
+    results: dict[str, Result] = {}
+    while len(results) < len(started):
+        for each in started:
+            code = each.process.poll()
+            if code is not None and each.name not in results:
+                status = code if code >= 0 else 128 - code  # killed: the next command sweeps what it left
+                results[each.name] = Result(each.name, status, _facts(each))
+                on_end(results[each.name])
+        time.sleep(_POLL)
+    return [results[each.name] for each in started]
+
+
+def _facts(started: Started) -> dict[str, Any]:
+    """Give the receipt of this very run; nothing when it came to none."""
+    with suppress(ReceiptError):
+        receipt = receipts.newest(started.name)
+        if receipt.get("pid") == started.process.pid:
+            return receipt
+    return {}
+
+
+def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
+    """Refuse more than this machine's memory and disk can hold. Each takes `beside` MiB more than its own."""
+    if not 1 <= count <= MOST:
+        raise SpecError(f"a fan has 1 to {MOST} bottles, not {count}")
+    needed, there = count * (spec.memory_mib + beside) << 20, _available_memory()
+    if there is not None and needed > there:
+        raise SpecError(
+            f"{count} bottles of {spec.memory_mib} MiB do not fit: {human_bytes(there)} of memory are free",
+            why=f"each is on an emulated host, which takes {beside} MiB more" if beside else "",
+            next_step="give each less with --memory, or run fewer",
+        )
+    place = paths.state_dir()
+    while not place.exists():
+        place = place.parent
+    clones = count * _size(spec.workspace.top)
+    if (free := shutil.disk_usage(place).free) < clones + _SPARE:
+        raise SpecError(
+            f"{count} clones of {spec.workspace.top} do not fit in {place}: {human_bytes(free)} are free",
+            next_step="free some space, or name another place with BOT_BOTTLE_STATE_DIR",
+        )
+
+
+def _available_memory() -> int | None:
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(found[1]) << 10 if found else None
+
+
+def _size(folder: Path) -> int:
+    """Give the bytes in a folder, links not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink() and path.is_file())

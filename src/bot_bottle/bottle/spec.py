@@ -1,0 +1,153 @@
+"""What a user asked for, checked and frozen before anything is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_bottle.backend import BACKENDS, BackendName
+from bot_bottle.engine.source import Source, bytes_of
+from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.network.policy import NOTHING, Policy
+from bot_bottle.network.ports import Port
+from bot_bottle.network.smolvm_policy import network_argv
+from bot_bottle.secrets.reference import Reference
+from bot_bottle.workspace.spec import MODES, Request
+
+# smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# in smolvm's own environment, where it takes such a secret from, these names would change what it does
+_SMOLVMS_OWN = re.compile(
+    r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
+)
+
+MINIMUM_MEMORY_MIB = 256
+DEFAULT_CPUS = 4
+
+
+_NO_WORKSPACE = Request()
+
+
+@dataclass(frozen=True, slots=True)
+class BottleSpec:
+    """One bottle to run. Empty fields mean: as the image has it."""
+
+    source: Source
+    slug: str
+    command: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # values may be secrets
+    secrets: tuple[Reference, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    cpus: int | None = None
+    memory_mib: int = 4096
+    backend: BackendName = "smolmachines"
+    workspace: Request = _NO_WORKSPACE
+    egress: Policy = NOTHING
+    ports: tuple[Port, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_slug(self.slug)
+        if self.backend not in BACKENDS:
+            raise SpecError(f"no such backend: {self.backend!r}", next_step=f"use {' or '.join(BACKENDS)}")
+        if self.backend == "docker" and self.source.archive is not None:
+            raise SpecError(
+                "the docker backend runs images that the engine holds, no archives",
+                next_step="docker load it, and use --image; or take --backend smolmachines",
+            )
+        self._check_secrets()
+        if self.workspace.mode not in MODES:
+            raise SpecError(
+                f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"
+            )
+        if self.workspace.include_dirty and self.workspace.mode != "clone":
+            raise UsageError("--workspace-include-dirty is for --workspace clone")
+        if self.backend == "smolmachines":
+            network_argv(self.egress)  # raises for what a microVM cannot be held to
+        self._check_command()
+
+    def _check_command(self) -> None:
+        if self.workdir and not self.workdir.startswith("/"):
+            raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
+        if self.user.startswith("-"):
+            raise SpecError(f"not a user: {self.user!r}", next_step="write it as name, uid or uid:gid")
+        if self.cpus is not None and not 1 <= self.cpus <= 255:
+            raise SpecError(f"a bottle has 1 to 255 CPUs, not {self.cpus}")
+        if self.memory_mib < MINIMUM_MEMORY_MIB:
+            raise SpecError(
+                f"a bottle needs {MINIMUM_MEMORY_MIB} MiB of memory at least, not {self.memory_mib}"
+            )
+
+    def _check_secrets(self) -> None:
+        names = {name for name, _ in self.env}
+        passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
+        for each in self.secrets:
+            if each.name in names:
+                raise SpecError(f"{each.name} is a variable and a secret", next_step="leave one of them out")
+            if each.kind == "env" and each.place in passed_on:
+                raise SpecError(
+                    f"{each.place} is passed on as it is, and the secret {each.name} is read from it",
+                    next_step=f"leave --env or --build-arg {each.place} out",
+                )
+            if each.hosts:
+                self._check_hosts(each)
+
+    def _check_hosts(self, secret: Reference) -> None:
+        """Hold that a secret for certain hosts can be kept from the command, and sent to them."""
+        if self.backend == "smolmachines" and _SMOLVMS_OWN.fullmatch(secret.name):
+            raise SpecError(f"a secret for hosts cannot be named {secret.name}: to smolvm it means something")
+        for host in secret.hosts:
+            without_proxy = self.egress.open and self.backend == "docker"
+            if without_proxy or not self.egress.decide(host, 443).allowed:
+                raise SpecError(
+                    f"the secret {secret.name} is for {host}, which the bottle may not reach",
+                    next_step=f"allow it with --allow {host}, or egress.allow in bottle.toml",
+                )
+
+
+def check_slug(slug: str) -> str:
+    """Give a bottle's name back if it may be one. Raises SpecError."""
+    if not _SLUG.fullmatch(slug):
+        raise SpecError(
+            f"not a bottle's name: {slug[:100]!r}",
+            next_step="use letters, digits, _ and -, 63 at most, a letter or digit first",
+        )
+    return slug
+
+
+def make_slug(source: Source) -> str:
+    """Make a readable name up: after the folder or image, with a random end that keeps it unique."""
+    stem = Path(str(source)).name.partition("@")[0]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-").lower()[:40] or "bottle"
+    return f"{words}-{secrets.token_hex(3)}"
+
+
+def parse_memory(text: str) -> int:
+    """Read a size as docker's --memory has it (`512m`, `2g`; bytes without a unit) into MiB."""
+    size = bytes_of(text)
+    if size is None:
+        raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
+    if size >> 20 > 1 << 22:
+        raise SpecError(f"too much memory: {text}")
+    return size >> 20
+
+
+def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --env does. Raises SpecError."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise SpecError(
+                f"not a variable's name: {name[:50]!r}", next_step="write --env NAME=VALUE or --env NAME"
+            )
+        if equals:
+            found[name] = value
+        elif name in os.environ:  # docker leaves a variable out that is not set here
+            found[name] = os.environ[name]
+    return tuple(found.items())

@@ -1,0 +1,1 @@
+"""Artifacts found again by everything that decides their bytes."""

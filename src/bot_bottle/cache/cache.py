@@ -1,0 +1,260 @@
+"""The artifact cache: found, or made once, published whole, and never trusted unread.
+
+Each artifact `<stem>.smolmachine` has a record `<stem>.json`, whose time of change is when it was last used,
+and a lock `<stem>.lock`, held by whoever makes it; it may have a list of its parts, `<stem>.parts`. It is
+made in a folder `<stem>.<random>.tmp`, synced, and renamed into its place. Files of other names are left
+alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bot_bottle.cache import prune as tidy
+from bot_bottle.cache.entry import Entry, list_path, read_entry, record_of, record_path
+from bot_bottle.cache.key import SUFFIX, Change, Key
+from bot_bottle.cache.prune import Pruned
+from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
+from bot_bottle.host.locks import locked, shared
+from bot_bottle.host.signals import shield
+from bot_bottle.image.spec import Digest
+from bot_bottle.smolmachine import format as artifact_format
+
+__all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned"]
+
+# Gives an artifact's bytes to a new file, and its SHA-256 if that is known.
+Make = Callable[[Path], Digest | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """An entry that is not sound, and what is wrong with it."""
+
+    entry: Entry
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a run would find its artifact or make it. `changes` leads from the nearest entry's key to this one.
+
+    `damage` says what is wrong with the artifact that should have been found.
+    """
+
+    hit: bool
+    nearest: Entry | None = None
+    changes: tuple[Change, ...] = ()
+    damage: str = ""
+
+    def __str__(self) -> str:
+        if self.hit:
+            return "hit: the artifact is in the cache"
+        if self.damage:
+            return f"miss: the artifact in the cache is damaged ({self.damage})"
+        if self.nearest is None:
+            return "miss: nothing cached for this yet"
+        return "\n".join(["miss: the key has changed", *(f"  {change}" for change in self.changes)])
+
+
+class Cache:
+    """The artifacts in one folder, which is made when it is first needed, for the user alone (mode 0700)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get_or_make(
+        self,
+        key: Key,
+        make: Make,
+        *,
+        source: str,
+        on_wait: Callable[[str], None],
+        on_damage: Callable[[str], None] | None = None,
+    ) -> Entry:
+        """Find the artifact of `key`, or make it; two processes at once make it once.
+
+        `make` is given the path of a file that it is to write; it may return the file's SHA-256 to save a
+        reading. `source` is kept in the record. `on_wait` hears once if another process is making the same
+        artifact, `on_damage` (default: `on_wait`) if a damaged one has to be made again.
+
+        Raises what `make` raises, CacheError, DiskFullError, and ArtifactError when that made no artifact.
+        """
+        path = self.folder / key.name
+        with self._explained():
+            self._prepare()
+            tidy.sweep_scraps(self.folder)
+            found, _ = self._find(path)
+            if found is not None:
+                return found
+        with ExitStack() as stack:
+            with self._explained():
+                waiting = f"waiting for another bot-bottle that makes {key.name}"
+                stack.enter_context(locked(path.with_suffix(".lock"), lambda: on_wait(waiting)))
+                found, damage = self._find(path)
+                if found is None and not damage and path.exists():
+                    found = self._adopt(path, key, source)
+                if found is not None:
+                    return found
+                if damage:
+                    (on_damage or on_wait)(f"{key.name} is damaged and is made again: {damage}")
+                    tidy.remove(path)
+            return self._make(path, key, make, source)
+
+    def list(self) -> tuple[Entry, ...]:
+        """Give the entries, the last used first. Their bytes are not looked at. Raises CacheError."""
+        with self._explained():
+            names = [name for name in tidy.names(self.folder) if name.endswith(SUFFIX)]
+        entries = [read_entry(self.folder / name) for name in names]
+        return tuple(sorted((entry for entry in entries if entry), key=lambda entry: -entry.last_used))
+
+    def prune(
+        self, *, keep_bytes: int | None = None, older_than: float | None = None, dry_run: bool = False
+    ) -> Pruned:
+        """Remove entries, the least recently used first, and whatever dead processes left.
+
+        Those go that were last used more than `older_than` seconds ago, then as many as it takes to come down
+        to `keep_bytes`; without either, only leftovers go. An entry in use stays. `dry_run` only tells.
+        Raises CacheError.
+        """
+        with self._explained():
+            return tidy.prune(self.folder, self.list(), keep_bytes, older_than, dry_run=dry_run)
+
+    def verify(self, on_bytes: Callable[[int], None] = lambda _count: None) -> tuple[Damaged, ...]:
+        """Check every entry from its first byte to its last, and give those that are damaged.
+
+        `on_bytes` is told how many bytes were read.
+        """
+        return tuple(Damaged(entry, why) for entry in self.list() if (why := _damage(entry, on_bytes)))
+
+    def why(self, key: Key, source: str) -> Explanation:
+        """Tell whether `key` would hit; if not, which parts of it differ from the nearest entry's.
+
+        Near are entries made from the same source, else those of the same image; of these the one with the
+        fewest differences, the last used if there are several. Raises CacheError.
+        """
+        with self._explained():
+            entry, damage = self._find(self.folder / key.name, touch=False)
+        if entry or damage:
+            return Explanation(entry is not None, entry, damage=damage)
+        entries = self.list()
+        near = [entry for entry in entries if entry.source == source]
+        near = near or [entry for entry in entries if entry.key.image_id == key.image_id]
+        if not near:
+            return Explanation(hit=False)
+        nearest = min(near, key=lambda entry: len(entry.key.changes(key)))
+        return Explanation(False, nearest, nearest.key.changes(key))
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_mode & 0o077:
+            self.folder.chmod(0o700)
+
+    def _find(self, path: Path, *, touch: bool = True) -> tuple[Entry | None, str]:
+        """Give the sound entry at `path` with its time of use renewed, or what is wrong with the file there.
+
+        Neither is given when there is no file, or a sound one without a record.
+        """
+        try:
+            with shared(path):  # nobody prunes it while it is being looked at
+                artifact_format.checksum(path)
+                entry = read_entry(path, hit=True)
+                if entry is None or not touch:
+                    return entry, ""
+                os.utime(record_path(path))
+                return replace(entry, last_used=time.time()), ""
+        except FileNotFoundError:
+            return None, ""
+        except ArtifactError as error:
+            return None, error.why or error.message
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None, "it is a symbolic link"
+            raise
+
+    def _adopt(self, path: Path, key: Key, source: str) -> Entry:
+        """Give a sound artifact whose record is lost a new one."""
+        with self._scratch(path.stem) as scratch:
+            facts = path.stat()
+            digest = artifact_format.digest_of(path)
+            entry = Entry(path, key, True, facts.st_size, digest, source, facts.st_mtime, time.time())
+            self._publish_record(entry, scratch)
+        return entry
+
+    def _make(self, path: Path, key: Key, make: Make, source: str) -> Entry:
+        with self._scratch(path.stem) as scratch:
+            made = scratch / path.name
+            digest = make(made)
+            artifact = artifact_format.read(made)
+            with self._explained():
+                made.chmod(0o600)
+                _sync(made)
+                digest = digest or artifact_format.digest_of(made)
+                now = time.time()
+                entry = Entry(path, key, False, artifact.size, digest, source, now, now)
+                self._publish_record(entry, scratch)
+                made.replace(path)
+                with contextlib.suppress(FileNotFoundError):
+                    list_path(made).replace(list_path(path))
+                _sync(self.folder)
+        return entry
+
+    def _publish_record(self, entry: Entry, scratch: Path) -> None:
+        record = scratch / "record"
+        record.write_bytes(record_of(entry))
+        record.chmod(0o600)
+        _sync(record)
+        record.replace(record_path(entry.path))
+
+    @contextmanager
+    def _scratch(self, stem: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            with shield(), self._explained():
+                scratch = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".tmp", dir=self.folder))
+                stack.callback(tidy.discard, scratch)
+            yield scratch
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(
+                    f"no room left in {self.folder}",
+                    why=str(error),
+                    next_step="bottle cache prune, or free some space",
+                ) from error
+            raise CacheError(
+                f"cannot use the artifact cache in {self.folder}",
+                why=str(error),
+                next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
+            ) from error
+
+
+def _damage(entry: Entry, on_bytes: Callable[[int], None]) -> str:
+    try:
+        with entry.hold():
+            artifact_format.verify(entry.path, on_bytes)
+            if artifact_format.digest_of(entry.path) != entry.digest:
+                return "its SHA-256 is not the recorded one"
+    except CacheError:
+        pass  # pruned a moment ago
+    except (ArtifactError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,29 @@
+"""`bottle apply`: take over what a bottle has done."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle.bottle import work
+from bot_bottle.cli import complete_names as completing
+from bot_bottle.workspace.git import printable
+
+_HELP = """Merge what the bottle NAME changed in its clone into your own folder.
+
+Commits and uncommitted work come together, as changes that are neither committed nor staged. What you did
+meanwhile is kept; where both changed the same lines nothing at all is written, and the files are named
+(status 117). To keep the bottle's commits instead: git merge bottle/NAME.
+
+\b
+Examples:
+  bottle apply blue
+  bottle diff blue && bottle apply blue
+"""
+
+
+@click.command("apply", help=_HELP)
+@click.argument("name", shell_complete=completing.with_clone)
+def command(name: str) -> None:
+    """Merge, and name what changed."""
+    for path in work.apply(name):
+        click.echo(printable(path).replace("\n", "?"))

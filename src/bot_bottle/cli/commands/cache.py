@@ -1,0 +1,215 @@
+"""`bottle cache`: what artifacts are kept, why one would be made again, and how to be rid of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import api as artifacts
+from bot_bottle.bottle.gc import working
+from bot_bottle.cache.cache import Cache
+from bot_bottle.cache.entry import Entry
+from bot_bottle.cli import options
+from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.output import ago
+from bot_bottle.errors import UsageError, VerifyError
+from bot_bottle.host import paths
+from bot_bottle.host.progress import human_bytes, human_count
+from bot_bottle.pack.layer_headers import prune as prune_headers
+from bot_bottle.registry.blob_cache import Kept
+
+_AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+_GROUP_HELP = """See and tidy the cache of artifacts.
+
+\b
+Examples:
+  bottle cache ls
+  bottle cache why .         would a run of this folder hit; if not, what changed
+  bottle cache verify
+  bottle cache prune --keep-bytes 20GB
+"""
+
+_LS_HELP = """List the artifacts, the last used first.
+
+\b
+Examples:
+  bottle cache ls
+  bottle cache ls --json | jq -r '.[] | select(.size > 1e9) | .path'
+"""
+
+_PRUNE_HELP = """Remove artifacts, never one in use, and whatever killed commands left.
+
+Lists of what layers hold, kept for the next artifact, go likewise; --keep-bytes leaves them the room that the
+artifacts do not take. Without --keep-bytes, --older-than or --all only what killed commands left goes.
+
+\b
+Examples:
+  bottle cache prune --older-than 30d
+  bottle cache prune --keep-bytes 20GB --dry-run
+  bottle cache prune --all
+"""
+
+_VERIFY_HELP = """Check every artifact from its first byte to its last.
+
+Exits with 114 if one is damaged; that one is made again when it is next asked for.
+
+\b
+Examples:
+  bottle cache verify
+  bottle cache verify --json | jq .damaged
+"""
+
+_WHY_HELP = """Tell whether a run of PATH would hit the cache; if not, what has changed.
+
+The Dockerfile is built for it: only the image's id tells what it has become.
+
+\b
+Examples:
+  bottle cache why
+  bottle cache why --image myagent:latest
+  bottle cache why --target dev ~/project
+"""
+
+
+@click.group("cache", help=_GROUP_HELP)
+def command() -> None:
+    """Gather the commands of the cache."""
+
+
+@command.command("ls", help=_LS_HELP, short_help="List the artifacts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ls(as_json: bool) -> None:
+    """Print a line for each, or JSON."""
+    entries = Cache(paths.artifacts_dir()).list()
+    if as_json:
+        click.echo(json.dumps([_described(entry) for entry in entries], indent=2))
+        return
+    click.echo(f"{'ARTIFACT':<47} {'SIZE':>9}  {'LAST USED':<14} SOURCE")
+    for entry in entries:
+        used = ago(time.time() - entry.last_used)
+        click.echo(
+            f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {_printable(entry.source)}"
+        )
+
+
+@command.command("prune", help=_PRUNE_HELP, short_help="Remove artifacts and leftovers.")
+@click.option(
+    "--keep-bytes", metavar="SIZE", help="Remove the least recently used until this much is left, as 20GB."
+)
+@click.option("--older-than", metavar="AGE", help="Remove what was not used for so long, as 12h or 30d.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Remove every artifact that is not in use, and kept layers."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(
+    keep_bytes: str | None, older_than: str | None, everything: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Remove, and say what went."""
+    if everything and (keep_bytes or older_than):
+        raise UsageError("--all leaves nothing for --keep-bytes and --older-than", next_step="leave it out")
+    keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
+    age = _age(older_than) if older_than is not None else None
+    with working():  # which sweeps what killed commands left
+        cache = Cache(paths.artifacts_dir())
+        done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+        if keep is not None:
+            keep = max(0, keep - sum(entry.size for entry in cache.list()))
+        headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
+        if everything and not dry_run:
+            Kept(paths.layers_dir()).trim(0)
+    if as_json:
+        answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
+                  "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
+                  "headers": {"removed": headers.count, "bytes": headers.freed, "in_use": headers.in_use},
+                  "dry_run": dry_run}  # fmt: skip
+        click.echo(json.dumps(answer, indent=2))
+        return
+    verb = "would remove" if dry_run else "removed"
+    for entry in done.removed:
+        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {_printable(entry.source)}")
+    for name in done.leftovers:
+        click.echo(f"{verb} leftover {name}")
+    for entry in done.in_use:
+        click.echo(f"in use: {entry.path.name}")
+    click.echo(f"{verb} {human_count(len(done.removed), 'artifact')}, {human_bytes(done.freed)}")
+    if headers.in_use:
+        click.echo("in use: the layer lists")
+    if headers.count:
+        click.echo(f"{verb} {human_count(headers.count, 'layer list')}, {human_bytes(headers.freed)}")
+
+
+@command.command("verify", help=_VERIFY_HELP, short_help="Check every byte of every artifact.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.output_options
+def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Read every artifact and name the damaged ones."""
+    cache = Cache(paths.artifacts_dir())
+    entries = cache.list()
+    progress = options.progress(quiet=quiet or as_json, verbose=verbose)
+    with progress.stage("verify", sum(entry.size for entry in entries) or None) as stage:
+        damaged = cache.verify(stage.advance)
+    if as_json:
+        found = [{"artifact": one.entry.path.name, "why": one.why} for one in damaged]
+        click.echo(json.dumps({"ok": not damaged, "damaged": found}, indent=2))
+    else:
+        for one in damaged:
+            click.echo(f"damaged: {one.entry.path.name}: {one.why}")
+        click.echo(f"{human_count(len(entries), 'artifact')}, {len(damaged)} damaged")
+    return VerifyError.exit_code if damaged else 0
+
+
+@command.command("why", help=_WHY_HELP, short_help="Tell why a run would hit or miss.")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.build_options
+@click.option("--image", metavar="REF", help="Ask for an image that the engine holds.")
+@click.option("--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Ask for an archive.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.engine_option
+@options.packer_option
+@options.output_options
+@click.pass_context
+def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Build, look, and say."""
+    source = inputs.source(ctx, inputs.settings(ctx))
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    answer = artifacts.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
+    if as_json:
+        changes = [{"part": change.part, "old": change.old, "new": change.new} for change in answer.changes]
+        nearest = answer.nearest.path.name if answer.nearest else None
+        click.echo(
+            json.dumps({"hit": answer.hit, "nearest": nearest, "changes": changes, "damage": answer.damage})
+        )
+    else:
+        click.echo(str(answer))
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {"path": str(entry.path), "image_id": str(entry.key.image_id), "size": entry.size,
+            "digest": str(entry.digest), "packer": entry.key.packer, "source": entry.source,
+            "created": entry.created, "last_used": entry.last_used}  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,18})\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"not a size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
+    return int(found.group(1)) * _SIZE_UNITS[found.group(2).lower()]
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"not an age: {text[:50]!r}", next_step="write it as 12h or 30d")
+    return int(found.group(1)) * _AGE_UNITS[found.group(2).lower()]

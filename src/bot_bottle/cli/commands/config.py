@@ -1,0 +1,58 @@
+"""`bottle config`: every setting in force, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle.cli import options
+from bot_bottle.cli import settings as inputs
+from bot_bottle.config.settings import Setting
+from bot_bottle.secrets.reference import Reference
+
+_HELP = """Show what `bottle run` with the same PATH and options has in force, and where each value is from.
+
+Options go over the environment, that over bottle.toml, that over the defaults. bottle.toml is looked for in
+PATH; without PATH in the current folder and those above it, up to the repository's top.
+
+\b
+Examples:
+  bottle config
+  bottle config -m 8g --json . | jq .memory
+"""
+
+
+@click.command("config", help=_HELP)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.build_options
+@options.bottle_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: for each key its value and where from.")
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
+    """Print the settings."""
+    settings = inputs.settings(ctx)
+    shown = {key: _shown(key, setting) for key, setting in settings.items()}
+    if as_json:
+        document = {key: {"value": shown[key], "from": settings[key].origin} for key in settings}
+        click.echo(json.dumps(document, indent=2))
+        return
+    rows = [(key, _text(shown[key]), settings[key].origin) for key in settings]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, origin in rows:
+        click.echo(f"{key:<{widths[0]}}  {value:<{min(widths[1], 50)}}  {origin}")
+
+
+def _shown(key: str, setting: Setting) -> Any:
+    """Give what may be shown: a variable given on the command line or by its name may be a secret."""
+    if key.startswith(("env.", "image.args.")) and setting.origin.startswith("--"):
+        return "(not shown)"
+    return str(setting.value) if isinstance(setting.value, Path | Reference) else setting.value
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ((), ""):
+        return "-"
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)

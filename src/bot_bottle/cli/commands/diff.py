@@ -1,0 +1,62 @@
+"""`bottle diff`: what a bottle has done to its clone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import click
+
+from bot_bottle.bottle import work
+from bot_bottle.cli import complete_names as completing
+
+_HELP = """Show what the bottle NAME changed in its clone, commits and uncommitted work together.
+
+Its commits are on the branch bottle/NAME of your repository as well. Of a bottle that still runs, only the
+commits are shown. On a terminal, what could steer it is shown as text.
+
+\b
+Examples:
+  bottle diff blue
+  bottle diff blue --stat
+  bottle diff blue > blue.patch
+"""
+
+# colours are git's own way to show a diff; whatever else steers a terminal came out of the bottle
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+@click.command("diff", help=_HELP)
+@click.argument("name", shell_complete=completing.with_clone)
+@click.option("--stat", is_flag=True, help="Only name the files, and count their lines.")
+def command(name: str, stat: bool) -> None:
+    """Print the diff, on a terminal with colours and a pager."""
+    options = ["--stat"] if stat else []
+    if sys.stdout.isatty():
+        with work.diff(name, *options, "--color=always") as stream:
+            click.echo_via_pager(_lines(stream), color=True)
+        return
+    with work.diff(name, *options) as stream:
+        while data := stream.read(1 << 16):
+            sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    for line in stream:
+        yield tame(line.decode("utf-8", "replace"))
+
+
+def tame(text: str) -> str:
+    """Give a text with its colours, and with every other control character made visible."""
+    return "".join(part if number % 2 else _visible(part) for number, part in enumerate(_COLOUR.split(text)))
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()

@@ -1,0 +1,112 @@
+"""`bottle fan`: one command in several bottles at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bot_bottle.bottle import run as bottle
+from bot_bottle.bottle.detach import held_here
+from bot_bottle.bottle.replicas import Result, fan
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cli import options, specs
+from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.commands.run import CommandAfterDashes, refuse_extra
+from bot_bottle.config.settings import Setting, Settings
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import UsageError
+
+_HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
+
+The Dockerfile is built and converted once. The bottles are named after --name, with a number; what each
+prints is kept for bottle logs, its work for bottle diff and apply. When all have ended a table tells their
+exit statuses, commits, changed lines and seconds. The status is 0 if every command's was, and 1 if not.
+Ctrl-C ends them all.
+
+\b
+Examples:
+  bottle fan 3 -- claude -p 'fix the tests'
+  bottle fan 8 -m 1g --name try ~/project -- ./attempt
+  bottle fan 3 --json -- ./attempt | jq '.[] | select(.exit_status == 0).name'
+"""
+
+
+@click.command("fan", cls=CommandAfterDashes, help=_HELP)
+@click.argument("count", type=click.IntRange(min=1), metavar="N")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
+@options.build_options
+@options.image_options
+@options.bottle_options
+@click.option("--name", metavar="NAME", help="How their names begin (default: one is made up).")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of each as JSON.")
+@options.engine_options
+@options.output_options
+@click.pass_context
+def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
+    """Run them, and tell what came of each."""
+    refuse_extra(extra)
+    holder = held_here()
+    spec = _spec(ctx)
+    chosen = {key: given[key] for key in ("engine", "packer", "accel", "max_image_size")}
+    if holder:
+        source = Source(image=holder.image) if holder.image else spec.source
+        return bottle.run(replace(spec, slug=holder.name, source=source), **chosen, on_begin=holder.begin)
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    results = fan(
+        spec,
+        count,
+        sys.argv[1:],
+        progress,
+        lambda result: progress.note(f"{'end':<8} {result.name}: status {result.exit_status}"),
+        **chosen,
+    )
+    _show(results, as_json=as_json)
+    return 1 if any(result.exit_status for result in results) else 0
+
+
+def _spec(ctx: click.Context) -> BottleSpec:
+    settings = inputs.settings(ctx, ctx.obj)
+    given = ctx.get_parameter_source("workspace") in (
+        ParameterSource.COMMANDLINE,
+        ParameterSource.ENVIRONMENT,
+    )
+    if given and settings.value("workspace") != "clone":
+        raise UsageError("the bottles of a fan work in clones", next_step="leave --workspace out")
+    in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
+    return specs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
+
+
+def _show(results: list[Result], *, as_json: bool) -> None:
+    rows = [_row(result) for result in results]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(row["name"]) for row in rows)
+    click.echo(f"{'NAME':<{width}}  STATUS  COMMITS  FILES    LINES          SECONDS")
+    for row in rows:
+        lines = f"+{row['added']} -{row['removed']}"
+        counts = f"{row['exit_status']:>6}  {row['commits']:>7}  {row['files']:>5}    {lines:<12}"
+        click.echo(f"{row['name']:<{width}}  {counts} {row['seconds']:>9.1f}")
+
+
+def _row(result: Result) -> dict[str, Any]:
+    git = result.facts.get("git") or {}
+    seconds = (result.facts.get("seconds") or {}).get("total", 0.0)
+    counts = {key: git.get(key) or 0 for key in ("commits", "files", "added", "removed")}
+    branch, uncommitted = git.get("branch") or None, bool(git.get("uncommitted"))
+    return {
+        "name": result.name,
+        "exit_status": result.exit_status,
+        "branch": branch,
+        "uncommitted": uncommitted,
+        **counts,
+        "seconds": seconds,
+        "error": result.facts.get("error"),
+    }

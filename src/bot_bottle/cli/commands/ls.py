@@ -1,0 +1,63 @@
+"""`bottle ls`: which bottles there are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.cli.output import ago
+from bot_bottle.workspace.git import printable
+
+_HELP = """List the bottles that run, those that were killed, and those that have left a clone or a log.
+
+\b
+Examples:
+  bottle ls
+  bottle ls --all
+  bottle ls --json | jq -r '.[] | select(.state == "running").name'
+"""
+
+_COMMAND = 40  # characters of it that are shown
+
+
+@click.command("ls", help=_HELP)
+@click.option("-a", "--all", "everything", is_flag=True, help="List all whose receipts are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(everything: bool, as_json: bool) -> None:
+    """Print a line for each, or JSON."""
+    bottles = roster.known(everything=everything)
+    if as_json:
+        click.echo(json.dumps([_described(each) for each in bottles], indent=2))
+        return
+    click.echo(f"{'NAME':<24} {'STATE':<12} {'BACKEND':<13} {'BEGAN':<14} {'KEPT':<10} COMMAND")
+    for each in bottles:
+        facts = _described(each)
+        line = printable(" ".join(facts["command"]).replace("\n", " "))[:_COMMAND]
+        shown = f"ended ({facts['exit_status']})" if each.state == "ended" else each.state
+        began = ago((datetime.now(UTC) - _time(str(facts["began"]))).total_seconds())
+        kept = ",".join(each.kept) or "-"
+        click.echo(f"{each.name:<24} {shown:<12} {facts['backend'] or '-':<13} {began:<14} {kept:<10} {line}")
+
+
+def _described(bottle: roster.Known) -> dict[str, Any]:
+    plan = bottle.receipt.get("plan") or {}
+    facts = {key: bottle.receipt.get(key) for key in ("began", "ended", "exit_status", "pid")}
+    return {
+        "name": bottle.name,
+        "state": bottle.state,
+        "backend": plan.get("backend"),
+        "command": plan.get("command") or [],
+        "kept": list(bottle.kept),
+        **facts,
+    }
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC)

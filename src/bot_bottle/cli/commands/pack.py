@@ -1,0 +1,150 @@
+"""`bottle pack`: the conversion alone. The artifact's path is the one line on standard output."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import api as artifacts
+from bot_bottle.cli import options
+from bot_bottle.cli import settings as inputs
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import ArtifactError, DifferenceError
+from bot_bottle.host.kernelio import copy_range
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.converter import Conversion
+
+_HELP = """Make a .smolmachine from PATH's Dockerfile (default: the current folder), an image or an archive.
+
+Prints the artifact's path. It stays in the cache; with -o it is copied out.
+
+\b
+Examples:
+  bottle pack
+  bottle pack --image myagent:latest -o agent.smolmachine
+  docker save myagent > a.tar; bottle pack --archive a.tar
+  bottle pack --json . | jq .seconds
+"""
+
+
+@click.command("pack", help=_HELP)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.build_options
+@click.option("--image", metavar="REF", help="Take an image that the engine holds.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Take a docker-save archive (old or new layout) or an OCI layout (folder or tar).",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Copy the artifact here.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare it with its image, exported once more; see bottle verify.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
+@options.engine_options
+@click.option(
+    "--via",
+    type=click.Choice(["archive", "registry"]),
+    help="How smolvm gets the image; default: an archive, where it takes one.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "direct", "save", "push"]),
+    default="auto",
+    show_default=True,
+    envvar="BOT_BOTTLE_TRANSPORT",
+    show_envvar=True,
+    help="How the image leaves the engine; auto reads its storage where it may, and else has it saved.",
+)
+@options.output_options
+@click.pass_context
+def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
+    """Convert and print where the artifact is."""
+    source = inputs.source(ctx, inputs.settings(ctx))
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
+    done = artifacts.convert(source, **how, progress=progress)
+    where = done.entry.path
+    if verify:
+        with done.entry.hold():
+            _verify(done, source, given["engine"], progress)
+    if output is not None:
+        with done.entry.hold():
+            where = _copy(where, output)
+    click.echo(json.dumps(_described(done, where)) if as_json else where)
+
+
+def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:
+    """Print what differs from the image as notes. Raises DifferenceError where nothing explains it."""
+    from bot_bottle.cli.commands.verify import shown  # only here, and everybody would wait for it
+
+    image = source if source.archive is not None else Source(image=done.image_id)
+    report = artifacts.verify(done.entry.path, image, engine=engine, progress=progress)
+    if not report.ok:
+        raise DifferenceError(
+            f"the artifact is not what its image is: {done.entry.path}",
+            why=shown(report),
+            next_step="do not use it, `bottle cache prune --all` removes it; this is a defect of its packer",
+        )
+    progress.note(shown(report))
+
+
+def _described(done: Conversion, where: Path) -> dict[str, Any]:
+    return {
+        "path": str(where),
+        "image_id": done.image_id,
+        "key": done.entry.key.name,
+        "digest": str(done.entry.digest),
+        "size": done.entry.size,
+        "packer": done.packer,
+        "cache": "hit" if done.entry.hit else "miss",
+        "losses": [
+            {"kind": loss.kind, "count": loss.count, "examples": loss.examples} for loss in done.losses
+        ],
+        "seconds": done.seconds,
+    }
+
+
+def _copy(artifact: Path, output: Path) -> Path:
+    """Copy beside the output and rename, so that no half artifact ever has its name."""
+    target = output.absolute()
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temp:
+            try:
+                with artifact.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    file.seek(copy_range(file.fileno(), 0, size, temp.fileno()))
+                    temp.seek(0, os.SEEK_END)
+                    shutil.copyfileobj(file, temp, 1 << 20)
+                temp.flush()
+                os.fsync(temp.fileno())
+                umask = os.umask(0)
+                os.umask(umask)
+                os.fchmod(temp.fileno(), 0o666 & ~umask)
+                Path(temp.name).replace(target)
+            except BaseException:
+                Path(temp.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # said where a full disk is always said
+        raise ArtifactError(
+            f"cannot write {output}", why=error.strerror or str(error), next_step="name another with -o"
+        ) from error
+    return target

@@ -1,0 +1,30 @@
+"""`bottle prune`: remove what ended bottles have left."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.workspace.git import printable
+
+_HELP = """Remove the logs and clones of ended bottles, and all that killed commands have left.
+
+A clone stays, and the reason is told, while it holds work that you have nowhere else. Running bottles are
+left alone. Artifacts are removed by bottle cache prune.
+
+\b
+Examples:
+  bottle prune
+  bottle prune --dry-run
+"""
+
+
+@click.command("prune", help=_HELP)
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+def command(dry_run: bool) -> None:
+    """Remove, and say what went and what stays."""
+    for name, reasons in roster.prune(dry_run=dry_run):
+        if reasons:
+            click.echo(f"kept {name}: {printable('; '.join(reasons))}")
+        else:
+            click.echo(f"{'would remove' if dry_run else 'removed'} {name}")

@@ -1,0 +1,37 @@
+"""`bottle rm`: throw away what an ended bottle left."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.cli import complete_names as completing
+from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.git import printable
+
+_HELP = """Remove the logs and clones of ended bottles, and what is kept of their work beside your branches.
+
+Refused (status 116) while that would lose work: commits that are on no branch or tag of yours, uncommitted
+work that was not applied. The branch bottle/NAME is yours and stays.
+
+\b
+Examples:
+  bottle rm blue
+  bottle rm --force blue green
+"""
+
+
+@click.command("rm", help=_HELP)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.left)
+@click.option("-f", "--force", is_flag=True, help="Remove them with work that is nowhere else.")
+def command(names: tuple[str, ...], force: bool) -> None:
+    """Remove each, and print its name."""
+    for name in names:
+        lost = roster.remove(name, force=force)
+        if lost:
+            raise WorkspaceError(
+                f"{name} holds work that is nowhere else",
+                why="\n".join(printable(line) for line in lost),
+                next_step=f"bottle diff {name}, then bottle apply {name}; or bottle rm --force {name}",
+            )
+        click.echo(name)

@@ -1,0 +1,147 @@
+"""`bottle run`: a Dockerfile to a command in a microVM, and nothing left."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bot_bottle.bottle import detach as detached
+from bot_bottle.bottle import names
+from bot_bottle.bottle import run as bottle
+from bot_bottle.bottle.detach import held_here
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cli import options, specs
+from bot_bottle.cli import settings as inputs
+from bot_bottle.errors import UsageError
+from bot_bottle.host.terminal import is_terminal
+
+_HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
+
+CMD replaces the image's ENTRYPOINT and CMD; without it they run. It gets the image's USER, ENV and WORKDIR,
+your standard input, output and error, a terminal if you have one, and no network. Its exit status is ours;
+100 to 125 are bottle's own. Ctrl-C goes to the command; a second one ends the bottle. Nothing is left behind:
+docker's -it and --rm are taken, and change nothing.
+
+\b
+Examples:
+  bottle run
+  bottle run ~/project -- claude -p 'fix the tests'
+  bottle run -f Dockerfile.agent --target dev --build-arg VERSION=3 . -- bash
+  echo 'print(1)' | bottle run -q . -- python3 -
+  bottle run --plan .
+  bottle run -d --workspace clone --name blue . -- claude -p 'fix the tests'
+  bottle run --backend docker . -- make test
+  bottle run --twin --workspace clone . -- make test
+  bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
+"""
+
+
+class CommandAfterDashes(click.Command):
+    """Keeps what follows `--` apart: it is the bottle's command, whether or not a PATH stands before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split at the first `--` and parse what is before it."""
+        split = args.index("--") if "--" in args else len(args)
+        ctx.obj = tuple(args[split + 1 :])
+        return super().parse_args(ctx, args[:split])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Name the command in the usage line."""
+        return [*filter(None, super().collect_usage_pieces(ctx)), "[-- CMD...]"]
+
+
+@click.command("run", cls=CommandAfterDashes, help=_HELP)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
+@options.build_options
+@options.image_options
+@options.bottle_options
+@click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
+@click.option("-d", "--detach", is_flag=True, help="Come back when it runs: bottle logs, bottle stop.")
+@click.option("--time", "timed", is_flag=True, help="Say at the end how long each stage took.")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
+@click.option("--twin", is_flag=True, help="Run CMD in both backends, and show what differs.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan or --twin: print JSON.")
+@options.docker_habits
+@options.engine_options
+@options.output_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    extra: tuple[str, ...],
+    plan_only: bool,
+    as_json: bool,
+    timed: bool,
+    detach: bool,
+    twin: bool,
+    **given: Any,
+) -> int:
+    """Build, convert, boot, run, and leave nothing."""
+    refuse_extra(extra)
+    holder = held_here()
+    spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
+    spec = replace(spec, slug=holder.name) if holder else spec
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    chosen = {key: given[key] for key in ("engine", "packer", "max_image_size")}
+    if twin:
+        from bot_bottle.cli import compare as comparison
+
+        return comparison.run(ctx, spec, progress, as_json=as_json, accel=given["accel"], **chosen)
+    _check_choices(ctx, spec, as_json=as_json and not plan_only)
+    if plan_only:
+        _show(bottle.plan(spec, **chosen, progress=progress).described(), as_json=as_json)
+        return 0
+    if detach and not holder:
+        return _detach(spec.slug)
+    try:
+        with progress.timed("total"):
+            begin = holder.begin if holder else lambda: None
+            return bottle.run(
+                spec, **chosen, accel=given["accel"], progress=progress, tty=is_terminal(), on_begin=begin
+            )
+    finally:
+        for name, seconds in progress.seconds.items() if timed else ():
+            click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
+
+
+def refuse_extra(extra: tuple[str, ...]) -> None:
+    """Refuse what stands between PATH and the dashes: a command that lacks them."""
+    if extra:
+        raise UsageError(
+            f"unexpected {extra[0]!r} after PATH",
+            next_step="put -- before the command: bottle run PATH -- CMD",
+        )
+
+
+def _detach(name: str) -> int:
+    with names.taken(name):
+        pass  # told at once, and before the log of one that runs is written over
+    status = detached.detach(name, sys.argv[1:])
+    if not status:
+        click.echo(name)
+    return status
+
+
+def _show(plan: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(plan, indent=2))
+        return
+    for key, value in plan.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        click.echo(f"{key:<11} {text if value not in (None, '', []) else '-'}")
+
+
+def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
+    """Refuse what would have no effect."""
+    if as_json:
+        raise UsageError("--json goes with --plan or --twin: what a bottle prints is its command's own")
+    for name in ("packer", "accel") if spec.backend == "docker" else ():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} is for microVMs, and the docker backend has none")

@@ -1,0 +1,78 @@
+"""`bottle scrub`: secrets in an image or artifact, found before it travels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bot_bottle import api as artifacts
+from bot_bottle.cli import options
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import LeakError
+
+if TYPE_CHECKING:
+    from bot_bottle.scan.credential_files import Finding
+
+_HELP = """Look for secrets in TARGET: a .smolmachine, an image that the engine holds, or its archive.
+
+Of an image every layer is searched, for a file that a later one deletes travels all the same, and its
+variables and history. Printed is where something looks like a secret and which kind it is, never what it is.
+The exit status is 122 when there is something.
+
+\b
+Examples:
+  bottle scrub myagent:latest
+  bottle scrub agent.smolmachine
+  bottle scrub saved.tar --exclude 'usr/share/doc/*' --json | jq .findings
+"""
+
+
+@click.command("scrub", help=_HELP)
+@click.argument("target")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Pass over what is found in these paths; * stands for anything, / too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.engine_option
+@options.output_options
+def command(
+    target: str, exclude: tuple[str, ...], as_json: bool, engine: str | None, quiet: bool, verbose: bool
+) -> int:
+    """Search, print where something is, and say by the exit status whether there was anything."""
+    progress = options.progress(quiet=quiet or as_json, verbose=verbose)
+    found = artifacts.scrub(_understood(target), engine=engine, progress=progress)
+    found = [each for each in found if not any(fnmatch(each.path, pattern) for pattern in exclude)]
+    if as_json:
+        document = {"target": target, "ok": not found, "findings": [asdict(each) for each in found]}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        click.echo(_shown(target, found))
+    return LeakError.exit_code if found else 0
+
+
+def _understood(target: str) -> Path | Source:
+    """Tell an artifact, an archive or layout, and an image's name apart; a file goes before a name."""
+    path = Path(target)
+    if path.suffix == ".smolmachine":
+        return path
+    if path.is_file() or (path / "index.json").is_file() or (path / "manifest.json").is_file():
+        return Source(archive=path)
+    return Source(image=target)
+
+
+def _shown(target: str, found: Sequence[Finding]) -> str:
+    lines = []
+    for layer, each in groupby(found, lambda finding: finding.layer):
+        lines += [layer[:19], *(f"  {finding}" for finding in each)]
+    result = f"{len(found)} places look like secrets" if found else "nothing looks like a secret"
+    return "\n".join([*lines, f"{target}: {result}"])

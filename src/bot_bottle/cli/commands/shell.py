@@ -1,0 +1,27 @@
+"""`bottle shell`: look around in a running bottle."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.cli import complete_names as completing
+from bot_bottle.host.terminal import is_terminal
+
+_HELP = """Open a shell in the running bottle NAME: bash if the image has it, else sh.
+
+\b
+Examples:
+  bottle shell blue
+  bottle shell -u 0 blue
+"""
+
+_SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
+
+
+@click.command("shell", help=_HELP)
+@click.argument("name", shell_complete=completing.running)
+@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Be this user.")
+def command(name: str, user: str) -> int:
+    """Open it."""
+    return roster.execute(name, _SHELL, user=user, env={}, tty=is_terminal())

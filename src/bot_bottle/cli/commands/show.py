@@ -1,0 +1,59 @@
+"""`bottle show`: the receipt of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle.spec import check_slug
+from bot_bottle.cli import complete_names as completing
+from bot_bottle.workspace.git import printable
+
+_HELP = """Show the receipt of the last run of the bottle NAME (default: of the last run of all).
+
+It tells what the bottle was made of, what was in force, its exit status, the git commits that it started from
+and made, and the seconds of each stage. Values of variables are never kept.
+
+\b
+Examples:
+  bottle show
+  bottle show blue
+  bottle show --json blue | jq .git.result
+"""
+
+
+@click.command("show", help=_HELP)
+@click.argument("name", required=False, shell_complete=completing.known)
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as it is kept.")
+def command(name: str | None, as_json: bool) -> None:
+    """Print one receipt."""
+    receipt = receipts.newest(check_slug(name) if name else None)
+    if as_json:
+        click.echo(json.dumps(receipt, indent=2))
+        return
+    for key, value in _lines({"state": roster.state(receipt), **receipt}):
+        click.echo(f"{key:<20} {printable(value)}")
+
+
+def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in document.items():
+        name = f"{above}{key}"
+        if name == "proof" and isinstance(value, dict) and value:
+            yield name, _walls(value)
+        elif isinstance(value, dict) and value:
+            yield from _lines(value, f"{name}.")
+        elif isinstance(value, str):
+            yield name, value or "-"
+        else:
+            yield name, "-" if value in (None, [], {}) else json.dumps(value)
+
+
+def _walls(proof: dict[str, Any]) -> str:
+    """Say whether the walls were up; which probes were run, and what they met, is in the JSON."""
+    bad = [f"{name}: {found.get('outcome')}" for name, found in proof.items() if not found.get("ok")]
+    return f"not up: {', '.join(bad)}" if bad else f"walls up, {len(proof)} probes"

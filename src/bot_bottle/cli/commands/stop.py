@@ -1,0 +1,37 @@
+"""`bottle stop`: end running bottles."""
+
+from __future__ import annotations
+
+import click
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.cli import complete_names as completing
+
+_HELP = """End running bottles: SIGTERM to the command, and when that has not helped, the bottle goes with it.
+
+Work in a clone is brought back as always. A bottle that has ended already is no error.
+
+\b
+Examples:
+  bottle stop blue
+  bottle stop -t 60 blue green
+"""
+
+
+@click.command("stop", help=_HELP)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.running)
+@click.option(
+    "-t",
+    "--time",
+    "patience",
+    type=click.FloatRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the command may take to end by itself.",
+)
+def command(names: tuple[str, ...], patience: float) -> None:
+    """End each, and print its name."""
+    for name in names:
+        roster.stop(name, patience)
+        click.echo(name)

@@ -1,0 +1,100 @@
+"""`bottle verify`: is an artifact whole, and what its image is?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import api as artifacts
+from bot_bottle.cli import options
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import DifferenceError
+from bot_bottle.host.progress import human_bytes
+from bot_bottle.verify.findings import Finding
+from bot_bottle.verify.verify import Report
+
+_HELP = """Check every byte of ARTIFACT, and with --image or --archive that it is what the image is.
+
+Compared are every file's path, type, mode, owner, time, size, content, links, extended attributes and device
+numbers, and how the image is run. No machine is started. What differs is printed with the reason; the exit
+status is 115 when something differs that nothing explains.
+
+\b
+Examples:
+  bottle verify agent.smolmachine
+  bottle verify agent.smolmachine --image myagent:latest
+  bottle verify agent.smolmachine --archive saved.tar --json | jq .findings
+"""
+_SHOWN = 5  # examples of one sort of difference; --json has more
+
+
+@click.command("verify", help=_HELP)
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--image", metavar="REF", help="Compare it with an image that the engine holds.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Compare it with a docker-save archive or an OCI layout.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.engine_option
+@options.output_options
+def command(
+    artifact: Path,
+    image: str | None,
+    archive: Path | None,
+    as_json: bool,
+    engine: str | None,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Verify, print what differs, and say by the exit status whether that was to be expected."""
+    source = Source(image=image, archive=archive) if image is not None or archive is not None else None
+    progress = options.progress(quiet=quiet or as_json, verbose=verbose)
+    report = artifacts.verify(artifact, source, engine=engine, progress=progress)
+    click.echo(json.dumps(described(report), indent=2) if as_json else shown(report))
+    return 0 if report.ok else DifferenceError.exit_code
+
+
+def described(report: Report) -> dict[str, Any]:
+    """Give a report as JSON has it."""
+    return {
+        "ok": report.ok,
+        "artifact": str(report.artifact.path),
+        "size": report.artifact.size,
+        "entries": report.entries,
+        "image_id": report.image_id,
+        "findings": [asdict(finding) for finding in report.findings],
+    }
+
+
+def shown(report: Report) -> str:
+    """Give a report as a person reads it."""
+    lines = [line for finding in report.findings for line in _lines(finding)]
+    facts = f"{report.entries} entries, {human_bytes(report.artifact.size)}"
+    if not report.ok:
+        result = "it differs where nothing explains it" if report.image_id else "smolvm would not take it"
+    elif report.image_id is None:
+        result = "whole; give --image or --archive to compare it with its image"
+    elif report.findings:
+        result = f"what image {report.image_id[:19]} is, but for the above"
+    else:
+        result = f"what image {report.image_id[:19]} is"
+    return "\n".join([*lines, f"{report.artifact.path}: {result} ({facts})"])
+
+
+def _lines(finding: Finding) -> list[str]:
+    head = "expected" if finding.expected else "DIFFERS "
+    lines = [f"{head}  {finding.count} x {finding.what}: {finding.why}"]
+    for example in finding.examples[:_SHOWN]:
+        there = f"  image {example.image}" if example.image else ""
+        here = f"  artifact {example.artifact}" if example.artifact else ""
+        lines.append(f"            {example.path}{there}{here}")
+    if finding.count > _SHOWN:
+        lines.append(f"            and {finding.count - _SHOWN} more")
+    return lines

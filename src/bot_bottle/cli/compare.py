@@ -1,0 +1,62 @@
+"""What `bottle run --twin` refuses, runs and prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bot_bottle.bottle.compare import twin
+from bot_bottle.bottle.differences import Row, Side, compare
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.errors import UsageError
+from bot_bottle.host.progress import Progress
+from bot_bottle.workspace.git import printable
+
+_MOST = 100  # rows
+_ALONE = {"detach": "--detach", "plan_only": "--plan", "timed": "--time", "backend": "--backend"}
+
+
+def run(ctx: click.Context, spec: BottleSpec, progress: Progress, *, as_json: bool, **chosen: Any) -> int:
+    """Run a spec's command in both backends, print the comparison, and give 0 if nothing differs, else 1."""
+    for name, option in _ALONE.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--twin and {option} exclude each other")
+    sides = twin(spec, progress, **chosen)
+    rows = list(compare(*sides))
+    _print_json(sides, rows) if as_json else _print(sides, rows)
+    return 1 if any(row.same is False for row in rows) else 0
+
+
+def _print_json(sides: Sequence[Side], rows: Sequence[Row]) -> None:
+    left, right = (side.backend for side in sides)
+    document = {
+        **{
+            side.backend: {
+                "name": side.name,
+                "exit_status": side.exit_status,
+                "seconds": side.seconds,
+            }
+            for side in sides
+        },
+        "same": all(row.same is not False for row in rows),
+        "compared": [{"what": row.what, left: row.left, right: row.right, "same": row.same} for row in rows],
+    }
+    click.echo(json.dumps(document, indent=2))
+
+
+def _print(sides: Sequence[Side], rows: Sequence[Row]) -> None:
+    words = {True: "same", False: "differs", None: ""}
+    table = [("", *(side.backend.upper() for side in sides), "")]
+    table += [(row.what, row.left, row.right, words[row.same]) for row in rows[:_MOST]]
+    table = [tuple(printable(cell).replace("\n", "?") for cell in cells) for cells in table]
+    widths = [max(len(cells[column]) for cells in table) for column in range(3)]
+    for cells in table:
+        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+        click.echo("  ".join((*padded, cells[3])).rstrip())
+    if len(rows) > _MOST:
+        click.echo(f"and {len(rows) - _MOST} more: --json has all")
+    click.echo("what each printed: " + "; ".join(f"bottle logs {side.name}" for side in sides))

@@ -1,0 +1,111 @@
+"""What a command was given: its options over the environment over bottle.toml over the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from bot_bottle.config import file
+from bot_bottle.config.settings import Setting, Settings, gather
+from bot_bottle.engine.engine import BuildRequest
+from bot_bottle.engine.source import Source, parse_build_args
+from bot_bottle.errors import ImageError, UsageError
+from bot_bottle.image.spec import Platform
+from bot_bottle.secrets import reference as secret
+
+_BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+
+
+def _variables(items: Iterable[str]) -> dict[str, str]:
+    from bot_bottle.bottle.spec import parse_env  # only here: who makes an artifact has no bottle's variables
+
+    return dict(parse_env(items))
+
+
+# options by name: the key that each is for, and what its value becomes
+_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "path": ("image.context", Path),
+    "dockerfile": ("image.dockerfile", Path),
+    "target": ("image.target", str),
+    "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
+    "env": ("env", _variables),
+    "secrets": ("secrets", secret.parse),
+    "backend": ("backend", str),
+    "workspace": ("workspace", str),
+    "user": ("user", str),
+    "workdir": ("workdir", str),
+    "cpus": ("cpus", int),
+    "memory": ("memory", str),
+    "allow": ("egress.allow", tuple),
+    "ports": ("ports", tuple),
+}
+
+
+def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
+    """Give every value in force, with its origin.
+
+    A PATH that was given is where bottle.toml is looked for; without one, it is looked for from the current
+    folder upwards.
+    """
+    path: Path | None = ctx.params.get("path")
+    found = file.find(path or Path(), upwards=path is None)
+    given = {"command": Setting(command, "the command line")} if command else {}
+    for option in ctx.command.params:
+        key, convert = _KEYS.get(option.name or "", ("", str))
+        value = ctx.params.get(option.name or "")
+        if not key or value is None or (option.name == "path" and found):
+            continue
+        match ctx.get_parameter_source(option.name or ""):
+            case ParameterSource.COMMANDLINE:
+                given[key] = Setting(convert(value), _name(option))
+            case ParameterSource.ENVIRONMENT:
+                given[key] = Setting(convert(value), str(option.envvar))
+    return gather(given, found, path or Path())
+
+
+def _name(option: click.Parameter) -> str:
+    return max(option.opts, key=len) if isinstance(option, click.Option) else str(option.name).upper()
+
+
+def source(ctx: click.Context, settings: Settings) -> Source:
+    """Make the source that options and settings name. Raises UsageError when they name two, or exclude it."""
+    given = ctx.params
+    image, archive = given.get("image"), given.get("archive")
+    _check_platform(given["platform"])
+    if image is None and archive is None:
+        request = BuildRequest(
+            context=settings.value("image.context"),
+            dockerfile=settings.value("image.dockerfile"),
+            target=settings.value("image.target"),
+            build_args=tuple(settings.table("image.args").items()),
+            platform=given["platform"],
+            no_cache=given["no_cache"],
+            pull=given["pull"],
+        )
+        return Source(build=request)
+    sources = [name for name, value in (("--image", image), ("--archive", archive)) if value is not None]
+    sources += [_name(each) for each in ctx.command.params if each.name in _BUILD_ONLY and given[each.name]]
+    if len(sources) > 1:
+        raise UsageError(
+            f"{sources[0]} and {sources[1]} exclude each other",
+            next_step="have PATH built, or take what is built already with --image or --archive",
+        )
+    return Source(image=image, archive=archive)
+
+
+def _check_platform(text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        wanted, here = Platform.parse(text), Platform.of_this_machine()
+    except ImageError as error:
+        raise UsageError(error.message, next_step=error.next_step) from error
+    if (wanted.os, wanted.architecture) != (here.os, here.architecture):
+        raise UsageError(
+            f"a microVM on this machine runs {here}, not {wanted}",
+            next_step=f"build for {here}, or on a machine of the other kind",
+        )

@@ -1,0 +1,295 @@
+"""docker and podman through their command lines, so that contexts, DOCKER_HOST and logins work.
+
+Every method raises EngineError with the engine's own words when the engine refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.engine import commands as argv
+from bot_bottle.engine import errors as words
+from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
+from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
+from bot_bottle.engine.errors import NoSuchImageError
+from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
+from bot_bottle.host import process, rundir
+from bot_bottle.image.spec import Digest
+from bot_bottle.tar.stream import TarStream
+
+__all__ = ["BuildRequest", "Engine", "EngineDetails", "EngineName", "NoSuchImageError", "find_engine"]
+
+_ANSWER_LIMIT = 16 << 20  # bytes of JSON; an image's description takes some kB
+_EMPTY_TAR = bytes(1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A container engine that has answered. Made by `find_engine`. `timeout` (s) is for short commands."""
+
+    name: EngineName
+    program: Path
+    client_version: str
+    server_version: str
+    builder: Builder
+    timeout: float = 60.0
+
+    @property
+    def buildkit(self) -> bool:
+        """Whether BuildKit carries out the builds."""
+        return self.builder in ("buildkit", "buildx")
+
+    def build(self, request: BuildRequest, on_line: Callable[[str], None]) -> str:
+        """Build an image and give its id; each line of the build's output goes to `on_line`.
+
+        Raises SpecError when there is no Dockerfile, BuildError with the failing step's words.
+        """
+        dockerfile = request.find_dockerfile(self.name)
+        env = argv.build_env(self.builder, request, os.environ)
+        with self._scratch() as folder:
+            iidfile = folder / "image-id"
+            command = argv.build_argv(self.program, self.builder, request, dockerfile, iidfile)
+            done = self._follow(command, "build", str(dockerfile), on_line, env)
+            if done.code:
+                raise words.not_built(self.name, self.builder, dockerfile, done.complaint)
+            try:
+                built = iidfile.read_text(encoding="ascii").strip()
+            except (OSError, ValueError) as error:
+                raise EngineError(
+                    f"{self.name} did not say which image it built", why=f"{done.complaint}\n{error}"
+                ) from error
+        return self.image_id(_id(self.name, built))
+
+    def inspect(self, ref: str) -> dict[str, Any]:
+        """Give what the engine says of an image. Raises NoSuchImageError."""
+        done = self._run(argv.inspect_argv(self.program, ref), "inspect", ref)
+        answer = _json(self.name, done.stdout)
+        if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], dict):
+            raise EngineError(f"{self.name} described the image {ref} in a form that is not known")
+        return answer[0]
+
+    def image_id(self, ref: str) -> str:
+        """Give an image's id, `sha256:...`. Raises NoSuchImageError."""
+        return _id(self.name, str(self.inspect(ref).get("Id", "")))
+
+    def size(self, ref: str) -> int:
+        """Give about how many bytes the image has (0: not known), to measure progress by."""
+        size = self.inspect(ref).get("Size")
+        return size if isinstance(size, int) and size > 0 else 0
+
+    def exists(self, ref: str) -> bool:
+        """Tell whether the engine holds the image."""
+        try:
+            self.inspect(ref)
+        except NoSuchImageError:
+            return False
+        return True
+
+    def tag(self, src: str, dst: str) -> None:
+        """Name the image `src` also `dst`. Raises NoSuchImageError."""
+        self._run(argv.tag_argv(self.program, src, dst), "tag", src)
+
+    def untag(self, ref: str) -> None:
+        """Take the name `ref` from its image and leave the image; no matter if there is none."""
+        try:
+            for command in argv.untag_argvs(self.program, self.name, ref):
+                self._run(command, "untag", ref, _EMPTY_TAR if "import" in command else b"")
+        except NoSuchImageError:
+            pass
+
+    def push(self, ref: str, on_line: Callable[[str], None]) -> None:
+        """Push the image to the registry that its name begins with."""
+        done = self._follow(argv.push_argv(self.program, self.name, ref), "push", ref, on_line)
+        if done.code:
+            raise words.refused(self.name, "push", ref, done.complaint)
+
+    @contextmanager
+    def save(self, ref: str) -> Iterator[TarStream]:
+        """Give the image as a docker archive, a stream that is held nowhere.
+
+        When the engine fails, the block ends with its EngineError, whatever the reader made of the part
+        that came. A block that stops reading before the end has what it wanted.
+        """
+        command = argv.save_argv(self.program, self.name, ref)
+        misread: BaseException | None = None
+        try:
+            with process.reading(command) as source:
+                stream = TarStream(source)
+                try:
+                    yield stream
+                except BaseException as error:
+                    ours = isinstance(error, Interrupted) or not isinstance(error, Exception)
+                    if ours or not stream.at_end():
+                        source.close()  # a client that waits to write heeds no signal
+                        raise
+                    misread = error  # at the end: if the engine failed, that is why
+                ended = stream.at_end()
+        except process.CommandFailed as error:
+            if error.done.argv != command:
+                raise  # a program of the block's own
+            raise words.refused(self.name, "save", ref, _said(error)) from error
+        if ended and not stream.whole:
+            raise EngineError(
+                f"{self.name} broke off the archive of {ref}", next_step="try again"
+            ) from misread
+        if misread:
+            raise misread
+
+    def info(self) -> dict[str, Any]:
+        """Give what the engine says of itself."""
+        info = _json(self.name, self._run(argv.info_argv(self.program), "describe itself").stdout)
+        if not isinstance(info, dict):
+            raise EngineError(f"{self.name} described itself in a form that is not known")
+        return info
+
+    def details(self) -> EngineDetails:
+        """Ask the engine about itself."""
+        info = self.info()
+        if self.name == "podman":
+            return podman_details(info)
+        endpoint = self._run(argv.endpoint_argv(self.program), "tell its context").text
+        return docker_details(info, endpoint, snap=self._is_snap)
+
+    @property
+    def _is_snap(self) -> bool:
+        return self.program.resolve().name == "snap"
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        if self._is_snap:  # a snap has its own /tmp and sees no hidden folder of ours
+            common = Path.home() / "snap" / "docker" / "common"
+            common.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=common) as name:
+                yield Path(name)
+        else:
+            with rundir.run_dir() as run:
+                yield run.path
+
+    def _run(
+        self, command: tuple[str, ...], verb: str, ref: str = "", input: bytes = b""
+    ) -> process.Completed:
+        try:
+            return process.run(command, timeout=self.timeout, input=input)
+        except process.CommandFailed as error:
+            raise words.refused(self.name, verb, ref, _said(error)) from error
+
+    def _follow(
+        self,
+        command: tuple[str, ...],
+        verb: str,
+        ref: str,
+        on_line: Callable[[str], None],
+        env: Mapping[str, str] | None = None,
+    ) -> process.Completed:
+        try:
+            return process.follow(command, lambda line: on_line(words.printable(line)), env=env)
+        except process.CommandFailed as error:  # it could not be started
+            raise words.refused(self.name, verb, ref, _said(error)) from error
+
+
+def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:
+    """Give the engine that `choice` or BOT_BOTTLE_ENGINE names, else the first of docker, podman to answer.
+
+    `timeout` is how long each may take to answer, in seconds. Raises EngineError that says what to install
+    or start, UsageError for a choice that is neither.
+    """
+    choice = choice or os.environ.get("BOT_BOTTLE_ENGINE") or None
+    if choice not in (None, "docker", "podman"):
+        raise UsageError(f"not an engine: {choice[:100]!r}", next_step="choose docker or podman")
+    problems: list[EngineError] = []
+    for name in (choice,) if choice else ("docker", "podman"):
+        program = process.find(name)
+        if program is None:
+            continue
+        try:
+            return _ask(program, timeout)
+        except EngineError as error:
+            problems.append(error)
+    if not problems:
+        what = f"{choice} is not installed" if choice else "no container engine: no docker, no podman"
+        raise EngineError(what, next_step=words.install())
+    first, *others = problems
+    for other in others:
+        first.why += f"\n{other.message}: {other.why}"
+    raise first
+
+
+def _ask(program: Path, timeout: float) -> Engine:
+    name: EngineName = "podman" if program.name == "podman" else "docker"
+    try:
+        done = process.run(argv.version_argv(program), timeout=timeout)
+    except process.CommandFailed as error:
+        raise words.refused(name, "tell its version", "", _said(error)) from error
+    answer = _json(name, done.stdout)
+    client, server = part(answer, "Client"), part(answer, "Server")
+    if "APIVersion" in client:  # podman's spelling: the `docker` command may be podman under another name
+        found = process.find("podman") or program
+        version = str(client.get("Version", ""))
+        return Engine("podman", found, version, str(server.get("Version") or version), "buildah")
+    versions = str(client.get("Version", "")), str(server.get("Version", ""))
+    if not all(versions):
+        raise EngineError(f"{name} does not answer", why=done.complaint, next_step=words.start(name))
+    components = server.get("Components")
+    served_by_podman = "Podman" in json.dumps(components)
+    asked = not os.environ.get("DOCKER_BUILDKIT")  # which decides, whatever there is
+    has_buildx = asked and _release(versions[0]) >= (23, 0) and _has_buildx(program, timeout)
+    builder = choose_builder(*versions, served_by_podman, has_buildx, os.environ)
+    return Engine("docker", program, *versions, builder)
+
+
+def choose_builder(
+    client: str, server: str, served_by_podman: bool, has_buildx: bool, environ: Mapping[str, str]
+) -> Builder:
+    """Choose what carries out docker's builds; DOCKER_BUILDKIT, where the user set it, decides.
+
+    Clients before 23 hold BuildKit, later ones leave it to the buildx plugin; servers have it from 18.09 on,
+    and podman's docker service has not.
+    """
+    modern: Builder = "buildx" if _release(client) >= (23, 0) else "buildkit"
+    if wish := environ.get("DOCKER_BUILDKIT"):
+        return "classic" if wish in ("0", "f", "F", "false", "False", "FALSE") else modern
+    if served_by_podman or _release(server) < (18, 9) or (modern == "buildx" and not has_buildx):
+        return "classic"
+    return modern
+
+
+def _has_buildx(program: Path, timeout: float) -> bool:
+    try:
+        return process.run(argv.buildx_argv(program), timeout=timeout, check=False).code == 0
+    except process.CommandFailed:
+        return False
+
+
+def _release(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _said(error: process.CommandFailed) -> str:
+    told = error.done.complaint
+    return told if told and 0 < error.done.code != 127 else f"{error.message}\n{told}"
+
+
+def _id(name: EngineName, text: str) -> str:
+    try:
+        return str(Digest(text if ":" in text else f"sha256:{text}"))
+    except ImageError as error:
+        raise EngineError(f"{name} gave an image id that is not one", why=error.message) from error
+
+
+def _json(name: EngineName, raw: bytes) -> Any:
+    if len(raw) > _ANSWER_LIMIT:
+        raise EngineError(f"{name} gave an answer of more than {_ANSWER_LIMIT >> 20} MiB")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        start = raw[:200].decode("utf-8", "replace")
+        raise EngineError(f"{name} gave an answer that is not JSON", why=f"{error}\n{start}") from error

@@ -1,0 +1,130 @@
+"""Images where their engine keeps them: read in place by who may, which saves the engine's own export.
+
+docker with overlay2 and podman with overlay keep each layer unpacked, with a recipe of its tar (tarsplit.py).
+The places are not an interface that anybody has promised. But the configuration is verified against the
+image's id, and each layer against the digest in the configuration, so whatever has changed or is missing is
+noticed, and the image is exported as always.
+
+Sources: moby, layer/filestore.go, image/fs.go; containers/storage, images.go, layers.go; OCI image-spec v1.1,
+config.md ("Layer ChainID").
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.tar_split import SplitTar
+from bot_bottle.errors import BottleError, ImageError
+from bot_bottle.image.archive import Image, image_of
+from bot_bottle.image.layers import Blob, Layer, LayerReader, LayerStream
+from bot_bottle.image.spec import Digest, Platform
+
+_LIMIT = 64 << 20  # bytes of one of the engine's documents
+_NOWHERE = Blob(-1, 0, 0)
+
+
+class _Place(NamedTuple):
+    """Where a layer is: the recipe of its tar, and the folder with its files."""
+
+    recipe: Path
+    folder: Path
+
+
+def stored_image(engine: Engine, image_id: str) -> Image | None:
+    """Give an image of the engine with its layers where they are, or None where they cannot be read.
+
+    Its layers are verified when they are read, as always. Its platform has to be this machine's.
+    """
+    try:
+        wanted = Digest(image_id)
+        config, places = _podman(engine, wanted) if engine.name == "podman" else _docker(engine, wanted)
+        if Digest.of(config) != wanted or not all(_readable(place) for place in places):
+            return None
+        image = image_of(config, [_NOWHERE] * len(places), [None] * len(places), Platform.of_this_machine())
+    except (BottleError, OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
+        return None
+    layers = (
+        replace(layer, opener=partial(_open, layer, place))
+        for layer, place in zip(image.layers, places, strict=True)
+    )
+    return replace(image, layers=tuple(layers))
+
+
+def _readable(place: _Place) -> bool:
+    return os.access(place.recipe, os.R_OK) and os.access(place.folder, os.R_OK | os.X_OK)
+
+
+def _open(layer: Layer, place: _Place, verify: bool) -> LayerReader:
+    try:
+        source = SplitTar(*place)
+    except OSError as error:
+        raise ImageError(f"{layer} cannot be read", why=str(error)) from error
+    return LayerStream(layer, verify=verify, source=source)
+
+
+def _docker(engine: Engine, image_id: Digest) -> tuple[bytes, list[_Place]]:
+    info = engine.info()
+    driver = info["Driver"]
+    if driver != "overlay2":
+        raise ValueError(driver)
+    root = Path(info["DockerRootDir"])
+    store = root / "image" / driver
+    config = _read(store / "imagedb" / "content" / image_id.algorithm / image_id.hex)
+    places = []
+    for chain in _chain_ids(json.loads(config)["rootfs"]["diff_ids"]):
+        layer = store / "layerdb" / chain.algorithm / chain.hex
+        folder = root / driver / _name(_read(layer / "cache-id").decode()) / "diff"
+        places.append(_Place(layer / "tar-split.json.gz", folder))
+    return config, places
+
+
+def _chain_ids(diff_ids: Sequence[str]) -> Iterator[Digest]:
+    chain = ""
+    for diff_id in map(Digest, diff_ids):
+        chain = (
+            f"sha256:{hashlib.sha256(f'{chain} {diff_id}'.encode()).hexdigest()}" if chain else str(diff_id)
+        )
+        yield Digest(chain)
+
+
+def _podman(engine: Engine, image_id: Digest) -> tuple[bytes, list[_Place]]:
+    store = part(engine.info(), "store")
+    driver = store["graphDriverName"]
+    if driver != "overlay":
+        raise ValueError(driver)
+    root = Path(store["graphRoot"])
+    images = root / f"{driver}-images"
+    config = _read(images / image_id.hex / f"={base64.b64encode(str(image_id).encode()).decode()}")
+    image = next(each for each in json.loads(_read(images / "images.json")) if each["id"] == image_id.hex)
+    layers = root / f"{driver}-layers"
+    parents = {each["id"]: each.get("parent") for each in json.loads(_read(layers / "layers.json"))}
+    places: list[_Place] = []
+    layer: Any = image.get("layer")
+    while layer and len(places) < len(parents):
+        places.insert(0, _Place(layers / f"{_name(layer)}.tar-split.gz", root / driver / layer / "diff"))
+        layer = parents[layer]
+    return config, places
+
+
+def _name(text: str) -> str:
+    if not text.isalnum():
+        raise ValueError(text)
+    return text
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_LIMIT)
+    if len(data) == _LIMIT:
+        raise ValueError(f"{path} is too large")
+    return data

@@ -1,0 +1,135 @@
+"""What a person sees while bot-bottle works: stages, with bytes, rate and seconds.
+
+On a terminal a stage is a live line; elsewhere plain lines, one when it ends and one every few seconds while
+it lasts. Quiet shows nothing and still measures.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TextIO
+
+Mode = Literal["live", "plain", "quiet"]
+
+_TICK = 5.0  # seconds between two plain lines of one stage
+
+
+def human_bytes(count: float) -> str:
+    """Give a number of bytes as docker does: 1000 bytes are 1 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_count(count: int, noun: str) -> str:
+    """Give a number of things: `1 artifact`, `2 artifacts`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+class Stage:
+    """One stage under way. Workers call `advance` and `say`; neither costs anything worth counting."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.name = name
+        self.total = total
+        self.done = 0
+        self.detail = ""
+        self.result = ""
+        self.started = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more bytes as done."""
+        self.done += count
+        self.tick()
+
+    def say(self, detail: str) -> None:
+        """Show what is being worked on right now."""
+        self.detail = detail
+        self.tick()
+
+    def conclude(self, result: str) -> None:
+        """Say in a few words how the stage ended: `cache hit`, a file's name."""
+        self.result = result
+
+    def tick(self) -> None:
+        """Show the stage as it is, if it is time to."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted, in seconds."""
+        return time.monotonic() - self.started
+
+    def measure(self) -> str:
+        """Give bytes, rate and seconds in a few words."""
+        if not self.done:
+            return f"{self.seconds:.1f} s"
+        rate = human_bytes(self.done / max(self.seconds, 0.001))
+        return f"{human_bytes(self.done)}, {rate}/s, {self.seconds:.1f} s"
+
+
+class _PlainStage(Stage):
+    def __init__(self, name: str, total: int | None, stream: TextIO) -> None:
+        super().__init__(name, total)
+        self._stream = stream
+        self._next = self.started + _TICK
+
+    def tick(self) -> None:
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _TICK
+            print(
+                f"{self.name:<8} ... {self.measure()}  {self.detail[:80]}".rstrip(),
+                file=self._stream,
+                flush=True,
+            )
+
+
+class Progress:
+    """Shows stages on `stream` (default: standard error) and keeps how long each took."""
+
+    def __init__(self, mode: Mode = "quiet", stream: TextIO | None = None) -> None:
+        self.mode = mode
+        self.stream = stream if stream is not None else sys.stderr
+        self.seconds: dict[str, float] = {}
+
+    def note(self, text: str) -> None:
+        """Say one line that matters beside the stages (not when quiet)."""
+        if self.mode != "quiet":
+            print(text, file=self.stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Say one line that the user has to know, quiet or not."""
+        print(f"warning: {text}", file=self.stream, flush=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """Show a stage for as long as the block lasts, and keep its seconds under `name`."""
+        if self.mode == "live":
+            with self._live(name, total) as stage:
+                yield stage
+        else:
+            stage = _PlainStage(name, total, self.stream) if self.mode == "plain" else Stage(name, total)
+            yield stage
+        self.seconds[name] = self.seconds.get(name, 0.0) + round(stage.seconds, 3)
+        result = f"  {stage.result}" if stage.result else ""
+        self.note(f"{name:<8} {stage.measure()}{result}")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Keep the block's seconds under `name`, by whatever way it ends, and show nothing."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - begun, 3)
+
+    @contextmanager
+    def _live(self, name: str, total: int | None) -> Iterator[Stage]:
+        from bot_bottle.host.live import live_stage
+
+        with live_stage(name, total, self.stream) as stage:
+            yield stage

@@ -1,0 +1,123 @@
+"""A folder for each command under way, and the sweep of what a killed command left.
+
+Everything temporary that a command makes lives in its run folder, or is named there as a `Stray` before it is
+made; programs are named when they start. The folder's lock is held by the kernel for as long as the command
+lives, so a folder whose lock can be taken belongs to nobody, and the next command removes it with all that it
+names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.errors import CacheError
+from bot_bottle.host import paths, strays
+from bot_bottle.host.locks import try_locked
+from bot_bottle.host.signals import shield
+
+_STRAYS = "strays.jsonl"
+
+Sweeper = Callable[[dict[str, Any]], None]
+
+
+class RunDir:
+    """One command's folder. `path` is private to the user (mode 0700)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def record(self, kind: str, **facts: Any) -> None:
+        """Name something that lives outside the folder, before it is made, so that a sweep can end it."""
+        self._append({"kind": kind, **facts}, sync=True)
+
+    def note(self, pid: int) -> None:
+        """Name a program that was just started. No sync: what that guards against ends programs as well."""
+        with contextlib.suppress(OSError):  # a full disk, say; whoever started the program still ends it
+            self._append({"kind": "process", "pid": pid, "started": strays.start_time(pid)}, sync=False)
+
+    def _append(self, stray: dict[str, Any], *, sync: bool) -> None:
+        with (self.path / _STRAYS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(stray) + "\n")
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+
+    def folder(self, name: str) -> Path:
+        """Give a folder inside it, made if it is not there."""
+        path = self.path / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+
+@contextmanager
+def run_dir() -> Iterator[RunDir]:
+    """Hold a fresh folder until the block ends; then it is gone. It names the programs started meanwhile."""
+    with ExitStack() as stack:
+        run = RunDir(_new(stack))
+        with strays.noted_by(run.note):
+            yield run
+
+
+def _new(stack: ExitStack) -> Path:
+    """Make a folder and hold its lock. A sweep that gets the lock first takes it for a dead one's."""
+    base = paths.runs_dir()
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while True:
+            with shield(), ExitStack() as held:
+                path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
+                if held.enter_context(try_locked(path)) and path.exists():
+                    held.callback(_remove, path)
+                    stack.push(held.pop_all())
+                    return path
+    except OSError as error:
+        raise CacheError(
+            f"cannot work in {base}",
+            why=str(error),
+            next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
+
+
+def sweep(sweepers: dict[str, Sweeper]) -> int:
+    """Remove what dead commands left, and give how many there were.
+
+    `sweepers` ends strays by kind. A stray whose sweeper fails keeps its folder, to be tried again.
+    """
+    swept = 0
+    base = paths.runs_dir()
+    for path in sorted(base.glob("run-*")) if base.is_dir() else []:
+        with try_locked(path) as dead:  # else its command lives
+            if dead and path.is_dir() and _sweep_strays(path, sweepers):
+                _remove(path)
+                swept += 1
+    return swept
+
+
+def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:
+    try:
+        lines = (path / _STRAYS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # the last line may have been cut short by the kill
+            stray = json.loads(line)
+            try:
+                sweepers[stray["kind"]](stray)
+            except Exception:
+                return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    with shield():
+        shutil.rmtree(path, ignore_errors=True)

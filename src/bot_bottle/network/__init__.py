@@ -1,0 +1,1 @@
+"""What a bottle may reach: rules, policy, proxy, published ports, and the probes that check them."""

@@ -1,0 +1,268 @@
+"""The forward proxy of one container: its only way out, run outside of it, for it alone.
+
+A helper (see `parent`), built on mitmproxy; its arguments are SOCKET LOG POLICY [WITHHELD]. It listens on a
+socket that was made for it inside the container's network (see `door`). It holds every request to the policy:
+by the name that is asked for, by the address that this resolves to here, which is then the one that is
+connected to, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched, but
+for hosts that a secret is withheld for (see `withheld`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import certifi
+from mitmproxy import http
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.connection import Client
+from mitmproxy.master import Master
+from mitmproxy.net.tls import starts_like_tls_record
+from mitmproxy.options import Options
+from mitmproxy.proxy import commands, events, layer, layers
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers import modes, tls
+from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.mode_servers import ServerInstance
+from mitmproxy.proxy.mode_specs import RegularMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+from bot_bottle.network.audit_log import Log
+from bot_bottle.network.credentials import put_in
+from bot_bottle.network.policy import Verdict, load_policy
+from bot_bottle.network.rules import address_of
+
+_LARGEST_HELLO = 64 << 10  # bytes; a ClientHello has some hundred to two thousand
+_HTTPS = 443
+_RESOLVE = 20.0  # seconds
+
+
+class Walls:
+    """The addon that decides."""
+
+    def __init__(self, policy: Path, log: Log, withheld: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        self._path = policy
+        self._policy, self._read = load_policy(policy), _stamp(policy)
+        self._log = log
+        self._withheld = withheld  # by host: placeholders and values
+        self._tunnels: dict[str, str] = {}  # by client: the host that a tunnel was asked for
+        self._pinned: dict[str, tuple[str, int]] = {}  # by client: what that host resolved to
+
+    def next_layer(self, data: layer.NextLayer) -> None:
+        """Speak HTTP with the client; what comes in a tunnel is looked at once and passed on."""
+        context = data.context
+        if len(context.layers) == 1 and isinstance(context.layers[0], modes.HttpProxy):
+            data.layer = layers.HttpLayer(context, HTTPMode.regular)
+            return
+        asked = self._tunnels.get(context.client.id, "")
+        if context.client.tls_established:  # by us, for a host that something is withheld for
+            data.layer = layers.HttpLayer(context, HTTPMode.transparent)
+            return
+        said = data.data_client()
+        if starts_like_tls_record(said) and not data.data_server():
+            name = _server_name(said)
+            if name is None:
+                return  # more of it has to come
+            data.layer = self._secured(context, asked, name)
+        else:
+            data.layer = layers.TCPLayer(context, ignore=True)
+
+    def _secured(self, context: Context, asked: str, name: str) -> layer.Layer:
+        """Give what is to be made of TLS for a name, in a tunnel that was asked for."""
+        port = context.server.address[1] if context.server.address else 0
+        if asked in self._withheld and port == _HTTPS:
+            if name.lower() != asked:
+                self._log.refused(name, port, f"its tunnel is for {asked}")
+                return _Closed(context)
+            outside = layers.ServerTLSLayer(context)
+            outside.child_layer = layers.ClientTLSLayer(context)
+            return outside
+        if name and not _is_address(asked) and not self._holds(name, port).allowed:
+            return _Closed(context)
+        return layers.TCPLayer(context, ignore=True)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """Decide about a tunnel."""
+        self._decide(flow)
+        self._tunnels[flow.client_conn.id] = flow.request.host.lower().removesuffix(".")
+
+    def client_disconnected(self, client: Client) -> None:
+        """Forget a client."""
+        self._tunnels.pop(client.id, None)
+        self._pinned.pop(client.id, None)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Decide about a plain request. Its body is passed on as it comes."""
+        flow.request.stream = True
+        if flow.client_conn.tls_established:
+            self._put_in(flow)
+        elif flow.request.scheme != "http":
+            flow.response = _refusal(400, "this proxy speaks HTTP; for HTTPS it makes a tunnel (CONNECT)")
+        elif _host_of(flow.request.host_header) not in ("", flow.request.host.lower()):
+            flow.response = _refusal(400, "the header Host names another host than the request")
+        else:
+            self._decide(flow)
+
+    def _put_in(self, flow: http.HTTPFlow) -> None:
+        """Put in what is withheld from whoever sent a request."""
+        host = self._tunnels.get(flow.client_conn.id, "")
+        if _host_of(flow.request.host_header).removesuffix(".") not in ("", host):
+            flow.response = _refusal(400, "the header Host names another host than the tunnel")
+            return
+        values = self._withheld.get(host, {})
+        fields = flow.request.headers.fields
+        flow.request.headers.fields = tuple((name, put_in(value, values)) for name, value in fields)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Pass a body on as it comes."""
+        if flow.response is not None:
+            flow.response.stream = True
+
+    async def server_connect(self, data: ServerConnectionHookData) -> None:
+        """Resolve the name, hold the address to the policy, and let that address be the one."""
+        host, port = data.server.address or ("", 0)
+        if self._pinned.get(data.client.id) == (host, port):
+            return  # once more to where its tunnel leads
+        if not self._holds(host, port).allowed:
+            data.server.error = "it is not allowed"
+            return
+        try:
+            found = await asyncio.wait_for(_resolve(host, port), _RESOLVE)
+        except (OSError, UnicodeError, TimeoutError) as error:
+            data.server.error = f"it does not resolve: {error}"
+            return
+        verdicts = [(address, self._policy.decide_resolved(address, port)) for address in found]
+        allowed = [address for address, verdict in verdicts if verdict.allowed]
+        if allowed:
+            data.server.address = self._pinned[data.client.id] = (allowed[0], port)
+            return
+        reason = verdicts[0][1].reason if verdicts else "it has no address"
+        self._log.refused(host, port, reason)
+        data.server.error = reason
+
+    def _decide(self, flow: http.HTTPFlow) -> None:
+        verdict = self._holds(flow.request.host, flow.request.port)
+        if not verdict.allowed:
+            target = f"{flow.request.host}:{flow.request.port}"
+            flow.response = _refusal(403, f"{target}: {verdict.reason}; see bottle logs --egress")
+
+    def _holds(self, host: str, port: int) -> Verdict:
+        verdict = self._policy.decide(host, port)
+        if not verdict.allowed and self._changed():
+            verdict = self._policy.decide(host, port)
+        if not verdict.allowed:
+            self._log.refused(host, port, verdict.reason)
+        return verdict
+
+    def _changed(self) -> bool:
+        """Read the policy again if somebody has widened it. It only ever grows (`bottle allow`)."""
+        stamp = _stamp(self._path)
+        if stamp == self._read:
+            return False
+        self._policy, self._read = load_policy(self._path), stamp
+        return True
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+class _Closed(layer.Layer):
+    """A tunnel that is refused: both its ends are closed."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Start):
+            yield commands.CloseConnection(self.context.client)
+            yield commands.CloseConnection(self.context.server)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return address_of(host) is not None
+    except ValueError:
+        return False
+
+
+def _server_name(said: bytes) -> str | None:
+    """Give the name that a ClientHello asks for, "" if it names none, None while it is not whole."""
+    try:
+        hello = tls.parse_client_hello(said)
+    except ValueError:
+        return ""
+    if hello is None:
+        return None if len(said) <= _LARGEST_HELLO else "\0"
+    return hello.sni or ""
+
+
+def _refusal(status: int, text: str) -> http.Response:
+    return http.Response.make(
+        status, f"bottle: {text}\n", {"Content-Type": "text/plain", "Connection": "close"}
+    )
+
+
+def _host_of(header: str | None) -> str:
+    host = (header or "").lower()
+    return host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
+    options = Options(server=False, http2=False)
+    master, manager = Master(options), Proxyserver()
+    master.addons.add(walls, manager)
+    if withheld:
+        trusted = withheld["trusted"] or certifi.where()
+        master.addons.add(TlsConfig())  # makes its authority when it is told where
+        options.update(confdir=withheld["folder"], ssl_verify_upstream_trusted_ca=trusted)
+        own = Path(withheld["folder"], "mitmproxy-ca-cert.pem").read_bytes()
+        Path(withheld["bundle"]).write_bytes(Path(trusted).read_bytes() + b"\n" + own)
+        Path(withheld["bundle"]).chmod(0o644)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, master.shutdown)
+    listener = await loop.run_in_executor(None, _receive, door)
+    instance: ServerInstance[RegularMode] = ServerInstance.make("regular", manager)
+    async with await asyncio.start_server(instance.handle_stream, sock=listener):
+        await master.run()
+
+
+def _receive(path: Path) -> socket.socket:
+    """Wait for the socket that was made inside the container's network (unix(7), SCM_RIGHTS)."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(path))
+        path.chmod(0o666)  # in a folder that is the user's alone; whoever holds the network has to reach it
+        door.listen(1)
+        connection, _ = door.accept()
+        with connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            listener = socket.socket(fileno=descriptors[0])
+            listener.setblocking(False)
+            connection.sendall(b"\n")
+    path.unlink()  # which says that we have it
+    return listener
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    os.umask(0o077)
+    door, log, policy, *more = map(Path, sys.argv[1:])
+    withheld = json.loads(more[0].read_text()) if more else {}
+    values: dict[str, dict[bytes, bytes]] = {}
+    for each in withheld.get("secrets", ()):
+        value = Path(each["pipe"]).read_bytes()
+        for host in each["hosts"]:
+            values.setdefault(host, {})[each["placeholder"].encode()] = value
+    asyncio.run(_serve(door, Walls(policy, Log(log), values), withheld))

@@ -1,0 +1,73 @@
+"""The kit that probes are run with: busybox and its loader, out of smolvm's guest system.
+
+It is made once for each version of smolvm, and shown to a bottle as probes.KIT, read-only.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import zstandard
+
+from bot_bottle.errors import SmolvmError
+from bot_bottle.host import paths
+from bot_bottle.host.locks import locked
+from bot_bottle.host.progress import Progress
+from bot_bottle.vm.guest_rootfs import Guest, find_guest
+
+# in the guest system, and in the kit
+_FILES = (
+    (re.compile(r"(\./)?lib/ld-musl-[a-z0-9_]+\.so\.1"), "ld.so"),
+    (re.compile(r"(\./)?bin/busybox"), "busybox"),
+)
+
+
+def kit(progress: Progress) -> Path:
+    """Give the kit's folder, made if it is not there; anybody may read it. Raises SmolvmError."""
+    guest = find_guest()
+    folder = paths.cache_dir() / "smolvm" / f"{guest.version}-kit"
+    try:
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        waiting = "waiting for another bot-bottle that makes the kit which proves walls"
+        with locked(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
+            stamp = str(guest.path.stat().st_size)
+            if not _is_whole(folder, stamp):
+                _make(folder, guest, stamp)
+    except (OSError, tarfile.TarError, zstandard.ZstdError) as error:
+        raise SmolvmError(
+            "what proves a bottle's walls cannot be made",
+            why=str(error),
+            next_step=f"make {folder.parent} writable; or pip install --force-reinstall smolmachines",
+        ) from error
+    return folder
+
+
+def _is_whole(folder: Path, stamp: str) -> bool:
+    try:
+        return (folder / "stamp").read_text() == stamp
+    except OSError:
+        return False
+
+
+def _make(folder: Path, guest: Guest, stamp: str) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    partial.chmod(0o755)
+    with guest.path.open("rb") as packed:
+        stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                names = [name for pattern, name in _FILES if pattern.fullmatch(member.name)]
+                source = tar.extractfile(member) if names and member.isreg() else None
+                if source is not None:
+                    (partial / names[0]).write_bytes(source.read())
+                    (partial / names[0]).chmod(0o755)
+    if missing := [name for _, name in _FILES if not (partial / name).is_file()]:
+        raise OSError(f"{guest.path} holds no {' and no '.join(missing)}")
+    (partial / "stamp").write_text(stamp)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

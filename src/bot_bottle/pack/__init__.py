@@ -1,0 +1,1 @@
+"""Image to artifact: exported from its engine, flattened, packed."""

@@ -1,0 +1,210 @@
+"""The packers: an image becomes an artifact.
+
+The native packer writes the file itself: no registry, no KVM, no virtual machine. The other asks smolvm, and
+is what the first is compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from bot_bottle.errors import ArtifactError, ImageError, UsageError
+from bot_bottle.host.signals import shield
+from bot_bottle.image.archive import Image
+from bot_bottle.image.spec import Digest, Platform
+from bot_bottle.pack.chunk_index import PartList, Parts
+from bot_bottle.pack.options import PackOptions
+from bot_bottle.pack.root import write_root
+from bot_bottle.rootfs.flatten import Flattened
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.frames import holds
+from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
+from bot_bottle.smolmachine.sink import sink
+from bot_bottle.smolmachine.writer import Writer, threads
+from bot_bottle.vm.guest_rootfs import MEMBER, Guest
+
+_NAME_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """An artifact that was made: size in bytes, SHA-256, and the manifest in it."""
+
+    size: int
+    digest: Digest
+    manifest: Manifest
+
+
+def pack_native(
+    image: Image,
+    root: Flattened,
+    guest: Guest,
+    out: BinaryIO | Path,
+    *,
+    flatten_version: int,
+    options: PackOptions | None = None,
+    parts: Parts | None = None,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+) -> PackResult:
+    """Write an image's root filesystem and the guest files into a new artifact, in one pass.
+
+    `out` is a new file's path, or a binary file open for writing. The same image, guest and options give the
+    same bytes, with or without the `parts` of other artifacts; with them, a path's file gets a list of its
+    own parts beside it. `on_bytes` is told how many bytes of `root` went in, `root.size` in all. A file that
+    could not be finished is removed.
+
+    Raises ImageError for an image that this machine cannot run, DiskFullError with what would be needed,
+    ArtifactError when it cannot be written otherwise.
+    """
+    options = options or PackOptions()
+    platform = _platform(image.config.platform, foreign=options.foreign)
+    layer = layer_id(image.config.diff_ids, flatten_version)
+    assets = Assets(
+        agent_rootfs=Asset(MEMBER, guest.size),
+        layers=(LayerAsset(f"sha256:{layer}", f"layers/{layer}.tar", root.size),),
+    )
+    manifest = _manifest(image, guest, options, platform, assets)
+    manifest.to_json()  # what cannot be written is known now, not after a gigabyte
+    with (
+        sink(out, guest.size + root.size) as output,
+        Writer(output, threads=options.threads or threads(), copy=output.copy) as writer,
+    ):
+        listed = PartList()
+        check = _write_guest(writer, guest, parts, listed)
+        output.consumed += guest.size
+        writer.begin(assets.layers[0].path, root.size)
+
+        def written(count: int) -> None:
+            output.consumed += count
+            on_bytes(count)
+
+        write_root(writer, root, parts, listed, written)
+        done = writer.finish(manifest)
+        check()
+    if parts is not None and isinstance(out, Path):
+        listed.write(out, done.size, done.footer.checksum)
+    return PackResult(done.size, done.digest, manifest)
+
+
+def _write_guest(writer: Writer, guest: Guest, parts: Parts | None, listed: PartList) -> Callable[[], object]:
+    """Write the guest files, and give what lists them at the end, or raises SmolvmError: they are damaged.
+
+    Those that an artifact holds already were sound.
+    """
+    writer.begin(MEMBER, guest.size)
+    # where there are none, the guest's file need not be read for a key
+    kept = parts.read(_key(guest)) if parts else None
+    if kept is not None and holds(kept.data, guest.size):
+        writer.add_segment(lambda: kept, guest.size, partial(listed.add, _key(guest)))
+        return lambda: None
+    check = writer.beside(guest.check)
+    place: list[int] = []
+    writer.add_frames(guest.frames(), guest.size, lambda *written: place.extend(written))
+
+    def checked() -> None:
+        check.result()
+        listed.add(_key(guest), *place)
+
+    return checked
+
+
+def _key(guest: Guest) -> str:
+    return f"guest {guest.digest}"
+
+
+def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:
+    """Name a flattened layer before there is a byte of it: 64 hex digits, from what it is made of.
+
+    smolvm names merged layers alike: by what went in, not by what came out.
+    """
+    text = "".join(f"{part}\n" for part in (f"flatten {flatten_version}", *diff_ids))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def guest_name(name: str) -> str:
+    """Make an image's name one that smolvm's guest takes: `A-Za-z0-9._/:@-`, the first a letter or digit."""
+    name = re.sub(r"[^A-Za-z0-9._/:@-]", "-", name)
+    name = re.sub(r"\.{2,}", ".", name)  # ".." together with "/" is refused
+    return re.sub(r"\A[^A-Za-z0-9]+", "", name)[:_NAME_MAX]
+
+
+def smolvm_pack_argv(image: str | Path, out: Path) -> tuple[str, ...]:
+    """Give smolvm's arguments (after its own name) for packing an image archive or a registry's image.
+
+    smolvm takes a name for a local archive when it ends in `.tar` and is absolute. Raises UsageError.
+    """
+    if isinstance(image, Path) and image.suffix != ".tar":
+        raise UsageError(f"smolvm would not take {image.name} for an archive", next_step="let it end in .tar")
+    named = str(image.absolute()) if isinstance(image, Path) else image
+    return ("pack", "create", "--image", named, "-o", str(out.absolute()))
+
+
+def pack_smolvm(run: Callable[[Sequence[str]], None], image: str | Path, out: Path) -> PackResult:
+    """Let smolvm itself make an artifact from a docker-save or OCI archive, or from a registry's image.
+
+    `run` runs smolvm with the arguments it is given. smolvm writes a program and the artifact beside it; only
+    the artifact is kept, as `out`. Raises what `run` raises, and ArtifactError when no sound file came out.
+    """
+    with _scratch(out.parent) as folder:
+        program = folder / "packed"
+        run(smolvm_pack_argv(image, program))
+        made = program.with_name("packed.smolmachine")
+        if not made.is_file():
+            raise ArtifactError(
+                "smolvm said that it packed the image, but there is no artifact", why=str(made)
+            )
+        artifact = artifact_format.checksum(made)
+        digest = artifact_format.digest_of(made)
+        made.replace(out)
+    return PackResult(artifact.size, digest, artifact.manifest)
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    with shield():
+        folder = Path(tempfile.mkdtemp(prefix="pack-", dir=parent))
+    try:
+        yield folder
+    finally:
+        with shield():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _platform(platform: Platform, *, foreign: bool) -> str:
+    machine = Platform.of_this_machine()
+    if platform.os != machine.os or (platform.architecture != machine.architecture and not foreign):
+        raise ImageError(
+            f"the image is for {platform}, and a microVM on this machine runs {machine}",
+            next_step=f"build it with --platform {machine}",
+        )
+    return f"{platform.os}/{platform.architecture}"
+
+
+def _manifest(image: Image, guest: Guest, options: PackOptions, platform: str, assets: Assets) -> Manifest:
+    config = image.config
+    return Manifest(
+        image=guest_name(options.name) or f"bot-bottle/{image.image_id.hex[:16]}",
+        digest=str(image.image_id),
+        platform=platform,
+        cpus=options.cpus,
+        mem=options.mem,
+        assets=assets,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        env=tuple(entry for entry in config.env if "=" in entry),  # as container engines do
+        workdir=config.workdir,
+        user=config.user,
+        image_size=assets.layers[0].size,
+        network=False,
+        created=options.created,
+        smolvm_version=guest.version,
+    )

@@ -1,0 +1,163 @@
+"""Parts of artifacts, found by what decides their bytes: what images share is compressed, and kept, once.
+
+A part is a segment (see frames.py) of an artifact. Beside an artifact `<stem>.smolmachine` the file
+`<stem>.parts` lists where in it which part is. A list is only believed if its checksum fits and it belongs to
+the artifact as it is, and a part only if its own checksum fits; so nothing is synced, and what has been
+damaged, pruned or replaced meanwhile is made again. A list that cannot be written costs nothing but that.
+
+A list is, little-endian: 8 bytes of magic; the artifact's size (8) and the CRC-32 in its footer (4); for each
+part the SHA-256 of its key (32), its offset (8) and its size (4); the CRC-32 of all that (4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from bot_bottle.cache.entry import LIST_SUFFIX, list_path
+from bot_bottle.cache.key import SUFFIX as ARTIFACT_SUFFIX
+from bot_bottle.errors import ArtifactError
+from bot_bottle.host.files import read_regular
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
+from bot_bottle.smolmachine.sink import Part
+
+_MAGIC = b"bbparts1"
+_HEAD = struct.Struct("<8sQI")
+_ENTRY = struct.Struct("<32sQI")
+_CRC = 4
+_LARGEST = 16 << 20  # bytes of a part
+_ENTRIES = 50_000  # are looked at, of the newest artifacts: of some 200 GB
+
+
+class _Place(NamedTuple):
+    opened: Callable[[], int | None]
+    offset: int
+    size: int
+
+
+class PartList:
+    """What is written beside an artifact: which parts it has, and where."""
+
+    def __init__(self) -> None:
+        self._entries: list[bytes] = []
+
+    def add(self, key: str, offset: int, size: int) -> None:
+        """Note where the part of a key has been written."""
+        self._entries.append(_ENTRY.pack(_hashed(key), offset, size))
+
+    def write(self, artifact: Path, size: int, checksum: int) -> None:
+        """Write the list of an artifact that has `size` bytes, and `checksum` in its footer."""
+        data = b"".join([_HEAD.pack(_MAGIC, size, checksum), *sorted(self._entries)])
+        path = list_path(artifact)
+        try:
+            path.write_bytes(data + zlib.crc32(data).to_bytes(_CRC, "little"))
+        except OSError:  # no room, perhaps
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class Parts:
+    """The parts of all artifacts in a folder. To be used as a context; `read` may be called in any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[bytes, _Place] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Parts:
+        for path in _newest_first(self._folder):
+            if len(self._places) < _ENTRIES:
+                self._learn(path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether a part is listed for a key, sound or not."""
+        return _hashed(key) in self._places
+
+    def add(self, key: str, fd: int, offset: int, size: int) -> None:
+        """Have a part found in a file that stays open for as long as it may be asked for."""
+        self._places[_hashed(key)] = _Place(lambda: fd, offset, size)
+
+    def read(self, key: str) -> Part | None:
+        """Give the part of a key; None if there is none, or none that is sound."""
+        place = self._places.get(_hashed(key))
+        fd = place.opened() if place is not None else None
+        if place is None or fd is None:
+            return None
+        try:
+            data = os.pread(fd, place.size, place.offset)
+        except OSError:
+            return None
+        return Part(data, fd, place.offset) if len(data) == place.size and is_segment(data) else None
+
+    def _learn(self, path: Path) -> None:
+        try:
+            data, _ = read_regular(path, _ENTRIES * _ENTRY.size)
+            magic, size, checksum = _HEAD.unpack_from(data)
+            if magic != _MAGIC or zlib.crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
+                return
+            opened = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum, self._open).fd
+            for key, offset, length in _ENTRY.iter_unpack(data[_HEAD.size : -_CRC]):
+                if length <= _LARGEST:
+                    self._places.setdefault(key, _Place(opened, offset, length))
+        except (OSError, struct.error):
+            return
+
+
+class _Artifact:
+    """An artifact as its list knows it, opened when it is first needed; `stack` closes it."""
+
+    def __init__(self, path: Path, size: int, checksum: int, stack: ExitStack) -> None:
+        self._path, self._size, self._checksum, self._stack = path, size, checksum, stack
+        self._lock = threading.Lock()
+        self._looked = False
+        self._fd: int | None = None
+
+    def fd(self) -> int | None:
+        """Give a descriptor; None when it is another file by now."""
+        with self._lock:
+            if not self._looked:
+                self._looked = True
+                self._fd = self._opened()
+            return self._fd
+
+    def _opened(self) -> int | None:
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        self._stack.callback(os.close, fd)
+        try:
+            footer = artifact_format.footer_of(fd)
+        except (ArtifactError, OSError):
+            return None
+        same = footer.checksum == self._checksum and os.fstat(fd).st_size == self._size
+        return fd if same else None
+
+
+def _hashed(key: str) -> bytes:
+    """Give what a key is found by. How it was compressed belongs to what decides a part's bytes."""
+    return hashlib.sha256(f"{COMPRESSION}\n{key}".encode()).digest()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = []
+    for path in folder.glob(f"*{LIST_SUFFIX}"):
+        with contextlib.suppress(OSError):  # gone a moment ago
+            found.append((path.lstat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]

@@ -1,0 +1,124 @@
+"""What both forms of the ephemeral registry are to their user."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import ImageError, RegistryError
+from bot_bottle.image.archive import Image, spool
+from bot_bottle.image.spec import Digest
+from bot_bottle.registry.client import Client
+from bot_bottle.registry.image import Content, open_content
+from bot_bottle.registry.routes import is_name
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where an image can be pulled: `127.0.0.1:PORT/PREFIX/NAME@sha256:...`.
+
+    The address is never `localhost`, which some guests resolve to ::1; the digest keeps what is pulled to
+    what was put there.
+    """
+
+    address: str
+    repository: str
+    digest: Digest
+
+    def __str__(self) -> str:
+        return f"{self.address}/{self.repository}@{self.digest}"
+
+
+class Registry:
+    """A registry that is up. Made by `ephemeral_registry`.
+
+    `port` and `address` (`127.0.0.1:PORT`) are where it is; every repository is under `prefix`.
+    """
+
+    def __init__(self, port: int, prefix: str, folder: Path, stack: ExitStack, *, push: bool) -> None:
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+        self.prefix = prefix
+        self._folder = folder
+        self._stack = stack  # holds open what is served
+        self._push = push
+
+    def target(self, name: str, tag: str = "latest") -> str:
+        """Give the reference to push an image to. Raises RegistryError when pushes were not asked for."""
+        if not self._push:
+            raise RegistryError("the registry is read-only", next_step="open it with push=True")
+        return f"{self.address}/{self._repository(name)}:{tag}"
+
+    def resolve(self, name: str, tag: str = "latest") -> Reference:
+        """Give the reference by digest of what was pushed. Raises RegistryError when there is nothing."""
+        repository = self._repository(name)
+        return Reference(self.address, repository, Client(self.port).resolve(repository, tag))
+
+    def load(self, path: Path, name: str = "image") -> Reference:
+        """Serve the image in an archive or OCI layout, in the repository `name`; give its reference.
+
+        The file must stay as it is while it is served. Raises ImageError, RegistryError.
+        """
+        return self._load(path, name, verify=True)
+
+    def load_image(
+        self,
+        engine: Engine,
+        ref: str,
+        name: str = "image",
+        on_bytes: Callable[[int], None] = lambda _count: None,
+    ) -> Reference:
+        """Serve an image that the engine holds: saved once to a file, and served from there.
+
+        `on_bytes` is called with the size of each piece saved. Raises EngineError, ImageError, DiskFullError.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="image-", dir=self._folder))
+        path = folder / "image.tar"
+        with engine.save(ref) as stream:
+            spool(stream, path, on_bytes)
+        return self._load(path, name, verify=False)  # as docker and podman have done
+
+    def push_image(
+        self,
+        engine: Engine,
+        ref: str,
+        name: str = "image",
+        on_line: Callable[[str], None] = lambda _line: None,
+    ) -> Reference:
+        """Have the engine push an image: slower than `load_image`, but only layers that are not there move.
+
+        Raises EngineError, RegistryError.
+        """
+        target = self.target(name)
+        engine.tag(ref, target)
+        try:
+            engine.push(target, on_line)
+        finally:
+            engine.untag(target)
+        return self.resolve(name)
+
+    def open_image(self, reference: Reference) -> AbstractContextManager[Image]:
+        """Open what is in the registry as an image; its layers can be read in the block.
+
+        Raises RegistryError where the registry is not in this process, ImageError.
+        """
+        raise RegistryError("what is in the container can only be pulled", why=str(reference))
+
+    def _load(self, path: Path, name: str, *, verify: bool) -> Reference:
+        repository = self._repository(name)
+        content = self._stack.enter_context(open_content(path, verify=verify))
+        self._take(repository, content)
+        return Reference(self.address, repository, content.digest)
+
+    def _take(self, repository: str, content: Content) -> None:
+        Client(self.port).push(repository, content)
+
+    def _repository(self, name: str) -> str:
+        repository = f"{self.prefix}/{name}"
+        if not is_name(repository):
+            raise ImageError(f"not a repository name: {name[:200]!r}", next_step="use a-z, 0-9, . _ - and /")
+        return repository

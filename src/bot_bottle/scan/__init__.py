@@ -1,0 +1,1 @@
+"""Finds secrets in image layers, image settings and artifacts."""

@@ -1,0 +1,111 @@
+"""Images and artifacts searched for secrets: one file in memory at a time, and of that a bounded part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from bot_bottle.image.archive import Image
+from bot_bottle.image.layers import CHUNK
+from bot_bottle.image.spec import parse_json
+from bot_bottle.scan import credential_files as known
+from bot_bottle.scan.credential_files import Finding
+from bot_bottle.scan.detectors import in_text, is_settings, rules
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.tar.reader import ForwardStream, Headers
+from bot_bottle.verify.entries import Stream
+
+LARGEST = 64 << 20  # bytes of a file that are looked at
+_PART = 1 << 20  # bytes of it that are looked at together
+_LARGEST_SETTINGS = 256 << 10  # bytes of a file whose every line is looked at for words
+_SAID = 20  # findings told of one file
+_BINARY = 8192  # bytes at the beginning, of which none is NUL in a text
+
+
+def scan_image(image: Image, on_bytes: Callable[[int], None]) -> Iterator[Finding]:
+    """Search every layer, what later ones delete too, and the config. Raises ImageError.
+
+    `on_bytes` hears of the layers' sizes as they are stored.
+    """
+    with rules():
+        yield from known.in_variables(image.config.env, "config")
+        yield from _in_lines(image.config.env, "config", "ENV")
+        yield from _history(image.config_bytes)
+        for layer in image.layers:
+            with layer.open() as stream:
+                yield from _in_tar(stream, str(layer.diff_id), str(layer))
+                while stream.some(CHUNK):  # what follows the tar's end belongs to the digest
+                    pass
+            on_bytes(layer.size)
+
+
+def scan_artifact(path: Path, on_bytes: Callable[[int], None]) -> Iterator[Finding]:
+    """Search an artifact's root filesystem and manifest. Raises ArtifactError."""
+    found: list[Finding] = []
+
+    def read_layer(name: str, pieces: Iterator[bytes]) -> None:
+        found.extend(_in_tar(Stream(pieces), "root", name))
+
+    with rules():
+        manifest = artifact_format.verify(path, on_bytes, read_layer).manifest
+        yield from known.in_variables(manifest.env, "manifest")
+        yield from _in_lines(manifest.env, "manifest", "ENV")
+        yield from _in_lines((" ".join((*manifest.entrypoint, *manifest.cmd)),), "manifest", "command")
+    yield from found
+
+
+def _history(config: bytes) -> Iterator[Finding]:
+    """Search what an image remembers of its build: commands, and the build arguments that were in force."""
+    history = parse_json(config, "image config").get("history")
+    for number, step in enumerate(history if isinstance(history, list) else [], 1):
+        command = step.get("created_by") if isinstance(step, dict) else None
+        if isinstance(command, str):
+            if known.in_command(command):
+                yield Finding("history", f"step {number}", 0, "a variable named as a secret")
+            yield from _in_lines((command,), "history", f"step {number}")
+
+
+def _in_lines(lines: tuple[str, ...], layer: str, what: str) -> Iterator[Finding]:
+    for line in lines:
+        name = f"{what} {line.partition('=')[0]}" if what == "ENV" else what
+        kinds = {kind for _, kind in in_text("", line, settings=False)}
+        yield from (Finding(layer, name, 0, kind) for kind in sorted(kinds))
+
+
+def _in_tar(stream: ForwardStream, layer: str, what: str) -> Iterator[Finding]:
+    headers = Headers(stream, what)
+    for member in headers:
+        if member.isreg() and member.size:
+            path = member.name.removeprefix("./").lstrip("/")
+            for line, kind in islice(_in_file(path, member.size, headers.data()), _SAID):
+                yield Finding(layer, _printable(path), line, kind)
+
+
+def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
+    settings = is_settings(path) and size <= _LARGEST_SETTINGS
+    for first, content in _parts(pieces):
+        if size <= known.LARGEST:
+            yield from known.in_file(path, content)
+        for line, kind in in_text(path, content.decode("utf-8", "replace"), settings=settings):
+            yield first + line, kind
+
+
+def _parts(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Give a text in parts of whole lines, if they are not too long, and how many are before each."""
+    content, lines, seen = b"", 0, 0
+    for piece in pieces:
+        if not seen and b"\0" in piece[:_BINARY]:
+            return
+        content, seen = content + piece, seen + len(piece)
+        if len(content) >= _PART:
+            cut = content.rfind(b"\n") + 1 or len(content)
+            yield lines, content[:cut]
+            lines, content = lines + content.count(b"\n", 0, cut), content[cut:]
+        if seen >= LARGEST:
+            return
+    yield lines, content
+
+
+def _printable(path: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in path)

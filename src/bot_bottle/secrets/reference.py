@@ -1,0 +1,225 @@
+"""Secrets by reference: where a value is to be found, and the value itself only when a bottle begins.
+
+A reference names a variable of the host, a file, or an entry of the keychain. It may be shown, kept and
+compared; the value is read once, wrapped in a `Secret`, and written nowhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bot_bottle.errors import CommandError, SecretError, SpecError
+from bot_bottle.host import process
+from bot_bottle.host.redact import Secret, hide_variable
+
+Kind = Literal["env", "file", "keychain"]
+KINDS: tuple[Kind, ...] = ("env", "file", "keychain")
+
+LARGEST = 64 << 10  # bytes of a value; a variable of a program has 128 KiB at most
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_ENTRY = re.compile(r"[^/\0-\x1f-][^/\0-\x1f]*/[^/\0-\x1f]+")
+_HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_EXAMPLE = "--secret id=API_KEY,env=API_KEY or --secret id=API_KEY,src=FILE"
+_TIMEOUT = 60.0  # seconds; a keychain may ask its owner
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where the value of the guest's variable `name` is, and the `hosts` that may be given it.
+
+    Without hosts the command gets it as a variable. Raises SpecError for what cannot be a reference.
+    """
+
+    name: str
+    kind: Kind
+    place: str
+    hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _VARIABLE.fullmatch(self.name):
+            raise SpecError(
+                "a secret has the name of a variable: letters, digits and _", next_step=f"as in {_EXAMPLE}"
+            )
+        good = {
+            "env": bool(_VARIABLE.fullmatch(self.place)),
+            "file": bool(self.place) and "\0" not in self.place,
+            "keychain": bool(_ENTRY.fullmatch(self.place)),
+        }
+        if not good[self.kind]:
+            form = {"env": "a variable's name", "file": "a path", "keychain": "service/account"}
+            raise SpecError(f"the secret {self.name}: {self.kind} takes {form[self.kind]}")
+        for host in self.hosts:
+            if not _HOST.fullmatch(host):
+                raise SpecError(
+                    f"the secret {self.name}: not the name of a host: {host[:80]!r}",
+                    next_step="name each host in full and in lower case, as api.example.org",
+                )
+
+    def described(self) -> dict[str, Any]:
+        """Give what plans and receipts have of it: neither the value nor the place."""
+        return {"name": self.name, "kind": self.kind, "hosts": list(self.hosts)}
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.place}{' for ' if self.hosts else ''}{', '.join(self.hosts)}"
+
+
+def parse(items: Iterable[str]) -> dict[str, Reference]:
+    """Read `--secret id=NAME[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT][,host=HOST...]`.
+
+    As docker's has it; `id=NAME` alone is the variable of that name. Raises SpecError, which repeats nothing
+    but known words: what was typed may be the value.
+    """
+    references = [_parsed(item) for item in items]
+    return {each.name: each for each in references}
+
+
+def _parsed(item: str) -> Reference:
+    fields: dict[str, list[str]] = {}
+    for part in next(csv.reader([item]), []):
+        key, equals, value = part.partition("=")
+        key = {"source": "src"}.get(key, key)
+        if not equals or key not in ("id", "type", "env", "src", "keychain", "host"):
+            raise SpecError("not the reference of a secret", next_step=f"write {_EXAMPLE}")
+        fields.setdefault(key, []).append(value)
+    hosts = tuple(fields.pop("host", ()))
+    if any(len(values) > 1 for values in fields.values()):
+        raise SpecError("a secret is named and found once", next_step=f"write {_EXAMPLE}")
+    single = {key: values[0] for key, values in fields.items()}
+    name, kind = single.pop("id", ""), single.pop("type", "")
+    places = {"file" if key == "src" else key: value for key, value in single.items()}
+    if not places and kind != "file":
+        places = {"env": name}
+    if kind and kind not in places:
+        raise SpecError(f"the secret {_named(name)}: its type and where it is do not fit together")
+    return referred(name, places, hosts)
+
+
+def referred(name: str, places: Mapping[str, str | None], hosts: Sequence[str] = ()) -> Reference:
+    """Make a reference of what was said of each kind. Raises SpecError unless exactly one was."""
+    found = [(kind, place) for kind in KINDS if (place := places.get(kind)) is not None]
+    if len(found) != 1:
+        raise SpecError(
+            f"the secret {_named(name)} is to be found in one place",
+            next_step="name one of env, file (src) and keychain",
+        )
+    kind, place = found[0]
+    return Reference(name, kind, place, tuple(hosts))
+
+
+def _named(name: str) -> str:
+    return name if _VARIABLE.fullmatch(name) else "(no name)"
+
+
+def resolve(references: Iterable[Reference]) -> dict[str, Secret]:
+    """Read every value. Raises SecretError, with where it should be and never with what is there."""
+    return {each.name: Secret(_checked(each, _READ[each.kind](each))) for each in references}
+
+
+def _checked(reference: Reference, value: str) -> str:
+    """Give a value without its last line breaks: files end with one, and smolvm hands none over."""
+    value = value.rstrip("\n")
+    if not value:
+        raise SecretError(f"the secret {reference.name} is empty", why=f"it was read from {reference}")
+    if "\0" in value:
+        raise SecretError(f"the secret {reference.name} holds a NUL byte, which no variable can")
+    if len(value.encode("utf-8", "replace")) > LARGEST:
+        raise _too_large(reference)
+    return value
+
+
+def _of_variable(reference: Reference) -> str:
+    if reference.place not in os.environ:
+        raise SecretError(
+            f"the secret {reference.name} is not there: no variable {reference.place} is set",
+            next_step=f"export {reference.place}, or name another place",
+        )
+    hide_variable(reference.place)
+    value = os.environ[reference.place]
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _not_text(reference) from None
+    return value
+
+
+def _of_file(reference: Reference) -> str:
+    path = Path(os.path.expanduser(reference.place))  # noqa: PTH111 - pathlib raises where ~ is nobody's
+    try:
+        with os.fdopen(_open(path, reference), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SecretError(f"the secret {reference.name}: {path} is no regular file")
+            data = file.read(LARGEST + 2)  # enough to tell that it is too large
+    except OSError as error:
+        raise SecretError(
+            f"the secret {reference.name} cannot be read from {path}", why=error.strerror or ""
+        ) from error
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise _not_text(reference) from None
+
+
+def _open(path: Path, reference: Reference) -> int:
+    """Open a file that is no link, or one that stays in its folder.
+
+    Whoever may write to the folder could otherwise have any file of the caller's handed over under this name;
+    links beside the file, as secret stores make them to swap values, cannot do that.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would keep us waiting
+    if path.is_symlink():
+        folder, target = path.parent.resolve(), path.resolve()
+        if not target.is_relative_to(folder):
+            raise SecretError(
+                f"the secret {reference.name}: {path} is a link that leads out of its folder",
+                next_step="name the file itself",
+            )
+        path = target
+    return os.open(path, flags)
+
+
+def _of_keychain(reference: Reference) -> str:
+    """Ask the keychain as the `keyring` programs keep it: by service and user name."""
+    service, _, account = reference.place.partition("/")
+    if sys.platform == "darwin":
+        argv = ["security", "find-generic-password", "-w", "-s", service, "-a", account]
+    else:
+        argv = ["secret-tool", "lookup", "service", service, "username", account]
+    if process.find(argv[0]) is None:
+        raise SecretError(
+            f"the secret {reference.name}: no keychain can be asked here",
+            why=f"{argv[0]} is not installed",
+            next_step="install it (Debian: libsecret-tools), or use env or src",
+        )
+    try:
+        found = process.run(argv, timeout=_TIMEOUT, check=False)
+    except CommandError as error:
+        raise SecretError(f"the secret {reference.name}: the keychain did not answer") from error
+    if found.code:
+        raise SecretError(
+            f"the secret {reference.name} is not in the keychain as {reference.place}",
+            why=found.stderr.decode("utf-8", "replace")[:500],
+        )
+    try:
+        return found.stdout.decode()
+    except UnicodeDecodeError:
+        raise _not_text(reference) from None
+
+
+def _too_large(reference: Reference) -> SecretError:
+    return SecretError(f"the secret {reference.name} is too large: {LARGEST >> 10} KiB are the most")
+
+
+def _not_text(reference: Reference) -> SecretError:
+    return SecretError(f"the secret {reference.name} is not UTF-8 text")
+
+
+_READ = {"env": _of_variable, "file": _of_file, "keychain": _of_keychain}

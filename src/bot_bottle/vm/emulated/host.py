@@ -1,0 +1,277 @@
+"""A KVM host in software, for machines whose own KVM cannot boot a guest.
+
+QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
+It is slow (a guest boots in 20 to 60 seconds) and otherwise the same. The emulated host has no network (see
+door.py for where it is asked for) and sees nothing of this machine but a folder with the files it was given,
+read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from bot_bottle.errors import AccelError, BootError, SmolvmError
+from bot_bottle.host import paths, process, terminal
+from bot_bottle.host.locks import locked
+from bot_bottle.host.process import Child, Completed
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.redact import Secret
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.vm.emulated import door
+from bot_bottle.vm.emulated.channel import CONSOLE, Control, Pump, connect
+from bot_bottle.vm.emulated.disk import check_disk, root_disk
+from bot_bottle.vm.emulated.kernel import check_kernel, kernel
+from bot_bottle.vm.emulated.qemu import find_qemu, qemu_argv, qemu_version
+from bot_bottle.vm.emulated.session import Session, script, to
+from bot_bottle.vm.host import Attached, checked
+from bot_bottle.vm.package import Installation, prepare_installation
+from bot_bottle.vm.smolvm import AS_CALLER, refuse_named, start_argv
+
+_QUICK = 30.0
+_READY = 180.0  # seconds; ten on an idle machine
+OWN_MEMORY_MIB = 1536  # what the emulated host needs besides its guest
+_FORMAT = "3"  # the folder of what a host is made of: raise it when one of these files is made in another way
+
+
+def own_smolvm(progress: Progress) -> Installation:
+    """Give the smolvm that runs in an emulated host, made ready. Raises SmolvmError."""
+    refuse_named()
+    return prepare_installation(progress)
+
+
+def check_emulation() -> str:
+    """Hold that an emulated host could be made here, and give QEMU's version. Raises AccelError."""
+    version = qemu_version()
+    check_kernel(_folder())
+    check_disk()
+    return version
+
+
+def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
+    """Make kernel, initramfs and root disk if they are not in the cache, and give them."""
+    find_qemu()
+    smolvm = own_smolvm(progress)
+    folder = _folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        waiting = "waiting for another bot-bottle that makes the emulated host"
+        with locked(folder / "lock", lambda: progress.note(waiting)):
+            image, initramfs = kernel(folder, progress)
+            disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
+    except OSError as error:
+        raise AccelError(
+            f"cannot prepare the emulated host in {folder}",
+            why=str(error),
+            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
+    return image, initramfs, disk
+
+
+def _folder() -> Path:
+    return paths.emulation_dir() / _FORMAT
+
+
+class EmulatedHost:
+    """A running emulated host. Made by `emulated_host`."""
+
+    kind: Literal["kvm", "emulated"] = "emulated"
+
+    def __init__(
+        self,
+        folder: Path,
+        control: Control,
+        child: Child,
+        *,
+        shares: bool = False,
+        published: Sequence[int] = (),
+    ) -> None:
+        self._folder = folder
+        self._published = published
+        self._shares = shares
+        self._control = control
+        self._child = child
+        self._calling = threading.Lock()  # there is one session for it
+
+    def call(
+        self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Completed:
+        """Run smolvm to its end. Raises SmolvmError."""
+        with self._calling:
+            return self._call(args, timeout, env or {}, check=check)
+
+    def _call(self, args: Sequence[str], timeout: float, env: Mapping[str, str], *, check: bool) -> Completed:
+        out, err = bytearray(), bytearray()
+        pump = Pump()
+        number = self._control.send("b", script(args, env))
+        pump.drain(connect(self._folder, "outb"), out.extend)
+        pump.drain(connect(self._folder, "errb"), err.extend)
+        try:
+            code = self._control.wait(number, timeout)
+            if code is not None:
+                pump.finish()
+        finally:
+            pump.close()
+        if code is None:
+            raise SmolvmError(
+                f"smolvm {' '.join(args[:2])} did not end within {timeout:g} s",
+                why=err.decode("utf-8", "replace"),
+            )
+        done = Completed(("smolvm", *args), code, bytes(out), bytes(err))
+        return checked(done) if check else done
+
+    @contextmanager
+    def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
+        """Run smolvm on our own streams, until the block ends."""
+        with ExitStack() as stack:
+            session = Session(self._control)
+            stack.callback(session.pump.close)
+            if tty:
+                stack.enter_context(terminal.raw())
+                stack.enter_context(terminal.on_resize(self._resize))
+                console = connect(self._folder, CONSOLE)
+                session.start("tty", script(args, env))
+                session.pump.drain(console, to(1))
+                session.pump.feed(console, sys.stdin.fileno())
+            else:
+                session.start("a", script(args, env))
+                session.pump.drain(connect(self._folder, "outa"), to(1))
+                session.pump.drain(connect(self._folder, "erra"), session.sieve.feed)
+                session.pump.feed(connect(self._folder, "ina"), 0)
+            yield session
+
+    @contextmanager
+    def handing_over(self, values: Mapping[str, Secret]) -> Iterator[Mapping[str, str]]:
+        """Give the paths of pipes inside: here there are none. The host, and they with it, ends with us."""
+        paths = {name: f"/run/secret-{name}" for name in values}
+        for name, path in paths.items():
+            value = shlex.quote(values[name].reveal())
+            script = f"mkfifo -m 600 {path} || exit 1\n{{ printf %s {value} > {path}; rm -f {path}; }} &"
+            if self._control.wait(self._control.send("quiet", script), _QUICK) != 0:
+                raise BootError("the emulated host cannot hand a secret over", next_step="try again")
+        yield paths
+
+    def _resize(self, rows: int, columns: int) -> None:
+        self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")
+
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
+        """Start a machine; one that shares a folder does not need a user of its own, there is nobody else."""
+        self.call(start_argv(machine), timeout=timeout, env={**env, **(AS_CALLER if self._shares else {})})
+
+    def folder(self, path: Path) -> str:  # noqa: ARG002 - there is one, chosen at the boot
+        """Give the place of the folder that it may write to."""
+        return "/exchange"
+
+    def tools(self, folder: Path) -> str:
+        """Give the place of a copy of the folder: smolvm's monitor has a user of its own in there."""
+        target = self._folder / "share" / folder.name
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        copy = f"cp -r /share/{folder.name} /opt/ && chmod -R a+rX /opt/{folder.name}"
+        if self._control.wait(self._control.send("quiet", copy), _QUICK) != 0:
+            raise BootError("the emulated host cannot take files over", next_step="try again")
+        return f"/opt/{folder.name}"
+
+    def port_of(self, port: int) -> int:
+        """Give the port in there that one of ours leads to; it was told at the boot."""
+        return door.inside(self._published.index(port))
+
+    def path_of(self, file: Path) -> str:
+        """Put a file into the shared folder (a hard link where possible) and give its path in there."""
+        target = self._folder / "share" / file.name
+        if not target.exists():
+            try:
+                target.hardlink_to(file)
+            except OSError:
+                shutil.copyfile(file, target)
+        return f"/share/{file.name}"
+
+
+@contextmanager
+def emulated_host(
+    run: RunDir,
+    progress: Progress,
+    *,
+    memory_mib: int,
+    exchange: Path | None = None,
+    port: int | None = None,
+    network: bool = False,
+    published: Sequence[int] = (),
+    prefix: Sequence[str] = (),
+    processors: int = 1,
+) -> Iterator[EmulatedHost]:
+    """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
+
+    `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
+    with `network` it may reach all that we can but our loopback; `published` are ports of ours that lead in;
+    `prefix` is put before QEMU's command line; `processors` are as qemu.py says.
+    Raises AccelError when something is not installed, BootError when it does not come up.
+    """
+    files = prepare_emulation(progress)
+    folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
+    (folder / "share").mkdir(mode=0o700)
+    memory = memory_mib + OWN_MEMORY_MIB
+    doors = qemu_argv(
+        *files, memory, exchange, port, network=network, published=published, processors=processors
+    )
+    argv = [*prefix, *doors]
+    with ExitStack() as stack:
+        with progress.stage("host") as stage:
+            log = stack.enter_context((folder / "qemu.log").open("wb"))
+            env = {**os.environ, "TMPDIR": str(folder)}
+            child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
+            control = _control(folder, child)
+            stack.callback(control.close)
+            stack.callback(child.send, signal.SIGKILL)
+            if not control.wait_ready(_READY):
+                raise _boot_error(folder, child)
+            if port is not None:
+                door.open_inside(control, port)
+            if network:
+                door.join_network(control)
+            if published:
+                door.let_in(control, len(published))
+            stage.conclude("emulated host is up")
+        yield EmulatedHost(folder, control, child, shares=exchange is not None, published=published)
+
+
+def _control(folder: Path, child: Child) -> Control:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return Control(folder, partial(_last_words, folder, child))
+        except OSError:
+            if child.code is not None or time.monotonic() > deadline:
+                raise _boot_error(folder, child) from None
+            time.sleep(0.02)
+
+
+def _boot_error(folder: Path, child: Child) -> BootError:
+    late = f"not ready within {_READY:g} s\n" if child.code is None else ""
+    return BootError(
+        "the emulated host did not come up",
+        why=f"{late}{_last_words(folder, child)}",
+        next_step="check free memory with `bottle doctor`, then try again",
+    )
+
+
+def _last_words(folder: Path, child: Child) -> str:
+    """Give what QEMU and the console of its machine said last."""
+    child.wait(5)
+    words = [
+        (folder / name).read_text("utf-8", "replace")[-1500:].strip()
+        for name in ("qemu.log", "console.log")
+        if (folder / name).is_file()
+    ]
+    state = [] if child.code is None else [f"QEMU ended with status {child.code}"]
+    return "\n".join([*state, *filter(None, words)])

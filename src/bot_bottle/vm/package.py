@@ -1,0 +1,150 @@
+"""The smolvm of the PyPI package `smolmachines`, made ready to run.
+
+The package holds the program under another name (`smol-vmm`), its libraries, and two disk templates that are
+20 and 10 GiB of almost nothing, compressed. smolvm judges its own name by the real path, so the program is
+hard-linked or copied; and the templates are unpacked here, sparse, where it would take 15 silent seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from bot_bottle.errors import SmolvmError
+from bot_bottle.host import paths
+from bot_bottle.host.locks import locked
+from bot_bottle.host.progress import Progress
+from bot_bottle.vm.guest_rootfs import PACKAGE, installed
+
+_LIBRARIES = ("libkrun.so", "libkrunfw.so.5")
+_TEMPLATES = ("storage-template.ext4", "overlay-template.ext4")
+_AGENT = "agent-rootfs.tar.zst"
+_BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A folder with `smolvm`, its libraries, its unpacked templates and the guest's files."""
+
+    folder: Path
+    version: str
+
+    @property
+    def program(self) -> Path:
+        """The smolvm command."""
+        return self.folder / "smolvm"
+
+    @property
+    def agent_archive(self) -> Path:
+        """The guest's root files, as the package has them (`.tar.zst`)."""
+        return self.folder / _AGENT
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What an emulated host needs of it besides the guest's files."""
+        return tuple(self.folder / name for name in ("smolvm", *_LIBRARIES, *_TEMPLATES))
+
+
+def package_folder() -> tuple[Path, str] | None:
+    """Give the package's folder and version, or None when it is not installed. Does not import it."""
+    try:
+        site, version = installed()
+    except SmolvmError:
+        return None
+    folder = site / "smol"
+    return (folder, version) if (folder / "smol-vmm").is_file() else None
+
+
+def prepare_installation(progress: Progress) -> Installation:
+    """Give the package's smolvm ready to run, from the cache after the first time.
+
+    Raises SmolvmError when the package is not there or cannot be prepared.
+    """
+    found = package_folder()
+    if found is None:
+        raise SmolvmError("smolvm is not installed", next_step=f"pip install {PACKAGE}")
+    source, version = found
+    base = paths.cache_dir() / "smolvm"
+    ready = Installation(base / version, version)
+    if _is_ready(ready, source):
+        return ready
+    try:
+        base.mkdir(mode=0o755, parents=True, exist_ok=True)
+        waiting = f"waiting for another bot-bottle that makes smolvm {version} ready"
+        with locked(base / f"{version}.lock", lambda: progress.note(waiting)):
+            if not _is_ready(ready, source):
+                with progress.stage("smolvm") as stage:
+                    _prepare(source, ready.folder)
+                    stage.conclude(f"smolvm {version} made ready")
+    except OSError as error:
+        raise SmolvmError(
+            f"cannot prepare smolvm in {base}",
+            why=str(error),
+            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+        ) from error
+    return ready
+
+
+def _is_ready(installation: Installation, source: Path) -> bool:
+    """Whether the folder is whole and is of this very package."""
+    try:
+        return (installation.folder / "stamp").read_text() == _stamp(source)
+    except OSError:
+        return False
+
+
+def _stamp(source: Path) -> str:
+    """Give what tells one package from another of its version: the program's hash, as pip has recorded it.
+
+    Times would differ between virtual environments, which share the cache.
+    """
+    for file in importlib.metadata.files(PACKAGE) or ():
+        if file.name == "smol-vmm" and file.hash is not None:
+            return file.hash.value
+    status = (source / "smol-vmm").stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _prepare(source: Path, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o755)
+    link(source / "smol-vmm", partial / "smolvm")
+    for name in (*_LIBRARIES, _AGENT):
+        link(source / name, partial / name)
+    for name in _TEMPLATES:
+        _expand_sparse(source / f"{name}.zst", partial / name)
+    (partial / "stamp").write_text(_stamp(source))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def link(source: Path, target: Path) -> None:
+    """Have a file of ours in another place too, as a copy where it cannot be a hard link."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or a file of another user
+        shutil.copy2(source, target)
+
+
+def _expand_sparse(source: Path, target: Path) -> None:
+    """Unpack a disk template, leaving holes where it is zero (a template of 20 GiB takes about 3 MB)."""
+    with source.open("rb") as packed, target.open("wb") as out:
+        reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        size = 0
+        while block := reader.read(_BLOCK):
+            if block == _ZEROS[: len(block)]:
+                out.seek(len(block), os.SEEK_CUR)
+            else:
+                out.write(block)
+            size += len(block)
+        out.truncate(size)
+    with contextlib.suppress(OSError):
+        shutil.copystat(source, target)

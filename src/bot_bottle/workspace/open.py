@@ -1,0 +1,109 @@
+"""A bottle's workspace for the time that the bottle lives, and what is said of its work when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.errors import BottleError, WorkspaceError
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress, human_count
+from bot_bottle.workspace.clone import Clone, create, load
+from bot_bottle.workspace.fetch import Work, collect
+from bot_bottle.workspace.git import printable
+from bot_bottle.workspace.mount import mount_of, planted
+from bot_bottle.workspace.repository import open_repository
+from bot_bottle.workspace.review import Summary, summary
+from bot_bottle.workspace.spec import Mount, Request
+
+
+def clone_of(name: str) -> Clone:
+    """Give the clone of a bottle. Raises WorkspaceError if it has none."""
+    folder = _folder(name)
+    if not folder.is_dir():
+        raise WorkspaceError(
+            f"no bottle named {name} has a clone", next_step="clones are made by bottle run --workspace clone"
+        )
+    return load(folder)
+
+
+def _folder(name: str) -> Path:
+    return paths.bottle_dir(name) / "clone"
+
+
+def based_on(request: Request) -> dict[str, Any]:
+    """Say which repository a bottle belongs to, and which commit is checked out there; nothing if none is."""
+    try:
+        repository = open_repository(request.project)
+        return {"repository": str(repository.top), "base": repository.head()}
+    except WorkspaceError:
+        return {}
+
+
+@contextmanager
+def opened(
+    request: Request, name: str, progress: Progress, facts: dict[str, Any] | None = None
+) -> Iterator[Mount | None]:
+    """Give the mount of a bottle's workspace, or None. When the block ends, by any way, its work is safe.
+
+    A clone's work is brought into the user's repository; when that fails, the clone is kept and it is said.
+    What came of it is put into `facts`.
+    """
+    if request.mode == "none":
+        yield None
+    elif request.mode == "mount":
+        mount = mount_of(request.top)
+        yield mount
+        for path in planted(mount):
+            progress.warn(f"the bottle made {path}: git obeys its settings when it is used there")
+    else:
+        clone = _made(request, name, progress)
+        try:
+            yield Mount(clone.work)
+        finally:
+            _bring_back(clone, progress, {} if facts is None else facts)
+
+
+def _made(request: Request, name: str, progress: Progress) -> Clone:
+    folder = _folder(name)
+    if folder.exists():
+        raise WorkspaceError(
+            f"the clone of an earlier bottle named {name} is still there",
+            next_step=f"give another --name, or bottle rm {name}",
+        )
+    with progress.stage("clone") as stage:
+        clone = create(folder, open_repository(request.project), name, include_dirty=request.include_dirty)
+        stage.conclude(f"of {clone.record.repository}, on the branch bottle/{name}")
+    return clone
+
+
+def _bring_back(clone: Clone, progress: Progress, facts: dict[str, Any]) -> None:
+    try:
+        clone, work = collect(clone, ended=True)
+        counted = summary(clone, work)
+        facts.update(base=work.base, result=work.head, branch=work.branch, uncommitted=work.uncommitted)
+        facts.update(asdict(counted))
+        for line in told(clone, work, counted):
+            progress.note(line)
+    except BottleError as error:
+        progress.warn(f"the bottle's work is still in {clone.work}: {error}")
+
+
+def told(clone: Clone, work: Work, counted: Summary) -> list[str]:
+    """Say what a bottle has done, in a few lines."""
+    name = clone.record.name
+    lines = []
+    if counted.commits:
+        where = f"on the branch {work.branch}" if work.branch else f"at refs/bottle/{name}/head"
+        lines.append(f"{human_count(counted.commits, 'commit')} {where}")
+    if work.uncommitted:
+        lines.append("uncommitted work is kept")
+    if lines:
+        lines.append(f"{human_count(counted.files, 'file')} changed, +{counted.added} -{counted.removed}")
+        lines.append(f"see it with: bottle diff {name}; take it over with: bottle apply {name}")
+    lines += [f"also kept: {reference}" for reference in work.others]
+    lines += [f"not taken: {printable(line)}" for line in work.left]
+    return [f"work     {line}" for line in lines or ["nothing was changed"]]

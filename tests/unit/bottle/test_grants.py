@@ -1,0 +1,118 @@
+"""A repository's file is granted nothing that its user has not seen."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bot_bottle.bottle.grants import hold_granted, requested
+from bot_bottle.cli.main import bottle
+from bot_bottle.config import file
+from bot_bottle.config.settings import gather
+from bot_bottle.errors import TrustError
+from bot_bottle.host import paths
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BOT_BOTTLE_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("FROM scratch\n")
+    return folder
+
+
+def write(project: Path, text: str) -> None:
+    (project / "bottle.toml").write_text(text)
+
+
+def hold(project: Path, *, answer: bool = False, yes: bool = False, without: str = "") -> list[str]:
+    asked: list[str] = []
+
+    def ask(question: str) -> bool:
+        asked.append(question)
+        return answer
+
+    hold_granted(requested(gather({}, file.find(project, upwards=False)), without=without), ask, yes=yes)
+    return asked
+
+
+def test_a_file_that_asks_for_nothing_needs_no_grant(project: Path) -> None:
+    write(project, 'command = ["ls"]\nworkspace = "clone"\n[env]\nA = "1"\n')
+    assert hold(project) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[egress]\nallow = ["api.example.org"]\n', "reach api.example.org"),
+        ("[egress]\nopen = true\n", "no walls"),
+        ('workspace = "mount"\n', "write to"),
+        ('[secrets.KEY]\nfile = "~/.netrc"\n', "secrets KEY: file ~/.netrc"),
+    ],
+)
+def test_what_is_asked_for_is_shown_once_and_remembered(project: Path, text: str, told: str) -> None:
+    write(project, text)
+    with pytest.raises(TrustError) as refused:
+        hold(project)
+    assert told in refused.value.why
+    [question] = hold(project, answer=True)
+    assert told in question
+    assert hold(project) == []
+
+
+def test_a_change_is_asked_about_again_and_another_folder_too(project: Path, tmp_path: Path) -> None:
+    write(project, '[egress]\nallow = ["api.example.org"]\n')
+    assert hold(project, yes=True) == []
+    write(project, '[egress]\nallow = ["api.example.org", "evil.example"]\n')
+    with pytest.raises(TrustError):
+        hold(project)
+    write(project, '[egress]\nallow = ["api.example.org"]\n')
+    assert hold(project) == []
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other, '[egress]\nallow = ["api.example.org"]\n')
+    with pytest.raises(TrustError):
+        hold(other)
+
+
+def test_what_an_option_overrules_needs_no_grant(project: Path) -> None:
+    write(project, '[egress]\nallow = ["api.example.org"]\n')
+    assert hold(project, without="egress.") == []
+
+
+def test_grants_are_the_users_alone(project: Path) -> None:
+    old = os.umask(0)
+    try:
+        write(project, '[egress]\nallow = ["api.example.org"]\n')
+        hold(project, yes=True)
+    finally:
+        os.umask(old)
+    folder = paths.state_dir() / "trust"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(bottle, ["run", *args])
+
+
+def test_run_refuses_without_a_terminal_before_anything_is_built(project: Path) -> None:
+    write(project, '[egress]\nallow = ["api.example.org"]\n')
+    result = run(str(project))
+    assert isinstance(result.exception, TrustError)
+    assert result.exception.exit_code == 120
+
+
+def test_network_none_and_allow_exclude_each_other(project: Path) -> None:
+    result = run("--network", "none", "--allow", "api.example.org", str(project))
+    assert "exclude" in str(result.exception)

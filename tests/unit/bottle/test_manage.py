@@ -1,0 +1,43 @@
+"""Bottles by name: what `stop` holds to be the end of one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bot_bottle.bottle import manage as roster
+from bot_bottle.errors import ReceiptError
+
+# a bottle without an engine: its name goes at the first SIGTERM, its process one second later
+HOLDER = """
+import signal, time
+from bot_bottle.bottle import names; from bot_bottle.bottle import records as receipts
+from bot_bottle.host.progress import Progress
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+with names.taken("blue"), receipts.recorded("blue", Progress()):
+    print("there", flush=True)
+    while not told:
+        time.sleep(0.01)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(1)
+"""
+
+
+def test_stop_waits_for_the_process_and_not_for_the_name_alone() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "there\n"
+            assert roster.stop("blue", patience=30)
+            assert holder.poll() == 0
+        finally:
+            holder.kill()
+    assert not roster.stop("blue", patience=30)
+
+
+def test_stop_of_what_has_never_been_says_so() -> None:
+    with pytest.raises(ReceiptError, match="no run of a bottle named blue is known"):
+        roster.stop("blue", patience=0)

@@ -1,0 +1,105 @@
+"""Receipts: whole or not there, for their user alone, and no more of them than are kept."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.bottle import records as receipts
+from bot_bottle.errors import EngineError, Interrupted, ReceiptError
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress
+
+KILLED = """
+import os, signal
+from bot_bottle.bottle import records as receipts
+from bot_bottle.host.progress import Progress
+with receipts.recorded("blue", Progress()):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def record(name: str, **facts: object) -> None:
+    with receipts.recorded(name, Progress()) as receipt:
+        receipt.update(facts)
+
+
+def test_a_receipt_tells_how_the_run_ended() -> None:
+    progress = Progress()
+    with receipts.recorded("blue", progress) as receipt:
+        receipt["exit_status"] = 3
+        with progress.timed("command"):
+            pass
+    found = receipts.newest("blue")
+    assert found["exit_status"] == 3
+    assert found["ended"] >= found["began"]
+    assert set(found["seconds"]) == {"command", "total"}
+    for path in (paths.receipts_dir(), *paths.receipts_dir().iterdir()):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("error", "status"), [(EngineError("no engine"), 103), (Interrupted(15), 143)])
+def test_a_run_that_fails_has_one_too(error: EngineError, status: int) -> None:
+    with pytest.raises(type(error)), receipts.recorded("blue", Progress()):
+        raise error
+    found = receipts.newest()
+    assert (found["error"], found["exit_status"]) == (error.message, status)
+
+
+def test_a_run_that_was_killed_has_one_without_an_end() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert receipts.newest("blue")["ended"] is None
+
+
+def test_the_last_of_a_name_is_found_and_no_other() -> None:
+    record("blue", plan=1)
+    record("light-blue", plan=2)
+    record("blue", plan=3)
+    record("green", plan=4)
+    assert receipts.newest("blue")["plan"] == 3
+    assert receipts.newest("light-blue")["plan"] == 2
+    assert receipts.newest()["plan"] == 4
+    with pytest.raises(ReceiptError, match="named red"):
+        receipts.newest("red")
+
+
+def test_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReceiptError, match="no run is known"):
+        receipts.newest()
+    monkeypatch.setattr(receipts, "KEEP", 3)
+    for number in range(5):
+        record("blue", plan=number)
+    kept = [path for path in paths.receipts_dir().iterdir() if path.suffix == ".json"]
+    assert len(kept) == 3
+    assert receipts.newest()["plan"] == 4
+
+
+def test_what_a_killed_writer_left_is_written_over() -> None:
+    record("blue")
+    (paths.receipts_dir() / "partial").write_text("x" * 10_000)
+    record("blue", plan="whole")
+    assert receipts.newest()["plan"] == "whole"
+    assert not (paths.receipts_dir() / "partial").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"name":'])
+def test_a_damaged_one_is_named(content: str) -> None:
+    record("blue")
+    (path,) = paths.receipts_dir().glob("*.json")
+    path.write_text(content)
+    with pytest.raises(ReceiptError, match=path.name):
+        receipts.newest()
+
+
+def test_a_receipt_that_cannot_be_kept_does_not_stop_the_run(tmp_path: Path) -> None:
+    paths.state_dir().write_text("a file")
+    said = io.StringIO()
+    with receipts.recorded("blue", Progress("quiet", said)) as receipt:
+        receipt["exit_status"] = 0
+    assert "no receipt of this run is kept" in said.getvalue()

@@ -1,0 +1,267 @@
+"""Finding an engine and bearing with one that misbehaves. The engines are small programs on PATH."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from tests.support.fake_engines import Fake, engine, fails, says
+
+from bot_bottle.engine.engine import Engine, choose_builder, find_engine
+from bot_bottle.errors import EngineError, UsageError
+
+NO_DAEMON = "Cannot connect to the Docker daemon at unix:///run/docker.sock. Is the docker daemon running?"
+NO_RIGHT = "permission denied while trying to connect to the Docker daemon socket at unix:///run/docker.sock"
+PODMAN = '{"Client":{"APIVersion":"4.3.1","Version":"4.3.1","Os":"linux"}}'
+
+
+def docker_answer(client: str = "20.10.24+dfsg1", server: str = "20.10.24", component: str = "Engine") -> str:
+    return json.dumps(
+        {
+            "Client": {"Version": client, "ApiVersion": "1.41"},
+            "Server": {"Version": server, "Components": [{"Name": component}]},
+        }
+    )
+
+
+# --- finding it
+
+
+def test_docker_comes_before_podman(fake: Fake) -> None:
+    docker = fake("docker", says(docker_answer()))
+    fake("podman", says(PODMAN))
+    assert find_engine() == Engine("docker", docker, "20.10.24+dfsg1", "20.10.24", "buildkit")
+
+
+def test_the_choice_is_the_argument_or_else_the_environment(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("docker", says(docker_answer()))
+    podman = fake("podman", says(PODMAN))
+    assert find_engine("podman") == Engine("podman", podman, "4.3.1", "4.3.1", "buildah")
+    monkeypatch.setenv("BOT_BOTTLE_ENGINE", "podman")
+    assert find_engine().name == "podman"
+    assert find_engine("docker").name == "docker"
+    monkeypatch.setenv("BOT_BOTTLE_ENGINE", "")
+    assert find_engine().name == "docker"
+
+
+def test_a_choice_that_is_no_engine_is_refused(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake("docker", says(docker_answer()))
+    monkeypatch.setenv("BOT_BOTTLE_ENGINE", "rkt")
+    with pytest.raises(UsageError, match="rkt"):
+        find_engine()
+
+
+def test_no_engine_says_what_to_install(fake: Fake) -> None:
+    with pytest.raises(EngineError, match="no docker, no podman") as caught:
+        find_engine()
+    assert "install" in caught.value.next_step
+    assert "podman" in caught.value.next_step
+
+
+def test_a_chosen_engine_that_is_not_there_is_not_replaced(fake: Fake) -> None:
+    fake("docker", says(docker_answer()))
+    with pytest.raises(EngineError, match="podman is not installed"):
+        find_engine("podman")
+
+
+@pytest.mark.parametrize("words", [NO_DAEMON, NO_RIGHT])
+def test_podman_stands_in_for_a_docker_that_does_not_answer(fake: Fake, words: str) -> None:
+    fake("docker", fails(words))
+    fake("podman", says(PODMAN))
+    assert find_engine().name == "podman"
+    with pytest.raises(EngineError):
+        find_engine("docker")
+
+
+def test_a_daemon_that_does_not_answer(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    fake(
+        "docker",
+        says('{"Client":{"Version":"20.10.24","ApiVersion":"1.41"},"Server":null}') + "\n" + fails(NO_DAEMON),
+    )
+    with pytest.raises(EngineError, match="docker does not answer") as caught:
+        find_engine()
+    assert caught.value.why == NO_DAEMON
+    assert "systemctl start docker" in caught.value.next_step
+    monkeypatch.setenv("DOCKER_HOST", "tcp://far:1")
+    with pytest.raises(EngineError) as caught:
+        find_engine()
+    assert "DOCKER_HOST=tcp://far:1" in caught.value.next_step
+
+
+def test_a_podman_machine_that_does_not_run(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    fake("podman", fails("Error: Cannot connect to Podman. Please verify your connection", 125))
+    with pytest.raises(EngineError, match="podman does not answer") as caught:
+        find_engine()
+    assert "podman machine start" in caught.value.next_step
+
+
+def test_a_socket_that_is_not_ours(fake: Fake) -> None:
+    fake("docker", fails(NO_RIGHT))
+    with pytest.raises(EngineError, match="may not be used by this user") as caught:
+        find_engine()
+    assert caught.value.why == NO_RIGHT
+    assert "usermod -aG docker" in caught.value.next_step
+
+
+def test_when_both_fail_both_are_told(fake: Fake) -> None:
+    fake("docker", fails(NO_DAEMON))
+    fake("podman", fails("cannot clone: Operation not permitted", 125))
+    with pytest.raises(EngineError) as caught:
+        find_engine()
+    assert NO_DAEMON in caught.value.why
+    assert "Operation not permitted" in caught.value.why
+
+
+def test_an_engine_that_hangs_is_given_up(fake: Fake) -> None:
+    fake("docker", "exec sleep 60")
+    begun = time.monotonic()
+    with pytest.raises(EngineError, match="docker does not answer") as caught:
+        find_engine(timeout=0.2)
+    assert "did not end within 0.2 s" in caught.value.why
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "garbage",
+        "[]",
+        "null",
+        "{}",
+        '{"Client": 1, "Server": []}',
+        "[" * 200_000,
+        '{"Client":{"Version":"1"}}',
+    ],
+)
+def test_an_answer_that_makes_no_sense(fake: Fake, answer: str) -> None:
+    fake("docker", says(answer))
+    with pytest.raises(EngineError):
+        find_engine()
+
+
+def test_a_program_that_cannot_run(fake: Fake) -> None:
+    fake("docker", "").write_bytes(b"\x7fELF nonsense")
+    with pytest.raises(EngineError) as caught:
+        find_engine()
+    assert "could not be started" in caught.value.why
+
+
+def test_a_docker_that_is_podman_is_podman(fake: Fake) -> None:
+    shim = fake("docker", f"echo Emulate Docker CLI using podman. >&2\n{says(PODMAN)}")
+    assert find_engine() == Engine("podman", shim, "4.3.1", "4.3.1", "buildah")
+    podman = fake("podman", "exit 1")
+    assert find_engine().program == podman
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "by_podman", "has_buildx", "wish", "builder"),
+    [
+        ("20.10.24+dfsg1", "20.10.24", False, False, None, "buildkit"),
+        ("20.10.24+dfsg1", "18.09.1", False, False, None, "buildkit"),
+        ("20.10.24+dfsg1", "18.06.3", False, False, None, "classic"),
+        ("28.2.2", "20.10.24", False, False, None, "classic"),
+        ("28.2.2", "28.2.2", False, True, None, "buildx"),
+        ("28.2.2", "4.3.1", True, True, None, "classic"),
+        ("28.2.2", "28.2.2", False, True, "", "buildx"),
+        ("28.2.2", "28.2.2", False, True, "0", "classic"),
+        ("20.10.24", "20.10.24", False, False, "false", "classic"),
+        ("28.2.2", "28.2.2", False, False, "1", "buildx"),
+        ("20.10.24", "18.06.3", False, False, "true", "buildkit"),
+    ],
+)
+def test_the_builder(
+    client: str, server: str, by_podman: bool, has_buildx: bool, wish: str | None, builder: str
+) -> None:
+    environ = {} if wish is None else {"DOCKER_BUILDKIT": wish}
+    assert choose_builder(client, server, by_podman, has_buildx, environ) == builder
+
+
+@pytest.mark.parametrize(("plugin", "builder"), [("exit 0", "buildx"), ("exit 1", "classic")])
+def test_a_new_client_is_asked_for_its_plugin(fake: Fake, plugin: str, builder: str) -> None:
+    fake("docker", f'[ "$1" = buildx ] && {plugin}\n{says(docker_answer("28.2.2", "28.2.2"))}')
+    assert find_engine().builder == builder
+
+
+def test_podmans_docker_service_has_no_buildkit(fake: Fake) -> None:
+    fake("docker", says(docker_answer(server="4.3.1", component="Podman Engine")))
+    found = find_engine()
+    assert (found.name, found.builder, found.buildkit) == ("docker", "classic", False)
+
+
+# --- what it says of itself and of images
+
+
+DOCKER_INFO = {
+    "Driver": "overlay2",
+    "DriverStatus": [["Backing Filesystem", "extfs"]],
+    "OperatingSystem": "Debian GNU/Linux 12 (bookworm)",
+    "SecurityOptions": ["name=seccomp,profile=default"],
+}
+
+
+@pytest.mark.parametrize(
+    ("info", "endpoint", "true"),
+    [
+        ({}, "unix:///run/docker.sock", set()),
+        (
+            {"SecurityOptions": ["name=seccomp", "name=rootless"]},
+            "unix:///run/user/1/docker.sock",
+            {"rootless"},
+        ),
+        ({"OperatingSystem": "Docker Desktop"}, "unix:///home/u/.docker/desktop/docker.sock", {"desktop"}),
+        (
+            {"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]},
+            "ssh://me@far",
+            {"containerd_store", "remote"},
+        ),
+        ({"SecurityOptions": None, "DriverStatus": None}, "tcp://far:2376", {"remote"}),
+    ],
+)
+def test_docker_details(fake: Fake, info: dict[str, object], endpoint: str, true: set[str]) -> None:
+    answer = json.dumps(DOCKER_INFO | info)
+    details = engine(fake("docker", f'[ "$1" = context ] && exec echo {endpoint}\n{says(answer)}')).details()
+    assert details.endpoint == endpoint
+    assert details.storage_driver == (DOCKER_INFO | info)["Driver"]
+    flags = ("remote", "rootless", "desktop", "snap", "containerd_store")
+    assert {flag for flag in flags if getattr(details, flag)} == true
+
+
+def test_podman_details(fake: Fake) -> None:
+    answer = {
+        "host": {"serviceIsRemote": False, "security": {"rootless": True}},
+        "store": {"graphDriverName": "overlay"},
+    }
+    details = engine(fake("podman", says(json.dumps(answer))), "podman", "buildah").details()
+    assert (details.rootless, details.remote, details.storage_driver) == (True, False, "overlay")
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "{", "[]", "[1]", "{}", "[{},{}]", '[{"Id": 5}]', '[{"Id":"sha256:x"}]', "[{}]"]
+)
+def test_a_description_that_makes_no_sense(fake: Fake, answer: str) -> None:
+    with pytest.raises(EngineError):
+        engine(fake("docker", says(answer))).image_id("a")
+
+
+@pytest.mark.parametrize(("size", "known"), [("123", 123), ("-1", 0), ("null", 0), ('"9"', 0)])
+def test_a_size_is_a_number_or_not_known(fake: Fake, size: str, known: int) -> None:
+    assert engine(fake("docker", says(f'[{{"Size": {size}}}]'))).size("a") == known
+
+
+def test_an_image_exists_or_not_or_the_engine_fails(fake: Fake) -> None:
+    assert engine(fake("docker", says("[{}]"))).exists("a")
+    assert not engine(fake("docker", fails("Error: No such image: a"))).exists("a")
+    with pytest.raises(EngineError, match="does not answer"):
+        engine(fake("docker", fails(NO_DAEMON))).exists("a")
+
+
+def test_a_command_that_hangs_is_given_up(fake: Fake) -> None:
+    hanging = Engine("docker", fake("docker", "exec sleep 60"), "1", "1", "classic", timeout=0.2)
+    with pytest.raises(EngineError, match="docker does not answer"):
+        hanging.image_id("a")

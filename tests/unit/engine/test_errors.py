@@ -1,0 +1,218 @@
+"""What engines say when they fail, as they said it, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_bottle.engine.commands import Builder
+from bot_bottle.engine.errors import NoSuchImageError, build_words, not_built, printable, refused
+from bot_bottle.errors import BuildError, EngineError
+
+CLASSIC = """\
+DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
+            BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0
+            environment-variable.
+
+Sending build context to Docker daemon  1.986MB
+Step 1/2 : FROM scratch
+ --->\x20
+Step 2/2 : RUN make
+ ---> Running in a9838c269042
+\x1b[91mcc: no such file
+\x1b[0mmake: *** [all] Error 1
+The command '/bin/sh -c make' returned a non-zero code: 2"""
+CLASSIC_WORDS = """\
+Step 2/2 : RUN make
+cc: no such file
+make: *** [all] Error 1
+The command '/bin/sh -c make' returned a non-zero code: 2"""
+
+CLASSIC_PARSE = """\
+Sending build context to Docker daemon  1.986MB
+Error response from daemon: dockerfile parse error line 2: unknown instruction: BOGUS"""
+
+# the BuildKit of clients before 23: nothing between the rules
+BUILDKIT = """\
+#1 [internal] load build definition from Dockerfile
+#1 sha256:ed4b3ad8cce3439e25090f2e81ce51499dfe7c1ce2b3d395dab96836ed9cc93c
+#1 transferring dockerfile: 209B done
+#1 DONE 0.0s
+
+#4 [1/3] COPY . /
+#4 CACHED
+
+#5 [2/3] RUN other
+#5 0.241 words of another step
+#5 DONE 0.3s
+
+#6 [3/3] RUN make
+#6 sha256:36f2c837bf55bd9bead1a48527f52c0aa8c2b57b40c21360e8120f6ee6a33028
+#6 0.347 cc: no such file
+#6 0.348 3.5 is a version
+#6 ERROR: executor failed running [/bin/sh -c make]: exit code: 2
+------
+ > [3/3] RUN make:
+------
+executor failed running [/bin/sh -c make]: exit code: 2"""
+BUILDKIT_WORDS = """\
+> [3/3] RUN make:
+cc: no such file
+3.5 is a version
+executor failed running [/bin/sh -c make]: exit code: 2"""
+
+BUILDX = """\
+#6 [3/3] RUN make
+#6 0.347 cc: no such file
+#6 ERROR: process "/bin/sh -c make" did not complete successfully: exit code: 2
+------
+ > [3/3] RUN make:
+0.347 cc: no such file
+------
+Dockerfile:3
+--------------------
+   1 |     FROM scratch
+   3 | >>> RUN make
+--------------------
+ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2"""
+BUILDX_WORDS = """\
+> [3/3] RUN make:
+cc: no such file
+Dockerfile:3
+   1 |     FROM scratch
+   3 | >>> RUN make
+ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: exit code: 2"""
+
+BUILDKIT_PARSE = """\
+#1 [internal] load build definition from Dockerfile
+#1 DONE 0.0s
+failed to solve with frontend dockerfile.v0: dockerfile parse error line 2: unknown instruction: BOGUS"""
+
+PODMAN = """\
+STEP 1/2: FROM scratch
+--> 7d4c66a9998
+STEP 2/2: RUN make
+cc: no such file
+subprocess exited with status 2
+subprocess exited with status 2
+Error: building at STEP "RUN make": exit status 2"""
+PODMAN_WORDS = """\
+STEP 2/2: RUN make
+cc: no such file
+Error: building at STEP "RUN make": exit status 2"""
+
+
+@pytest.mark.parametrize(
+    ("builder", "output", "words"),
+    [
+        ("classic", CLASSIC, CLASSIC_WORDS),
+        ("classic", CLASSIC_PARSE, CLASSIC_PARSE.splitlines()[-1]),
+        ("buildkit", BUILDKIT, BUILDKIT_WORDS),
+        ("buildx", BUILDX, BUILDX_WORDS),
+        ("buildx", BUILDX.replace("#6 0.347 cc: no such file\n", ""), BUILDX_WORDS),
+        ("buildkit", BUILDKIT_PARSE, BUILDKIT_PARSE.splitlines()[-1]),
+        ("buildah", PODMAN, PODMAN_WORDS),
+    ],
+)
+def test_a_failed_build_is_told_in_the_failing_steps_words(builder: Builder, output: str, words: str) -> None:
+    assert build_words(builder, output) == words
+    error = not_built("docker", builder, Path("/src/Dockerfile"), output)
+    assert isinstance(error, BuildError)
+    assert error.message == "/src/Dockerfile did not build"
+    assert error.why == words
+    assert error.next_step
+
+
+@pytest.mark.parametrize("builder", ["classic", "buildkit", "buildx", "buildah"])
+def test_a_long_output_keeps_its_end(builder: Builder) -> None:
+    number = "#6 0.1 " if builder in ("buildkit", "buildx") else ""
+    words = build_words(builder, "\n".join(f"{number}line {count}" for count in range(1000)))
+    assert words.endswith("line 999")
+    assert len(words.splitlines()) == 20
+
+
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        ("write /x: no space left on device", "docker system prune"),
+        ("pull access denied for nowhere/x, repository does not exist", "docker login"),
+        ('Head "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: no such host', "FROM"),
+        ("exec /bin/sh: exec format error", "qemu-user-static"),
+        ("ERROR: BuildKit is enabled but the buildx component is missing or broken.", "DOCKER_BUILDKIT"),
+    ],
+)
+def test_a_failed_build_says_what_to_do(said: str, step: str) -> None:
+    error = not_built("docker", "classic", Path("Dockerfile"), f"Step 1/1 : FROM x\n{said}")
+    assert isinstance(error, BuildError)
+    assert step in error.next_step
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Cannot connect to the Docker daemon at unix:///run/docker.sock. Is the docker daemon running?",
+        "error during connect: Post http://docker/build: EOF",
+        "unexpected EOF",
+        "Error: Cannot connect to Podman. Please verify your connection to the Linux system",
+    ],
+)
+def test_an_engine_that_goes_away_is_no_fault_of_the_dockerfile(said: str) -> None:
+    error = not_built("docker", "buildkit", Path("Dockerfile"), f"#5 [2/2] RUN make\n{said}")
+    assert isinstance(error, EngineError)
+    assert error.message == "docker does not answer"
+
+
+# the wordings of docker 20.10 and 28, and of podman 4
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error: No such image: nowhere",
+        "Error response from daemon: no such image: nowhere: No such image: nowhere:latest",
+        "Error response from daemon: reference does not exist",
+        "Error response from daemon: failed to get digest sha256:0: open /d/imagedb/0: no such file",
+        "An image does not exist locally with the tag: nowhere",
+        "Error: nowhere: image not known",
+    ],
+)
+def test_an_unknown_image_is_an_error_of_its_own(said: str) -> None:
+    error = refused("docker", "save", "nowhere", said)
+    assert isinstance(error, NoSuchImageError)
+    assert error.message == "no such image: nowhere"
+    assert error.why == said
+    assert "docker image ls" in error.next_step
+
+
+def test_any_other_refusal_keeps_the_engines_words() -> None:
+    error = refused("podman", "push", "a/b", "Error: denied")
+    assert type(error) is EngineError
+    assert (error.message, error.why) == ("podman could not push a/b", "Error: denied")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plain ü\ttext", "plain ü\ttext"),
+        ("\x1b[91mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("10%\r20%\r100%\r", "100%"),
+        ("bell\x07 back\x08 c1\x9b31m", "bell back c131m"),
+        ("\x1b]52;c;never ended", ""),
+    ],
+)
+def test_lines_are_made_fit_for_a_terminal(line: str, shown: str) -> None:
+    assert printable(line) == shown
+
+
+@given(st.text())
+def test_no_control_character_ever_reaches_a_terminal(line: str) -> None:
+    assert all(char == "\t" or char.isprintable() for char in printable(line))
+
+
+@given(
+    st.sampled_from(["classic", "buildkit", "buildx", "buildah"]), st.text(alphabet="#>[ 0.1-\nERORSTP:/x")
+)
+def test_no_output_makes_the_explanation_fail(builder: Builder, output: str) -> None:
+    not_built("docker", builder, Path("Dockerfile"), output)

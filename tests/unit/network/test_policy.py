@@ -1,0 +1,116 @@
+"""What a policy lets out: what is named, and nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_bottle.errors import SpecError
+from bot_bottle.network.policy import MOST, NOTHING, parse_policy
+
+POLICY = parse_policy(
+    [
+        "api.example.org",
+        "*.example.net",
+        "git.example.org:443",
+        "10.1.0.0/16",
+        "10.1.2.0/24:5432",
+        "[2001:db8::7]:80",
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("api.example.org", 1),
+        ("API.EXAMPLE.ORG.", 443),
+        ("a.example.net", 80),
+        ("a.b.example.net", 80),
+        ("git.example.org", 443),
+        ("10.1.9.9", 22),
+        ("10.1.2.3", 22),
+        ("::ffff:10.1.2.3", 22),
+        ("[2001:db8::7]", 80),
+    ],
+)
+def test_what_is_named_is_let_out(host: str, port: int) -> None:
+    assert POLICY.decide(host, port).allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("example.org", 443, "not allowed"),
+        ("xapi.example.org", 443, "not allowed"),
+        ("api.example.org.evil.example", 443, "not allowed"),
+        ("example.net", 80, "not allowed"),
+        ("aexample.net", 80, "not allowed"),
+        ("git.example.org", 22, "port"),
+        ("10.2.0.1", 22, "not allowed"),
+        ("2001:db8::7", 81, "port"),
+        ("2001:db8::8", 80, "not allowed"),
+        ("2130706433", 80, "no host"),
+        ("0x7f000001", 80, "no host"),
+        ("127.1", 80, "no host"),
+        ("fe80::1%lo", 80, "not allowed"),
+        ("a\r\nb", 80, "no host"),
+        ("", 80, "no host"),
+    ],
+)
+def test_nothing_else_is(host: str, port: int, reason: str) -> None:
+    verdict = POLICY.decide(host, port)
+    assert not verdict.allowed
+    assert reason in verdict.reason
+
+
+NEIGHBOURHOOD = """
+    127.0.0.1 ::1 0.0.0.0 10.9.9.9 172.16.0.1 192.168.1.1 100.64.0.1 169.254.169.254 fe80::1 fd00:ec2::254
+    224.0.0.1 ff02::1 ::ffff:127.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: 2001:0:7f00:1:: 198.18.0.1 240.0.0.1
+    255.255.255.255
+"""
+
+
+@pytest.mark.parametrize("address", NEIGHBOURHOOD.split())
+def test_an_allowed_name_does_not_lead_into_the_neighbourhood(address: str) -> None:
+    assert not POLICY.decide_resolved(address, 443).allowed
+
+
+def test_unless_that_is_named_too() -> None:
+    assert POLICY.decide_resolved("10.1.0.1", 443).allowed
+    assert POLICY.decide_resolved("8.8.8.8", 443).allowed
+    assert POLICY.decide_resolved("2606:4700::1", 443).allowed
+
+
+@given(st.text(max_size=80), st.integers(0, 70000))
+def test_without_rules_nothing_is_let_out_whatever_is_asked(host: str, port: int) -> None:
+    assert not NOTHING.decide(host, port).allowed
+
+
+def test_open_is_open() -> None:
+    policy = parse_policy([], open_=True)
+    assert policy.decide("anything.example", 1).allowed
+    assert policy.decide_resolved("127.0.0.1", 1).allowed
+    with pytest.raises(SpecError):
+        parse_policy(["api.example.org"], open_=True)
+
+
+def test_ten_thousand_hosts_are_one_look_each() -> None:
+    policy = parse_policy(f"host-{number}.example.org" for number in range(10_000))
+    assert policy.decide("host-9999.example.org", 443).allowed
+    started = time.process_time()
+    for _ in range(1000):
+        assert not policy.decide("host-10000.example.org", 443).allowed
+    assert time.process_time() - started < 5  # a look through all of them takes a hundred times that
+    with pytest.raises(SpecError):
+        parse_policy("x.example.org" for _ in range(MOST + 1))
+
+
+def test_ranges_that_overlap_are_their_union() -> None:
+    policy = parse_policy(["10.0.0.0/8:80", "10.1.0.0/16:443", "10.1.0.0/16"])
+    assert policy.decide("10.1.2.3", 22).allowed
+    assert policy.decide("10.2.2.3", 80).allowed
+    assert not policy.decide("10.2.2.3", 443).allowed

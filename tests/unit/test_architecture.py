@@ -1,0 +1,107 @@
+"""The shape of the source tree: imports go down the layers, modules stay small, importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot_bottle import errors
+
+SOURCES = Path(__file__).parents[2] / "src" / "bot_bottle"
+MODULES = sorted(SOURCES.rglob("*.py"))
+
+# What is in a line imports from the lines above it only, and not from its neighbours in the line.
+LAYERS = """
+errors version
+host tar
+image secrets workspace
+config engine rootfs smolmachine
+cache registry verify vm
+network scan doctor
+pack backend
+bottle
+api
+bench
+cli
+__main__
+"""
+RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+
+
+def place(module: Path) -> str:
+    """Return the folder or the loose module at the top that a module belongs to."""
+    return module.relative_to(SOURCES).parts[0].removesuffix(".py")
+
+
+def imported(module: Path) -> set[str]:
+    """Return the folders and loose modules that a module imports from, in its functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bot_bottle"):
+            rest = node.module.split(".")[1:]
+            names |= {rest[0]} if rest else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            names |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bot_bottle.")
+            }
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCES)))
+def test_imports_go_one_way(module: Path) -> None:
+    own = place(module)
+    if own == "__init__":
+        return  # the public names, loaded when they are first used
+    assert not {name for name in imported(module) - {own} if RANK[name] >= RANK[own]}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(SOURCES)))
+def test_modules_and_functions_stay_small(module: Path) -> None:
+    text = module.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, node.name
+
+
+def test_only_process_starts_programs() -> None:
+    users = {
+        str(module.relative_to(SOURCES)) for module in MODULES if "import subprocess" in module.read_text()
+    }
+    assert users == {"host/process.py", "bottle/detach.py"}  # the latter starts what is to outlive us
+
+
+def test_importing_the_package_loads_nothing_of_it() -> None:
+    program = "import bot_bottle, sys; print(sorted(m for m in sys.modules if m.startswith('bot_bottle.')))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    import bot_bottle
+
+    for name in bot_bottle.__all__:
+        assert getattr(bot_bottle, name).__doc__
+
+
+def all_errors() -> list[type[errors.BottleError]]:
+    found = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.BottleError)
+    ]
+    assert len(found) > 10
+    return found
+
+
+def test_every_error_has_an_exit_status_of_its_own() -> None:
+    codes = [kind.exit_code for kind in all_errors()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_an_error_is_one_message_with_reason_and_next_step() -> None:
+    error = errors.BuildError("it did not build", why="line 1\nline 2\n", next_step="mend it")
+    assert str(error) == "it did not build\n  line 1\n  line 2\nNext: mend it"

@@ -1,0 +1,71 @@
+"""A KVM that boots guests told from one that does not, and what runs where; tests/vm has a good one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.errors import AccelError
+from bot_bottle.vm.capabilities import Kvm, KvmState, _hardware_virtualization, probe_kvm
+from bot_bottle.vm.host import Accel, choose_accel
+
+
+def test_no_device(tmp_path: Path) -> None:
+    assert probe_kvm(tmp_path / "kvm").state == "absent"
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch(mode=0o000)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(12345)  # root may open anything
+    try:
+        found = probe_kvm(device)
+    finally:
+        os.seteuid(user)
+    assert found.state == "denied"
+    assert "usermod -aG kvm" in found.next_step
+
+
+def test_a_device_that_is_not_kvm() -> None:
+    found = probe_kvm(Path("/dev/null"))
+    assert found.state == "unusable"
+    assert "not a KVM" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        ("flags\t\t: fpu vme svm sse2\n", True),
+        ("flags\t\t: fpu vmx\n", True),
+        ("flags\t\t: fpu svme nosvm\n", False),
+        ("vendor_id\t: svm\n", False),
+        ("", False),
+    ],
+)
+def test_the_processors_flags(tmp_path: Path, flags: str, answer: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}power management:\n")
+    assert _hardware_virtualization(tmp_path / "cpuinfo") is answer
+
+
+@pytest.mark.parametrize("state", ["absent", "denied", "unusable", "good"])
+def test_where_it_runs(state: KvmState) -> None:
+    kvm = Kvm(state, "the reason", "do this" if state != "good" else "")
+    assert choose_accel("emulated", kvm) == "emulated"
+    assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "emulated")
+    if state == "good":
+        assert choose_accel("kvm", kvm) == "kvm"
+        return
+    with pytest.raises(AccelError, match="KVM cannot be used here") as caught:
+        choose_accel("kvm", kvm)
+    assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel emulated")
+
+
+def test_this_machine_has_one_answer() -> None:
+    accel: Accel = "auto"
+    kvm = probe_kvm()
+    assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "emulated")
+    assert bool(kvm.next_step) is (kvm.state != "good")
