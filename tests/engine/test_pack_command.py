@@ -7,6 +7,9 @@ import json
 import os
 import re
 import signal
+import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +217,31 @@ def test_output_replaces_in_one_step(bottle: Bottle, saved: Path, tmp_path: Path
     assert out.read_bytes() == bottle.artifacts[0].read_bytes()
 
 
-def test_output_through_a_link_replaces_the_link(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("kept")
-    (tmp_path / "out").symlink_to("kept")
+def test_output_through_a_link_replaces_its_file(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "out").symlink_to("real")
     assert bottle("pack", "--archive", saved, "-o", tmp_path / "out").path == tmp_path / "out"
-    assert (tmp_path / "kept").read_text() == "kept"
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "real").read_bytes() == bottle.artifacts[0].read_bytes()
+
+
+def test_output_to_a_device_and_to_standard_output(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
+    null = tmp_path / "null"
+    os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    assert bottle("pack", "--archive", saved, "-o", null).line == str(null)
+    assert stat.S_ISCHR(null.lstat().st_mode)
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        argv = [sys.executable, "-m", "bot_bottle", "pack", "--archive", str(saved), "-o", "/dev/stdout"]
+        subprocess.run(argv, check=True, stdout=file, env=bottle.env(), timeout=300)
+    assert out.read_bytes() == bottle.artifacts[0].read_bytes()
+
+
+def test_output_is_looked_at_before_anything_is_built(bottle: Bottle, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    bottle("pack", tmp_path / "nothing", "-o", tmp_path / "folder").failed(2, "it is a directory")
+    done = bottle("pack", tmp_path / "nothing", "--json", "-o", "/dev/stdout")
+    done.failed(2, "both write to standard output")
 
 
 @pytest.mark.parametrize(

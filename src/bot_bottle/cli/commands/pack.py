@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +12,15 @@ from bot_bottle import api as artifacts
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import ArtifactError, DifferenceError
-from bot_bottle.host.kernelio import copy_range
+from bot_bottle.errors import DifferenceError, UsageError
+from bot_bottle.host.output_file import OutputFile, find_output
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Conversion
 
 _HELP = """Make a .smolmachine from PATH's Dockerfile (default: the current folder), an image or an archive.
 
-Prints the artifact's path. It stays in the cache; with -o it is copied out.
+Prints the artifact's path. It stays in the cache; with -o it is copied out, and -o /dev/stdout prints the
+artifact itself.
 
 \b
 Examples:
@@ -47,9 +44,9 @@ Examples:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Copy the artifact here.",
+    help="Copy the artifact here: to a file, a pipe or /dev/stdout.",
 )
 @click.option(
     "--verify",
@@ -76,6 +73,7 @@ Examples:
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
     """Convert and print where the artifact is."""
+    place = _place(output, as_json=as_json)
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
@@ -84,10 +82,21 @@ def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: b
     if verify:
         with done.entry.hold():
             _verify(done, source, given["engine"], progress)
-    if output is not None:
-        with done.entry.hold():
-            where = _copy(where, output)
+    if place is not None:
+        with done.entry.hold(), where.open("rb") as artifact:
+            place.write(artifact)
+        where = place.path
+        if place.is_stdout:
+            return
     click.echo(json.dumps(_described(done, where)) if as_json else where)
+
+
+def _place(output: Path | None, *, as_json: bool) -> OutputFile | None:
+    """Return where the artifact is to be copied, found before anything is built. Raises UsageError."""
+    place = find_output(output) if output is not None else None
+    if place is not None and place.is_stdout and as_json:
+        raise UsageError(f"--json and -o {output} both write to standard output", next_step="drop one")
+    return place
 
 
 def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:
@@ -119,32 +128,3 @@ def _described(done: Conversion, where: Path) -> dict[str, Any]:
         ],
         "seconds": done.seconds,
     }
-
-
-def _copy(artifact: Path, output: Path) -> Path:
-    """Copy beside the output and rename, so that no half artifact ever has its name."""
-    target = output.absolute()
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as temp:
-            try:
-                with artifact.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    file.seek(copy_range(file.fileno(), 0, size, temp.fileno()))
-                    temp.seek(0, os.SEEK_END)
-                    shutil.copyfileobj(file, temp, 1 << 20)
-                temp.flush()
-                os.fsync(temp.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(temp.fileno(), 0o666 & ~umask)
-                Path(temp.name).replace(target)
-            except BaseException:
-                Path(temp.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # said where a full disk is always said
-        raise ArtifactError(
-            f"cannot write {output}", why=error.strerror or str(error), next_step="name another with -o"
-        ) from error
-    return target
