@@ -32,7 +32,9 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ
 class Image:
     """An image as its archive holds it. `layers` are bottom first; they can be read while it is open.
 
-    `manifest_bytes` is an OCI layout's manifest of it, verified; docker-save archives have none.
+    `manifest_bytes` is an OCI layout's manifest of it, verified; docker-save archives have none. `digests`
+    are all that identify it, each verified: its config's, its manifest's, and each index's on the way to it.
+    An engine names it by one of them: by the config's, or in containerd's image store by one of the others.
     """
 
     config_bytes: bytes = field(repr=False)
@@ -40,6 +42,7 @@ class Image:
     image_id: Digest
     layers: tuple[Layer, ...]
     manifest_bytes: bytes | None = field(default=None, repr=False)
+    digests: frozenset[Digest] = frozenset()
 
 
 @contextmanager
@@ -53,13 +56,13 @@ def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Im
     wanted = platform or Platform.of_this_machine()
     with ExitStack() as stack:
         members = _open_members(path, stack)
-        manifest: bytes | None = None
         if layout.is_layout(members):
-            config, blobs, digests, manifest = layout.read(members, wanted)
+            found = layout.read(members, wanted)
+            image = image_of(found.config, found.blobs, found.digests, wanted)
+            yield replace(image, manifest_bytes=found.manifest, digests=image.digests | found.names)
         else:
             config, blobs = _read_saved(members, path)
-            digests = [None] * len(blobs)
-        yield replace(image_of(config, blobs, digests, wanted), manifest_bytes=manifest)
+            yield image_of(config, blobs, [None] * len(blobs), wanted)
 
 
 def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> None:
@@ -134,7 +137,8 @@ def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None
     if len(blobs) > _LAYER_LIMIT:
         raise ImageError(f"the image has {len(blobs)} layers; {_LAYER_LIMIT} are the most there can be")
     layers = (Layer(*facts) for facts in zip(config.diff_ids, digests, blobs, strict=True))
-    return Image(config_bytes, config, Digest.of(config_bytes), tuple(layers))
+    own = Digest.of(config_bytes)
+    return Image(config_bytes, config, own, tuple(layers), digests=frozenset({own}))
 
 
 def _read_saved(members: Members, path: Path) -> tuple[bytes, list[Blob]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive_index import Members, document, shown, whole
@@ -18,11 +18,23 @@ _CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.do
 _DEPTH_LIMIT = 4  # indexes within indexes
 _MANIFEST_LIMIT = 1000
 
-Found = tuple[bytes, list[Blob], list[Digest | None], bytes]
+
+class Found(NamedTuple):
+    """An image in a layout: its config, its layers' blobs and digests (bottom first), and its manifest.
+
+    `names` are the digests that lead to it: the manifest's own, and that of each index on the way.
+    """
+
+    config: bytes
+    blobs: list[Blob]
+    digests: list[Digest | None]
+    manifest: bytes
+    names: frozenset[Digest]
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    names: frozenset[Digest]
     digest: Digest
     platform: Platform
     manifest: dict[str, Any]
@@ -42,7 +54,7 @@ def suits(offered: Platform, wanted: Platform) -> bool:
 
 
 def read(members: Members, wanted: Platform) -> Found:
-    """Give the config, the layer blobs (bottom first), their digests and the manifest, of a platform's image.
+    """Return the image for a platform.
 
     Raises ImageError when there is none (listing those there are), or more than one.
     """
@@ -75,9 +87,13 @@ def read(members: Members, wanted: Platform) -> Found:
 
 
 def _candidates(
-    members: Members, index: dict[str, Any], depth: int, seen: set[Digest]
+    members: Members,
+    index: dict[str, Any],
+    depth: int,
+    seen: set[Digest],
+    way: frozenset[Digest] = frozenset(),
 ) -> Iterator[_Candidate]:
-    """Give the images of an index and of those within it, each once."""
+    """Yield the images of an index and of those within it, each once. `way` are the indexes that led here."""
     for descriptor in _objects(index, "manifests"):
         platform = _platform(descriptor)
         digest = Digest(descriptor.get("digest") or "")
@@ -94,10 +110,10 @@ def _candidates(
         if "manifests" in content:
             if not depth:
                 raise ImageError("the OCI layout nests its indexes too deeply")
-            yield from _candidates(members, content, depth - 1, seen)
+            yield from _candidates(members, content, depth - 1, seen, way | {digest})
         elif _is_image(content):
             platform = platform or ImageConfig.parse(_config(members, content)).platform
-            yield _Candidate(digest, platform, content, raw)
+            yield _Candidate(way | {digest}, digest, platform, content, raw)
 
 
 def _is_image(manifest: dict[str, Any]) -> bool:
@@ -117,7 +133,7 @@ def _contents(members: Members, found: _Candidate) -> Found:
         _check_size(blob, digest, descriptor)
         blobs.append(blob)
         digests.append(digest)
-    return _config(members, found.manifest), blobs, list(digests), found.raw
+    return Found(_config(members, found.manifest), blobs, list(digests), found.raw, found.names)
 
 
 def _config(members: Members, manifest: dict[str, Any]) -> bytes:

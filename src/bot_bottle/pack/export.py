@@ -23,6 +23,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive, spool
+from bot_bottle.image.spec import Digest
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ class Exporter:
 
 def expect(image: Image, image_id: str) -> None:
     """Hold that an image is the one that was asked for. Raises ImageError."""
-    if str(image.image_id) != image_id:
+    if Digest(image_id) not in image.digests:
         raise ImageError(
             "the engine exported another image than it was asked for",
             why=f"asked for {image_id}, got {image.image_id}",
