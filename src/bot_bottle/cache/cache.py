@@ -46,19 +46,23 @@ class Damaged:
 class Explanation:
     """Why a run would find its artifact or make it. `changes` leads from the nearest entry's key to this one.
 
-    `damage` says what is wrong with the artifact that should have been found.
+    `damage` says what is wrong with the artifact that should have been found. `unknown` is the id of an image
+    whose config is not known before it has been exported.
     """
 
     hit: bool
     nearest: Entry | None = None
     changes: tuple[Change, ...] = ()
     damage: str = ""
+    unknown: str = ""
 
     def __str__(self) -> str:
         if self.hit:
             return "hit: the artifact is in the cache"
         if self.damage:
             return f"miss: the artifact in the cache is damaged ({self.damage})"
+        if self.unknown:
+            return f"miss: image {self.unknown[:19]} has not been exported yet, so its config is not known"
         if self.nearest is None:
             return "miss: nothing cached for this yet"
         return "\n".join(["miss: the key has changed", *(f"  {change}" for change in self.changes)])

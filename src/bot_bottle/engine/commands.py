@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bot_bottle.errors import SpecError
 
@@ -72,17 +72,25 @@ def check_ref(ref: str) -> str:
     return ref
 
 
+class BuildResult(NamedTuple):
+    """The files that a build writes: its image's id, and with buildx all of its digests as JSON."""
+
+    iidfile: Path
+    metadata: Path
+
+
 def build_argv(
-    program: Path, builder: Builder, request: BuildRequest, dockerfile: Path, iidfile: Path
+    program: Path, builder: Builder, request: BuildRequest, dockerfile: Path, result: BuildResult
 ) -> tuple[str, ...]:
-    """Give the command line of a build. The values of build arguments are in `build_env`, not here."""
-    argv = [str(program), "build", f"--iidfile={iidfile}", f"--file={dockerfile}"]
+    """Return the command line of a build. The values of build arguments are in `build_env`, not here."""
+    argv = [str(program), "build", f"--iidfile={result.iidfile}", f"--file={dockerfile}"]
     if builder in ("buildkit", "buildx"):
         argv.append("--progress=plain")
     if builder == "classic":
         argv.append("--force-rm")  # a step that failed would leave its container
     if builder == "buildx":
         argv.append("--load")  # with another driver than docker's own the result would stay in its cache
+        argv.append(f"--metadata-file={result.metadata}")
     if request.target:
         argv.append(f"--target={request.target}")
     if request.platform:

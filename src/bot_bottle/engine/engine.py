@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bot_bottle.engine import errors as words
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
 from bot_bottle.engine.errors import NoSuchImageError
+from bot_bottle.engine.identity import EngineImage, fingerprint
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
 from bot_bottle.image.spec import Digest
@@ -48,25 +49,40 @@ class Engine:
         return self.builder in ("buildkit", "buildx")
 
     def build(self, request: BuildRequest, on_line: Callable[[str], None]) -> str:
-        """Build an image and give its id; each line of the build's output goes to `on_line`.
+        """Build an image and return its id, as `build_image` does."""
+        return self.build_image(request, on_line).id
+
+    def build_image(self, request: BuildRequest, on_line: Callable[[str], None]) -> EngineImage:
+        """Build an image; each line of the build's output goes to `on_line`.
 
         Raises SpecError when there is no Dockerfile, BuildError with the failing step's words.
         """
         dockerfile = request.find_dockerfile(self.name)
         env = argv.build_env(self.builder, request, os.environ)
         with self._scratch() as folder:
-            iidfile = folder / "image-id"
-            command = argv.build_argv(self.program, self.builder, request, dockerfile, iidfile)
+            result = argv.BuildResult(folder / "image-id", folder / "metadata")
+            command = argv.build_argv(self.program, self.builder, request, dockerfile, result)
             done = self._follow(command, "build", str(dockerfile), on_line, env)
             if done.code:
                 raise words.not_built(self.name, self.builder, dockerfile, done.complaint)
+            return self._built(result, done.complaint)
+
+    def _built(self, result: argv.BuildResult, complaint: str) -> EngineImage:
+        """Return the image of a build: by the first of the digests in its result that the engine knows.
+
+        Which of them it knows depends on its image store and on buildx's version.
+        """
+        missing: NoSuchImageError | None = None
+        for digest in _build_digests(result):
             try:
-                built = iidfile.read_text(encoding="ascii").strip()
-            except (OSError, ValueError) as error:
-                raise EngineError(
-                    f"{self.name} did not say which image it built", why=f"{done.complaint}\n{error}"
-                ) from error
-        return self.image_id(_id(self.name, built))
+                return self.image(_id(self.name, digest))
+            except NoSuchImageError as error:
+                missing = missing or error
+        raise missing or EngineError(
+            f"{self.name} did not say which image it built",
+            why=complaint,
+            next_step="build it with `docker build --tag NAME`, and use --image NAME",
+        )
 
     def inspect(self, ref: str) -> dict[str, Any]:
         """Give what the engine says of an image. Raises NoSuchImageError."""
@@ -76,9 +92,14 @@ class Engine:
             raise EngineError(f"{self.name} described the image {ref} in a form that is not known")
         return answer[0]
 
+    def image(self, ref: str) -> EngineImage:
+        """Return what identifies an image. Raises NoSuchImageError."""
+        inspected = self.inspect(ref)
+        return EngineImage(_id(self.name, str(inspected.get("Id", ""))), fingerprint(inspected))
+
     def image_id(self, ref: str) -> str:
-        """Give an image's id, `sha256:...`. Raises NoSuchImageError."""
-        return _id(self.name, str(self.inspect(ref).get("Id", "")))
+        """Return the engine's id of an image, `sha256:...`. Raises NoSuchImageError."""
+        return self.image(ref).id
 
     def size(self, ref: str) -> int:
         """Give about how many bytes the image has (0: not known), to measure progress by."""
@@ -193,6 +214,22 @@ class Engine:
             return process.follow(command, lambda line: on_line(words.printable(line)), env=env)
         except process.CommandFailed as error:  # it could not be started
             raise words.refused(self.name, verb, ref, _said(error)) from error
+
+
+def _build_digests(result: argv.BuildResult) -> list[str]:
+    """Return the digests that a build gave of its image, the one that every image store knows first.
+
+    buildx's metadata file has the digest of what it made: a manifest's or an index's, or where docker has no
+    other, the config's. The id file has the config's of old, and in some versions of buildx too.
+    """
+    metadata: Any = {}
+    with suppress(OSError, ValueError, RecursionError):
+        metadata = json.loads(result.metadata.read_bytes()[:_ANSWER_LIMIT])
+    metadata = metadata if isinstance(metadata, dict) else {}
+    found = [metadata.get("containerimage.digest"), metadata.get("containerimage.config.digest")]
+    with suppress(OSError, ValueError):
+        found.insert(1, result.iidfile.read_text(encoding="ascii").strip())
+    return list(dict.fromkeys(digest for digest in found if isinstance(digest, str) and digest))
 
 
 def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:

@@ -27,6 +27,11 @@ def part(document: Any, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def is_containerd_store(info: dict[str, Any]) -> bool:
+    """Return whether docker keeps its images in containerd, by the answer of `docker info`."""
+    return "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
+
+
 def podman_details(info: dict[str, Any]) -> EngineDetails:
     """Read the answer of `podman info`."""
     host, store = part(info, "host"), part(info, "store")
@@ -52,5 +57,5 @@ def docker_details(info: dict[str, Any], endpoint: str, *, snap: bool) -> Engine
         desktop=desktop,
         snap=snap,
         storage_driver=str(info.get("Driver", "")),
-        containerd_store="io.containerd.snapshotter" in json.dumps(info.get("DriverStatus")),
+        containerd_store=is_containerd_store(info),
     )

@@ -1,6 +1,7 @@
 """Images where their engine keeps them: read in place by who may, which saves the engine's own export.
 
-docker with overlay2 and podman with overlay keep each layer unpacked, with a recipe of its tar (tarsplit.py).
+docker with overlay2 and podman with overlay keep each layer unpacked, with a recipe of its tar
+(tar_split.py). docker with containerd's image store keeps them as pulled or built (content_store.py).
 The places are not an interface that anybody has promised. But the configuration is verified against the
 image's id, and each layer against the digest in the configuration, so whatever has changed or is missing is
 noticed, and the image is exported as always.
@@ -16,13 +17,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bot_bottle.engine.commands import EngineName
+from bot_bottle.engine.content_store import content_store_image
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.engine_details import is_containerd_store, part
 from bot_bottle.engine.tar_split import SplitTar
 from bot_bottle.errors import BottleError, ImageError
 from bot_bottle.image.archive import Image, image_of
@@ -40,14 +44,28 @@ class _Place(NamedTuple):
     folder: Path
 
 
-def stored_image(engine: Engine, image_id: str) -> Image | None:
-    """Give an image of the engine with its layers where they are, or None where they cannot be read.
+@contextmanager
+def stored_image(engine: Engine, image_id: str) -> Iterator[Image | None]:
+    """Open an image of the engine with its layers where they are; None where they cannot be read.
 
-    Its layers are verified when they are read, as always. Its platform has to be this machine's.
+    Its layers are verified when they are read, as always. Its platform has to be this machine's. Raises
+    ImageError for an image in containerd's content store that is damaged or for another platform.
     """
     try:
-        wanted = Digest(image_id)
-        config, places = _podman(engine, wanted) if engine.name == "podman" else _docker(engine, wanted)
+        info, wanted = engine.info(), Digest(image_id)
+    except BottleError:
+        yield None
+        return
+    if engine.name == "docker" and is_containerd_store(info):
+        with content_store_image(info, wanted) as image:
+            yield image
+    else:
+        yield _unpacked_image(engine.name, info, wanted)
+
+
+def _unpacked_image(name: EngineName, info: dict[str, Any], wanted: Digest) -> Image | None:
+    try:
+        config, places = _podman(info, wanted) if name == "podman" else _docker(info, wanted)
         if Digest.of(config) != wanted or not all(_readable(place) for place in places):
             return None
         image = image_of(config, [_NOWHERE] * len(places), [None] * len(places), Platform.of_this_machine())
@@ -72,8 +90,7 @@ def _open(layer: Layer, place: _Place, verify: bool) -> LayerReader:
     return LayerStream(layer, verify=verify, source=source)
 
 
-def _docker(engine: Engine, image_id: Digest) -> tuple[bytes, list[_Place]]:
-    info = engine.info()
+def _docker(info: dict[str, Any], image_id: Digest) -> tuple[bytes, list[_Place]]:
     driver = info["Driver"]
     if driver != "overlay2":
         raise ValueError(driver)
@@ -97,8 +114,8 @@ def _chain_ids(diff_ids: Sequence[str]) -> Iterator[Digest]:
         yield Digest(chain)
 
 
-def _podman(engine: Engine, image_id: Digest) -> tuple[bytes, list[_Place]]:
-    store = part(engine.info(), "store")
+def _podman(info: dict[str, Any], image_id: Digest) -> tuple[bytes, list[_Place]]:
+    store = part(info, "store")
     driver = store["graphDriverName"]
     if driver != "overlay":
         raise ValueError(driver)

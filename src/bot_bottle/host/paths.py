@@ -59,6 +59,11 @@ def headers_dir() -> Path:
     return (_products.get() or cache_dir()) / "headers"
 
 
+def config_digests_dir() -> Path:
+    """Return the folder of config digests of images that their engine names otherwise."""
+    return (_products.get() or cache_dir()) / "config-digests"
+
+
 def layers_dir() -> Path:
     """Give the folder of layers that an engine has pushed once."""
     return (_products.get() or cache_dir()) / "layers"

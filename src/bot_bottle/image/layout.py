@@ -63,7 +63,14 @@ def read(members: Members, wanted: Platform) -> Found:
         raise ImageError(
             "the OCI layout has a version that is not known", why=repr(marker.get("imageLayoutVersion"))
         )
-    index = parse_json(document(members, "index.json") or b"", "index.json")
+    return choose(members, parse_json(document(members, "index.json") or b"", "index.json"), wanted)
+
+
+def choose(members: Members, index: dict[str, Any], wanted: Platform) -> Found:
+    """Return the image for a platform that an index leads to, among blobs named as in a layout.
+
+    Raises ImageError when there is none (listing those there are), or more than one.
+    """
     chosen: _Candidate | None = None
     others: set[str] = set()
     for candidate in _candidates(members, index, _DEPTH_LIMIT, set()):

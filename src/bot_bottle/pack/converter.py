@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_bottle.cache.cache import Cache, Explanation
+from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
 from bot_bottle.engine.engine import Engine, find_engine
+from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.source import (
     MAX_IMAGE_SIZE,
     PackerName,
@@ -23,7 +25,7 @@ from bot_bottle.engine.source import (
     Via,
     parse_image_size,
 )
-from bot_bottle.errors import UsageError
+from bot_bottle.errors import EngineError, ImageError, UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -33,9 +35,10 @@ from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.vm.guest_rootfs import guest_version
 
-if TYPE_CHECKING:  # loaded by who needs it: where the artifact is found, nobody does
+if TYPE_CHECKING:  # imported on a cache miss only
     from bot_bottle.image.archive import Image
     from bot_bottle.pack.making import Maker
+    from bot_bottle.pack.native import NativePacker
     from bot_bottle.pack.smolvm import SmolvmPacker
     from bot_bottle.rootfs.smolvm_compat import Loss
     from bot_bottle.vm.host import Accel
@@ -73,7 +76,6 @@ class Converter:
         self._engine: Engine | None = None
         self._packing = Packing(packer, via, transport)
         self._accel = accel
-        self._losses: tuple[Loss, ...] = ()
         self._max_image_size = max_image_size or parse_image_size(MAX_IMAGE_SIZE)
         self.cache = Cache(paths.artifacts_dir())
 
@@ -90,39 +92,50 @@ class Converter:
         asked = f"{engine.name} {engine.client_version} / {engine.server_version}" if engine else ""
         return {"smolvm": guest_version(), **({"engine": asked} if asked else {})}
 
-    def image_id(self, source: Source) -> str:
-        """Give the source's image id, building it first if it is a Dockerfile's folder."""
+    def image(self, source: Source) -> EngineImage:
+        """Return what identifies the source's image, building it first if it is a Dockerfile's folder."""
         if source.build is not None:
-            # told before an engine is asked for; which of them it is decides on the names that are looked for
+            # checked before an engine is looked for, which decides on the names that a Dockerfile may have
             source.build.find_dockerfile("docker" if self._engine_choice == "docker" else "podman")
             with self._progress.stage("build") as stage:
-                built = self.engine.build(source.build, stage.say)
-                stage.conclude(f"image {built[:19]} with {self.engine.name}")
+                built = self.engine.build_image(source.build, stage.say)
+                stage.conclude(f"image {built.id[:19]} with {self.engine.name}")
                 return built
         if source.image is not None:
-            return self.engine.image_id(source.image)
+            return self.engine.image(source.image)
         from bot_bottle.pack.making import opened_archive
 
         assert source.archive is not None  # noqa: S101 - one of the three is there
         with opened_archive(source.archive) as image:
-            return str(image.image_id)
+            return EngineImage(str(image.image_id), "")
+
+    def image_id(self, source: Source) -> str:
+        """Return the source's image id as its engine has it, building it first if need be."""
+        return self.image(source).id
 
     def convert(self, source: Source) -> Conversion:
-        """Give the artifact of a source, from the cache when nothing that decides it has changed."""
+        """Return the artifact of a source, from the cache when nothing that decides it has changed."""
         transport = self._packing.transport
         if source.archive is not None and transport in ("direct", "push"):
             raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
-        image_id = self.image_id(source)
-        key = self.key(image_id)
-        entry = self.cache.get_or_make(
-            key,
-            lambda temp: self._make(source, image_id, temp),
-            on_wait=self._progress.note,
-            source=str(source),
-        )
+        image = self.image(source)
+        config = self._config_digest(source, image)
+        losses: tuple[Loss, ...] = ()
+        if config is None:
+            entry, losses = self._export_and_pack(source, image)
+        elif self._packing.packer == "native":
+
+            def write(temp: Path) -> Digest:
+                nonlocal losses
+                digest, losses = self._pack_natively(source, image, temp)
+                return digest
+
+            entry = self._cached(source, config, write)
+        else:
+            entry = self._cached(source, config, lambda temp: self._pack_by_smolvm(source, image, temp))
         if entry.hit:
             self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
-        return Conversion(image_id, entry, self._packing.packer, self._losses, dict(self._progress.seconds))
+        return Conversion(image.id, entry, self._packing.packer, losses, dict(self._progress.seconds))
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Image]:
@@ -132,13 +145,21 @@ class Converter:
             yield image
 
     def why(self, source: Source) -> Explanation:
-        """Tell why a run of this source would find its artifact, or not."""
-        return self.cache.why(self.key(self.image_id(source)), str(source))
+        """Return why a run of this source would find its artifact, or not."""
+        image = self.image(source)
+        config = self._config_digest(source, image)
+        if config is None:
+            return Explanation(hit=False, unknown=image.id)
+        return self.cache.why(self.key(config), str(source))
 
-    def key(self, image_id: str) -> Key:
-        """Give the cache key: everything that decides the artifact's bytes."""
+    def key(self, config_digest: Digest) -> Key:
+        """Return the cache key: everything that decides the artifact's bytes.
+
+        The image is in it by the digest of its config, which holds the digests of all layers. Names,
+        manifests, indexes and attestations change nothing of the artifact, and so nothing of the key.
+        """
         return Key(
-            image_id=Digest(image_id),
+            image_id=config_digest,
             platform=str(Platform.of_this_machine()),
             packer=self._packing.packer,
             smolvm_version=guest_version(),
@@ -146,6 +167,72 @@ class Converter:
             flatten_version=FLATTEN_VERSION,
             options=self._registry_parts() or self._options().key_parts(),
         )
+
+    def _config_digest(self, source: Source, image: EngineImage) -> Digest | None:
+        """Return the digest of an image's config, or None where only an export can tell.
+
+        An engine's id of an image is that digest, but for docker with containerd's image store.
+        """
+        own = Digest(image.id)
+        if source.archive is not None or self.engine.name == "podman":
+            return own
+        if (self.cache.folder / self.key(own).name).exists():
+            return own  # an artifact was made of a config with this digest, so that is what it is
+        if known := self._config_digests.find(image.fingerprint):
+            return known
+        exporter = self._maker.exporter
+        if not exporter.containerd_store:
+            return own
+        try:
+            with exporter.opened(image.id, "direct") as opened:
+                self._config_digests.add(image.fingerprint, opened.image_id)
+                return opened.image_id
+        except (EngineError, ImageError):
+            return None  # whatever is wrong with it, the export says so
+
+    @property
+    def _config_digests(self) -> ConfigDigests:
+        return ConfigDigests(paths.config_digests_dir())
+
+    def _cached(self, source: Source, config: Digest, write: Callable[[Path], Digest]) -> Entry:
+        def make(temp: Path) -> Digest:
+            from bot_bottle.pack.making import disk_full_explained
+
+            with disk_full_explained(temp):
+                return write(temp)
+
+        return self.cache.get_or_make(self.key(config), make, on_wait=self._progress.note, source=str(source))
+
+    def _pack_natively(
+        self, source: Source, image: EngineImage, out: Path
+    ) -> tuple[Digest, tuple[Loss, ...]]:
+        return self._maker.natively(
+            source,
+            image.id,
+            self._packing.transport,
+            self._max_image_size,
+            lambda packer, opened: packer.pack(opened, self._options(), out),
+        )
+
+    def _export_and_pack(self, source: Source, image: EngineImage) -> tuple[Entry, tuple[Loss, ...]]:
+        """Export an image whose config is not known, and find or make its artifact while it is open."""
+        losses: tuple[Loss, ...] = ()
+
+        def find_or_pack(packer: NativePacker, opened: Image) -> Entry:
+            self._config_digests.add(image.fingerprint, opened.image_id)
+
+            def write(temp: Path) -> Digest:
+                nonlocal losses
+                if self._packing.packer == "smolvm":
+                    return self._pack_by_smolvm(source, image, temp)
+                digest, losses = packer.pack(opened, self._options(), temp)
+                return digest
+
+            return self._cached(source, opened.image_id, write)
+
+        transport = self._packing.transport
+        entry = self._maker.natively(source, image.id, transport, self._max_image_size, find_or_pack)
+        return entry, losses
 
     @cached_property
     def _smolvm(self) -> SmolvmPacker:
@@ -168,17 +255,11 @@ class Converter:
     def _options(self) -> PackOptions:
         return PackOptions(created=source_date(os.environ))
 
-    def _make(self, source: Source, image_id: str, temp: Path) -> Digest:
-        packing = self._packing
-        if packing.packer == "smolvm":
-            if self._via_registry:
-                push = packing.transport == "push"
-                return self._maker.through_registry(self._smolvm, source, image_id, temp, push=push)
-            return self._maker.by_smolvm(self._smolvm, source, image_id, temp)
-        digest, self._losses = self._maker.natively(
-            source, image_id, temp, packing.transport, self._options(), self._max_image_size
-        )
-        return digest
+    def _pack_by_smolvm(self, source: Source, image: EngineImage, out: Path) -> Digest:
+        if self._via_registry:
+            push = self._packing.transport == "push"
+            return self._maker.through_registry(self._smolvm, source, image.id, out, push=push)
+        return self._maker.by_smolvm(self._smolvm, source, image.id, out)
 
     @cached_property
     def _maker(self) -> Maker:

@@ -2,8 +2,8 @@
 
 - direct: the layers are read in the engine's own storage, by who may do so (root, on the engine's machine).
   Nothing is exported; layers that are known already are not even opened.
-- push: the engine pushes to a registry in this process. It compresses what it has not pushed before, which is
-  slow, and does not move again what it has: for the next image of a kind.
+- push: the engine pushes to a registry in this process. Layers that were pushed once do not move again.
+  docker with containerd's image store pushes layers as it keeps them; others compress them first.
 - save: the engine's export, always all of it. Works everywhere.
 """
 
@@ -11,24 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.engine_details import is_containerd_store
 from bot_bottle.engine.source import Transport
 from bot_bottle.engine.storage import stored_image
-from bot_bottle.errors import EngineError, ImageError
+from bot_bottle.errors import BottleError, EngineError, ImageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive, spool
 from bot_bottle.image.spec import Digest
 
-T = TypeVar("T")
-
 Watch = Callable[[Path], AbstractContextManager[Callable[[int], None]]]
-"""Watches an archive being written for a block; what it gives is told of each piece's size."""
+"""Watches an archive being written for a block; what it yields is called with each piece's size."""
 
 _REPOSITORY = "bot-bottle"
 
@@ -41,34 +39,45 @@ class Exporter:
         self._run = run
         self._progress = progress
 
-    def use(
-        self, image_id: str, transport: Transport, work: Callable[[Image], T], watch: Watch | None = None
-    ) -> T:
-        """Do some work on an image whose layers can be read meanwhile.
+    @cached_property
+    def containerd_store(self) -> bool:
+        """Whether the engine is docker with containerd's image store: ids are no config digests there."""
+        return self._engine.name == "docker" and is_containerd_store(self._engine.info())
 
-        `watch` sees an archive that has to be made for it, while it is made. `auto` tries the engine's
-        storage first, and does the work again with a saved image where that cannot be read, or turns out to
-        be another than it should be. Raises EngineError, ImageError, DiskFullError.
+    def transports(self, wanted: Transport) -> tuple[Transport, ...]:
+        """Return the transports to try in turn, the last of which has to do."""
+        if wanted != "auto":
+            return (wanted,)
+        return ("direct", "push", "save") if self.containerd_store else ("direct", "save")
+
+    @contextmanager
+    def opened(self, image_id: str, transport: Transport, watch: Watch | None = None) -> Iterator[Image]:
+        """Open an image whose layers can be read in the block.
+
+        `watch` sees an archive that has to be made for it, while it is made. Raises EngineError, ImageError,
+        DiskFullError.
         """
-        if transport == "auto":
-            try:
-                return self.use(image_id, "direct", work, watch)
-            except _NotDirect:
-                transport = "save"
-            except ImageError as error:
-                self._progress.note(f"{'export':<8} {error.message}; {self._engine.name} saves it instead")
-                transport = "save"
-        ways: dict[Transport, Callable[[str], AbstractContextManager[Image]]]
-        ways = {"direct": self._direct, "push": self._pushed, "save": partial(self._saved, watch=watch)}
-        with ways[transport](image_id) as image:
-            expect(image, image_id)
-            return work(image)
+        match transport:
+            case "direct":
+                way = self._direct(image_id)
+            case "push":
+                way = self._pushed(image_id)
+            case _:
+                way = open_archive(self.save(image_id, watch))
+        with way as image:
+            check_image_id(image, image_id)
+            yield image
+
+    def give_up(self, transport: Transport, error: BottleError) -> None:
+        """Say that a transport does not work here and another is tried, unless that was to be expected."""
+        if not isinstance(error, _NotDirect):
+            self._progress.note(f"{'export':<8} {transport} does not work here: {error.message}")
 
     def save(self, image_id: str, watch: Watch | None = None) -> Path:
-        """Save an image to an archive in the run folder, and give its path."""
+        """Save an image to an archive in the run folder, and return its path."""
         archive = self._run.folder("export") / "image.tar"
         with (
-            self._progress.stage("export", self._engine.size(image_id) or None) as stage,
+            self._progress.stage("export", self._size(image_id)) as stage,
             watch(archive) if watch else nullcontext(_ignore) as seen,
         ):
 
@@ -81,23 +90,22 @@ class Exporter:
             stage.conclude(f"from {self._engine.name}")
         return archive
 
-    @contextmanager
-    def _saved(self, image_id: str, watch: Watch | None) -> Iterator[Image]:
-        with open_archive(self.save(image_id, watch)) as image:
-            yield image
+    def _size(self, image_id: str) -> int | None:
+        """Return about how many bytes a saved image has; containerd's store saves them compressed."""
+        return None if self.containerd_store else self._engine.size(image_id) or None
 
     @contextmanager
     def _direct(self, image_id: str) -> Iterator[Image]:
-        with self._progress.stage("export") as stage:
-            image = stored_image(self._engine, image_id)
+        with stored_image(self._engine, image_id) as image:
             if image is None:
                 raise _NotDirect(
                     f"the image cannot be read where {self._engine.name} keeps it",
-                    why="it takes root on the engine's own machine, and layers kept in overlay folders",
+                    why="it takes root on the engine's machine, and overlay2 or containerd's image store",
                     next_step="choose another --transport",
                 )
-            stage.conclude(f"not needed, read where {self._engine.name} keeps it")
-        yield image
+            with self._progress.stage("export") as stage:
+                stage.conclude(f"not needed, read where {self._engine.name} keeps it")
+            yield image
 
     @contextmanager
     def _pushed(self, image_id: str) -> Iterator[Image]:
@@ -111,8 +119,8 @@ class Exporter:
                 yield image
 
 
-def expect(image: Image, image_id: str) -> None:
-    """Hold that an image is the one that was asked for. Raises ImageError."""
+def check_image_id(image: Image, image_id: str) -> None:
+    """Check that an image is the one that was asked for. Raises ImageError."""
     if Digest(image_id) not in image.digests:
         raise ImageError(
             "the engine exported another image than it was asked for",

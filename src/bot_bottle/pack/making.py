@@ -1,6 +1,6 @@
 """An artifact that is not in the cache is made: the image leaves its engine or archive, and is packed.
 
-Loaded when something has to be made; where it is found, nothing of this is needed.
+Imported on a cache miss only; a hit needs nothing of this.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.source import Source, Transport
-from bot_bottle.errors import DiskFullError, SpecError
+from bot_bottle.errors import DiskFullError, EngineError, ImageError, RegistryError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.spec import Digest
-from bot_bottle.pack.export import Exporter, expect
-from bot_bottle.pack.options import PackOptions
-from bot_bottle.rootfs.smolvm_compat import Loss
+from bot_bottle.pack.export import Exporter, check_image_id
+from bot_bottle.pack.native import NativePacker
 
-if TYPE_CHECKING:  # loaded by who needs it: the native packer does not
+if TYPE_CHECKING:  # the native packer needs neither
     from bot_bottle.pack.smolvm import SmolvmPacker
     from bot_bottle.registry.registry import Reference, Registry
+
+T = TypeVar("T")
 
 _REPOSITORY = "bot-bottle"
 
@@ -34,13 +34,18 @@ _REPOSITORY = "bot-bottle"
 class Maker:
     """Makes artifacts of images that an engine holds, or that are in archives.
 
-    `engine` gives the engine. It is only asked for when an image needs it.
+    `engine` returns the engine. It is only called when an image needs it.
     """
 
     def __init__(self, engine: Callable[[], Engine], run: RunDir, progress: Progress) -> None:
         self._engine = engine
         self._run = run
         self._progress = progress
+
+    @property
+    def exporter(self) -> Exporter:
+        """What takes images out of the engine."""
+        return Exporter(self._engine(), self._run, self._progress)
 
     @contextmanager
     def opened(self, source: Source, image_id: str) -> Iterator[Image]:
@@ -49,44 +54,52 @@ class Maker:
             with opened_archive(source.archive) as image:
                 yield image
         else:
-            with open_archive(self._exporter.save(image_id)) as image:
+            with self.exporter.opened(image_id, "save") as image:
                 yield image
 
     def natively(
         self,
         source: Source,
         image_id: str,
-        temp: Path,
         transport: Transport,
-        options: PackOptions,
         max_image_size: int,
-    ) -> tuple[Digest, tuple[Loss, ...]]:
-        """Have the native packer write `temp`. Gives its digest, and what of the image is not in it."""
-        from bot_bottle.pack.native import NativePacker
+        write: Callable[[NativePacker, Image], T],
+    ) -> T:
+        """Open the image by the first transport that works, and return what `write` makes of it.
 
-        with _room_explained(temp), NativePacker(self._run, self._progress, max_image_size) as packer:
-            work = partial(packer.pack, options=options, out=temp)
+        Raises what the last transport, or `write`, raises.
+        """
+        with NativePacker(self._run, self._progress, max_image_size) as packer:
             if source.archive is not None:
                 with opened_archive(source.archive) as image:
-                    return work(image)
-            return self._exporter.use(image_id, transport, work, packer.ahead.watching)
+                    return write(packer, image)
+            exporter = self.exporter
+            *first, last = exporter.transports(transport)
+            for each in first:
+                try:
+                    with exporter.opened(image_id, each) as image:
+                        return write(packer, image)
+                except (EngineError, ImageError, RegistryError) as error:
+                    exporter.give_up(each, error)
+            with exporter.opened(image_id, last, packer.ahead.watching) as image:
+                return write(packer, image)
 
     def by_smolvm(self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path) -> Digest:
         """Have smolvm write `temp`, of an archive."""
-        with _room_explained(temp):
-            archive = source.archive or self._exporter.save(image_id)
+        with disk_full_explained(temp):
+            archive = source.archive or self.exporter.save(image_id)
             with open_archive(archive) as image:
-                expect(image, image_id)
+                check_image_id(image, image_id)
             return packer.from_archive(archive, temp)
 
     def through_registry(
         self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path, *, push: bool
     ) -> Digest:
-        """The way of tools that take registry references alone: into a registry, pulled, registry gone."""
+        """Have smolvm pull the image from a registry that is gone afterwards, and write `temp`."""
         from bot_bottle.registry.ephemeral import ephemeral_registry
 
         keep = paths.layers_dir() if push else None
-        with _room_explained(temp), ephemeral_registry(push=push, keep=keep, run=self._run) as registry:
+        with disk_full_explained(temp), ephemeral_registry(push=push, keep=keep, run=self._run) as registry:
             reference = self._served(registry, source, image_id, push=push)
             return packer.from_registry(reference, registry.port, temp)
 
@@ -102,10 +115,6 @@ class Maker:
             stage.conclude(f"from {engine.name} into the registry")
             return reference
 
-    @property
-    def _exporter(self) -> Exporter:
-        return Exporter(self._engine(), self._run, self._progress)
-
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[Image]:
@@ -117,7 +126,8 @@ def opened_archive(path: Path) -> Iterator[Image]:
 
 
 @contextmanager
-def _room_explained(temp: Path) -> Iterator[None]:
+def disk_full_explained(temp: Path) -> Iterator[None]:
+    """Raise DiskFullError where the block has no room left for an artifact."""
     try:
         yield
     except OSError as error:

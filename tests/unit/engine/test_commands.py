@@ -24,7 +24,8 @@ FULL = BuildRequest(
 
 
 def build(builder: Builder, request: BuildRequest) -> list[str]:
-    return list(argv.build_argv(PROGRAM, builder, request, Path("/src/Dockerfile"), Path("/run/id")))
+    result = argv.BuildResult(Path("/run/id"), Path("/run/metadata"))
+    return list(argv.build_argv(PROGRAM, builder, request, Path("/src/Dockerfile"), result))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def build(builder: Builder, request: BuildRequest) -> list[str]:
     [
         ("classic", ["--force-rm"]),
         ("buildkit", ["--progress=plain"]),
-        ("buildx", ["--progress=plain", "--load"]),
+        ("buildx", ["--progress=plain", "--load", "--metadata-file=/run/metadata"]),
         ("buildah", []),
     ],
 )

@@ -48,6 +48,11 @@ def found(fake: Fake, name: str, storage: Storage, root: Path) -> tuple[Engine, 
     return engine(fake(name, says(info)), name), image_id  # type: ignore[arg-type]
 
 
+def stored(there: Engine, image_id: str) -> Image | None:
+    with stored_image(there, image_id) as image:
+        return image
+
+
 def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -61,7 +66,7 @@ def test_an_image_is_what_an_archive_of_it_is(
     fake: Fake, tmp_path: Path, name: str, storage: Storage
 ) -> None:
     there, image_id = found(fake, name, storage, tmp_path / "root")
-    image = stored_image(there, image_id)
+    image = stored(there, image_id)
     assert image is not None
     assert str(image.image_id) == image_id
     (tmp_path / "image.tar").write_bytes(saved(*LAYERS))
@@ -95,7 +100,7 @@ def test_what_docker_does_not_keep_there_is_not_found(
 ) -> None:
     there, image_id = found(fake, "docker", docker_storage, tmp_path / "root")
     harm(tmp_path / "root")
-    assert stored_image(there, image_id) is None
+    assert stored(there, image_id) is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_what_podman_does_not_keep_there_is_not_found(
 ) -> None:
     there, image_id = found(fake, "podman", podman_storage, tmp_path / "root")
     harm(tmp_path / "root")
-    assert stored_image(there, image_id) is None
+    assert stored(there, image_id) is None
 
 
 @pytest.mark.parametrize(
@@ -129,13 +134,13 @@ def test_what_podman_does_not_keep_there_is_not_found(
     ],
 )
 def test_an_engine_that_says_nothing_of_use(fake: Fake, body: str) -> None:
-    assert stored_image(engine(fake("docker", body)), f"sha256:{'1' * 64}") is None
+    assert stored(engine(fake("docker", body)), f"sha256:{'1' * 64}") is None
 
 
 def test_an_image_of_another_name_is_not_taken(fake: Fake, tmp_path: Path) -> None:
     there, _ = found(fake, "docker", docker_storage, tmp_path / "root")
-    assert stored_image(there, f"sha256:{'1' * 64}") is None
-    assert stored_image(there, "latest") is None
+    assert stored(there, f"sha256:{'1' * 64}") is None
+    assert stored(there, "latest") is None
 
 
 DEEP = "overlay2/cache0/diff/d/e/f/deep"
@@ -174,7 +179,7 @@ def replaced(path: Path, make: Callable[[Path], object]) -> None:
 )
 def test_what_has_changed_is_noticed(fake: Fake, tmp_path: Path, harm: Callable[[Path], object]) -> None:
     there, image_id = found(fake, "docker", docker_storage, tmp_path / "root")
-    image = stored_image(there, image_id)
+    image = stored(there, image_id)
     assert image is not None
     harm(tmp_path / "root")
     before = descriptors()
