@@ -13,15 +13,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.engine.engine_details import part
 from bot_bottle.host import process
-from bot_bottle.image import layout
-from bot_bottle.image.archive import Image, image_of
+from bot_bottle.image.archive import Image, image_found
 from bot_bottle.image.archive_index import FolderMembers
+from bot_bottle.image.index import find_image
+from bot_bottle.image.layout import find_blob
 from bot_bottle.image.spec import Digest, Platform
 
 _FOLDER = "io.containerd.content.v1.content"
@@ -43,11 +44,9 @@ def content_store_image(info: dict[str, Any], image_id: Digest) -> Iterator[Imag
         if store is None:
             yield None
             return
-        members = FolderMembers(store, stack)
+        find = partial(find_blob, FolderMembers(store, stack))
         wanted = Platform.of_this_machine()
-        found = layout.choose(members, {"manifests": [{"digest": str(image_id)}]}, wanted)
-        image = image_of(found.config, found.blobs, found.digests, wanted)
-        yield replace(image, manifest_bytes=found.manifest, digests=image.digests | found.names)
+        yield image_found(find_image(find, image_id, wanted, "docker's image store"), wanted)
 
 
 def _stores(info: dict[str, Any]) -> Iterator[Path]:

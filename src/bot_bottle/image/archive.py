@@ -20,7 +20,9 @@ from typing import Any
 from bot_bottle.errors import DiskFullError, ImageError
 from bot_bottle.image import layout
 from bot_bottle.image.archive_index import FolderMembers, Members, TarMembers, document, shown, whole
+from bot_bottle.image.index import Found
 from bot_bottle.image.layers import Blob, Layer
+from bot_bottle.image.platforms import suits
 from bot_bottle.image.spec import Digest, ImageConfig, Platform
 from bot_bottle.tar.stream import TarStream
 
@@ -57,9 +59,7 @@ def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Im
     with ExitStack() as stack:
         members = _open_members(path, stack)
         if layout.is_layout(members):
-            found = layout.read(members, wanted)
-            image = image_of(found.config, found.blobs, found.digests, wanted)
-            yield replace(image, manifest_bytes=found.manifest, digests=image.digests | found.names)
+            yield image_found(layout.read(members, wanted), wanted)
         else:
             config, blobs = _read_saved(members, path)
             yield image_of(config, blobs, [None] * len(blobs), wanted)
@@ -121,12 +121,20 @@ def _open_members(path: Path, stack: ExitStack) -> Members:
     return TarMembers(file.fileno(), str(path))
 
 
+def image_found(found: Found, wanted: Platform) -> Image:
+    """Return an image that an index led to. Raises ImageError."""
+    image = image_of(found.config, found.blobs, found.digests, wanted)
+    return replace(image, manifest_bytes=found.manifest, digests=image.digests | found.names)
+
+
 def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None], wanted: Platform) -> Image:
     """Make an image of its config, and its layers' blobs and their digests. Raises ImageError."""
     config = ImageConfig.parse(config_bytes)
-    if config.platform.architecture and not layout.suits(config.platform, wanted):
+    if config.platform.architecture and not suits(config.platform, wanted):
+        variant = replace(config.platform, variant="") == replace(wanted, variant="")
         raise ImageError(
             f"the image is for {shown(str(config.platform))}, not for {wanted}",
+            why="the processor of this machine does not run that variant" if variant else "",
             next_step=f"build or save it for {wanted}",
         )
     if len(config.diff_ids) != len(blobs):

@@ -10,15 +10,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bot_bottle.errors import ImageError, RegistryError
+from bot_bottle.errors import RegistryError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
-from bot_bottle.image.archive import Image, image_of
-from bot_bottle.image.spec import Digest, Platform, parse_json
+from bot_bottle.image.archive import Image, image_found
+from bot_bottle.image.index import find_image
+from bot_bottle.image.layers import Blob
+from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.registry.blob_cache import Kept
 from bot_bottle.registry.image import Content
 from bot_bottle.registry.registry import Reference, Registry
@@ -61,19 +63,15 @@ class _Embedded(Registry):
 
     @contextmanager
     def open_image(self, reference: Reference) -> Iterator[Image]:
-        """Open what is in the registry as an image; its layers can be read in the block."""
-        store = self._repositories.store
-        try:
-            raw = store.read(reference.digest)
-            manifest = parse_json(raw, "image manifest")
-            config = store.read(Digest(manifest["config"]["digest"]))
-            digests = [Digest(layer["digest"]) for layer in manifest["layers"]]
-        except (UnknownBlob, KeyError, TypeError) as error:
-            raise ImageError("what was pushed is not one image", why=f"{error!r}") from error
+        """Open what is in the registry as an image; its layers can be read in the block.
+
+        Of what is an index, it is this machine's image.
+        """
+        wanted = Platform.of_this_machine()
         with ExitStack() as stack:
-            blobs = [stack.enter_context(store.open(digest)) for digest in digests]
-            image = image_of(config, blobs, list(digests), Platform.of_this_machine())
-            yield replace(image, manifest_bytes=raw)
+            find = partial(_find, self._repositories.store, stack)
+            found = find_image(find, reference.digest, wanted, "what was pushed")
+            yield image_found(found, wanted)
 
     def _take(self, repository: str, content: Content) -> None:
         store = self._repositories.store
@@ -88,6 +86,14 @@ class _Embedded(Registry):
         for digest in (content.config_digest, *(digest for digest, _ in content.layers)):
             repository.add_blob(digest)
         repository.add(Manifest(content.digest, content.media_type, len(content.manifest)))
+
+
+def _find(store: BlobStore, stack: ExitStack, digest: Digest) -> Blob | None:
+    """Open a blob of the store until `stack` ends; None if it is not there."""
+    try:
+        return stack.enter_context(store.open(digest))
+    except UnknownBlob:
+        return None
 
 
 class _ServerThread:
