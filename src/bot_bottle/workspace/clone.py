@@ -102,7 +102,15 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
         if include_dirty:
             clean = repository.beside(Path(scratch) / "clean.git")
             index = repository.folder / "index"
-            base = snapshot(clean, repository.top, head, index, "Uncommitted work at the start").commit
+            done = snapshot(
+                clean,
+                repository.top,
+                head,
+                index,
+                "Uncommitted work at the start",
+                sparse=repository.is_sparse,
+            )
+            base = done.commit
         source = repository.behind(Path(scratch) / "source.git")
         tags = repository.references(f"--merged={head}", "refs/tags")
         repository.update({f"{record.kept}base": (before, base)})
@@ -110,7 +118,7 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
         text = "".join(f"create {ref}\0{value}\0" for ref, value in references.items())
         source.run("update-ref", "--stdin", "-z", input=text.encode("utf-8", "surrogateescape"))
         git = _filled(folder, source, record)
-    shutil.copyfile(git.folder / "index", folder / "index")
+    shutil.copy2(git.folder / "index", folder / "index")  # git compares its time with those of the files
     packs = tuple(sorted(path.name for path in (git.folder / "objects/pack").glob("*.pack")))
     record = replace(record, base=base, references=references, packs=packs)
     _write(folder, record)

@@ -39,6 +39,11 @@ class Repository:
         """The name of its hash: sha1 or sha256."""
         return self.git.run("rev-parse", "--show-object-format").text
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether only a part of its files is checked out (git-sparse-checkout(1))."""
+        return self.git.run("config", "--type=bool", "core.sparseCheckout", check=False).text == "true"
+
     def head(self) -> str:
         """Give the commit that is checked out. Raises WorkspaceError if there is none yet."""
         done = self.git.run("rev-parse", "--verify", "-q", "HEAD^{commit}", check=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,11 +15,13 @@ from bot_bottle.host import workspace_files as files
 from bot_bottle.workspace.clone import Clone
 from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.git import Git, printable
+from bot_bottle.workspace.index import update
 from bot_bottle.workspace.merge import merge_trees
 from bot_bottle.workspace.snapshot import snapshot
 
 # nothing that settings or attributes name is asked how to show a file
 _PLAIN = ("--no-ext-diff", "--no-textconv", "--submodule=short")
+_SHOWN = 20
 _WHOLE = (*_PLAIN, "--binary", "--full-index", "--no-renames", "--no-color")
 
 
@@ -66,14 +69,41 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
         repository = clone.repository()
         git = repository.behind(scratch / "merge.git")
         index = repository.folder / "index"
-        mine = snapshot(git, repository.top, repository.head(), index, "mine").tree
+        sparse = repository.is_sparse
+        mine = snapshot(git, repository.top, repository.head(), index, "mine", sparse=sparse).tree
         merged = merge_trees(git, work.base, mine, work.newest)
-        names = git.run("diff", "--name-only", "-z", *_WHOLE, mine, merged).stdout.split(b"\0")
-        patch = _patch(git, scratch, mine, merged)
+        changed = git.run("diff", "--name-status", "-z", *_WHOLE, mine, merged).stdout.split(b"\0")
+        names = changed[1::2]
+        there = _checked_out(git, repository.top, mine, changed) if sparse else mine
+        patch = _patch(git, scratch, there, merged)
         if patch.stat().st_size:
             _write(Git(git.folder, work_tree=repository.top), patch)
         clone = clone.noted(applied=work.newest)
     return clone, [name.decode("utf-8", "surrogateescape") for name in names if name]
+
+
+def _checked_out(git: Git, top: Path, tree: str, changed: list[bytes]) -> str:
+    """Return the tree without those changed files that a sparse checkout leaves out: they are new there.
+
+    Raises ConflictError for what cannot be seen in the folder: that such a file goes.
+    """
+    absent = {
+        name: status
+        for status, name in zip(changed[::2], changed[1::2], strict=False)
+        if status != b"A" and not os.path.lexists(os.path.join(os.fsencode(top), name))  # noqa: PTH118 - bytes
+    }
+    if gone := [
+        printable(name.decode("utf-8", "replace")) for name, status in absent.items() if status == b"D"
+    ]:
+        raise ConflictError(
+            "the bottle removed files that your sparse checkout leaves out; nothing was changed",
+            why="\n".join(sorted(gone)[:_SHOWN]),
+            next_step="git merge the bottle's branch, or git sparse-checkout disable",
+        )
+    own = replace(git, work_tree=git.folder, index=git.folder / "checked-out.index")
+    own.run("read-tree", tree)
+    update(own, absent, "--force-remove")
+    return own.run("write-tree").text
 
 
 def _patch(git: Git, scratch: Path, old: str, new: str) -> Path:

@@ -7,15 +7,14 @@ looks for changes by itself, because then it would ask nested repositories, and 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.workspace.git import Git, printable
+from bot_bottle.workspace.index import list_entries, read_names, read_tree, set_entries, update
 
 _MOST = 2_000_000  # names; a large checkout with its packages ignored has 100,000
 _AUTHOR = {
@@ -34,59 +33,41 @@ class Snapshot:
     left: tuple[str, ...] = ()
 
 
-def snapshot(git: Git, work: Path, parent: str, index: Path, message: str) -> Snapshot:
+def snapshot(
+    git: Git, work: Path, parent: str, index: Path, message: str, *, sparse: bool = False
+) -> Snapshot:
     """Commit all of a folder that is not ignored, onto `parent`, into a repository of our own.
 
-    `index` is what git knew of the files at some time, to spare reading those that did not change. Names that
-    are neither files nor links are left out. Nobody may write to the folder meanwhile. Gives the parent
-    itself when it holds the same. Raises WorkspaceError.
+    `index` is what git recorded of the files at some time, to spare reading those that did not change. What
+    it marks as not checked out, or as to be taken for unchanged, stays as it is there; in a `sparse` checkout
+    files that are in the folder all the same are taken, as git does. Names that are neither files nor links
+    are left out. Nobody may write to the folder meanwhile. Returns the parent itself when it holds the same.
+    Raises WorkspaceError.
     """
     own = replace(git, work_tree=work, index=git.folder / "snapshot.index")
     # without the folder: writing an index, git may read files of it, which have not been looked over yet
-    _read_index(replace(own, work_tree=None), parent, index)
+    read_tree(replace(own, work_tree=None), parent, index, sparse=sparse)
+    tracked = list_entries(own)
     try:
-        tracked, submodules = _tracked(own)
         found, left = _walk(own, work)
-        inside = tuple(path + b"/" for path in submodules)
-        names = tracked | {path for path in found if not path.startswith(inside)} - submodules.keys()
-        content, gone = _sorted_out(work, names)
+        inside = tuple(path + b"/" for path in tracked.submodules)
+        names = tracked.files.keys() | {path for path in found if not path.startswith(inside)}
+        content, gone = _sorted_out(work, names - tracked.submodules.keys() - tracked.skipped.keys())
+        if sparse:
+            present, _ = _sorted_out(work, tracked.skipped)
+            update(own, present, "--no-skip-worktree")
+            content += present
     except OSError as error:
         raise WorkspaceError(f"cannot read {work}", why=printable(str(error))) from error
-    _update(own, [*gone, *submodules], "--force-remove")
-    _update(own, content, "--add", "--replace")
-    links = [b"160000 " + commit + b"\t" + path for path, commit in submodules.items()]
-    _feed(own, links, "update-index", "-z", "--index-info")
+    update(own, [*gone, *tracked.submodules], "--force-remove")
+    update(own, content, "--add", "--replace")
+    set_entries(own, tracked.submodules)
     tree = own.run("write-tree").text
     if tree == own.run("rev-parse", f"{parent}^{{tree}}").text:
         return Snapshot(parent, tree, left)
     author = replace(own, extra=_AUTHOR)
     commit = author.run("commit-tree", tree, "-p", parent, "-m", message).text
     return Snapshot(commit, tree, left)
-
-
-def _read_index(git: Git, parent: str, index: Path) -> None:
-    """Start from what is known of the files, as far as it still holds for `parent`."""
-    assert git.index is not None  # noqa: S101 - set by our only caller
-    git.index.unlink(missing_ok=True)
-    known = index.is_file() and not index.is_symlink() and not any(index.parent.glob("sharedindex.*"))
-    if known:
-        shutil.copyfile(index, git.index)
-    if not known or git.run("read-tree", "-m", parent, check=False).code:  # as in the middle of a merge
-        git.index.unlink(missing_ok=True)
-        git.run("read-tree", parent)
-
-
-def _tracked(git: Git) -> tuple[set[bytes], dict[bytes, bytes]]:
-    """Give the tracked names that ought to be in the folder, and the submodules with their commits."""
-    names, submodules = set(), {}
-    for line in _output(git, "ls-files", "-z", "-t", "--stage"):
-        facts, _, path = line.partition(b"\t")
-        tag, mode, value, _ = facts.split(b" ")
-        if mode == b"160000":
-            submodules[path] = value
-        elif tag != b"S":  # left out of a sparse checkout
-            names.add(path)
-    return names, submodules
 
 
 def _walk(git: Git, work: Path) -> tuple[list[bytes], tuple[str, ...]]:
@@ -162,31 +143,7 @@ def _mode(top: bytes, path: bytes) -> int:
         return 0
 
 
-def _update(git: Git, names: Iterable[bytes], *how: str) -> None:
-    _feed(git, names, "update-index", *how, "-z", "--stdin")
-
-
-def _feed(git: Git, names: Iterable[bytes], *command: str) -> None:
-    with tempfile.TemporaryFile(dir=git.folder) as file:
-        file.writelines(name + b"\0" for name in names)
-        if file.tell():
-            file.seek(0)
-            git.run(*command, input=file)
-
-
 def _ignored(git: Git, names: Iterable[bytes]) -> set[bytes]:
     """Give the names that the folder's rules ignore."""
     asked = (b"./" + name for name in names)  # a leading colon would have a meaning
-    return {name[2:] for name in _output(git, "check-ignore", "-z", "--no-index", "--stdin", names=asked)}
-
-
-def _output(git: Git, *command: str, names: Iterable[bytes] = ()) -> Iterator[bytes]:
-    """Run a git command on names and give those it prints; a file holds them, they may be many."""
-    with tempfile.TemporaryFile(dir=git.folder) as given, tempfile.TemporaryFile(dir=git.folder) as file:
-        given.writelines(name + b"\0" for name in names)
-        given.seek(0)
-        done = git.run(*command, input=given, output=file, check=command[0] != "check-ignore")
-        if done.code > 1:  # check-ignore gives 1 when nothing is ignored
-            raise WorkspaceError(f"git {command[0]} failed", why=printable(done.complaint))
-        file.seek(0)
-        yield from (line for line in file.read().split(b"\0") if line)
+    return {name[2:] for name in read_names(git, "check-ignore", "-z", "--no-index", "--stdin", names=asked)}
