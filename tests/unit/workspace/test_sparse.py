@@ -1,4 +1,4 @@
-"""A sparse checkout, and files that the user told git to pass over: what is not in the folder is not deleted."""
+"""A sparse checkout, and files that git is told to pass over: what is not in the folder is not deleted."""
 
 from __future__ import annotations
 
