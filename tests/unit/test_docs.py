@@ -1,4 +1,4 @@
-"""The documents agree with the tree: links lead somewhere, and named functions are where they are said to be."""
+"""The documents agree with the tree: links lead somewhere, named functions are where they link to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 from pathlib import Path
 
 import pytest
-
 from tests.support.documents import CHECKOUT, DOCUMENTS, anchors, code_blocks, defined_names, links
 from tests.unit.test_architecture import LAYERS
 
