@@ -46,3 +46,24 @@ exec "{real}" "$@"
 """
     )
     fake.chmod(0o755)
+
+
+def changing_options(folder: Path, real: Path, taken: str, given: str) -> None:
+    """Make an engine that makes containers without the options that begin with `taken`, but with `given`."""
+    fake = folder / real.name
+    fake.write_text(
+        f"""#!/bin/sh
+if [ "$1" = create ]; then
+  shift
+  set -- "$@" end-of-options
+  while [ "$1" != end-of-options ]; do
+    case $1 in {taken}*) ;; *) set -- "$@" "$1" ;; esac
+    shift
+  done
+  shift
+  exec "{real}" create {given} "$@"
+fi
+exec "{real}" "$@"
+"""
+    )
+    fake.chmod(0o755)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.host.progress import human_count
+from bot_bottle.network.probes import STATUS
 
 _SORTED = 16 << 20  # bytes of output of which the lines are compared one by one
 _UNKNOWN = "not known"
@@ -90,7 +91,9 @@ def _reached(proof: Any) -> dict[str, str] | None:
     if not isinstance(proof, dict) or not proof:
         return None
     outcomes = {
-        str(key): value.get("outcome") if isinstance(value, dict) else value for key, value in proof.items()
+        str(key): value.get("outcome") if isinstance(value, dict) else value
+        for key, value in proof.items()
+        if not str(key).startswith(STATUS)
     }
     return {name: str(word) if word in ("open", "error") else "closed" for name, word in outcomes.items()}
 

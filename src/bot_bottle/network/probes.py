@@ -25,6 +25,9 @@ SHELL = (*BUSYBOX, "sh", "-c")  # and then the script
 # the loader obeys these, and an image may set them: a backend sets them empty for the probes
 CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
 
+# before the name of a line of proc_pid_status(5), among what probes found
+STATUS = "status."
+
 SECONDS = 0.3  # that a probe is waited for, where processors are real
 _PATIENCE = 6.0  # seconds, for one whose silence would be a hole: a busy machine answers late, and is no hole
 
@@ -157,7 +160,11 @@ def outcomes(output: bytes, probes: Sequence[Probe]) -> dict[str, Outcome]:
 class Proof:
     """What each probe met, and whether that holds with the walls up."""
 
-    results: Mapping[str, tuple[Outcome, bool]]
+    results: Mapping[str, tuple[str, bool]]
+
+    def __or__(self, other: Proof) -> Proof:
+        """Return it together with what other probes met."""
+        return Proof({**self.results, **other.results})
 
     @property
     def holds(self) -> bool:

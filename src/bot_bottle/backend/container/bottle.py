@@ -19,19 +19,20 @@ from bot_bottle.backend.container.docker_image import Image, held_up, is_for_loa
 from bot_bottle.backend.container.entrypoint import ENTRYPOINT, Gate, gate
 from bot_bottle.backend.container.mounts import mount_options
 from bot_bottle.backend.container.network import Network, network
-from bot_bottle.backend.container.probes import probes
+from bot_bottle.backend.container.privileges import check_seccomp, privilege_options
+from bot_bottle.backend.container.probes import inside, judged, probes, prove_privileges
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host import signals as interrupts
-from bot_bottle.host.process import Child, CommandFailed
+from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
 from bot_bottle.network.canary import canary
 from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
-from bot_bottle.network.probes import KIT, Probe, Proof, judge, script
+from bot_bottle.network.probes import KIT, Probe, Proof
 from bot_bottle.network.proxy_process import Record
 
 STRAY = "bottle-container"
@@ -52,11 +53,11 @@ class ContainerBottle:
         image: Image,
         gate: Gate,
         network: Network,
-        mounts: Sequence[str],
+        options: Sequence[str],
     ) -> None:
         self.launch = launch
         self._network = network
-        self._mounts = mounts
+        self._options = options
         self._engine = engine
         self._image = image
         self._gate = gate
@@ -76,7 +77,7 @@ class ContainerBottle:
         program = str(self._engine.program)
         with ExitStack() as held:
             tried = probes(self.launch.egress, held.enter_context(canary()))
-            self._gate.ask(script(tried))
+            self._gate.ask(inside(tried))
             self._create(tty=tty)
             argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
             with (
@@ -112,7 +113,7 @@ class ContainerBottle:
         report = self._gate.report(alive)
         if not alive():
             return False
-        begin(judge(report, tried))
+        begin(judged(report, tried))
         self._network.forget()  # what the probes were refused
         secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
         again = held_up({**self._image.env, **self.launch.variables(tty=tty)})
@@ -122,7 +123,7 @@ class ContainerBottle:
     def _create(self, *, tty: bool) -> None:
         launch = self.launch
         labels = _labels(launch)
-        options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._mounts]
+        options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._options]
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._gate.folder, KIT, "readonly")]
         command = (*ENTRYPOINT, *(launch.command or self._image.command))
@@ -208,7 +209,8 @@ def launch(
 
     `image` is an id.
     """
-    _hold_seccomp(engine)
+    info = engine.info()
+    check_seccomp(engine, info)
     label = f"{_LABEL}={launch.slug}"
     own = look(engine, image, launch)
     with ExitStack() as stack:
@@ -223,7 +225,8 @@ def launch(
         net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
         if net.shared:  # the containers go before the clients that hold them: those would take their time
             stack.callback(_remove_quietly, engine.program, label)
-        yield ContainerBottle(launch, engine, own, door, net, mounts)
+        options = [*privilege_options(engine, info), *mounts]
+        yield ContainerBottle(launch, engine, own, door, net, options)
 
 
 def _labels(launch: Launch) -> dict[str, str]:
@@ -231,7 +234,11 @@ def _labels(launch: Launch) -> dict[str, str]:
 
 
 def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:
-    """Run another command in a bottle that another process holds, and give its exit status."""
+    """Run another command in a bottle that another process holds, and give its exit status.
+
+    Raises WallsError when the command would have other privileges than it should.
+    """
+    prove_privileges(engine, launch.name, launch.user).require()
     options = ["--interactive", _NO_DETACH, *(["--tty"] if tty else [])]
     options += [f"--user={launch.user}"] if launch.user else []
     options += [f"--workdir={launch.workdir}"] if launch.workdir else []
@@ -248,20 +255,3 @@ def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:
 def _remove_quietly(program: Path, label: str) -> None:
     with shield(), suppress(BottleError):
         containers.remove(str(program), label)
-
-
-def _hold_seccomp(engine: Engine) -> None:
-    """Refuse an engine that runs containers without a seccomp filter."""
-    if engine.name == "podman":
-        argv, there = ("{{.Host.Security.SECCOMPEnabled}}", "true")
-    else:
-        argv, there = ("{{json .SecurityOptions}}", "name=seccomp")
-    try:
-        told = process.run([str(engine.program), "info", f"--format={argv}"], timeout=_TIMEOUT).text
-    except CommandFailed as error:
-        raise EngineError(f"{engine.name} does not answer", why=error.why) from error
-    if there not in told or "profile=unconfined" in told:
-        raise BootError(
-            f"{engine.name} runs containers without a seccomp filter here",
-            next_step="turn it on in the engine, or use --backend smolmachines",
-        )

@@ -16,9 +16,6 @@ from bot_bottle.errors import SpecError
 
 PIDS = 4096
 
-# what package managers, su and file owners need; none of it reaches beyond the container
-_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
-
 # names that the engine's own client reads: in its environment they would change what it does
 _OWN_NAME = re.compile(
     r"(PATH|HOME|TMPDIR|GODEBUG|(LD|DOCKER|CONTAINER|CONTAINERS|XDG|STORAGE|BUILDKIT)_.*)\Z"
@@ -35,12 +32,13 @@ def create_argv(
     network: str,
     tty: bool,
 ) -> list[str]:
-    """Give the command line that makes the container. `options` name its variables and mounts."""
+    """Give the command line that makes the container.
+
+    `options` name its variables and mounts, and what its command may do.
+    """
     argv = [str(engine.program), "create", f"--name={launch.name}", *options]
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
-    argv += [f"--network={network}", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
-    argv += [f"--cap-add={name}" for name in _CAPABILITIES]
-    argv += [f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
+    argv += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
     argv += limits(engine)
     if tty:

@@ -68,10 +68,10 @@ def _is_rootless(engine: Engine) -> bool:
 
 
 def _mapped_by_engine(engine: Engine, uid: int, gid: int) -> list[str]:
+    if uid == 0 and (gid == 0 or engine.name == "docker"):
+        return []  # root in the container is the caller; with keep-id it would have no capabilities
     if engine.name == "podman":
         return [f"--userns=keep-id:uid={uid},gid={gid}"]
-    if uid == 0:
-        return []  # root in the container is the caller
     raise _refused(engine, uid)
 
 

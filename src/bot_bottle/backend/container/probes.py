@@ -7,6 +7,9 @@ internet needs no answer. What is refused is asked of the proxy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from bot_bottle.backend.container.privileges import SCRIPT, judge_privileges
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
 from bot_bottle.host import process
@@ -29,12 +32,31 @@ def prove(engine: Engine, container: str, user: str, policy: Policy) -> Proof:
     """Try the walls of a container that runs, from inside. Raises EngineError."""
     with canary() as port:
         tried = probes(policy, port)
-        argv = [str(engine.program), "exec", *(f"--env={name}={value}" for name, value in CLEARED.items())]
-        argv += [*([f"--user={user}"] if user else []), container, *SHELL, script(tried)]
-        done = process.run(argv, timeout=_TIMEOUT, check=False)
+        return judged(_run(engine, container, user, inside(tried)), tried)
+
+
+def prove_privileges(engine: Engine, container: str, user: str) -> Proof:
+    """Look at what a user's command may do in a container that runs. Raises EngineError."""
+    return judge_privileges(_run(engine, container, user, SCRIPT))
+
+
+def _run(engine: Engine, container: str, user: str, text: str) -> bytes:
+    argv = [str(engine.program), "exec", *(f"--env={name}={value}" for name, value in CLEARED.items())]
+    argv += [*([f"--user={user}"] if user else []), container, *SHELL, text]
+    done = process.run(argv, timeout=_TIMEOUT, check=False)
     if done.code:
-        raise EngineError(f"{engine.name} could not try the walls of {container}", why=done.complaint)
-    return judge(done.stdout, tried)
+        raise EngineError(f"{engine.name} could not run a command in {container}", why=done.complaint)
+    return done.stdout
+
+
+def inside(tried: Sequence[Probe]) -> str:
+    """Return what a shell runs in the place of a container's command: what it may do and reach."""
+    return SCRIPT + script(tried)
+
+
+def judged(output: bytes, tried: Sequence[Probe]) -> Proof:
+    """Compare what that printed with what is accepted."""
+    return judge(output, tried) | judge_privileges(output)
 
 
 def probes(policy: Policy, canary: int) -> list[Probe]:

@@ -1,0 +1,93 @@
+"""What a container's command may do: what the engine is asked for, and what the command finds of it.
+
+Root in a container has seven capabilities, every other user has none. docker takes capabilities that were
+added as the bounding set of a container, and leaves them to root; podman makes them effective and ambient for
+an ordinary user too. So podman is asked to drop those of its defaults that nobody needs, which leaves the
+others to root alone. Root that joins an ordinary user's container (`exec`) has the seven with podman, and
+none with docker, where no-new-privileges keeps it from what the container's own user has not.
+
+What was asked for is not relied on: before a command starts, its own /proc/self/status is read in its place
+(proc_pid_status(5)).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.engine_details import part
+from bot_bottle.errors import BootError
+from bot_bottle.network.probes import STATUS, Proof
+
+# what package managers, su and file owners need, by number (linux/capability.h)
+_CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+}
+_ALL = f"{sum(1 << number for number in _CAPABILITIES.values()):016x}"
+_NONE = f"{0:016x}"
+
+# a filter of system calls is in force (seccomp(2), SECCOMP_MODE_FILTER)
+_FILTERED = "2"
+_FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+_MOST_OUTPUT = 1 << 16  # bytes of it that are read
+
+# for the shell that becomes the command: what it may do is what the command may do
+SCRIPT = f"""\
+while read -r key first second rest; do
+  case $key in
+    Uid:) echo "{STATUS}Uid $second" ;;
+    {"|".join(f"{field}:" for field in _FIELDS)}) echo "{STATUS}${{key%:}} $first" ;;
+  esac
+done </proc/self/status
+"""
+
+
+def privilege_options(engine: Engine, info: dict[str, Any]) -> list[str]:
+    """Return the options of `create` for capabilities; `info` is what the engine says of itself."""
+    options = ["--security-opt=no-new-privileges"]
+    if engine.name == "docker":
+        return [*options, "--cap-drop=ALL", *(f"--cap-add={name}" for name in _CAPABILITIES)]
+    defaults = str(part(part(info, "host"), "security").get("capabilities", "")).split(",")
+    names = [name.strip().upper().removeprefix("CAP_") for name in defaults]
+    return [*options, *(f"--cap-drop={name}" for name in names if name and name not in _CAPABILITIES)]
+
+
+def check_seccomp(engine: Engine, info: dict[str, Any]) -> None:
+    """Refuse an engine that runs containers without a filter of system calls. Raises BootError."""
+    if engine.name == "podman":
+        filtered = part(part(info, "host"), "security").get("seccompEnabled") is True
+    else:
+        told = str(info.get("SecurityOptions"))
+        filtered = "name=seccomp" in told and "profile=unconfined" not in told
+    if not filtered:
+        raise BootError(
+            f"{engine.name} runs containers without a seccomp filter here",
+            next_step="turn it on in the engine, or use --backend smolmachines",
+        )
+
+
+def judge_privileges(output: bytes) -> Proof:
+    """Compare what SCRIPT printed with what the command should have. What is missing, or twice, is wrong."""
+    found: dict[str, list[str]] = {}
+    for line in output[:_MOST_OUTPUT].decode("ascii", "replace").splitlines():
+        name, _, value = line.partition(" ")
+        if name.startswith(STATUS):
+            found.setdefault(name.removeprefix(STATUS), []).append(value[:32])
+    own = (_NONE, _ALL) if found.get("Uid") == ["0"] else (_NONE,)
+    wanted = {
+        "CapInh": (_NONE,),
+        "CapPrm": own,
+        "CapEff": own,
+        "CapBnd": (_ALL,),
+        "CapAmb": (_NONE,),
+        "NoNewPrivs": ("1",),
+        "Seccomp": (_FILTERED,),
+    }
+    values = {name: " ".join(found.get(name, ["unknown"])) for name in wanted}
+    return Proof({f"{STATUS}{name}": (values[name], values[name] in wanted[name]) for name in wanted})
