@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from bot_bottle.host.strays import start_time
+from bot_bottle.host.process_tree import start_time
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LABEL = "bot-bottle.test"

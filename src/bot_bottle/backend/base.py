@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bot_bottle.errors import Interrupted
-from bot_bottle.host import strays
+from bot_bottle.host import process_tree
 from bot_bottle.host.redact import Credential, Secret
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
@@ -108,4 +108,4 @@ def wait(
 
 def owner() -> str:
     """Give a mark of this process that no later one will have."""
-    return f"{os.getpid()}.{strays.start_time(os.getpid())}"
+    return f"{os.getpid()}.{process_tree.start_time(os.getpid())}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from bot_bottle.host import rundir, strays
+from bot_bottle.host import process_tree, rundir
 from bot_bottle.host.rundir import RunDir
 
 
@@ -22,7 +22,7 @@ def _later(module: str, function: str, stray: dict[str, Any]) -> None:
 _container = partial(_later, "engine.containers", "sweep")
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
-    "process": strays.sweep,
+    "process": process_tree.end_recorded,
     "machine": partial(_later, "backend.microvm.bottle", "sweep_machine"),
     "mount": partial(_later, "workspace.idmap", "sweep"),
     "engine-mount": partial(_later, "backend.container.idmap_helper", "sweep"),

@@ -21,7 +21,7 @@ from bot_bottle.bottle.gc import sweep
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
-from bot_bottle.host import paths, rundir, strays
+from bot_bottle.host import paths, process_tree, rundir
 from bot_bottle.host.progress import Progress
 
 State = Literal["running", "ended", "killed"]
@@ -124,10 +124,10 @@ def stop(name: str, patience: float) -> bool:
 
     def lasts() -> bool:
         # a bottle gives its name back before its process ends
-        return names.lives(name) or (started != "" and strays.start_time(pid) == started)
+        return names.lives(name) or (started != "" and process_tree.start_time(pid) == started)
 
     for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, 10.0)):
-        if strays.start_time(pid) == started:
+        if process_tree.start_time(pid) == started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signum)
         deadline = time.monotonic() + seconds

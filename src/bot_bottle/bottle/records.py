@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import BottleError, Interrupted, ReceiptError
-from bot_bottle.host import paths, strays
+from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import write_private
 from bot_bottle.host.locks import locked
 from bot_bottle.host.progress import Progress
@@ -63,7 +63,7 @@ def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
         progress,
         name=name,
         pid=os.getpid(),
-        started=strays.start_time(os.getpid()),
+        started=process_tree.start_time(os.getpid()),
         began=_stamp(begun),
         ended=None,
         exit_status=None,

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from bot_bottle.errors import CommandError
-from bot_bottle.host import process_tree as ending
+from bot_bottle.host import process_tree
 from bot_bottle.host import redact as redaction
-from bot_bottle.host import strays
 from bot_bottle.host.signals import shield
 
 log = logging.getLogger(__name__)
@@ -205,7 +204,7 @@ class Child:
 
     def send(self, signum: int) -> None:
         """Send a signal to the program's whole group."""
-        ending.signal_group(self.pid, signum)
+        process_tree.signal_group(self.pid, signum)
 
 
 @contextmanager
@@ -267,7 +266,7 @@ def _started(
                 raise CommandFailed(done, "could not be started") from error
             stack.callback(_end, child, session)
             if session:
-                strays.note(child.pid)
+                process_tree.announce_start(child.pid)
         yield child
 
 
@@ -280,9 +279,9 @@ def _end(child: subprocess.Popen[bytes], session: bool) -> None:
             if not wait(5):
                 child.kill()
         elif child.poll() is None:
-            ending.end_session(child.pid, wait)
+            process_tree.end_session(child.pid, wait)
         else:
-            ending.signal_group(child.pid, signal.SIGKILL)
+            process_tree.signal_group(child.pid, signal.SIGKILL)
         child.wait(30)
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:

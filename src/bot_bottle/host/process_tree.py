@@ -1,4 +1,8 @@
-"""How the processes of a session are ended: children before their parents, then all, then by force."""
+"""Trees of processes: how they are ended, and how those that a killed command left are found again.
+
+The processes of a session end children before their parents, then all, then by force. An orphan is found by
+its pid and the time of its start, since the pid alone may be another process's by then.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _POLITE = 5.0  # seconds
+
+_observers: list[Callable[[int], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,51 @@ def signal_group(leader: int, signum: int) -> None:
     """Send a signal to all in a group, which has the number of its leader and lives on after it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signum)
+
+
+@contextmanager
+def observe_starts(observer: Callable[[int], None]) -> Iterator[None]:
+    """Call `observer` with the pid of every program that any thread starts until the block ends."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+def announce_start(pid: int) -> None:
+    """Call the observers with the pid of a program that was started in a session of its own."""
+    for observer in tuple(_observers):
+        observer(pid)
+
+
+def end_recorded(stray: dict[str, Any]) -> None:
+    """End what a run folder records as `process` (its sweeper)."""
+    end_orphan(int(stray["pid"]), str(stray["started"]))
+
+
+def end_orphan(pid: int, started: str, timeout: float = 10) -> bool:
+    """End a process that a killed owner left, and all that it has started (Linux only).
+
+    Return False, and end nothing, unless `pid` is still the process that started then. `timeout` (s) limits
+    each attempt to end it in order.
+    """
+    if not started or start_time(pid) != started:
+        return False
+
+    def ended(seconds: float) -> bool:
+        deadline = time.monotonic() + min(seconds, timeout)
+        while (there := start_time(pid) == started) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not there
+
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(pid) == pid:
+            end_session(pid, ended)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        ended(timeout)
+    return True
 
 
 def _send(pid: int, signum: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import CacheError
-from bot_bottle.host import paths, strays
+from bot_bottle.host import paths, process_tree
 from bot_bottle.host.locks import try_locked
 from bot_bottle.host.signals import shield
 
@@ -41,7 +41,7 @@ class RunDir:
     def note(self, pid: int) -> None:
         """Name a program that was just started. No sync: what that guards against ends programs as well."""
         with contextlib.suppress(OSError):  # a full disk, say; whoever started the program still ends it
-            self._append({"kind": "process", "pid": pid, "started": strays.start_time(pid)}, sync=False)
+            self._append({"kind": "process", "pid": pid, "started": process_tree.start_time(pid)}, sync=False)
 
     def _append(self, stray: dict[str, Any], *, sync: bool) -> None:
         with (self.path / _STRAYS).open("a", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def run_dir() -> Iterator[RunDir]:
     """Hold a fresh folder until the block ends; then it is gone. It names the programs started meanwhile."""
     with ExitStack() as stack:
         run = RunDir(_new(stack))
-        with strays.noted_by(run.note):
+        with process_tree.observe_starts(run.note):
             yield run
 
 

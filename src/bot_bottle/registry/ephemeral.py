@@ -10,7 +10,7 @@ from typing import Literal
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import RegistryError
-from bot_bottle.host import rundir, strays
+from bot_bottle.host import process_tree, rundir
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.registry import container
 from bot_bottle.registry.registry import Reference, Registry
@@ -19,7 +19,10 @@ __all__ = ["Form", "Reference", "Registry", "ephemeral_registry"]
 
 Form = Literal["embedded", "container"]
 
-_SWEEPERS: dict[str, rundir.Sweeper] = {container.STRAY: containers.sweep, "process": strays.sweep}
+_SWEEPERS: dict[str, rundir.Sweeper] = {
+    container.STRAY: containers.sweep,
+    "process": process_tree.end_recorded,
+}
 
 
 @contextmanager

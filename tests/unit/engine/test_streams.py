@@ -12,7 +12,7 @@ from tests.support.fake_engines import Fake, engine, fails
 from bot_bottle.engine.engine import BuildRequest, NoSuchImageError
 from bot_bottle.errors import BuildError, DiskFullError, EngineError, ImageError, Interrupted
 from bot_bottle.host import process
-from bot_bottle.host.strays import start_time
+from bot_bottle.host.process_tree import start_time
 
 ID = "sha256:" + "a" * 64
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.host import process, strays
+from bot_bottle.host import process, process_tree
 from bot_bottle.host.process import CommandFailed, Masked
 
 
@@ -20,7 +20,7 @@ def sh(script: str) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    return strays.start_time(pid) != "" and not Path(f"/proc/{pid}/stat").read_text().split(")")[
+    return process_tree.start_time(pid) != "" and not Path(f"/proc/{pid}/stat").read_text().split(")")[
         1
     ].startswith(" Z")
 
@@ -117,13 +117,13 @@ def test_what_a_program_has_started_in_another_session_ends_with_it(tmp_path: Pa
 
 def test_a_stray_is_only_ended_if_it_is_still_the_same_process() -> None:
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    started = strays.start_time(child.pid)
-    assert not strays.end_stray(child.pid, started + "0")
+    started = process_tree.start_time(child.pid)
+    assert not process_tree.end_orphan(child.pid, started + "0")
     assert child.poll() is None
-    assert not strays.end_stray(child.pid, "")
+    assert not process_tree.end_orphan(child.pid, "")
     os.kill(child.pid, signal.SIGSTOP)
     os.waitpid(child.pid, os.WUNTRACED)  # it has stopped
-    child_ended = strays.end_stray(child.pid, started, timeout=0.1)
+    child_ended = process_tree.end_orphan(child.pid, started, timeout=0.1)
     assert child_ended
     assert child.wait(10) == -signal.SIGKILL
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bot_bottle.errors import CacheError
-from bot_bottle.host import paths, rundir, strays
+from bot_bottle.host import paths, process_tree, rundir
 
 
 def test_a_folder_is_private_and_goes_with_its_block() -> None:
@@ -83,8 +83,8 @@ def test_programs_that_sigkill_left_are_ended_with_all_that_they_started() -> No
         pids = [int(word) for word in killed.stdout.readline().split()]
         killed.stdin.close()
     assert killed.returncode == -signal.SIGKILL
-    assert all(strays.start_time(pid) for pid in pids)
-    assert rundir.sweep({"process": strays.sweep}) == 1
+    assert all(process_tree.start_time(pid) for pid in pids)
+    assert rundir.sweep({"process": process_tree.end_recorded}) == 1
     assert [alive(pid) for pid in pids] == [False, False]
 
 
