@@ -9,7 +9,7 @@ from typing import BinaryIO
 from bot_bottle.bottle.names import lives, taken
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.host import paths
-from bot_bottle.host.workspace_files import remove_tree
+from bot_bottle.host.files import remove_tree
 from bot_bottle.workspace import review
 from bot_bottle.workspace.clone import Clone, whole
 from bot_bottle.workspace.fetch import Work, collect

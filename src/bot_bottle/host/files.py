@@ -1,13 +1,26 @@
-"""Small files of the user's own: written whole or not at all, and read for what they should be."""
+"""Files beyond open(): written whole or not at all, read without surprises, moved by the kernel.
+
+In a folder that an agent owned, every step down is taken from an open folder (openat(2) with O_NOFOLLOW), so
+that what is a link, or becomes one between two steps, leads nowhere. Other sources: copy_file_range(2),
+sync_file_range(2).
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from bot_bottle.host.locks import locked
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
 
 
 def write_private(path: Path, text: str) -> None:
@@ -24,8 +37,12 @@ def write_private(path: Path, text: str) -> None:
         partial.replace(path)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def read_regular(path: Path, limit: int) -> tuple[bytes, float]:
-    """Give a regular file's bytes, and when it was last written or touched, in seconds since 1970.
+    """Return a regular file's bytes, and when it was last written or touched, in seconds since 1970.
 
     Raises OSError for anything else in its place, and for one of more than `limit` bytes.
     """
@@ -33,11 +50,103 @@ def read_regular(path: Path, limit: int) -> tuple[bytes, float]:
     try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-            raise OSError(errno.EINVAL, "not a file of ours", str(path))
+            raise OSError(errno.EINVAL, "not a regular file, or too large", str(path))
         return os.read(fd, facts.st_size), facts.st_mtime
     finally:
         os.close(fd)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+@contextmanager
+def open_folder(path: Path | str, inside: int | None = None) -> Iterator[int]:
+    """Yield a folder's descriptor. `inside` is the folder that a bare name is looked up in.
+
+    Raises OSError, also when it is a link.
+    """
+    descriptor = os.open(path, _FOLDER, dir_fd=inside)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_regular(name: str, inside: int) -> Iterator[BinaryIO]:
+    """Yield a regular file of an open folder to read. Raises OSError if it is anything else."""
+    descriptor = os.open(name, _FILE, dir_fd=inside)
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{name} is not a regular file")
+        yield opened
+
+
+def list_names(inside: int) -> list[str]:
+    """Return the names in an open folder, sorted."""
+    return sorted(os.listdir(inside))
+
+
+def is_folder(name: str, inside: int) -> bool:
+    """Whether an open folder contains a folder of this name."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and everything in it, however deep and whatever its modes. Raises OSError.
+
+    Folders are moved up before they are emptied: a path, a call stack or open descriptors would run out.
+    """
+    if not os.path.lexists(path):
+        return
+    with open_folder(path) as top:
+        os.fchmod(top, 0o700)
+        number = 0
+        while there := list_names(top):
+            for name in there:
+                if not is_folder(name, top):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                with suppress(PermissionError):
+                    os.chmod(name, 0o700, dir_fd=top)  # it is a folder, and nobody else is there any more
+                with open_folder(name, top) as opened:
+                    for inner in list_names(opened):
+                        if is_folder(inner, opened):
+                            number += 1
+                            os.chmod(inner, 0o700, dir_fd=opened)
+                            os.rename(inner, f"{path.name}.{number}", src_dir_fd=opened, dst_dir_fd=top)
+                        else:
+                            os.unlink(inner, dir_fd=opened)
+                os.rmdir(name, dir_fd=top)
+    path.rmdir()
+
+
+def copy_range(source: int, offset: int, size: int, target: int) -> int:
+    """Append a range of one open file to another within the kernel; return how many bytes were copied.
+
+    File systems with shared blocks (btrfs, XFS) share whole blocks that are aligned in both files; others
+    copy. Where the two files are of different kinds, and on other systems than Linux, fewer bytes are copied
+    than were asked for; the caller copies the rest. Raises OSError for a full disk.
+    """
+    done = 0
+    try:
+        while done < size and hasattr(os, "copy_file_range"):
+            count = os.copy_file_range(source, target, size - done, offset_src=offset + done)
+            if not count:
+                break
+            done += count
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+    return done
+
+
+def start_writeback(fd: int, offset: int, size: int) -> bool:
+    """Start write-back of a range (sync_file_range) to shorten the final fsync; return whether it started.
+
+    Nothing is promised: the file still has to be synced.
+    """
+    import ctypes  # only here: finding an artifact does not need it
+
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    return call is not None and call(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _WRITE) == 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.errors import ArtifactError, UsageError
-from bot_bottle.host.kernelio import copy_range
+from bot_bottle.host.files import copy_range
 
 _STDOUT = 1
 _MOST_LINKS = 40  # as many as Linux follows

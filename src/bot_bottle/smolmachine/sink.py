@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bot_bottle.errors import ArtifactError, DiskFullError
-from bot_bottle.host.kernelio import begin_writing, copy_range
+from bot_bottle.host.files import copy_range, start_writeback
 from bot_bottle.host.progress import human_bytes
 from bot_bottle.host.signals import shield
 
@@ -64,7 +64,7 @@ class Sink:
         """Count what has been written, and have it go to the disk while more is being made."""
         self._written += count
         if self._folder is not None and self._written - self._going >= _GOING:
-            begin_writing(self._file.fileno(), self._going, self._written - self._going)
+            start_writeback(self._file.fileno(), self._going, self._written - self._going)
             self._going = self._written
 
     def flush(self) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
-from bot_bottle.host import process
-from bot_bottle.host import workspace_files as files
+from bot_bottle.host import files, process
 from bot_bottle.workspace.clone import Clone
 from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.git import Git, printable

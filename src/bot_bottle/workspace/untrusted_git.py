@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.host import workspace_files as files
+from bot_bottle.host import files
 from bot_bottle.workspace.git import Git, printable
 
 _PACK = re.compile(r"pack-[0-9a-f]{40,64}\.pack")
@@ -61,9 +61,9 @@ def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> Ref
     or holds what is no git object. Whether all objects that a reference needs are there is not checked.
     """
     try:
-        with files.folder(work) as top, files.folder(".git", top) as folder:
+        with files.open_folder(work) as top, files.open_folder(".git", top) as folder:
             references = _references(folder)
-            with files.folder("objects", folder) as objects:
+            with files.open_folder("objects", folder) as objects:
                 _take_objects(objects, git, object_format, skip)
             return references
     except OSError as error:
@@ -75,24 +75,24 @@ def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> Ref
 
 
 def _take_objects(objects: int, git: Git, object_format: str, skip: Collection[str]) -> None:
-    for name in files.names(objects):
+    for name in files.list_names(objects):
         if _FAN.fullmatch(name):
-            with suppress(FileNotFoundError), files.folder(name, objects) as fan:
-                for rest in files.names(fan):
+            with suppress(FileNotFoundError), files.open_folder(name, objects) as fan:
+                for rest in files.list_names(fan):
                     if _REST.fullmatch(rest):
-                        with suppress(FileNotFoundError), files.file(rest, fan) as source:
+                        with suppress(FileNotFoundError), files.open_regular(rest, fan) as source:
                             _take_loose(source, git.folder / "objects" / name, name + rest, object_format)
-    if "pack" in files.names(objects):
-        with files.folder("pack", objects) as packs:
+    if "pack" in files.list_names(objects):
+        with files.open_folder("pack", objects) as packs:
             _take_packs(packs, git, set(skip))
 
 
 def _take_packs(folder: int, git: Git, known: set[str]) -> None:
     """Take every pack that is not known; again while there are new ones, which replace what has gone."""
     for _ in range(_MOST_LOOKS):
-        new = [name for name in files.names(folder) if _PACK.fullmatch(name) and name not in known]
+        new = [name for name in files.list_names(folder) if _PACK.fullmatch(name) and name not in known]
         for name in new:
-            with suppress(FileNotFoundError), files.file(name, folder) as source:
+            with suppress(FileNotFoundError), files.open_regular(name, folder) as source:
                 # garbage ends it at the first byte that is no object, wherever the file's end may be
                 git.run("index-pack", "--stdin", input=source)
         if not new:
@@ -135,7 +135,7 @@ def _references(folder: int) -> References:
         if len(values) > _MOST_REFERENCES:
             raise WorkspaceError(f"the bottle made more than {_MOST_REFERENCES} references")
     values = _packed(folder) | values
-    with files.file("HEAD", folder) as file:
+    with files.open_regular("HEAD", folder) as file:
         head = _line(file)
     if head.startswith(b"ref: refs/"):
         return References(os.fsdecode(head.removeprefix(b"ref: ")), values)
@@ -146,7 +146,7 @@ def _references(folder: int) -> References:
 
 def _packed(folder: int) -> dict[str, str]:
     try:
-        with files.file("packed-refs", folder) as file:
+        with files.open_regular("packed-refs", folder) as file:
             lines = file.read(_LARGEST_LIST).split(b"\n")
     except FileNotFoundError:
         return {}
@@ -160,15 +160,15 @@ def _packed(folder: int) -> dict[str, str]:
 def _loose(parent: int, path: str, depth: int) -> Iterator[tuple[str, bytes]]:
     if depth > _DEEPEST:
         raise OSError("references are nested too deep")
-    with files.folder(path.rpartition("/")[2], parent) as folder:
-        for name in files.names(folder):
+    with files.open_folder(path.rpartition("/")[2], parent) as folder:
+        for name in files.list_names(folder):
             if name.endswith(_LOCK):
                 continue
             with suppress(FileNotFoundError):
                 if files.is_folder(name, folder):
                     yield from _loose(folder, f"{path}/{name}", depth + 1)
                     continue
-                with files.file(name, folder) as file:
+                with files.open_regular(name, folder) as file:
                     yield f"{path}/{name}", _line(file)
 
 

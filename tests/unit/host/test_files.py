@@ -1,15 +1,16 @@
-"""Small private files: whole or not there, whatever a killed writer left."""
+"""Files: whole or not there whatever a killed writer left, and what the kernel does for them."""
 
 from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bot_bottle.host.files import write_private
+from bot_bottle.host.files import copy_range, start_writeback, write_private
 
 
 def test_it_is_whole_and_private_whatever_was_left(tmp_path: Path) -> None:
@@ -36,3 +37,55 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         write_private(tmp_path / "file", "new")
     assert not (tmp_path / "elsewhere").exists()
+
+
+DATA = os.urandom(300_000)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 300_000), (4096, 8192), (1, 2), (299_999, 1), (10, 0)])
+def test_a_range_is_appended(tmp_path: Path, offset: int, size: int) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb", buffering=0) as target:
+        target.write(b"before")
+        done = copy_range(source.fileno(), offset, size, target.fileno())
+    assert (tmp_path / "target").read_bytes() == b"before" + DATA[offset : offset + done]
+    assert done == size
+
+
+def test_there_is_no_more_than_the_source_has(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb", buffering=0) as target:
+        assert copy_range(source.fileno(), 299_990, 100, target.fileno()) == 10
+
+
+def test_what_is_no_file_is_left_to_the_caller(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    reader, writer = os.pipe()
+    with (tmp_path / "source").open("rb") as source:
+        assert copy_range(source.fileno(), 0, 100, writer) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=True)
+    try:
+        (place / "source").write_bytes(DATA[:50_000])
+        with (
+            (place / "source").open("rb") as source,
+            (place / "target").open("wb", buffering=0) as target,
+            pytest.raises(OSError, match="No space left"),
+        ):
+            copy_range(source.fileno(), 0, 50_000, target.fileno())
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_writing_can_begin(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(DATA)
+        assert start_writeback(file.fileno(), 0, len(DATA))
+    assert (tmp_path / "file").read_bytes() == DATA
+    assert not start_writeback(-1, 0, 1)
