@@ -10,7 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+    from rich.text import Text
 
 Mode = Literal["live", "plain", "quiet"]
 
@@ -88,6 +92,39 @@ class _PlainStage(Stage):
             )
 
 
+class _LiveStage(Stage):
+    """A stage whose bar follows its bytes."""
+
+    bar: rich_progress.Progress | None = None
+
+    def tick(self) -> None:
+        if self.bar is not None and self.total:
+            self.bar.update(self.bar.task_ids[0], completed=self.done)
+
+    def __rich__(self) -> Text:
+        """Return bytes, rate, seconds and detail; called at each refresh, as seconds pass by themselves."""
+        from rich.text import Text
+
+        return Text(f"{self.measure()}  ").append(self.detail[:60], style="dim")
+
+
+@contextmanager
+def _live_stage(name: str, total: int | None, stream: TextIO) -> Iterator[Stage]:
+    """Show a spinner, a bar when the total is known, and the latest detail, until the block ends."""
+    from rich import progress as rich_progress  # only here: scripts and pipes never load it
+    from rich.console import Console
+
+    stage = _LiveStage(name, total)
+    columns = [rich_progress.SpinnerColumn(), rich_progress.TextColumn("{task.description:<8}")]
+    if total:
+        columns.append(rich_progress.BarColumn(bar_width=24))
+    columns.append(rich_progress.RenderableColumn(stage))
+    with rich_progress.Progress(*columns, console=Console(file=stream), transient=True) as bar:
+        bar.add_task(name, total=total)
+        stage.bar = bar
+        yield stage
+
+
 class Progress:
     """Shows stages on `stream` (default: standard error) and keeps how long each took."""
 
@@ -109,7 +146,7 @@ class Progress:
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         """Show a stage for as long as the block lasts, and keep its seconds under `name`."""
         if self.mode == "live":
-            with self._live(name, total) as stage:
+            with _live_stage(name, total, self.stream) as stage:
                 yield stage
         else:
             stage = _PlainStage(name, total, self.stream) if self.mode == "plain" else Stage(name, total)
@@ -126,10 +163,3 @@ class Progress:
             yield
         finally:
             self.seconds[name] = round(time.monotonic() - begun, 3)
-
-    @contextmanager
-    def _live(self, name: str, total: int | None) -> Iterator[Stage]:
-        from bot_bottle.host.live import live_stage
-
-        with live_stage(name, total, self.stream) as stage:
-            yield stage
