@@ -3,7 +3,9 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv/bin
-ENGINE := scripts/engine run --
+# ENGINE=NAME: the tests run on that engine alone, one of `scripts/engine list`
+export BOT_BOTTLE_TEST_ENGINE := $(ENGINE)
+WITH_ENGINE := scripts/engine run $(addprefix --engine ,$(filter docker-%,$(ENGINE))) --
 PYTEST := $(VENV)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -16,23 +18,23 @@ demo: ## boot examples/hello in a microVM and compare it with this machine
 	@scripts/demo
 
 test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about forty minutes
-	@$(ENGINE) scripts/test
+	@$(WITH_ENGINE) scripts/test
 
 unit: setup-venv ## the unit tests: minutes, nothing needed
 	@scripts/test unit
 
-engine: setup-test ## the tests with a real docker and podman
-	@$(ENGINE) scripts/test engine
+engine: setup-test ## the tests with real container engines; on one alone: ENGINE=docker-28-containerd
+	@$(WITH_ENGINE) scripts/test engine
 
 vm: setup-test ## the tests that boot real microVMs
-	@$(ENGINE) scripts/test vm
+	@$(WITH_ENGINE) scripts/test vm
 
 bench: setup-slow ## measure what is claimed of speed and size: about half an hour
-	@$(ENGINE) $(VENV)/python -m benchmarks
+	@$(WITH_ENGINE) $(VENV)/python -m benchmarks
 
 test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB, thousands of made-up examples
 	@$(PYTEST) -q --hypothesis-profile=many tests/unit/smolmachine/test_format.py
-	@$(ENGINE) $(PYTEST) -m slow
+	@$(WITH_ENGINE) $(PYTEST) -m slow
 
 lint: setup-venv ## ruff and mypy
 	@$(VENV)/ruff check . scripts/engine

@@ -1,11 +1,13 @@
 """The keeper of the private engine: starts it, waits until nobody uses it, and ends it.
 
-`private_engine.start_keeper` runs this. It says `ready` on standard output; its standard error is the log.
+`PrivateEngine.join` runs this, with the engine's name. It says `ready` on standard output; its standard error
+is the log.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -14,31 +16,34 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-import private_engine as engine
-from private_engine import processes
+from private_engine import catalog, processes
+from private_engine.engine import PrivateEngine
+from private_engine.places import lock, write
 
 START_SECONDS = 40.0
-CONTAINERD = engine.RUN / "containerd.sock"
+# opt would make /opt/containerd; cri listens for Kubernetes, nri at one socket for the whole machine
+DISABLED = json.dumps([f"io.containerd.{name}" for name in ("grpc.v1.cri", "internal.v1.opt", "nri.v1.nri")])
 
 Started = list[subprocess.Popen[bytes]]
 
 
-def main() -> None:
+def main(name: str) -> None:
     """Leave the caller, and keep the engine until nobody uses it."""
+    engine = PrivateEngine(catalog.entry(name) if name else None)
     if os.fork():
         return
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
     try:
-        processes.record(engine.KEEPER, [os.getpid()])
-        start_engine(make_bridge())
+        processes.record(engine.keeper, [os.getpid()])
+        start_engine(engine, make_bridge(engine))
         print("ready", flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        engine.lock("users", fcntl.LOCK_EX)
+        lock(engine.run / "users.lock", fcntl.LOCK_EX)
     finally:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
-        engine.end_engine()
+        engine.end()
 
 
 def stop(signum: int, _frame: FrameType | None) -> None:
@@ -46,39 +51,32 @@ def stop(signum: int, _frame: FrameType | None) -> None:
     raise SystemExit(f"ended by signal {signum}")
 
 
-def make_bridge() -> str:
-    """Make the bridge and give its name, or `none` where that cannot be done."""
+def make_bridge(engine: PrivateEngine) -> str:
+    """Make the bridge and return its name, or `none` where that cannot be done."""
     try:
-        engine.BRIDGE.make()
+        engine.bridge.make()
     except OSError as error:
         print(f"no bridge ({error.strerror}): containers get no network", file=sys.stderr)
-        engine.BRIDGE.remove()
+        engine.bridge.remove()
         return "none"
-    return engine.BRIDGE.name
+    return engine.bridge.name
 
 
-def start_engine(bridge: str) -> None:
+def start_engine(engine: PrivateEngine, bridge: str) -> None:
     """Start containerd and dockerd, and wait until they answer. All that runs is written down."""
     started: Started = []
-    settings = engine.RUN / "containerd.toml"
-    # the opt plugin would make /opt/containerd; the cri plugin listens for Kubernetes
-    settings.write_text(
-        "version = 2\n"
-        'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n'
-        f'root = "{engine.DATA}/containerd"\n'
-        f'state = "{engine.RUN}/containerd"\n'
-        f'[grpc]\naddress = "{CONTAINERD}"\n'
-    )
-    (engine.RUN / "daemon.json").write_text("{}")  # the system's own settings are not for this one
+    settings = {}  # the system's own are not for this one
+    if engine.entry:
+        settings["features"] = {"containerd-snapshotter": engine.entry.containerd_store}
+    write(engine.run / "daemon.json", json.dumps(settings))
     # dockerd would give the bridge the address that it had last time, which may be another engine's by now
-    (engine.DATA / "docker" / "network" / "files" / "local-kv.db").unlink(missing_ok=True)
+    (engine.data / "docker" / "network" / "files" / "local-kv.db").unlink(missing_ok=True)
     options = {
-        "config-file": engine.RUN / "daemon.json",
-        "containerd": CONTAINERD,
-        "data-root": engine.DATA / "docker",
-        "exec-root": engine.RUN / "exec",
-        "pidfile": engine.RUN / "docker.pid",
-        "host": engine.HOST,
+        "config-file": engine.run / "daemon.json",
+        "data-root": engine.data / "docker",
+        "exec-root": engine.run / "exec",
+        "pidfile": engine.pidfile,
+        "host": engine.host,
         "bridge": bridge,
         # ports are published by docker's own proxy: the host's firewall and routing stay as they are
         "iptables": "false",
@@ -86,16 +84,45 @@ def start_engine(bridge: str) -> None:
         "ip-masq": "false",
         "ip-forward": "false",
     }
-    start(started, "containerd", "--config", str(settings))
-    wait_for(CONTAINERD.exists, started)
-    start(started, "dockerd", *(f"--{name}={value}" for name, value in options.items()))
-    wait_for(lambda: engine.SOCKET.exists() and engine.answers(engine.HOST), started)
+    if engine.entry and engine.entry.own_containerd:
+        wrap_containerd(engine)
+    else:
+        write_containerd_settings(engine)
+        start(engine, started, "containerd", "--config", str(engine.run / "containerd.toml"))
+        wait_for(engine.containerd.exists, started)
+        options["containerd"] = engine.containerd
+    start(engine, started, "dockerd", *(f"--{name}={value}" for name, value in options.items()))
+    wait_for(lambda: engine.socket.exists() and engine.answers(), started)
 
 
-def start(started: Started, program: str, *arguments: str) -> None:
+def write_containerd_settings(engine: PrivateEngine) -> None:
+    """Write the settings of a containerd that runs beside dockerd, as the system's does."""
+    write(
+        engine.run / "containerd.toml",
+        f'version = 2\ndisabled_plugins = {DISABLED}\nroot = "{engine.data}/containerd"\n'
+        f'state = "{engine.run}/containerd"\n[grpc]\naddress = "{engine.containerd}"\n',
+    )
+
+
+def wrap_containerd(engine: PrivateEngine) -> None:
+    """Put a containerd on dockerd's PATH that takes dockerd's settings, and leaves plugins out besides."""
+    settings = engine.run / "containerd.toml"
+    theirs = engine.run / "exec" / "containerd" / "containerd.toml"
+    write(settings, f'version = 2\ndisabled_plugins = {DISABLED}\nimports = ["{theirs}"]\n')
+    write(
+        engine.run / "bin" / "containerd",
+        "#!/bin/sh\nshift 2 # --config and its file\n"
+        f'exec {engine.find("containerd")} --config {settings} "$@"\n',
+        0o755,
+    )
+
+
+def start(engine: PrivateEngine, started: Started, program: str, *arguments: str) -> None:
     """Start one program of the engine, and write down that it runs."""
     # they in turn look for runc, iptables and docker-proxy
-    path = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+    places = [os.environ.get("PATH", ""), "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    if engine.suite:
+        places = [str(engine.run / "bin"), engine.suite.path, *places]
     command = [engine.find(program) or program, *arguments]
     started.append(
         subprocess.Popen(
@@ -103,10 +130,10 @@ def start(started: Started, program: str, *arguments: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             start_new_session=True,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": ":".join(places)},
         )
     )
-    processes.record(engine.PROCESSES, [process.pid for process in started])
+    processes.record(engine.processes, [process.pid for process in started])
 
 
 def wait_for(there: Callable[[], bool], started: Started) -> None:
@@ -122,4 +149,4 @@ def wait_for(there: Callable[[], bool], started: Started) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -14,7 +14,7 @@ KILL_SECONDS = 5.0
 
 
 def start_time(pid: int) -> str:
-    """Give a mark of when a process started, or "" if it has ended. Source: proc(5), field 22 of stat."""
+    """Return a mark of when a process started, or "" if it has ended. Source: proc(5), field 22 of stat."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -30,7 +30,7 @@ def record(state: Path, pids: list[int]) -> None:
 
 
 def recorded(state: Path) -> list[tuple[int, str]]:
-    """Give the processes that were written down; none if that cannot be read."""
+    """Return the processes that were written down; none if that cannot be read."""
     try:
         return [(int(pid), str(started)) for pid, started in json.loads(state.read_text())]
     except (OSError, ValueError, TypeError):
