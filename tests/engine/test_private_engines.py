@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.host.strays import start_time
+from bot_bottle.host.process_tree import start_time
 from tests.support.engines import CHECKOUT, Docker
 
 # this machine's docker, which containerd runs beside, and one that starts its containerd itself
