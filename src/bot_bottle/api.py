@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from bot_bottle.bottle.gc import working
 from bot_bottle.cache.cache import Explanation
-from bot_bottle.engine.source import PackerName, Source, Transport, Via
+from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Conversion, Converter
+from bot_bottle.pack.options import ConvertOptions, PackerName, Transport, Via
 from bot_bottle.smolmachine import format as artifact_format
 
 if TYPE_CHECKING:  # loaded by who needs it: most commands do not
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # loaded by who needs it: most commands do not
 def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:
     """Give the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
     with working() as run:
-        return Converter(run, progress or Progress(), engine=engine).image_id(source)
+        return Converter(run, progress or Progress(), ConvertOptions(engine)).image_id(source)
 
 
 def convert(
@@ -38,21 +39,19 @@ def convert(
 ) -> Conversion:
     """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
-    `via` and `transport` are as `Packing` has them; `max_image_size`, in bytes, is for the native packer
+    `via` and `transport` are as `PackMethod` has them; `max_image_size`, in bytes, is for the native packer
     (default: 64 GiB). Raises the BottleError of the stage that failed.
     """
+    options = ConvertOptions.of(
+        engine=engine,
+        packer=packer,
+        accel=accel,
+        via=via,
+        transport=transport,
+        max_image_size=max_image_size,
+    )
     with working() as run:
-        converter = Converter(
-            run,
-            progress or Progress(),
-            engine=engine,
-            packer=packer,
-            accel=accel,
-            via=via,
-            transport=transport,
-            max_image_size=max_image_size,
-        )
-        return converter.convert(source)
+        return Converter(run, progress or Progress(), options).convert(source)
 
 
 def why(
@@ -64,7 +63,8 @@ def why(
 ) -> Explanation:
     """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
     with working() as run:
-        return Converter(run, progress or Progress(), engine=engine, packer=packer).why(source)
+        options = ConvertOptions.of(engine=engine, packer=packer)
+        return Converter(run, progress or Progress(), options).why(source)
 
 
 def verify(
@@ -84,7 +84,9 @@ def verify(
     with working() as run, ExitStack() as stack:
         size = artifact_format.read(artifact).size
         image = (
-            stack.enter_context(Converter(run, progress, engine=engine).opened(source)) if source else None
+            stack.enter_context(Converter(run, progress, ConvertOptions(engine)).opened(source))
+            if source
+            else None
         )
         with progress.stage("verify", size) as stage:
             return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
@@ -105,7 +107,7 @@ def scrub(
             return list(dict.fromkeys(scan_artifact(target, stage.advance)))
     with (
         working() as run,
-        Converter(run, progress, engine=engine).opened(target) as image,
+        Converter(run, progress, ConvertOptions(engine)).opened(target) as image,
         progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
     ):
         return list(dict.fromkeys(scan_image(image, stage.advance)))

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from bot_bottle import api as artifacts
 from bot_bottle.bottle.gc import working
-from bot_bottle.engine.source import PackerName, Source, Transport
+from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
+from bot_bottle.pack.options import PackerName, Transport
 from bot_bottle.vm.host import Accel
 
 

@@ -15,7 +15,7 @@ from tests.support.backend_suite import Attach, Ended
 from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
-from bot_bottle.backend.base import Running
+from bot_bottle.backend.base import RunningBottle
 from bot_bottle.backend.microvm.bottle import Bottle
 from bot_bottle.bottle import run as pipeline
 from bot_bottle.bottle.gc import working
@@ -75,7 +75,7 @@ def running(image: str, shared_cache: Path) -> Iterator[Bottle]:
                 yield bottle
 
 
-def run_attached(bottle: Running, stdin: bytes = b"") -> Ended:
+def run_attached(bottle: RunningBottle, stdin: bytes = b"") -> Ended:
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin)
         given.seek(0)

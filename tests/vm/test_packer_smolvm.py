@@ -22,6 +22,7 @@ from bot_bottle.bottle.spec import BottleSpec, make_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Converter
+from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.smolmachine.format import verify
 from bot_bottle.vm.emulated.qemu import find_qemu
 
@@ -92,7 +93,8 @@ def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: s
     spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)
     progress = Progress("plain")
     with working() as run:
-        converter = Converter(run, progress, packer="smolvm", via="registry", transport="push")
+        options = ConvertOptions.of(packer="smolvm", via="registry", transport="push")
+        converter = Converter(run, progress, options)
         plan = pipeline.prepare(spec, converter)
         assert plan.conversion is not None
         assert not plan.conversion.entry.hit

@@ -1,11 +1,16 @@
-"""What every backend does: start a bottle, run one command in it attached to us, leave nothing."""
+"""What every backend does: start a bottle, run one command in it attached to us, leave nothing.
+
+Two classes implement `Backend`: a hardened container and a microVM. Nothing outside of them asks which it is.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bot_bottle.errors import Interrupted
 from bot_bottle.host import process_tree
@@ -15,6 +20,14 @@ from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
 from bot_bottle.workspace.spec import Mount
 
+if TYPE_CHECKING:
+    from bot_bottle.engine.engine import Engine
+    from bot_bottle.host.progress import Progress
+    from bot_bottle.host.rundir import RunDir
+    from bot_bottle.network.proxy_process import Record
+    from bot_bottle.secrets.reference import Reference
+    from bot_bottle.vm.host import Accel
+
 _POLL = 0.1
 
 # what docker gives a container whose image names none
@@ -22,7 +35,7 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class BottleConfig:
     """All that a backend needs to know of a bottle, besides what it boots. Empty: as the image has it."""
 
     slug: str
@@ -41,10 +54,10 @@ class Launch:
     @property
     def name(self) -> str:
         """The name of its machine or container."""
-        return f"bottle-{self.slug}"
+        return machine_name(self.slug)
 
-    def beside(self, command: tuple[str, ...]) -> Launch:
-        """Give it for another command, which the secrets are not for."""
+    def for_command(self, command: tuple[str, ...]) -> BottleConfig:
+        """Return it for another command, which gets none of the secrets."""
         return replace(self, command=command, secrets={})
 
     def variables(self, *, tty: bool) -> dict[str, str]:
@@ -53,44 +66,126 @@ class Launch:
         return {**terminal, **self.env}
 
 
+def machine_name(slug: str) -> str:
+    """Return the name of a bottle's container or microVM."""
+    return f"bottle-{slug}"
+
+
 def default_path(env: Mapping[str, str]) -> dict[str, str]:
     """Give the variables that docker adds to a command's own, and smolvm does not."""
     return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}
 
 
-Begin = Callable[[Proof], None]
+Place = Literal["container", "kvm", "emulated"]
+PLACES: tuple[Place, ...] = ("container", "kvm", "emulated")
+
+OnProved = Callable[[Proof], None]
+"""Called with the result of the probes, before the command starts, which does not start when it raises."""
 
 
-class Running(Protocol):
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What a bottle is started from: an image of an engine, and for a microVM the artifact made of it.
+
+    `engine` returns the engine; it is only called by a backend that needs one.
+    """
+
+    image_id: str
+    artifact: Path | None
+    engine: Callable[[], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A running bottle as other commands find it. `engine` is docker or podman, "" for a microVM.
+
+    `user` and `workdir` are those of its own command; `published` says whether it has ports of this machine.
+    """
+
+    slug: str
+    place: Place
+    engine: str
+    user: str
+    workdir: str
+    published: bool
+
+    @property
+    def name(self) -> str:
+        """The name of its container or microVM."""
+        return machine_name(self.slug)
+
+
+class RunningBottle(Protocol):
     """A bottle that is up, or about to run its one command."""
 
     @property
-    def place(self) -> str:
-        """Where its command runs: in a `container`, on `kvm`, or `emulated`."""
+    def place(self) -> Place:
+        """Where its command runs."""
 
-    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
-        """Run the bottle's command on our own streams and give its exit status.
-
-        `begin` is given what was found of its walls; when it raises, the command does not start.
+    def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
+        """Run the bottle's command on our own streams and return its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
         """
 
-    def aside(self, command: tuple[str, ...]) -> int:
+    def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in all else as that, and leave nothing of it."""
 
 
-class Waiting(Protocol):
+class Backend(Protocol):
+    """A way to run bottles."""
+
+    @property
+    def boots_artifact(self) -> bool:
+        """Whether it boots a `.smolmachine`; otherwise it runs the image in the engine."""
+
+    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
+        """Refuse what this backend cannot do, before anything is made. Raises SpecError.
+
+        `archive` says whether the image is in an archive instead of an engine.
+        """
+
+    def host_overhead_mib(self, accel: Accel) -> int:
+        """Return the MiB of memory that a bottle takes besides its own. Raises AccelError."""
+
+    def variables(self, egress: Policy) -> Mapping[str, str]:
+        """Return the variables by which programs in a bottle find what they may reach."""
+
+    def start(
+        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+    ) -> AbstractContextManager[RunningBottle]:
+        """Start a bottle; when the block ends, by any way, nothing of it is left.
+
+        What it may reach is in force then. `files` are where it records what was refused.
+        """
+
+    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+        """Run another command in a bottle that another process holds, and return its exit status.
+
+        Raises SpecError where the bottle cannot take one.
+        """
+
+    def probe(self, machine: Machine, policy: Policy) -> Proof:
+        """Try again from inside what a running bottle can reach. Raises SpecError where it cannot try."""
+
+    def check_can_allow(self, machine: Machine) -> None:
+        """Raise SpecError where a running bottle cannot be allowed more."""
+
+    def allow(self, machine: Machine, added: Policy) -> None:
+        """Let a running bottle reach more, as far as its policy file alone does not. Raises SpecError."""
+
+
+class AttachedCommand(Protocol):
     """A command that is attached to us."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, `timeout` seconds at most, and give its exit status or None."""
+        """Wait for its end, `timeout` seconds at most, and return its exit status or None."""
 
 
 def wait(
-    attached: Waiting, received: list[int], pass_on: Callable[[int], None], end: Callable[[], None]
+    attached: AttachedCommand, received: list[int], pass_on: Callable[[int], None], end: Callable[[], None]
 ) -> int:
-    """Wait for a command and give its exit status.
+    """Wait for a command and return its exit status.
 
     `received` grows with the signals that reach us: the first is passed on, the second ends the command and
     raises Interrupted.
@@ -106,6 +201,6 @@ def wait(
     return code
 
 
-def owner() -> str:
-    """Give a mark of this process that no later one will have."""
+def process_identity() -> str:
+    """Return what identifies this process: no later one will have it."""
     return f"{os.getpid()}.{process_tree.start_time(os.getpid())}"

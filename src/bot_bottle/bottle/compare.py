@@ -15,20 +15,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 from bot_bottle.backend import BackendName
-from bot_bottle.backend.base import Begin, Running
+from bot_bottle.backend.base import OnProved, RunningBottle
 from bot_bottle.bottle import logs, names, work
 from bot_bottle.bottle import records as receipts
-from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.differences import Side
 from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.run import run_bottle
 from bot_bottle.bottle.spec import BottleSpec, check_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Converter
+from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.secrets.reference import resolve
 
 _ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the quick one first
@@ -47,11 +47,11 @@ _SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_"}
 _CHANGES = {"A": "added", "D": "removed", "M": "changed", "T": "another type"}
 
 
-def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Side]:
+def twin(spec: BottleSpec, progress: Progress, options: ConvertOptions) -> tuple[Side, Side]:
     """Run a spec's command in both backends and give what is known of each.
 
-    The image is built once; the bottles are named after the spec, with their backend. `chosen` are engine,
-    packer and so on, as for `bottle.run`. Raises UsageError for what cannot be done twice.
+    The image is built once; the bottles are named after the spec, with their backend. Raises UsageError for
+    what cannot be done twice.
     """
     if spec.source.archive is not None:
         raise UsageError("--twin takes no archive", next_step="docker load it, and use --image")
@@ -65,37 +65,37 @@ def twin(spec: BottleSpec, progress: Progress, **chosen: Any) -> tuple[Side, Sid
             pass  # told before the first has run
     resolve(spec.secrets)  # each side does it again; what is not there is told before anything is built
     with working() as run:
-        image = Converter(run, progress, **chosen).image_id(spec.source)
+        image = Converter(run, progress, options).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):
         own = replace(spec, slug=side.name, backend=backend, source=Source(image=image))
-        _run(own, side, Progress(progress.mode, progress.stream), chosen)
+        _run(own, side, Progress(progress.mode, progress.stream), options)
     return sides[0], sides[1]
 
 
-def _run(spec: BottleSpec, side: Side, progress: Progress, chosen: dict[str, Any]) -> None:
-    def attend(running: Running, begin: Begin) -> int:
+def _run(spec: BottleSpec, side: Side, progress: Progress, options: ConvertOptions) -> None:
+    def run_command(running: RunningBottle, on_proved: OnProved) -> int:
         _look(running, side)
         log = logs.begin(side.name)
         begun = time.monotonic()
         try:
             with _streams_into(log):
-                return running.run(tty=False, begin=begin)
+                return running.run(tty=False, on_proved=on_proved)
         finally:
             side.seconds = round(time.monotonic() - begun, 3)
             os.close(log)
 
     progress.note(f"{'begin':<8} {side.name}")
-    side.exit_status = bottle.run(spec, **chosen, progress=progress, attend=attend)
-    side.receipt, side.log = receipts.newest(side.name), logs.path(side.name)
+    side.exit_status = run_bottle(spec, options, progress, run_command=run_command)
+    side.record, side.log = receipts.newest(side.name), logs.path(side.name)
     if spec.workspace.mode == "clone":
         side.files = _files(side.name)
 
 
-def _look(running: Running, side: Side) -> None:
+def _look(running: RunningBottle, side: Side) -> None:
     """Ask the image's shell what a command is given; a bottle without one keeps it to itself."""
     with tempfile.TemporaryFile() as told:
         with _streams_into(told.fileno()):
-            code = running.aside(("sh", "-c", _LOOK))
+            code = running.run_before(("sh", "-c", _LOOK))
         told.seek(0)
         user, _, rest = told.read().decode("utf-8", "surrogateescape").partition("\n")
     if code == 0 and re.fullmatch(r"\d+:\d+", user):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.bottle.records import RunRecord
 from bot_bottle.host.progress import human_count
 from bot_bottle.network.probes import STATUS
 
@@ -29,7 +30,7 @@ class Side:
     files: dict[str, str] | None = None
     log: Path = Path()
     seconds: float = 0.0
-    receipt: dict[str, Any] = field(default_factory=dict)
+    record: RunRecord = field(default_factory=lambda: RunRecord(""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def compare(left: Side, right: Side) -> Iterator[Row]:
     yield from _parts("env", "variable", left.env, right.env, lambda _value: "set", _BACKENDS_OWN)
     yield from _parts("files", "file", left.files, right.files, lambda value: value.partition(" ")[0])
     yield _output(left.log, right.log)
-    here, there = (_reached(side.receipt.get("proof")) for side in (left, right))
+    here, there = (_reached(side.record.proof) for side in (left, right))
     if here or there:
         yield from _parts("hosts", "probe", here, there, str)
     yield Row("seconds", f"{left.seconds:.2f}", f"{right.seconds:.2f}", None)
@@ -119,5 +120,5 @@ def _equal(left: Path, right: Path) -> bool:
 
 
 def _total(side: Side) -> str:
-    seconds = (side.receipt.get("seconds") or {}).get("total")
+    seconds = side.record.seconds.get("total")
     return _UNKNOWN if seconds is None else f"{seconds:.2f}"

@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from bot_bottle.backend.base import Launch
-from bot_bottle.backend.container import bottle as docker
-from bot_bottle.backend.microvm import bottle as smolmachines
+from bot_bottle.backend.base import BottleConfig
+from bot_bottle.backend.choice import backend_at
 from bot_bottle.bottle import logs, names, work
 from bot_bottle.bottle import records as receipts
 from bot_bottle.bottle.gc import sweep
+from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
-from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
-from bot_bottle.host import paths, process_tree, rundir
+from bot_bottle.host import paths, process_tree
 from bot_bottle.host.progress import Progress
 
 State = Literal["running", "ended", "killed"]
@@ -36,27 +35,27 @@ class Known:
 
     name: str
     state: State
-    receipt: dict[str, Any]
+    record: RunRecord
     kept: tuple[str, ...]
 
 
 def known(*, everything: bool = False) -> list[Known]:
     """Give the bottles that run, were killed, or have left something; with `everything` all known ones."""
     found = []
-    for receipt in receipts.newest_of_each():
-        with suppress(SpecError):  # not a receipt of ours
-            name = check_slug(str(receipt.get("name")))
-            each = Known(name, state(receipt), receipt, _kept(name))
-            if everything or each.kept or not receipt.get("ended"):
+    for record in receipts.newest_of_each():
+        with suppress(SpecError):  # not a record of ours
+            name = check_slug(record.name)
+            each = Known(name, state(record), record, _kept(name))
+            if everything or each.kept or not record.ended:
                 found.append(each)
     return found
 
 
-def state(receipt: dict[str, Any]) -> State:
-    """Say whether a run lasts, has ended, or was killed before it could say how it ended."""
-    if receipt.get("ended"):
-        return "killed" if receipt.get("exit_status") is None else "ended"
-    return "running" if names.lives(check_slug(str(receipt.get("name")))) else "killed"
+def state(record: RunRecord) -> State:
+    """Return whether a run lasts, has ended, or was killed before it could say how it ended."""
+    if record.ended:
+        return "killed" if record.exit_status is None else "ended"
+    return "running" if names.lives(check_slug(record.name)) else "killed"
 
 
 def _kept(name: str) -> tuple[str, ...]:
@@ -83,31 +82,20 @@ def execute(
     Its user and folder are those of the bottle's own command, unless given; of its variables it has those of
     the image and `env`. Raises SpecError for a bottle that does not run, or cannot take one.
     """
-    receipt = receipts.newest(check_slug(name))
-    if state(receipt) != "running":
+    record = receipts.newest(check_slug(name))
+    if state(record) != "running":
         raise SpecError(f"the bottle {name} is not running", next_step="see bottle ls")
-    plan, place = receipt.get("plan") or {}, receipt.get("place")
-    launch = Launch(
+    machine = record.machine()
+    config = BottleConfig(
         slug=name,
         command=tuple(command),
         env=env,
-        user=user or str(plan.get("user") or ""),
-        workdir=workdir or str(plan.get("workdir") or ""),
+        user=user or machine.user,
+        workdir=workdir or machine.workdir,
         cpus=0,
         memory_mib=0,
     )
-    if place == "container":
-        engine = str(receipt["versions"].get("engine", "")).partition(" ")[0]
-        with rundir.run_dir() as run:
-            return docker.execute(launch, find_engine(engine or None), run, tty=tty)
-    if place == "kvm":
-        return smolmachines.execute(launch, Progress(), tty=tty)
-    if place == "emulated":
-        raise SpecError(
-            f"the bottle {name} takes no other command: it is on an emulated host",
-            next_step="give its own command more to do, or use --backend docker",
-        )
-    raise SpecError(f"the bottle {name} has not begun yet", next_step="try again when it has")
+    return backend_at(machine.place).execute(machine, config, tty=tty)
 
 
 def stop(name: str, patience: float) -> bool:
@@ -119,8 +107,8 @@ def stop(name: str, patience: float) -> bool:
     if not names.lives(check_slug(name)):
         receipts.newest(name)  # raises when there has never been one
         return False
-    receipt = receipts.newest(name)
-    pid, started = int(receipt["pid"]), str(receipt["started"])
+    record = receipts.newest(name)
+    pid, started = record.pid, record.started
 
     def lasts() -> bool:
         # a bottle gives its name back before its process ends

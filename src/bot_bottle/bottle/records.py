@@ -13,11 +13,13 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.errors import BottleError, Interrupted, ReceiptError
+from bot_bottle.backend.base import PLACES, Machine
+from bot_bottle.errors import BottleError, Interrupted, ReceiptError, SpecError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import write_private
 from bot_bottle.host.locks import locked
@@ -32,77 +34,129 @@ _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(.+)\.json")
 _LARGEST = 1 << 20  # bytes of one that is read
 
 
-class Receipt(dict[str, Any]):
-    """The document of a run that lasts."""
+@dataclass(slots=True)
+class RunRecord:
+    """What is known of a run: one that lasts, or one that was read. Empty fields are not known, or not yet.
 
-    def __init__(self, path: Path, progress: Progress, **facts: Any) -> None:
-        super().__init__(facts)
-        self._path = path
-        self._progress = progress
+    `pid` and `started` identify the process that holds the bottle; `place` and `engine` say where its command
+    runs; `plan`, `proof` and `git` are documents as `bottle show` prints them. Times are after RFC 3339.
+    """
+
+    name: str
+    pid: int = 0
+    started: str = ""
+    began: str = ""
+    ended: str | None = None
+    exit_status: int | None = None
+    error: str | None = None
+    image_id: str | None = None
+    place: str | None = None
+    engine: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+    proof: dict[str, Any] | None = None
+    git: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    path: Path = Path()
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
     @property
-    def path(self) -> Path:
-        """Where it is; beside it are the egress log (`refusals`) and the live policy of a run."""
-        return self._path
+    def log(self) -> Path:
+        """Where the log of refused connections is, if the run has one."""
+        return refusals_of(self.path)
+
+    @property
+    def policy(self) -> Path:
+        """Where the policy is that the run is held to, if that can be changed."""
+        return policy_of(self.path)
+
+    def machine(self) -> Machine:
+        """Return where other commands find the bottle while it runs. Raises SpecError before it has begun."""
+        plan = self.plan or {}
+        if self.place not in PLACES:
+            raise SpecError(f"the bottle {self.name} has not begun yet", next_step="try again when it has")
+        return Machine(
+            slug=self.name,
+            place=self.place,
+            engine=self.engine or "",
+            user=str(plan.get("user") or ""),
+            workdir=str(plan.get("workdir") or ""),
+            published=bool(plan.get("ports")),
+        )
 
     def save(self) -> None:
-        """Write down what is known by now."""
-        _write(self._path, self, self._progress)
+        """Write down what is known by now. A warning says if that cannot be done: the run matters more."""
+        _write(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the JSON object that is kept."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _OWN}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], path: Path) -> RunRecord:
+        """Read what `to_json` gave, from an untrusted file, or what earlier versions wrote.
+
+        Raises ValueError where it is something else.
+        """
+        facts: dict[str, Any] = {}
+        for name, kinds in _KINDS.items():
+            value = document.get(name)
+            if value is not None:
+                if not isinstance(value, kinds) or isinstance(value, bool):
+                    raise ValueError(f"{name} is a {type(value).__name__}")
+                facts[name] = value
+        if "engine" not in facts and (shown := str(facts.get("versions", {}).get("engine", ""))):
+            facts["engine"] = shown.partition(" ")[0]  # before it had a field of its own
+        return cls(**{"name": "", **facts}, path=path)
+
+
+_OWN = ("path", "progress")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "started", "began", "ended", "error", "image_id", "place", "engine"), str),
+    **dict.fromkeys(("pid", "exit_status"), int),
+    **dict.fromkeys(("versions", "plan", "proof", "git", "seconds"), dict),
+}
 
 
 @contextmanager
-def recorded(name: str, progress: Progress) -> Iterator[Receipt]:
-    """Give the document of a bottle's run, to be filled in; it is on the disk when the block has ended.
-
-    A receipt that cannot be written is a warning: the run matters more.
-    """
+def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
+    """Yield the record of a bottle's run, to be filled in; it is on the disk when the block has ended."""
     begun, started = datetime.now(UTC), time.monotonic()
-    path = paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json"
-    document = Receipt(
-        path,
-        progress,
-        name=name,
+    record = RunRecord(
+        name,
         pid=os.getpid(),
         started=process_tree.start_time(os.getpid()),
         began=_stamp(begun),
-        ended=None,
-        exit_status=None,
-        error=None,
-        image_id=None,
-        place=None,
         versions={"bottle": VERSION, "kernel": os.uname().release},
-        plan=None,
-        proof=None,
-        git=None,
-        seconds={},
+        path=paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json",
+        progress=progress,
     )
-    document.save()
+    record.save()
     try:
-        yield document
+        yield record
     except BottleError as error:
         signum = error.signum if isinstance(error, Interrupted) else 0
-        document.update(
-            error=redacted(error.message), exit_status=128 + signum if signum else error.exit_code
-        )
+        record.error = redacted(error.message)
+        record.exit_status = 128 + signum if signum else error.exit_code
         raise
     finally:
-        total = round(time.monotonic() - started, 3)
-        document.update(ended=_stamp(datetime.now(UTC)), seconds={**progress.seconds, "total": total})
-        document.save()
+        record.ended = _stamp(datetime.now(UTC))
+        record.seconds = {**progress.seconds, "total": round(time.monotonic() - started, 3)}
+        record.save()
 
 
 def settle(name: str, progress: Progress) -> None:
     """Write down that a bottle's last run has ended, if it was killed before it could. It lives no more."""
-    path = newest_path(name)
-    document = _read(path)
+    record = newest(name)
     with suppress(OSError):
-        policy_of(path).unlink()
-    if not document.get("ended"):
-        _write(path, {**document, "ended": _stamp(datetime.now(UTC)), "error": "it was killed"}, progress)
+        record.policy.unlink()
+    if not record.ended:
+        record.ended, record.error, record.progress = _stamp(datetime.now(UTC)), "it was killed", progress
+        record.save()
 
 
-def newest(name: str | None = None) -> dict[str, Any]:
-    """Give the receipt of the last run, or of a bottle's last run. Raises ReceiptError."""
+def newest(name: str | None = None) -> RunRecord:
+    """Return the record of the last run, or of a bottle's last run. Raises ReceiptError."""
     return _read(newest_path(name))
 
 
@@ -132,8 +186,8 @@ def names() -> set[str]:
     return {_bottle(path) for path in _paths()}
 
 
-def newest_of_each() -> Iterator[dict[str, Any]]:
-    """Give the receipt of every bottle's last run, the last begun first. Damaged ones are left out."""
+def newest_of_each() -> Iterator[RunRecord]:
+    """Yield the record of every bottle's last run, the last begun first. Damaged ones are left out."""
     seen: set[str] = set()
     for path in reversed(_paths()):
         name = _bottle(path)
@@ -159,29 +213,29 @@ def _bottle(path: Path) -> str:
     return found[1] if found else ""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> RunRecord:
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_LARGEST))
         if not isinstance(document, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
+            raise ValueError("it is not a JSON object")
+        return RunRecord.from_json(document, path)
+    except (OSError, ValueError, RecursionError) as error:
         raise ReceiptError(f"{path} is damaged", why=str(error), next_step="remove it") from error
-    return document
 
 
-def _write(path: Path, document: dict[str, Any], progress: Progress) -> None:
-    folder = path.parent
+def _write(record: RunRecord) -> None:
+    folder = record.path.parent
     try:
         with shield():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, json.dumps(document, indent=2) + "\n")
+            write_private(record.path, json.dumps(record.to_json(), indent=2) + "\n")
             with locked(folder / "lock", lambda: None):
                 for old in _paths()[:-KEEP]:
                     for each in (refusals_of(old), policy_of(old), old):
                         each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
-        progress.warn(f"no receipt of this run is kept: {error}")
+        record.progress.warn(f"no receipt of this run is kept: {error}")
 
 
 def _stamp(when: datetime) -> str:

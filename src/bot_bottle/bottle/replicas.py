@@ -9,20 +9,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bot_bottle.backend.microvm import bottle as smolmachines
+from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import detach as detached
 from bot_bottle.bottle import names
 from bot_bottle.bottle import records as receipts
 from bot_bottle.bottle.detach import Started
 from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import ReceiptError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.signals import shield
 from bot_bottle.pack.converter import Converter
+from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.secrets.reference import resolve
 
 MOST = 64
@@ -33,11 +34,11 @@ _SPARE = 1 << 30  # bytes of the disk that are left alone
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one bottle ended. `facts` are those of its receipt: `git`, `seconds` and so on."""
+    """How one bottle ended. `record` is its run's, empty when it came to none."""
 
     name: str
     exit_status: int
-    facts: dict[str, Any]
+    record: RunRecord
 
 
 def fan(
@@ -46,24 +47,24 @@ def fan(
     arguments: Sequence[str],
     progress: Progress,
     on_end: Callable[[Result], None],
-    **chosen: Any,
+    options: ConvertOptions,
 ) -> list[Result]:
     """Run `count` bottles after a spec, whose name is the beginning of theirs, and wait for all of them.
 
-    The image is built and its artifact made once. `arguments` are the command line that their processes run;
-    `chosen` are the engine, packer and so on, as for `Converter`. Raises SpecError for what does not fit.
+    The image is built and its artifact made once. `arguments` are the command line that their processes run.
+    Raises SpecError for what does not fit.
     """
     all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
     for name in all_names:
         with names.taken(name):
             pass
-    beside = 0 if spec.backend == "docker" else smolmachines.memory_beside(chosen.get("accel", "auto"))
-    _check_room(spec, count, beside)
+    backend = backend_for(spec.backend)
+    _check_room(spec, count, backend.host_overhead_mib(options.accel))
     resolve(spec.secrets)  # each bottle does it again; what is not there is told before anything is built
     with working() as run:
-        converter = Converter(run, progress, **chosen)
+        converter = Converter(run, progress, options)
         image = "" if spec.source.archive else converter.image_id(spec.source)
-        if spec.backend != "docker":
+        if backend.boots_artifact:
             converter.convert(spec.source)
     started = []
     try:
@@ -84,19 +85,19 @@ def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> lis
             code = each.process.poll()
             if code is not None and each.name not in results:
                 status = code if code >= 0 else 128 - code  # killed: the next command sweeps what it left
-                results[each.name] = Result(each.name, status, _facts(each))
+                results[each.name] = Result(each.name, status, _record(each))
                 on_end(results[each.name])
         time.sleep(_POLL)
     return [results[each.name] for each in started]
 
 
-def _facts(started: Started) -> dict[str, Any]:
-    """Give the receipt of this very run; nothing when it came to none."""
+def _record(started: Started) -> RunRecord:
+    """Return the record of this very run; an empty one when it came to none."""
     with suppress(ReceiptError):
-        receipt = receipts.newest(started.name)
-        if receipt.get("pid") == started.process.pid:
-            return receipt
-    return {}
+        record = receipts.newest(started.name)
+        if record.pid == started.process.pid:
+            return record
+    return RunRecord(started.name)
 
 
 def _check_room(spec: BottleSpec, count: int, beside: int) -> None:

@@ -10,21 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.backend import BACKENDS, BackendName
+from bot_bottle.backend.choice import backend_for
 from bot_bottle.engine.source import Source, bytes_of
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
-from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.workspace.spec import MODES, Request
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# in smolvm's own environment, where it takes such a secret from, these names would change what it does
-_SMOLVMS_OWN = re.compile(
-    r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
-)
 
 MINIMUM_MEMORY_MIB = 256
 DEFAULT_CPUS = 4
@@ -55,11 +51,6 @@ class BottleSpec:
         check_slug(self.slug)
         if self.backend not in BACKENDS:
             raise SpecError(f"no such backend: {self.backend!r}", next_step=f"use {' or '.join(BACKENDS)}")
-        if self.backend == "docker" and self.source.archive is not None:
-            raise SpecError(
-                "the docker backend runs images that the engine holds, no archives",
-                next_step="docker load it, and use --image; or take --backend smolmachines",
-            )
         self._check_secrets()
         if self.workspace.mode not in MODES:
             raise SpecError(
@@ -67,8 +58,8 @@ class BottleSpec:
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty is for --workspace clone")
-        if self.backend == "smolmachines":
-            network_argv(self.egress)  # raises for what a microVM cannot be held to
+        backend = backend_for(self.backend)
+        backend.check(self.egress, self.secrets, archive=self.source.archive is not None)
         self._check_command()
 
     def _check_command(self) -> None:
@@ -98,12 +89,9 @@ class BottleSpec:
                 self._check_hosts(each)
 
     def _check_hosts(self, secret: Reference) -> None:
-        """Hold that a secret for certain hosts can be kept from the command, and sent to them."""
-        if self.backend == "smolmachines" and _SMOLVMS_OWN.fullmatch(secret.name):
-            raise SpecError(f"a secret for hosts cannot be named {secret.name}: to smolvm it means something")
+        """Check that a secret for certain hosts can be sent to them."""
         for host in secret.hosts:
-            without_proxy = self.egress.open and self.backend == "docker"
-            if without_proxy or not self.egress.decide(host, 443).allowed:
+            if not self.egress.decide(host, 443).allowed:
                 raise SpecError(
                     f"the secret {secret.name} is for {host}, which the bottle may not reach",
                     next_step=f"allow it with --allow {host}, or egress.allow in bottle.toml",

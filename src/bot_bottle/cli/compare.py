@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -14,18 +13,21 @@ from bot_bottle.bottle.differences import Row, Side, compare
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
+from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.workspace.git import printable
 
 _MOST = 100  # rows
 _ALONE = {"detach": "--detach", "plan_only": "--plan", "timed": "--time", "backend": "--backend"}
 
 
-def run(ctx: click.Context, spec: BottleSpec, progress: Progress, *, as_json: bool, **chosen: Any) -> int:
+def run(
+    ctx: click.Context, spec: BottleSpec, progress: Progress, options: ConvertOptions, *, as_json: bool
+) -> int:
     """Run a spec's command in both backends, print the comparison, and give 0 if nothing differs, else 1."""
     for name, option in _ALONE.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--twin and {option} exclude each other")
-    sides = twin(spec, progress, **chosen)
+    sides = twin(spec, progress, options)
     rows = list(compare(*sides))
     _print_json(sides, rows) if as_json else _print(sides, rows)
     return 1 if any(row.same is False for row in rows) else 0

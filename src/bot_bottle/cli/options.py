@@ -12,8 +12,8 @@ import click
 
 from bot_bottle.backend import BACKENDS
 from bot_bottle.config.settings import DEFAULT_MEMORY
-from bot_bottle.engine.source import MAX_IMAGE_SIZE, parse_image_size
 from bot_bottle.host.progress import Mode, Progress
+from bot_bottle.pack.options import MAX_IMAGE_SIZE, parse_image_size
 from bot_bottle.workspace.spec import MODES
 
 F = TypeVar("F", bound=Callable[..., Any])

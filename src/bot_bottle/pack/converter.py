@@ -16,21 +16,13 @@ from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
-from bot_bottle.engine.source import (
-    MAX_IMAGE_SIZE,
-    PackerName,
-    Packing,
-    Source,
-    Transport,
-    Via,
-    parse_image_size,
-)
+from bot_bottle.engine.source import Source
 from bot_bottle.errors import EngineError, ImageError, UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.spec import Digest, Platform
-from bot_bottle.pack.options import PackOptions, source_date
+from bot_bottle.pack.options import ConvertOptions, PackerName, PackOptions, source_date
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.vm.guest_rootfs import guest_version
@@ -41,7 +33,6 @@ if TYPE_CHECKING:  # imported on a cache miss only
     from bot_bottle.pack.native import NativePacker
     from bot_bottle.pack.smolvm import SmolvmPacker
     from bot_bottle.rootfs.smolvm_compat import Loss
-    from bot_bottle.vm.host import Accel
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +46,25 @@ class Conversion:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+_DEFAULT = ConvertOptions()
+
+
 class Converter:
-    """Makes artifacts. `engine` is a choice as in `find_engine`; it is only asked when an image needs it."""
+    """Makes artifacts. An engine is only asked when an image needs it."""
 
     def __init__(
         self,
         run: RunDir,
         progress: Progress,
-        *,
-        engine: str | None = None,
-        packer: PackerName = "native",
-        accel: Accel = "auto",
-        via: Via | None = None,
-        transport: Transport = "auto",
-        max_image_size: int | None = None,
+        options: ConvertOptions = _DEFAULT,
     ) -> None:
         self._run = run
         self._progress = progress
-        self._engine_choice = engine
+        self._engine_choice = options.engine
         self._engine: Engine | None = None
-        self._packing = Packing(packer, via, transport)
-        self._accel = accel
-        self._max_image_size = max_image_size or parse_image_size(MAX_IMAGE_SIZE)
+        self._packing = options.method
+        self._accel = options.accel
+        self._max_image_size = options.max_image_size
         self.cache = Cache(paths.artifacts_dir())
 
     @property
@@ -85,6 +73,11 @@ class Converter:
         if self._engine is None:
             self._engine = find_engine(self._engine_choice)
         return self._engine
+
+    @property
+    def engine_name(self) -> str | None:
+        """The engine's name, if one was asked."""
+        return self._engine.name if self._engine else None
 
     def versions(self) -> dict[str, str]:
         """Give the versions of what artifacts are made with, and of the engine if one was asked."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.engine_details import is_containerd_store
-from bot_bottle.engine.source import Transport
 from bot_bottle.engine.storage import stored_image
 from bot_bottle.errors import BottleError, EngineError, ImageError
 from bot_bottle.host import paths
@@ -24,6 +23,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive, spool
 from bot_bottle.image.spec import Digest
+from bot_bottle.pack.options import Transport
 
 Watch = Callable[[Path], AbstractContextManager[Callable[[int], None]]]
 """Watches an archive being written for a block; what it yields is called with each piece's size."""

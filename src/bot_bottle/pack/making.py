@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.source import Source, Transport
+from bot_bottle.engine.source import Source
 from bot_bottle.errors import DiskFullError, EngineError, ImageError, RegistryError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
@@ -21,6 +21,7 @@ from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.spec import Digest
 from bot_bottle.pack.export import Exporter, check_image_id
 from bot_bottle.pack.native import NativePacker
+from bot_bottle.pack.options import Transport
 
 if TYPE_CHECKING:  # the native packer needs neither
     from bot_bottle.pack.smolvm import SmolvmPacker

@@ -1,12 +1,73 @@
-"""What the native packer can be told, and what of that decides an artifact's bytes."""
+"""How an image becomes an artifact, and what of that decides the artifact's bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
 
-from bot_bottle.errors import UsageError
+from bot_bottle.engine.source import bytes_of
+from bot_bottle.errors import SpecError, UsageError
+
+if TYPE_CHECKING:
+    from bot_bottle.vm.host import Accel
+
+PackerName = Literal["native", "smolvm"]
+Via = Literal["archive", "registry"]
+Transport = Literal["auto", "direct", "save", "push"]
+
+MAX_IMAGE_SIZE = "64g"
+CONVERT_OPTIONS = ("engine", "packer", "accel", "max_image_size")  # those that every command has
+
+
+@dataclass(frozen=True, slots=True)
+class PackMethod:
+    """What makes the artifact, and how the image gets there.
+
+    `via` is for smolvm; None is an archive where smolvm takes one, else a registry. `transport`
+    is how the image leaves the engine (see export.py); smolvm cannot read an engine's storage.
+    """
+
+    packer: PackerName = "native"
+    via: Via | None = None
+    transport: Transport = "auto"
+
+    def __post_init__(self) -> None:
+        if self.packer != "smolvm" and self.via:
+            raise UsageError("--via is for --packer smolvm; the native packer needs no such thing")
+        if self.packer == "smolvm" and self.transport == "direct":
+            raise UsageError("--transport direct is for the native packer; smolvm takes archives")
+        if self.packer == "smolvm" and self.transport == "push" and self.via != "registry":
+            raise UsageError("--transport push needs a registry", next_step="add --via registry")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How an image becomes an artifact. `engine` is a choice as in `find_engine`.
+
+    `accel` is for smolvm's packer, which boots a machine. `max_image_size` (bytes) is for the native one.
+    """
+
+    engine: str | None = None
+    method: PackMethod = PackMethod()
+    accel: Accel = "auto"
+    max_image_size: int = 64 << 30
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        engine: str | None = None,
+        packer: PackerName = "native",
+        accel: Accel = "auto",
+        via: Via | None = None,
+        transport: Transport = "auto",
+        max_image_size: int | None = None,
+    ) -> ConvertOptions:
+        """Return them as the command line and the Python API name them. Raises UsageError."""
+        size = parse_image_size(MAX_IMAGE_SIZE) if max_image_size is None else max_image_size
+        return cls(engine, PackMethod(packer, via, transport), accel, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +107,11 @@ def source_date(environment: Mapping[str, str]) -> str:
             f"SOURCE_DATE_EPOCH is not a time: {text[:40]!r}",
             next_step="set it to seconds since 1970, or unset it",
         ) from error
+
+
+def parse_image_size(text: str) -> int:
+    """Read the most that an image may hold, written as docker's sizes are, into bytes. Raises SpecError."""
+    size = bytes_of(text)
+    if not size:
+        raise SpecError(f"not a size of an image: {text[:50]!r}", next_step="write it as 500m or 64g")
+    return size

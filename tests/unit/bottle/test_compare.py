@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.backend.base import Begin
+from bot_bottle.backend.base import OnProved, Place
 from bot_bottle.bottle import compare as twin
 from bot_bottle.bottle.differences import Row, Side, compare
 from bot_bottle.bottle.spec import BottleSpec
@@ -19,6 +19,7 @@ from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.probes import Proof
+from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.workspace.spec import Request
 
 SHELLS = [argv for argv in (["dash"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(argv[0])]
@@ -27,16 +28,16 @@ SHELLS = [argv for argv in (["dash"], ["bash", "--posix"], ["busybox", "sh"]) if
 class Here:
     """A bottle that is this machine, with a shell of ours as its `sh`; [] is none."""
 
-    place = "here"
+    place: Place = "container"
 
     def __init__(self, shell: list[str], folder: Path) -> None:
         self._shell = shell
         self._folder = folder
 
-    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
+    def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
         return 0
 
-    def aside(self, command: tuple[str, ...]) -> int:
+    def run_before(self, command: tuple[str, ...]) -> int:
         if not self._shell:
             return 127
         env = {"PATH": os.environ["PATH"], "ONE": "1", "TWO": "a 'b'\nexport c=\"d", "EMPTY": ""}
@@ -113,11 +114,12 @@ def test_hosts_are_compared_where_receipts_have_probes(tmp_path: Path) -> None:
     left, right = sides(tmp_path)
     for side, dns in ((left, "refused"), (right, "silent")):
         outcomes = {"direct-ipv4": "silent", "dns": dns, "allowed": "open"}
-        side.receipt["proof"] = {name: {"outcome": word, "ok": True} for name, word in outcomes.items()}
+        side.record.proof = {name: {"outcome": word, "ok": True} for name, word in outcomes.items()}
     assert different(left, right) == {}
-    right.receipt["proof"]["direct-ipv4"]["outcome"] = "open"
+    assert right.record.proof is not None
+    right.record.proof["direct-ipv4"]["outcome"] = "open"
     assert different(left, right)["hosts direct-ipv4"] == Row("hosts direct-ipv4", "closed", "open", False)
-    right.receipt["proof"] = None
+    right.record.proof = None
     assert different(left, right) == {}
 
 
@@ -147,9 +149,9 @@ def test_the_table_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.Ca
 def test_what_cannot_be_done_twice_is_refused(changes: dict[str, object], told: str) -> None:
     given = {"source": Source(build=BuildRequest(Path())), "slug": "try", **changes}
     with pytest.raises(UsageError, match=told):
-        twin.twin(BottleSpec(**given), Progress())  # type: ignore[arg-type]
+        twin.twin(BottleSpec(**given), Progress(), ConvertOptions())  # type: ignore[arg-type]
 
 
 def test_a_name_that_gets_too_long_is_told_before_anything_runs() -> None:
     with pytest.raises(SpecError, match="not a bottle's name"):
-        twin.twin(BottleSpec(Source(image="x"), "n" * 60), Progress())
+        twin.twin(BottleSpec(Source(image="x"), "n" * 60), Progress(), ConvertOptions())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.bottle import records as receipts
-from bot_bottle.errors import EngineError, Interrupted, ReceiptError
+from bot_bottle.errors import EngineError, Interrupted, ReceiptError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 
@@ -24,21 +24,27 @@ with receipts.recorded("blue", Progress()):
 """
 
 
-def record(name: str, **facts: object) -> None:
-    with receipts.recorded(name, Progress()) as receipt:
-        receipt.update(facts)
+def record(name: str, number: int = 0) -> None:
+    with receipts.recorded(name, Progress()) as each:
+        each.plan = {"number": number}
+
+
+def newest(name: str | None = None) -> int:
+    plan = receipts.newest(name).plan
+    assert plan is not None
+    return int(plan["number"])
 
 
 def test_a_receipt_tells_how_the_run_ended() -> None:
     progress = Progress()
     with receipts.recorded("blue", progress) as receipt:
-        receipt["exit_status"] = 3
+        receipt.exit_status = 3
         with progress.timed("command"):
             pass
     found = receipts.newest("blue")
-    assert found["exit_status"] == 3
-    assert found["ended"] >= found["began"]
-    assert set(found["seconds"]) == {"command", "total"}
+    assert found.exit_status == 3
+    assert (found.ended or "") >= found.began
+    assert set(found.seconds) == {"command", "total"}
     for path in (paths.receipts_dir(), *paths.receipts_dir().iterdir()):
         assert path.stat().st_mode & 0o077 == 0
 
@@ -48,23 +54,23 @@ def test_a_run_that_fails_has_one_too(error: EngineError, status: int) -> None:
     with pytest.raises(type(error)), receipts.recorded("blue", Progress()):
         raise error
     found = receipts.newest()
-    assert (found["error"], found["exit_status"]) == (error.message, status)
+    assert (found.error, found.exit_status) == (error.message, status)
 
 
 def test_a_run_that_was_killed_has_one_without_an_end() -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert receipts.newest("blue")["ended"] is None
+    assert receipts.newest("blue").ended is None
 
 
 def test_the_last_of_a_name_is_found_and_no_other() -> None:
-    record("blue", plan=1)
-    record("light-blue", plan=2)
-    record("blue", plan=3)
-    record("green", plan=4)
-    assert receipts.newest("blue")["plan"] == 3
-    assert receipts.newest("light-blue")["plan"] == 2
-    assert receipts.newest()["plan"] == 4
+    record("blue", 1)
+    record("light-blue", 2)
+    record("blue", 3)
+    record("green", 4)
+    assert newest("blue") == 3
+    assert newest("light-blue") == 2
+    assert newest() == 4
     with pytest.raises(ReceiptError, match="named red"):
         receipts.newest("red")
 
@@ -74,21 +80,21 @@ def test_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
         receipts.newest()
     monkeypatch.setattr(receipts, "KEEP", 3)
     for number in range(5):
-        record("blue", plan=number)
+        record("blue", number)
     kept = [path for path in paths.receipts_dir().iterdir() if path.suffix == ".json"]
     assert len(kept) == 3
-    assert receipts.newest()["plan"] == 4
+    assert newest() == 4
 
 
 def test_what_a_killed_writer_left_is_written_over() -> None:
     record("blue")
     (paths.receipts_dir() / "partial").write_text("x" * 10_000)
-    record("blue", plan="whole")
-    assert receipts.newest()["plan"] == "whole"
+    record("blue", 7)
+    assert newest() == 7
     assert not (paths.receipts_dir() / "partial").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"name":'])
+@pytest.mark.parametrize("content", ["", "[]", '{"name":', '{"pid": "7"}', '{"plan": []}'])
 def test_a_damaged_one_is_named(content: str) -> None:
     record("blue")
     (path,) = paths.receipts_dir().glob("*.json")
@@ -101,5 +107,19 @@ def test_a_receipt_that_cannot_be_kept_does_not_stop_the_run(tmp_path: Path) -> 
     paths.state_dir().write_text("a file")
     said = io.StringIO()
     with receipts.recorded("blue", Progress("quiet", said)) as receipt:
-        receipt["exit_status"] = 0
+        receipt.exit_status = 0
     assert "no receipt of this run is kept" in said.getvalue()
+
+
+def test_a_record_of_an_earlier_version_names_its_engine(tmp_path: Path) -> None:
+    old = {"name": "blue", "place": "container", "versions": {"engine": "podman 4.3.1 / 4.3.1"}, "plan": None}
+    assert receipts.RunRecord.from_json(old, tmp_path).machine().engine == "podman"
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record("blue", 3)
+    found = receipts.newest("blue")
+    again = receipts.RunRecord.from_json(found.to_json(), found.path)
+    assert again == found
+    with pytest.raises(SpecError, match="has not begun yet"):
+        found.machine()

@@ -10,9 +10,10 @@ import pytest
 
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_env, parse_memory
 from bot_bottle.engine.engine import BuildRequest
-from bot_bottle.engine.source import Packing, Source, parse_build_args
+from bot_bottle.engine.source import Source, parse_build_args
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.network.ports import Port, parse_ports, settled
+from bot_bottle.pack.options import PackMethod
 
 SOURCE = Source(image="hello")
 
@@ -63,7 +64,7 @@ def test_a_bad_variable_is_refused(item: str) -> None:
 )
 def test_a_way_to_pack_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Packing(**given)
+        PackMethod(**given)
 
 
 def test_build_args_keep_the_difference_between_empty_and_not_given() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.host.process import Completed
 from bot_bottle.network.audit_log import read
@@ -49,7 +49,7 @@ def test_each_refusal_is_written_once_and_those_of_the_probes_are_not(
     monkeypatch.setattr(proving, "_PAUSE", {"kvm": 0.01})
     host, policy = Told(), parse_policy(["api.example.org"])
     record = Record(tmp_path / "log", tmp_path / "policy")
-    launch = cast(Launch, SimpleNamespace(name="bottle-x", egress=policy))
+    launch = cast(BottleConfig, SimpleNamespace(name="bottle-x", egress=policy))
     with proving.recorded(launch, cast(Host, host), record):
         assert load_policy(record.policy) == policy
         host.events = [event(number) for number in range(1, 6)]

@@ -267,8 +267,8 @@ def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
     assert spec("KEY", "a.example.net")
     for name, host, told in (
         ("KEY", "other.example.org", "for other.example.org, which the bottle may not reach"),
-        ("PATH", "api.example.org", "to smolvm it means something"),
-        ("https_proxy", "api.example.org", "to smolvm it means something"),
+        ("PATH", "api.example.org", "is reserved by smolvm"),
+        ("https_proxy", "api.example.org", "is reserved by smolvm"),
     ):
         with pytest.raises(SpecError, match=told):
             spec(name, host)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
 from bot_bottle.backend.container.commands import PIDS, bind_option, create_argv, env_file
 from bot_bottle.backend.container.docker_image import Image, held_up, is_for_loader, look
 from bot_bottle.backend.container.entrypoint import ENTRYPOINT, Gate, gate
@@ -48,7 +48,7 @@ class ContainerBottle:
 
     def __init__(
         self,
-        launch: Launch,
+        launch: BottleConfig,
         engine: Engine,
         image: Image,
         gate: Gate,
@@ -63,16 +63,16 @@ class ContainerBottle:
         self._gate = gate
 
     @property
-    def place(self) -> str:
+    def place(self) -> Place:
         """Where it runs."""
         return "container"
 
-    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
+    def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
-        and what `begin` raises, which is given what was found of the walls before the command starts.
+        and what `on_proved` raises, which is given what was found of the walls before the command starts.
         """
         program = str(self._engine.program)
         with ExitStack() as held:
@@ -85,7 +85,7 @@ class ContainerBottle:
                 process.attached(argv, terminal=tty) as client,
                 _relayed(client.stderr),
             ):
-                started = self._let_through(client, received, tried, begin, tty=tty)
+                started = self._let_through(client, received, tried, on_proved, tty=tty)
                 held.close()
                 wait(client, received, self._pass_on, self._remove)
         status = self._status()
@@ -93,17 +93,17 @@ class ContainerBottle:
             raise BootError("the container ended before its command began")
         return status
 
-    def aside(self, command: tuple[str, ...]) -> int:
+    def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
         other = copy(self)
-        other.launch = self.launch.beside(command)
+        other.launch = self.launch.for_command(command)
         try:
             return other.run(tty=False)
         finally:
             self._remove()
 
     def _let_through(
-        self, client: Child, received: list[int], tried: Sequence[Probe], begin: Begin, *, tty: bool
+        self, client: Child, received: list[int], tried: Sequence[Probe], on_proved: OnProved, *, tty: bool
     ) -> bool:
         """Let the command start when its walls have been proved from inside; not, if it is to end already."""
 
@@ -113,7 +113,7 @@ class ContainerBottle:
         report = self._gate.report(alive)
         if not alive():
             return False
-        begin(judged(report, tried))
+        on_proved(judged(report, tried))
         self._network.forget()  # what the probes were refused
         secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
         again = held_up({**self._image.env, **self.launch.variables(tty=tty)})
@@ -169,7 +169,7 @@ class ContainerBottle:
     def _status(self) -> int:
         state = self._inspected()["State"]
         code = int(state.get("ExitCode") or 0)
-        if state.get("Running"):
+        if state.get("RunningBottle"):
             raise EngineError(f"{self._engine.name} let go of the container before its command ended")
         if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
             raise BootError("the container did not start", why=str(state.get("Error") or ""))
@@ -203,7 +203,7 @@ def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
 
 @contextmanager
 def launch(
-    launch: Launch, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
+    launch: BottleConfig, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
 ) -> Iterator[ContainerBottle]:
     """Hold a bottle's container; when the block ends, by any way, nothing of it is left.
 
@@ -229,11 +229,11 @@ def launch(
         yield ContainerBottle(launch, engine, own, door, net, options)
 
 
-def _labels(launch: Launch) -> dict[str, str]:
-    return {_LABEL: launch.slug, "bot-bottle.owner": owner()}
+def _labels(launch: BottleConfig) -> dict[str, str]:
+    return {_LABEL: launch.slug, "bot-bottle.owner": process_identity()}
 
 
-def execute(launch: Launch, engine: Engine, run: RunDir, *, tty: bool) -> int:
+def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> int:
     """Run another command in a bottle that another process holds, and give its exit status.
 
     Raises WallsError when the command would have other privileges than it should.

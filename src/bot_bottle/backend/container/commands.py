@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import SpecError
 
@@ -24,7 +24,7 @@ _OWN_NAME = re.compile(
 
 def create_argv(
     engine: Engine,
-    launch: Launch,
+    launch: BottleConfig,
     image: str,
     command: Sequence[str],
     options: Sequence[str],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.entrypoint import is_for_shell
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import ImageError, SpecError
@@ -38,7 +38,7 @@ def held_up(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if is_for_loader(name) or not is_for_shell(name)}
 
 
-def look(engine: Engine, image: str, launch: Launch) -> Image:
+def look(engine: Engine, image: str, launch: BottleConfig) -> Image:
     """Ask the engine. Raises SpecError if there is nothing to run, ImageError for a broken configuration."""
     config = engine.inspect(image).get("Config") or {}
     try:

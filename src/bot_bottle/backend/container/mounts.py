@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bot_bottle.backend import users
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container import idmap_helper as helper
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.engine.engine import Engine
@@ -27,7 +27,7 @@ _TIMEOUT = 120.0  # seconds
 
 
 @contextmanager
-def mount_options(launch: Launch, engine: Engine, image: str, run: RunDir) -> Iterator[list[str]]:
+def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir) -> Iterator[list[str]]:
     """Give what to add to the engine's `create` for the bottle's workspace, for as long as the block lasts.
 
     Raises WorkspaceError when this engine cannot show it as the user's own.

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option, limits
 from bot_bottle.backend.container.docker_ports import NAME, forwarded
 from bot_bottle.backend.container.idmap_helper import helper_image
@@ -48,14 +48,14 @@ class Network:
     log: Path | None = None
 
     def forget(self) -> None:
-        """Begin the log anew."""
+        """OnProved the log anew."""
         if self.log is not None and self.log.exists():
             os.truncate(self.log, 0)
 
 
 @contextmanager
 def network(
-    launch: Launch,
+    launch: BottleConfig,
     engine: Engine,
     labels: Mapping[str, str],
     record: Record,
@@ -96,7 +96,7 @@ def network(
         )
 
 
-def _hold_no_ports(launch: Launch) -> None:
+def _hold_no_ports(launch: BottleConfig) -> None:
     if launch.ports:
         raise SpecError(
             "a bottle without walls publishes no ports", next_step="name what it may reach, with --allow"
@@ -104,7 +104,12 @@ def _hold_no_ports(launch: Launch) -> None:
 
 
 def _argv(
-    engine: Engine, launch: Launch, labels: Mapping[str, str], image: str, folder: Path, asked: Sequence[str]
+    engine: Engine,
+    launch: BottleConfig,
+    labels: Mapping[str, str],
+    image: str,
+    folder: Path,
+    asked: Sequence[str],
 ) -> list[str]:
     argv = [str(engine.program), "run", "--rm", f"--name={_name(launch)}", f"--hostname={launch.slug}"]
     argv += [f"--label={key}={value}" for key, value in labels.items()]
@@ -123,7 +128,7 @@ def _folders() -> Sequence[str]:
     return [*filter(os.path.isdir, _SYSTEM), *([] if inside else [own])]
 
 
-def _name(launch: Launch) -> str:
+def _name(launch: BottleConfig) -> str:
     return f"{launch.name}-network"
 
 
@@ -141,6 +146,6 @@ def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words:
         time.sleep(0.01)
 
 
-def _id(engine: Engine, launch: Launch) -> str:
+def _id(engine: Engine, launch: BottleConfig) -> str:
     argv = [str(engine.program), "container", "inspect", "--format={{.Id}}", _name(launch)]
     return process.run(argv, timeout=_TIMEOUT).text

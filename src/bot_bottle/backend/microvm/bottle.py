@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.backend.base import Begin, Launch, owner, wait
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
 from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.backend.microvm.exit_status import exit_status
 from bot_bottle.backend.users import of_artifact
@@ -25,7 +25,7 @@ from bot_bottle.network.proxy_process import Record
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.capabilities import probe_kvm
-from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB, emulated_host
+from bot_bottle.vm.emulated.host import emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
 from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
@@ -48,24 +48,24 @@ _QUICK = 60.0
 class Bottle:
     """A running bottle. Made by `launch`."""
 
-    def __init__(self, launch: Launch, host: Host, proof: Proof, progress: Progress) -> None:
+    def __init__(self, launch: BottleConfig, host: Host, proof: Proof, progress: Progress) -> None:
         self.launch = launch
         self._host = host
         self._proof = proof
         self._progress = progress
 
     @property
-    def place(self) -> str:
+    def place(self) -> Place:
         """Where it runs: on `kvm` or `emulated`."""
         return self._host.kind
 
-    def run(self, *, tty: bool, begin: Begin = Proof.require) -> int:
+    def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
         """Run the bottle's command on our own streams and give its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         SmolvmError when smolvm failed and not the command.
         """
-        begin(self._proof)
+        on_proved(self._proof)
         with (
             interrupts.collected() as received,
             self._host.handing_over(self.launch.secrets) as secrets,
@@ -75,9 +75,11 @@ class Bottle:
                 code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
         return exit_status(code, attached, self._host, self.launch.name, tty=tty)
 
-    def aside(self, command: tuple[str, ...]) -> int:
+    def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
-        return Bottle(self.launch.beside(command), self._host, self._proof, self._progress).run(tty=False)
+        return Bottle(self.launch.for_command(command), self._host, self._proof, self._progress).run(
+            tty=False
+        )
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
@@ -98,7 +100,7 @@ class Bottle:
 
 
 def _command(
-    launch: Launch, *, tty: bool, secrets: Mapping[str, str] | None = None
+    launch: BottleConfig, *, tty: bool, secrets: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Give smolvm's arguments for a bottle's command, and the environment that carries its variables.
 
@@ -117,7 +119,7 @@ def _command(
     return args, {carrier(name): value for name, value in variables.items()}
 
 
-def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
+def execute(launch: BottleConfig, progress: Progress, *, tty: bool) -> int:
     """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
     args, env = _command(launch, tty=tty)
     host = NativeHost(find_smolvm(progress))
@@ -128,7 +130,7 @@ def execute(launch: Launch, progress: Progress, *, tty: bool) -> int:
 
 @contextmanager
 def launch(
-    launch: Launch,
+    launch: BottleConfig,
     artifact: Path,
     run: RunDir,
     record: Record,
@@ -165,7 +167,7 @@ def launch(
         yield Bottle(launch, host, proof, progress)
 
 
-def _creation(launch: Launch, artifact: Path, host: Host, progress: Progress) -> tuple[str, ...]:
+def _creation(launch: BottleConfig, artifact: Path, host: Host, progress: Progress) -> tuple[str, ...]:
     mount = launch.workspace
     published = [f"{host.port_of(port.host)}:{port.guest}" for port in launch.ports]
     return create_argv(
@@ -173,7 +175,7 @@ def _creation(launch: Launch, artifact: Path, host: Host, progress: Progress) ->
         launch.name,
         cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not come up reliably in emulation
         memory_mib=launch.memory_mib,
-        labels={"bot-bottle": launch.slug, "owner": owner()},
+        labels={"bot-bottle": launch.slug, "owner": process_identity()},
         volumes=[
             proving.kit_volume(host, progress),
             *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
@@ -183,13 +185,8 @@ def _creation(launch: Launch, artifact: Path, host: Host, progress: Progress) ->
     )
 
 
-def memory_beside(accel: Accel) -> int:
-    """Give the MiB that a bottle takes besides its own: an emulated host needs some. Raises AccelError."""
-    return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
-
-
 def _host(
-    launch: Launch, artifact: Path, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack
+    launch: BottleConfig, artifact: Path, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack
 ) -> Host:
     kvm = probe_kvm()
     mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
@@ -212,7 +209,7 @@ def _host(
     )
 
 
-def _owner_prefix(launch: Launch, artifact: Path) -> tuple[str, ...]:
+def _owner_prefix(launch: BottleConfig, artifact: Path) -> tuple[str, ...]:
     """Give what makes the workspace's files look like those of the bottle's user, whoever we are."""
     mount = launch.workspace
     if mount is None:
@@ -221,7 +218,7 @@ def _owner_prefix(launch: Launch, artifact: Path) -> tuple[str, ...]:
     return as_user(*of_artifact(artifact, user), [mount.source / name for name in mount.kept])
 
 
-def _start(host: Host, launch: Launch, stage: Stage) -> None:
+def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
     """Start the machine, once more if it did not come up: in emulation, or where its guest ended by itself.
 
     smolvm takes what placeholders stand for from its environment, and from nowhere else.

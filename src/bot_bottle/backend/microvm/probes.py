@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from bot_bottle.backend.base import Launch
+from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import BottleError, SmolvmError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.signals import shield
@@ -82,7 +82,7 @@ def widen(machine: str, added: Policy, host: Host) -> None:
 
 
 @contextmanager
-def recorded(launch: Launch, host: Host, record: Record) -> Iterator[None]:
+def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]:
     """Write down what a machine may reach, and what it is refused from now on, until the block ends.
 
     Raises SmolvmError.

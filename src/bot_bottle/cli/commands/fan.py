@@ -21,6 +21,8 @@ from bot_bottle.cli.commands.run import CommandAfterDashes, refuse_extra
 from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
+from bot_bottle.host.progress import Progress
+from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
 
@@ -54,10 +56,11 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
     refuse_extra(extra)
     holder = held_here()
     spec = _spec(ctx)
-    chosen = {key: given[key] for key in ("engine", "packer", "accel", "max_image_size")}
+    chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
     if holder:
         source = Source(image=holder.image) if holder.image else spec.source
-        return bottle.run(replace(spec, slug=holder.name, source=source), **chosen, on_begin=holder.begin)
+        own = replace(spec, slug=holder.name, source=source)
+        return bottle.run_bottle(own, chosen, Progress(), on_ready=holder.begin)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     results = fan(
         spec,
@@ -65,7 +68,7 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
         sys.argv[1:],
         progress,
         lambda result: progress.note(f"{'end':<8} {result.name}: status {result.exit_status}"),
-        **chosen,
+        chosen,
     )
     _show(results, as_json=as_json)
     return 1 if any(result.exit_status for result in results) else 0
@@ -97,8 +100,8 @@ def _show(results: list[Result], *, as_json: bool) -> None:
 
 
 def _row(result: Result) -> dict[str, Any]:
-    git = result.facts.get("git") or {}
-    seconds = (result.facts.get("seconds") or {}).get("total", 0.0)
+    git = result.record.git or {}
+    seconds = result.record.seconds.get("total", 0.0)
     counts = {key: git.get(key) or 0 for key in ("commits", "files", "added", "removed")}
     branch, uncommitted = git.get("branch") or None, bool(git.get("uncommitted"))
     return {
@@ -108,5 +111,5 @@ def _row(result: Result) -> dict[str, Any]:
         "uncommitted": uncommitted,
         **counts,
         "seconds": seconds,
-        "error": result.facts.get("error"),
+        "error": result.record.error,
     }

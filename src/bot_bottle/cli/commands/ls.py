@@ -44,8 +44,9 @@ def command(everything: bool, as_json: bool) -> None:
 
 
 def _described(bottle: roster.Known) -> dict[str, Any]:
-    plan = bottle.receipt.get("plan") or {}
-    facts = {key: bottle.receipt.get(key) for key in ("began", "ended", "exit_status", "pid")}
+    record = bottle.record
+    plan = record.plan or {}
+    facts = {key: getattr(record, key) for key in ("began", "ended", "exit_status", "pid")}
     return {
         "name": bottle.name,
         "state": bottle.state,

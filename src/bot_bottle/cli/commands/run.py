@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import detach as detached
 from bot_bottle.bottle import names
 from bot_bottle.bottle import run as bottle
@@ -20,6 +21,7 @@ from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
 from bot_bottle.errors import UsageError
 from bot_bottle.host.terminal import is_terminal
+from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
 
@@ -89,23 +91,21 @@ def command(
     spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    chosen = {key: given[key] for key in ("engine", "packer", "max_image_size")}
+    chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
     if twin:
         from bot_bottle.cli import compare as comparison
 
-        return comparison.run(ctx, spec, progress, as_json=as_json, accel=given["accel"], **chosen)
+        return comparison.run(ctx, spec, progress, chosen, as_json=as_json)
     _check_choices(ctx, spec, as_json=as_json and not plan_only)
     if plan_only:
-        _show(bottle.plan(spec, **chosen, progress=progress).described(), as_json=as_json)
+        _show(bottle.make_plan(spec, chosen, progress).described(), as_json=as_json)
         return 0
     if detach and not holder:
         return _detach(spec.slug)
     try:
         with progress.timed("total"):
-            begin = holder.begin if holder else lambda: None
-            return bottle.run(
-                spec, **chosen, accel=given["accel"], progress=progress, tty=is_terminal(), on_begin=begin
-            )
+            on_ready = holder.begin if holder else lambda: None
+            return bottle.run_bottle(spec, chosen, progress, tty=is_terminal(), on_ready=on_ready)
     finally:
         for name, seconds in progress.seconds.items() if timed else ():
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
@@ -142,6 +142,6 @@ def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> No
     """Refuse what would have no effect."""
     if as_json:
         raise UsageError("--json goes with --plan or --twin: what a bottle prints is its command's own")
-    for name in ("packer", "accel") if spec.backend == "docker" else ():
+    for name in () if backend_for(spec.backend).boots_artifact else ("packer", "accel"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} is for microVMs, and the docker backend has none")

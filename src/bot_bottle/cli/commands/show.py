@@ -32,11 +32,11 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as it is kept.")
 def command(name: str | None, as_json: bool) -> None:
     """Print one receipt."""
-    receipt = receipts.newest(check_slug(name) if name else None)
+    record = receipts.newest(check_slug(name) if name else None)
     if as_json:
-        click.echo(json.dumps(receipt, indent=2))
+        click.echo(json.dumps(record.to_json(), indent=2))
         return
-    for key, value in _lines({"state": roster.state(receipt), **receipt}):
+    for key, value in _lines({"state": roster.state(record), **record.to_json()}):
         click.echo(f"{key:<20} {printable(value)}")
 
 

@@ -1,0 +1,32 @@
+"""The backend of a name, or of a running bottle. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from bot_bottle.backend import BackendName
+from bot_bottle.backend.base import Backend, Place
+
+
+def backend_for(name: BackendName) -> Backend:
+    """Return the backend of a name."""
+    match name:
+        case "docker":
+            from bot_bottle.backend.container.backend import ContainerBackend
+
+            return ContainerBackend()
+        case "smolmachines":
+            from bot_bottle.backend.microvm.backend import MicrovmBackend
+
+            return MicrovmBackend()
+    assert_never(name)
+
+
+def backend_at(place: Place) -> Backend:
+    """Return the backend that a bottle runs in."""
+    match place:
+        case "container":
+            return backend_for("docker")
+        case "kvm" | "emulated":
+            return backend_for("smolmachines")
+    assert_never(place)

@@ -1,0 +1,74 @@
+"""The container backend: a bottle as a hardened container of docker or podman."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from bot_bottle.backend.base import Boot, BottleConfig, Machine
+from bot_bottle.backend.container import bottle, probes
+from bot_bottle.engine.engine import Engine, find_engine
+from bot_bottle.errors import SpecError
+from bot_bottle.host import rundir
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.policy import Policy
+from bot_bottle.network.probes import Proof
+from bot_bottle.network.proxy_process import VARIABLES, Record
+from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.host import Accel
+
+
+class ContainerBackend:
+    """Implements `backend.base.Backend`."""
+
+    boots_artifact = False
+
+    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
+        """Refuse archives, and secrets for hosts where no proxy puts them in. Raises SpecError."""
+        if archive:
+            raise SpecError(
+                "the docker backend runs images that the engine holds, no archives",
+                next_step="docker load it, and use --image; or take --backend smolmachines",
+            )
+        for secret in secrets:
+            if secret.hosts and egress.open:
+                raise SpecError(
+                    f"the secret {secret.name} is for {secret.hosts[0]}, and with an open network no proxy "
+                    "puts it in",
+                    next_step=f"allow hosts instead, with --allow {secret.hosts[0]}",
+                )
+
+    def host_overhead_mib(self, _accel: Accel) -> int:
+        """Return 0: a container takes no memory besides its own."""
+        return 0
+
+    def variables(self, egress: Policy) -> Mapping[str, str]:
+        """Return the variables that name the proxy, where there is one."""
+        return {} if egress.closed or egress.open else VARIABLES
+
+    def start(
+        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+    ) -> AbstractContextManager[bottle.ContainerBottle]:
+        """Make the bottle's container, which starts with its command."""
+        del accel  # there is no virtual machine
+        return bottle.launch(config, boot.image_id, boot.engine(), run, files, progress)
+
+    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+        """Run another command in the container, and return its exit status."""
+        with rundir.run_dir() as run:
+            return bottle.execute(config, _engine(machine), run, tty=tty)
+
+    def probe(self, machine: Machine, policy: Policy) -> Proof:
+        """Try again from inside what the container can reach."""
+        return probes.prove(_engine(machine), machine.name, machine.user, policy)
+
+    def check_can_allow(self, machine: Machine) -> None:
+        """Accept it: the proxy reads its policy file again."""
+
+    def allow(self, machine: Machine, added: Policy) -> None:
+        """Do nothing: the proxy reads its policy file again."""
+
+
+def _engine(machine: Machine) -> Engine:
+    return find_engine(machine.engine or None)

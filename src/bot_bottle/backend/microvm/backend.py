@@ -1,0 +1,90 @@
+"""The microVM backend: a bottle as a machine of smolvm, on this machine's KVM or on an emulated host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from bot_bottle.backend.base import Boot, BottleConfig, Machine
+from bot_bottle.backend.microvm import bottle, probes
+from bot_bottle.errors import SpecError
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.policy import Policy
+from bot_bottle.network.probes import Proof
+from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.smolvm_policy import network_argv
+from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.capabilities import probe_kvm
+from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB
+from bot_bottle.vm.host import Accel, NativeHost, choose_accel
+from bot_bottle.vm.smolvm import find_smolvm
+
+# smolvm takes a secret for hosts from its own environment, where these names would change what it does
+_RESERVED = re.compile(
+    r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
+)
+
+
+class MicrovmBackend:
+    """Implements `backend.base.Backend`."""
+
+    boots_artifact = True
+
+    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
+        """Refuse a policy that smolvm cannot enforce, and secrets that it cannot carry. Raises SpecError."""
+        del archive  # an artifact is made of it as of any image
+        network_argv(egress)
+        for secret in secrets:
+            if secret.hosts and _RESERVED.fullmatch(secret.name):
+                raise SpecError(
+                    f"{secret.name} is reserved by smolvm", next_step="choose another name for the secret"
+                )
+
+    def host_overhead_mib(self, accel: Accel) -> int:
+        """Return what an emulated host takes for itself, 0 on KVM."""
+        return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
+
+    def variables(self, egress: Policy) -> Mapping[str, str]:
+        """Return nothing: programs in a microVM see an ordinary network."""
+        del egress
+        return {}
+
+    def start(
+        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+    ) -> AbstractContextManager[bottle.Bottle]:
+        """Boot the bottle's artifact."""
+        assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
+        return bottle.launch(config, boot.artifact, run, files, progress, accel=accel)
+
+    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+        """Run another command in the microVM, and return its exit status."""
+        if machine.place == "emulated":
+            raise SpecError(
+                f"the bottle {machine.slug} takes no other command: it is on an emulated host",
+                next_step="give its own command more to do, or use --backend docker",
+            )
+        return bottle.execute(config, Progress(), tty=tty)
+
+    def probe(self, machine: Machine, policy: Policy) -> Proof:
+        """Try again from inside what the microVM can reach."""
+        if machine.place == "emulated":
+            raise SpecError(
+                f"the network of the bottle {machine.slug} cannot be checked again",
+                why="it is on an emulated host, which takes no other command; it was checked at the start",
+            )
+        return probes.prove(machine.name, policy, _native(), published=machine.published)
+
+    def check_can_allow(self, machine: Machine) -> None:
+        """Refuse a microVM on an emulated host."""
+        if machine.place == "emulated":
+            raise SpecError(f"the bottle {machine.slug} cannot be changed: it is on an emulated host")
+
+    def allow(self, machine: Machine, added: Policy) -> None:
+        """Have smolvm allow more."""
+        probes.widen(machine.name, added, _native())
+
+
+def _native() -> NativeHost:
+    return NativeHost(find_smolvm(Progress()))

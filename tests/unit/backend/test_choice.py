@@ -1,0 +1,64 @@
+"""The two backends: each of its name and place, and what each refuses before anything is made."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from bot_bottle.backend import BACKENDS
+from bot_bottle.backend.base import Backend, Machine, Place
+from bot_bottle.backend.choice import backend_at, backend_for
+from bot_bottle.backend.container.backend import ContainerBackend
+from bot_bottle.backend.microvm.backend import MicrovmBackend
+from bot_bottle.errors import SpecError
+from bot_bottle.network.policy import NOTHING, Policy, parse_policy
+from bot_bottle.secrets.reference import Reference
+
+OPEN = Policy(open=True)
+BOTH: list[Backend] = [ContainerBackend(), MicrovmBackend()]  # mypy holds both to the protocol
+
+
+def machine(place: Place) -> Machine:
+    return Machine("blue", place, "docker", "", "", published=False)
+
+
+def test_each_name_and_each_place_has_a_backend() -> None:
+    assert [type(backend_for(name)) for name in BACKENDS] == [MicrovmBackend, ContainerBackend]
+    found = {place: type(backend_at(place)) for place in get_args(Place)}
+    assert found == {"container": ContainerBackend, "kvm": MicrovmBackend, "emulated": MicrovmBackend}
+
+
+def test_only_the_microvm_backend_takes_an_archive() -> None:
+    with pytest.raises(SpecError, match="no archives"):
+        ContainerBackend().check(NOTHING, (), archive=True)
+    MicrovmBackend().check(NOTHING, (), archive=True)
+
+
+def test_a_secret_for_a_host_needs_a_proxy_that_puts_it_in() -> None:
+    secret = Reference("KEY", "env", "MINE", ("api.example.org",))
+    with pytest.raises(SpecError, match="no proxy"):
+        ContainerBackend().check(OPEN, (secret,), archive=False)
+    ContainerBackend().check(parse_policy(["api.example.org"]), (secret,), archive=False)
+
+
+def test_programs_in_a_container_find_the_proxy_where_there_is_one() -> None:
+    backend = ContainerBackend()
+    assert not backend.variables(NOTHING)
+    assert not backend.variables(OPEN)
+    assert "HTTPS_PROXY" in backend.variables(parse_policy(["api.example.org"]))
+    assert not MicrovmBackend().variables(parse_policy(["api.example.org"]))
+
+
+def test_an_emulated_host_takes_no_other_command() -> None:
+    backend = MicrovmBackend()
+    with pytest.raises(SpecError, match="cannot be changed"):
+        backend.check_can_allow(machine("emulated"))
+    with pytest.raises(SpecError, match="cannot be checked again"):
+        backend.probe(machine("emulated"), NOTHING)
+    backend.check_can_allow(machine("kvm"))
+
+
+def test_a_container_takes_no_memory_besides_its_own() -> None:
+    assert ContainerBackend().host_overhead_mib("auto") == 0
+    assert MicrovmBackend().host_overhead_mib("emulated") > 0
