@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from bot_bottle.cache.config_digests import ConfigDigests
+from bot_bottle.image.spec import Digest
 from tests.engine.conftest import Context
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
@@ -91,6 +93,17 @@ def test_an_entry_in_use_is_not_pruned(bottle: Bottle, saved: Path) -> None:
     assert not path.exists()
 
 
+def test_prune_all_removes_the_digests_of_images(bottle: Bottle) -> None:
+    digests = ConfigDigests(bottle.cache / "config-digests")
+    fingerprint = Digest.of(b"fingerprint").hex
+    digests.add(fingerprint, Digest.of(b"config"))
+    for args in (("--all", "--dry-run"), ("--keep-bytes", "0"), ()):
+        assert bottle("cache", "prune", *args).code == 0
+        assert digests.find(fingerprint) == Digest.of(b"config")
+    assert bottle("cache", "prune", "--all").code == 0
+    assert digests.find(fingerprint) is None
+
+
 # --- why
 
 
@@ -104,9 +117,9 @@ def test_why_names_what_changed(bottle: Bottle, context: Context) -> None:
     assert "image" in done.out
     told = json.loads(bottle("cache", "why", "--json", folder).out)
     assert told["hit"] is False
-    assert [change["part"] for change in told["changes"]] == ["image_id"]
+    assert [change["part"] for change in told["changes"]] == ["config_digest"]
     other = json.loads(bottle("cache", "why", "--json", "--packer", "smolvm", folder).out)
-    assert {change["part"] for change in other["changes"]} == {"image_id", "packer"}
+    assert {change["part"] for change in other["changes"]} == {"config_digest", "packer"}
 
 
 def test_why_tells_of_damage(bottle: Bottle, saved: Path) -> None:

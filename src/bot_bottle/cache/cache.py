@@ -46,26 +46,40 @@ class Damaged:
 class Explanation:
     """Why a run would find its artifact or make it. `changes` leads from the nearest entry's key to this one.
 
-    `damage` says what is wrong with the artifact that should have been found. `unknown` is the id of an image
-    whose config is not known before it has been exported.
+    `damage` says what is wrong with the artifact that should have been found. `image_id` is the image as its
+    engine names it, `config_digest` what it is found by: None where only an export can tell it.
     """
 
     hit: bool
     nearest: Entry | None = None
     changes: tuple[Change, ...] = ()
     damage: str = ""
-    unknown: str = ""
+    image_id: str = ""
+    config_digest: Digest | None = None
 
     def __str__(self) -> str:
+        changes = (f"  {change}" for change in self.changes)
+        return "\n".join([self._result, *changes, *self._image])
+
+    @property
+    def _result(self) -> str:
         if self.hit:
             return "hit: the artifact is in the cache"
         if self.damage:
             return f"miss: the artifact in the cache is damaged ({self.damage})"
-        if self.unknown:
-            return f"miss: image {self.unknown[:19]} has not been exported yet, so its config is not known"
+        if self.config_digest is None:
+            return "miss: an image with this id was never exported, so its config digest is not known"
         if self.nearest is None:
             return "miss: nothing cached for this yet"
-        return "\n".join(["miss: the key has changed", *(f"  {change}" for change in self.changes)])
+        return "miss: the key has changed"
+
+    @property
+    def _image(self) -> Iterator[str]:
+        """The image's digests: the engine's where that is another than the one in the key."""
+        if self.image_id != str(self.config_digest):
+            yield f"  id of the image in its engine: {self.image_id}"
+        if self.config_digest:
+            yield f"  config digest of the image: {self.config_digest}"
 
 
 class Cache:
@@ -146,15 +160,16 @@ class Cache:
         """
         with self._explained():
             entry, damage = self._find(self.folder / key.name, touch=False)
+        config = key.config_digest
         if entry or damage:
-            return Explanation(entry is not None, entry, damage=damage)
+            return Explanation(entry is not None, entry, (), damage, str(config), config)
         entries = self.list()
         near = [entry for entry in entries if entry.source == source]
-        near = near or [entry for entry in entries if entry.key.image_id == key.image_id]
+        near = near or [entry for entry in entries if entry.key.config_digest == config]
         if not near:
-            return Explanation(hit=False)
+            return Explanation(False, None, (), "", str(config), config)
         nearest = min(near, key=lambda entry: len(entry.key.changes(key)))
-        return Explanation(False, nearest, nearest.key.changes(key))
+        return Explanation(False, nearest, nearest.key.changes(key), "", str(config), config)
 
     def _prepare(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

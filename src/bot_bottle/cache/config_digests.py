@@ -9,12 +9,13 @@ import contextlib
 import re
 from pathlib import Path
 
-from bot_bottle.errors import ImageError
+from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.host.files import read_regular, write_private
 from bot_bottle.image.spec import Digest
 
 _MOST = 2000  # files; the older half goes when there are more
 _SIZE_LIMIT = 200  # bytes
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class ConfigDigests:
@@ -32,19 +33,37 @@ class ConfigDigests:
             return None
 
     def add(self, fingerprint: str, digest: Digest) -> None:
-        """Keep a digest. Nothing is kept where the folder cannot be written."""
+        """Record a digest. Where the folder cannot be written nothing is recorded."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._folder / fingerprint, f"{digest}\n")
-            self.prune(_MOST)
+            files = self._files()
+            if len(files) > _MOST:
+                _remove(files[: len(files) // 2])
 
-    def prune(self, most: int) -> None:
-        """Remove the older half where there are more than `most`; with 0, all of them."""
+    def clear(self) -> None:
+        """Remove all of them. Raises CacheError where that cannot be done."""
         try:
-            names = [path for path in self._folder.iterdir() if re.fullmatch("[0-9a-f]{64}", path.name)]
+            _remove(self._files())
         except FileNotFoundError:
-            return
-        if len(names) > most:
-            names.sort(key=lambda path: path.lstat().st_mtime)
-            for path in names[: max(len(names) // 2, len(names) - most)]:
-                path.unlink(missing_ok=True)
+            pass  # none was ever recorded
+        except OSError as error:
+            raise CacheError(
+                f"cannot remove what is in {self._folder}",
+                why=error.strerror or str(error),
+                next_step="make it writable, or remove it",
+            ) from error
+
+    def _files(self) -> list[Path]:
+        """Return the files in the order in which they were written."""
+        found = []
+        for path in self._folder.iterdir():
+            if _FINGERPRINT.match(path.name):
+                with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                    found.append((path.lstat().st_mtime, path))
+        return [path for _, path in sorted(found)]
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

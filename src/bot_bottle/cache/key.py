@@ -14,7 +14,8 @@ from bot_bottle.image.spec import Digest
 SUFFIX = ".smolmachine"
 STEM = r"[0-9a-f]{16}-[0-9a-f]{16}"
 
-_TEXTS = ("image_id", "platform", "packer", "smolvm_version")
+_CONFIG = "image_id"  # the name of `config_digest` in records, from when each engine had it for its id
+_TEXTS = (_CONFIG, "platform", "packer", "smolvm_version")
 _NUMBERS = ("format_version", "flatten_version")
 
 
@@ -27,14 +28,17 @@ class Change:
     new: str
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.old or '(none)'} -> {self.new or '(none)'}"
+        return f"{self.part.replace('_', ' ')}: {self.old or '(none)'} -> {self.new or '(none)'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The parts of a key. `options` are the packer's, as (name, value) pairs in the order of their names."""
+    """The parts of a key. `options` are the packer's, as (name, value) pairs in the order of their names.
 
-    image_id: Digest
+    `config_digest` is the digest of the image's config, which holds the digests of all its layers.
+    """
+
+    config_digest: Digest
     platform: str
     packer: str
     smolvm_version: str
@@ -47,9 +51,9 @@ class Key:
 
     @property
     def stem(self) -> str:
-        """16 hex digits of the image id, so that a person can find it, and 16 over all parts."""
+        """16 hex digits of the config digest, so that a person can find it, and 16 over all parts."""
         parts = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
-        return f"{self.image_id.hex[:16]}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+        return f"{self.config_digest.hex[:16]}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
     @property
     def name(self) -> str:
@@ -59,7 +63,7 @@ class Key:
     def document(self) -> dict[str, Any]:
         """Give the parts as JSON knows them."""
         return {
-            "image_id": str(self.image_id),
+            _CONFIG: str(self.config_digest),
             "platform": self.platform,
             "packer": self.packer,
             "smolvm_version": self.smolvm_version,
@@ -81,7 +85,7 @@ class Key:
             return None
         parts: dict[str, Any] = {**texts, **numbers, "options": tuple(options.items())}
         try:
-            return cls(**parts | {"image_id": Digest(parts["image_id"])})
+            return cls(config_digest=Digest(parts.pop(_CONFIG)), **parts)
         except ImageError:
             return None
 
@@ -93,7 +97,9 @@ class Key:
         return tuple(Change(name, old, new) for name, old, new in pairs if old != new)
 
     def _flat(self) -> dict[str, str]:
-        parts = {name: str(value) for name, value in self.document().items() if name != "options"}
+        document = self.document()
+        parts = {"config_digest": str(document.pop(_CONFIG))}
+        parts |= {name: str(value) for name, value in document.items() if name != "options"}
         return parts | {f"option {name}": value for name, value in self.options}
 
 

@@ -53,7 +53,7 @@ def _stores(info: dict[str, Any]) -> Iterator[Path]:
     """Yield the folders in which the content store may be, the likeliest first."""
     docker_root = Path(str(info.get("DockerRootDir") or "/var/lib/docker"))
     roots = [docker_root / "containerd" / "daemon", _SYSTEM_ROOT]
-    with suppress(OSError, ValueError, TypeError), _SYSTEM_CONFIG.open("rb") as file:
+    with suppress(OSError, ValueError, TypeError, KeyError), _SYSTEM_CONFIG.open("rb") as file:
         roots.append(Path(tomllib.loads(file.read(_CONFIG_LIMIT).decode())["root"]))
     yield from (root / _FOLDER for root in roots)
     with suppress(KeyError):

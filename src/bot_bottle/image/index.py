@@ -71,6 +71,7 @@ class Search:
         self._others: set[str] = set()
         self._absent: set[str] = set()
         self._artifacts: set[str] = set()
+        self._incomplete: set[str] = set()
         self._parents: dict[Digest, set[Digest]] = {}
         self._left = _MANIFEST_LIMIT
 
@@ -134,6 +135,12 @@ class Search:
                 why=f"it has: {_listed(self._others)}",
                 next_step=f"build or save the image for {self._wanted}",
             )
+        if self._incomplete:
+            return ImageError(
+                f"{self._what} lacks the image config",
+                why=f"of manifest {_listed(self._incomplete)}",
+                next_step="save or pull the image again",
+            )
         if self._artifacts:
             return ImageError(
                 f"{self._what} holds no container image",
@@ -170,6 +177,8 @@ class Search:
                 self._artifacts.add(shown(kind))
             elif (known := platform or self._config_platform(content)) is not None:
                 yield Candidate(digest, known, content, raw)
+            else:
+                self._incomplete.add(str(digest))
 
     def _ancestors(self, digest: Digest) -> frozenset[Digest]:
         """Return the indexes that lead to a manifest."""

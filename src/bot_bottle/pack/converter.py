@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,8 +142,8 @@ class Converter:
         image = self.image(source)
         config = self._config_digest(source, image)
         if config is None:
-            return Explanation(hit=False, unknown=image.id)
-        return self.cache.why(self.key(config), str(source))
+            return Explanation(hit=False, image_id=image.id)
+        return replace(self.cache.why(self.key(config), str(source)), image_id=image.id)
 
     def key(self, config_digest: Digest) -> Key:
         """Return the cache key: everything that decides the artifact's bytes.
@@ -152,7 +152,7 @@ class Converter:
         manifests, indexes and attestations change nothing of the artifact, and so nothing of the key.
         """
         return Key(
-            image_id=config_digest,
+            config_digest=config_digest,
             platform=str(Platform.of_this_machine()),
             packer=self._packing.packer,
             smolvm_version=guest_version(),

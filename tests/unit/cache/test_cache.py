@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bot_bottle.cache.cache import Cache, Entry, Key
+from bot_bottle.cache.cache import Cache, Entry, Explanation, Key
 from bot_bottle.cache.entry import record_path
 from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.image.spec import Digest
@@ -284,32 +284,52 @@ def test_verify_names_what_is_damaged(use: Use, key: Key) -> None:
 
 
 def test_why_it_hits_or_misses(use: Use, key: Key) -> None:
-    assert str(use.cache.why(key, "/project")) == "miss: nothing cached for this yet"
+    config = f"\n  config digest of the image: {key.config_digest}"
+    assert str(use.cache.why(key, "/project")) == f"miss: nothing cached for this yet{config}"
     use(key)
     assert use.cache.why(key, "/project").hit
     before = use.cache.list()
-    assert str(use.cache.why(key, "/other")) == "hit: the artifact is in the cache"
+    assert str(use.cache.why(key, "/other")) == f"hit: the artifact is in the cache{config}"
     assert use.cache.list() == before  # asking is not using
 
 
 def test_why_names_the_nearest_of_the_same_source(use: Use, key: Key) -> None:
     other_image = Digest.of(b"edited")
     use(key, "/project")
-    far = use(replace(key, image_id=other_image, smolvm_version="1", packer="smolvm"), "/project")
+    far = use(replace(key, config_digest=other_image, smolvm_version="1", packer="smolvm"), "/project")
     use(replace(key, smolvm_version="9"), "/elsewhere")
-    new = replace(key, image_id=other_image)
+    new = replace(key, config_digest=other_image)
     answer = use.cache.why(new, "/project")
     assert answer.nearest is not None
     assert (answer.hit, answer.nearest.key) == (False, key)
-    assert str(answer) == (f"miss: the key has changed\n  image_id: {key.image_id} -> {other_image}")
+    assert str(answer).splitlines() == [
+        "miss: the key has changed",
+        f"  config digest: {key.config_digest} -> {other_image}",
+        f"  config digest of the image: {other_image}",
+    ]
     assert use.cache.why(replace(far.key, options=(("a", "b"),)), "/project").nearest == use.cache.list()[1]
+
+
+def test_why_says_what_the_engine_calls_the_image(use: Use, key: Key) -> None:
+    use(key)
+    index = str(Digest.of(b"index"))
+    found = replace(use.cache.why(key, "/project"), image_id=index)
+    assert str(found).splitlines() == [
+        "hit: the artifact is in the cache",
+        f"  id of the image in its engine: {index}",
+        f"  config digest of the image: {key.config_digest}",
+    ]
+    first, *rest = str(Explanation(hit=False, image_id=index)).splitlines()
+    assert first.startswith("miss: ")
+    assert "config digest is not known" in first
+    assert rest == [f"  id of the image in its engine: {index}"]
 
 
 def test_why_falls_back_to_the_same_image(use: Use, key: Key) -> None:
     use(key, "/project")
     answer = use.cache.why(replace(key, smolvm_version="9"), "/moved")
-    assert [str(change) for change in answer.changes] == ["smolvm_version: 1.32.2 -> 9"]
-    assert use.cache.why(replace(key, image_id=Digest.of(b"new")), "/moved").nearest is None
+    assert [str(change) for change in answer.changes] == ["smolvm version: 1.32.2 -> 9"]
+    assert use.cache.why(replace(key, config_digest=Digest.of(b"new")), "/moved").nearest is None
 
 
 def test_holding_what_is_gone_says_what_to_do(use: Use, key: Key) -> None:

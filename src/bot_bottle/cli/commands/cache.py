@@ -13,6 +13,7 @@ import click
 from bot_bottle import api as artifacts
 from bot_bottle.bottle.gc import working
 from bot_bottle.cache.cache import Cache
+from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
@@ -68,7 +69,8 @@ Examples:
 
 _WHY_HELP = """Tell whether a run of PATH would hit the cache; if not, what has changed.
 
-The Dockerfile is built for it: only the image's id tells what it has become.
+The Dockerfile is built for it: only the image tells what it has become. An image is found by the digest of
+its config, which holds those of its layers; a new name, attestations or another image store do not change it.
 
 \b
 Examples:
@@ -125,6 +127,7 @@ def prune(
         headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             Kept(paths.layers_dir()).trim(0)
+            ConfigDigests(paths.config_digests_dir()).clear()
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
@@ -184,15 +187,16 @@ def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     if as_json:
         changes = [{"part": change.part, "old": change.old, "new": change.new} for change in answer.changes]
         nearest = answer.nearest.path.name if answer.nearest else None
-        click.echo(
-            json.dumps({"hit": answer.hit, "nearest": nearest, "changes": changes, "damage": answer.damage})
-        )
+        told = {"hit": answer.hit, "image_id": answer.image_id,
+                "config_digest": answer.config_digest and str(answer.config_digest),
+                "nearest": nearest, "changes": changes, "damage": answer.damage}  # fmt: skip
+        click.echo(json.dumps(told))
     else:
         click.echo(str(answer))
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    return {"path": str(entry.path), "image_id": str(entry.key.image_id), "size": entry.size,
+    return {"path": str(entry.path), "config_digest": str(entry.key.config_digest), "size": entry.size,
             "digest": str(entry.digest), "packer": entry.key.packer, "source": entry.source,
             "created": entry.created, "last_used": entry.last_used}  # fmt: skip
 
