@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bot_bottle import ephemeral_registry
 from tests.engine.conftest import Context
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import LABEL, OWNER, Docker, Podman, call
@@ -191,6 +192,40 @@ def test_an_unchanged_rebuild_hits_and_a_changed_dockerfile_misses(bottle: Bottl
     assert f"cached  {again.path.name}" in again.err
     assert root_of(changed.path)["a"] == b"b\n"
     assert len(bottle.artifacts) == 2
+
+
+# --- an image that a configuration names ---
+
+
+@pytest.mark.parametrize("name", ["bottle.toml", ".devcontainer.json"])
+def test_an_image_that_is_named_is_pulled_once(
+    bottle: Bottle, docker: Docker, context: Context, tmp_path: Path, name: str
+) -> None:
+    image = docker.build(context("RUN echo named > /named"))
+    with ephemeral_registry(push=True) as registry:
+        target = registry.target("named")
+        docker.docker("tag", image, target)
+        docker.docker("push", target)
+        docker.docker("rmi", target)
+        text = f'[image]\nname = "{target}"\n' if name == "bottle.toml" else json.dumps({"image": target})
+        (tmp_path / "project").mkdir()
+        (tmp_path / "project" / name).write_text(text)
+        first = bottle("pack", tmp_path / "project")
+        again = bottle("pack", tmp_path / "project")
+        newer = bottle("pack", "--pull", tmp_path / "project")
+    docker.docker("rmi", target)
+    assert first.path == again.path == newer.path
+    assert "pull" in first.err
+    assert "pull" not in again.err
+    assert "pull" in newer.err
+    gone = bottle("pack", tmp_path / "project")
+    gone.failed(103, target)
+
+
+def test_a_containerfile_is_built_by_docker_too(bottle: Bottle, context: Context) -> None:
+    folder = context("RUN echo x > /file")
+    (folder / "Dockerfile").rename(folder / "Containerfile")
+    assert root_of(bottle("pack", folder).path)["file"] == b"x\n"
 
 
 # --- the copy ---

@@ -41,6 +41,8 @@ class Request:
                 lines.append("reach everything: no walls")
             elif key == "ports":
                 lines += [f"be reached on 127.0.0.1, {item}" for item in value]
+            elif key == "variables":
+                lines += [f"read the variable {_plain(name)} of your environment" for name in value]
             elif key == "egress.allow":
                 lines += [f"reach {item}" for item in value]
             else:
@@ -52,6 +54,12 @@ class Request:
         """The hash that a grant is remembered by."""
         facts = {"project": str(self.project), "asked": dict(self.asked)}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def requested_variables(settings: Settings) -> Request:
+    """Return which variables of this machine the file in force takes the values of."""
+    names = settings.of_file.get("variables")
+    return Request(settings.project.resolve(), {"variables": names} if names else {})
 
 
 def requested(settings: Settings, *, without: str = "") -> Request:
@@ -74,9 +82,9 @@ def hold_granted(request: Request, ask: Callable[[str], bool], *, yes: bool = Fa
     question = f"{request.project} asks to\n" + "\n".join(f"  {line}" for line in request.told().splitlines())
     if not yes and not ask(question):
         raise TrustError(
-            "bottle.toml asks for what you have not granted",
+            "the repository asks for what you have not granted",
             why=request.told(),
-            next_step="if you trust this repository say --yes once; --network none leaves its hosts out",
+            next_step="if you trust it say bottle run --yes once; --network none leaves its hosts out",
         )
     _remember(path, request)
 

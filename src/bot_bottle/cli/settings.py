@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bot_bottle.bottle.grants import hold_granted, requested_variables
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.engine.engine import BuildRequest
-from bot_bottle.engine.source import Source, parse_build_args
+from bot_bottle.engine.source import Pull, Source, parse_build_args
 from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
 from bot_bottle.secrets import reference as secret
 
+_OTHER_IMAGE = ("image", "archive", "dockerfile")
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
 
 
@@ -49,10 +52,11 @@ def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
     """Give every value in force, with its origin.
 
     A PATH that was given is where bottle.toml is looked for; without one, it is looked for from the current
-    folder upwards.
+    folder upwards. A devcontainer.json describes an image of its own, and is not read where another is named.
     """
     path: Path | None = ctx.params.get("path")
-    found = file.find(path or Path(), upwards=path is None)
+    own = all(ctx.params.get(name) is None for name in _OTHER_IMAGE)
+    found = file.find(path or Path(), upwards=path is None, devcontainer=own)
     given = {"command": Setting(command, "the command line")} if command else {}
     for option in ctx.command.params:
         key, convert = _KEYS.get(option.name or "", ("", str))
@@ -77,6 +81,9 @@ def source(ctx: click.Context, settings: Settings) -> Source:
     image, archive = given.get("image"), given.get("archive")
     _check_platform(given["platform"])
     if image is None and archive is None:
+        hold_granted(requested_variables(settings), ask, yes=given.get("yes", False))
+        if settings.value("image.name") is not None and given["dockerfile"] is None:
+            return _named(ctx, settings)
         request = BuildRequest(
             context=settings.value("image.context"),
             dockerfile=settings.value("image.dockerfile"),
@@ -95,6 +102,26 @@ def source(ctx: click.Context, settings: Settings) -> Source:
             next_step="have PATH built, or take what is built already with --image or --archive",
         )
     return Source(image=image, archive=archive)
+
+
+def _named(ctx: click.Context, settings: Settings) -> Source:
+    """Make the source of an image that the configuration names; it is pulled as docker run does."""
+    for option in ctx.command.params:
+        if option.name in ("target", "build_args", "no_cache") and ctx.params[option.name]:
+            raise UsageError(
+                f"{_name(option)} is for a build, and {settings.file} names an image",
+                next_step="leave it out, or name a Dockerfile with --file",
+            )
+    pull: Pull = "always" if ctx.params["pull"] else "missing"
+    return Source(image=settings.value("image.name"), pull=pull)
+
+
+def ask(question: str) -> bool:
+    """Ask whoever sits at the terminal; without one the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo(question, err=True)
+    return click.confirm("Grant it?", default=False, err=True)
 
 
 def _check_platform(text: str | None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from bot_bottle.bottle.grants import hold_granted, requested
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
-from bot_bottle.cli.settings import source
+from bot_bottle.cli.settings import ask, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
@@ -24,7 +22,7 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
     egress = _egress(ctx, settings)
     if not ctx.params.get("plan_only"):
         without = "egress." if ctx.params.get("network") else ""
-        hold_granted(requested(settings, without=without), _ask, yes=ctx.params["yes"])
+        hold_granted(requested(settings, without=without), ask, yes=ctx.params["yes"])
     where = source(ctx, settings)
     name = ctx.params.get("name")
     return BottleSpec(
@@ -42,14 +40,6 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         egress=egress,
         ports=parse_ports(settings.value("ports")),
     )
-
-
-def _ask(question: str) -> bool:
-    """Ask whoever sits at the terminal; without one the answer is no."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    click.echo(question, err=True)
-    return click.confirm("Grant it?", default=False, err=True)
 
 
 def _egress(ctx: click.Context, settings: Settings) -> Policy:

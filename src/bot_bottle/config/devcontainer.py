@@ -1,51 +1,195 @@
-"""A devcontainer.json that only names a build. Source: https://containers.dev/implementors/json_reference/"""
+"""A devcontainer.json, as far as a bottle can be what it asks for; the rest of it is refused by name.
+
+Source: https://containers.dev/implementors/json_reference/
+"""
 
 from __future__ import annotations
 
 import posixpath
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import json5
 
 from bot_bottle.config.model import File, parse, printable
+from bot_bottle.config.variables import Variables
 from bot_bottle.errors import SpecError
+from bot_bottle.workspace.spec import PLACE
 
-# editors' own, or without meaning for a bottle
-_IGNORED = {"$schema", "name", "customizations"}
+# editors' own, or without meaning for a bottle: it ends with its command, maps users, and starts no service
+_IGNORED = {
+    "$schema", "name", "customizations", "extensions", "settings", "devPort", "portsAttributes",
+    "otherPortsAttributes", "shutdownAction", "updateRemoteUserUID", "userEnvProbe", "waitFor",
+    "overrideCommand", "overrideFeatureInstallOrder", "hostRequirements", "secrets", "init",
+}  # fmt: skip
+_USED = {
+    "image", "build", "dockerFile", "context", "remoteUser", "containerUser", "containerEnv", "remoteEnv",
+    "forwardPorts", "appPort", "workspaceFolder",
+}  # fmt: skip
+_BUILD_IGNORED = {"cacheFrom"}
+_BUILD_USED = {"dockerfile", "context", "args", "target"}
+
+_IN_DOCKERFILE = "run it in the Dockerfile, with RUN, where its result is cached"
+# what to do instead; everything else needs a bottle.toml
+_INSTEAD = {
+    "dockerComposeFile": "name one service's Dockerfile or image in a bottle.toml",
+    "service": "name one service's Dockerfile or image in a bottle.toml",
+    "features": "install what they install in the Dockerfile, with RUN",
+    "mounts": "a bottle sees the repository alone: --workspace clone, or --workspace mount",
+    "workspaceMount": f"a bottle sees the repository at {PLACE}: --workspace clone, or --workspace mount",
+    "runArgs": "say it with options of bottle run: -e, -u, -w, -m, --cpus, -p, --allow",
+    "initializeCommand": "nothing of a repository is run on this machine: run it yourself",
+    **dict.fromkeys(("onCreateCommand", "updateContentCommand", "postCreateCommand"), f"{_IN_DOCKERFILE}"),
+    **dict.fromkeys(
+        ("postStartCommand", "postAttachCommand"), "let the command of the bottle do it: bottle run -- CMD"
+    ),
+    **dict.fromkeys(("privileged", "capAdd", "securityOpt"), "a bottle's rights cannot be widened"),
+}
+_TOML = "bottle init writes a bottle.toml, which goes before it"
 
 
-def understood(text: str, path: Path) -> File:
-    """Give the build that the file names, as a bottle.toml would. Raises SpecError when it asks for more."""
+@dataclass(frozen=True, slots=True)
+class Devcontainer:
+    """What a devcontainer.json says, as a bottle.toml would.
+
+    `variables` are those of this machine that it takes values of, `private` the keys that have such values.
+    """
+
+    content: File
+    variables: tuple[str, ...] = ()
+    private: frozenset[str] = field(default_factory=frozenset)
+
+
+def parse_devcontainer(text: str, path: Path, project: Path) -> Devcontainer:
+    """Return what a devcontainer.json for the folder `project` says.
+
+    Raises SpecError, with the names of what a bottle has nothing for.
+    """
     try:
         document = json5.loads(text)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{path} is not JSON", why=str(error)[:500], next_step=f"correct {path}") from error
     if not isinstance(document, dict):
-        raise SpecError(f"{path} holds no object")
-    build = document.pop("build", None)
-    asked = [key for key in document if key not in _IGNORED and key not in ("remoteUser", "containerEnv")]
-    if asked or not isinstance(build, dict):
-        what = f"it also asks for {printable(', '.join(asked))}" if asked else "it names no build"
-        raise SpecError(
-            f"{path} is more than bottle understands",
-            why=what,
-            next_step="bottle init writes a bottle.toml, which goes before it",
-        )
-    return _file(build, document, path)
+        raise SpecError(f"{path} is not a JSON object", next_step=f"correct {path}")
+    document = {key: value for key, value in document.items() if value not in (None, False, {}, [], "")}
+    _check_keys(document, path)
+    return _Reader(path, project, document).read()
 
 
-def _file(build: dict[str, Any], document: dict[str, Any], path: Path) -> File:
-    unknown = [key for key in build if key not in ("dockerfile", "context", "args", "target")]
-    if unknown or not isinstance(build.get("dockerfile"), str):
-        what = (
-            f"its build has {printable(', '.join(unknown))}" if unknown else "its build names no dockerfile"
-        )
-        raise SpecError(f"{path} is more than bottle understands", why=what)
-    # both paths are relative to the file's folder
-    image = {**build, "context": build.get("context", ".")}
-    for key in ("dockerfile", "context"):
-        if isinstance(image[key], str):
-            image[key] = posixpath.normpath(f"{path.parent.name}/{image[key]}")
-    wanted = {"image": image, "user": document.get("remoteUser"), "env": document.get("containerEnv", {})}
-    return parse(wanted, str(path))
+def _check_keys(document: dict[str, Any], path: Path) -> None:
+    unknown = [key for key in document if key not in _IGNORED | _USED]
+    if not unknown:
+        return
+    raise SpecError(
+        f"{path} asks for what a bottle does not have: {printable(', '.join(unknown))}",
+        why="\n".join(f"{key}: {_INSTEAD[key]}" for key in unknown if key in _INSTEAD),
+        next_step=f"leave it out of {path}; or {_TOML}",
+    )
+
+
+class _Reader:
+    """Reads one document, whose keys are all known."""
+
+    def __init__(self, path: Path, project: Path, document: dict[str, Any]) -> None:
+        self._path = path
+        self._document = document
+        self._variables = Variables(path, project, PLACE)
+        self._folder = posixpath.relpath(path.parent, project)
+        self._private: set[str] = set()
+
+    def read(self) -> Devcontainer:
+        env = self._texts("containerEnv", self._document.get("containerEnv", {}), "env")
+        self._variables.container = env if isinstance(env, dict) else {}
+        more = self._texts("remoteEnv", self._document.get("remoteEnv", {}), "env")
+        user = self._document.get("remoteUser", self._document.get("containerUser"))
+        wanted = {
+            "image": self._image(),
+            "user": self._text("remoteUser", user),
+            "env": {**env, **more} if isinstance(env, dict) and isinstance(more, dict) else more or env,
+            "ports": self._ports(),
+            "workdir": self._workdir(),
+        }
+        content = parse(wanted, str(self._path))
+        names = tuple(dict.fromkeys(self._variables.read))
+        return Devcontainer(content, names, frozenset(self._private))
+
+    def _image(self) -> dict[str, Any]:
+        build, image = self._document.get("build"), self._document.get("image")
+        if build is None and "dockerFile" in self._document:  # as it was written before there was "build"
+            build = {"dockerfile": self._document["dockerFile"]}
+            build |= {"context": self._document["context"]} if "context" in self._document else {}
+        if image is not None and build is None:
+            return {"name": self._text("image", image)}
+        if not isinstance(build, dict) or image is not None:
+            raise SpecError(
+                f"{self._path} cannot be used",
+                why=f"it names {'no image and no' if image is None else 'an image and a'} build",
+                next_step=f"name one of them; or {_TOML}",
+            )
+        unknown = [key for key in build if key not in _BUILD_USED | _BUILD_IGNORED and build[key]]
+        if unknown or not isinstance(build.get("dockerfile"), str):
+            what = f"its build has {', '.join(unknown)}" if unknown else "its build names no dockerfile"
+            raise SpecError(f"{self._path} cannot be used", why=printable(what), next_step=_TOML)
+        image = {"target": self._text("build.target", build.get("target"))}
+        image["args"] = self._texts("build.args", build.get("args", {}), "image.args")
+        for key in ("dockerfile", "context"):  # both are relative to the file's folder
+            value = self._text(f"build.{key}", build.get(key, "."))
+            image[key] = posixpath.normpath(f"{self._folder}/{value}") if isinstance(value, str) else value
+        return image
+
+    def _workdir(self) -> str | None:
+        folder = self._text("workspaceFolder", self._document.get("workspaceFolder"))
+        if folder is None:
+            return None
+        whole = posixpath.normpath(folder) if isinstance(folder, str) else ""
+        if whole != PLACE and not whole.startswith(PLACE + "/"):
+            raise SpecError(
+                f"{self._path}: workspaceFolder is not in {PLACE}",
+                why=f"a bottle sees the repository at {PLACE}, and nowhere else",
+                next_step=f"leave it out of {self._path}; or {_TOML}",
+            )
+        return whole if whole != PLACE else None
+
+    def _ports(self) -> list[Any]:
+        ports: list[Any] = []
+        for key in ("forwardPorts", "appPort"):
+            value = self._document.get(key, [])
+            for item in value if isinstance(value, list) else [value]:
+                text = self._text(key, item)
+                if key == "forwardPorts" and isinstance(text, str) and not text.isdecimal():
+                    host, _, port = text.rpartition(":")
+                    if host not in ("localhost", "127.0.0.1"):
+                        raise SpecError(
+                            f"{self._path}: forwardPorts has {printable(text)!r}, no port of the bottle",
+                            next_step="name a port by its number alone",
+                        )
+                    text = port
+                ports.append(text)
+        return ports
+
+    def _texts(self, key: str, table: Any, ours: str) -> Any:
+        """Return a table with its values as texts; whoever checks it says what is wrong with another type."""
+        if not isinstance(table, dict):
+            return table
+        found = {}
+        for name, value in table.items():
+            before = len(self._variables.read)
+            found[name] = self._text(f"{key}.{name}", value)
+            of_private = any(f"{{containerEnv:{each[4:]}" in str(value) for each in self._private)
+            if len(self._variables.read) > before or of_private:
+                self._private.add(f"{ours}.{name}")
+        return found
+
+    def _text(self, key: str, value: Any) -> Any:
+        """Return a scalar as JSON writes it, with its variables replaced; anything else as it is."""
+        match value:
+            case bool():
+                return "true" if value else "false"
+            case float() if value.is_integer():
+                return str(int(value))
+            case int() | float():
+                return str(value)
+            case str():
+                return self._variables.substitute(value, key)
+        return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,23 @@ if TYPE_CHECKING:  # what checks a file is loaded only where there is one
     from bot_bottle.config.model import File
 
 NAME = "bottle.toml"
-DEVCONTAINER = Path(".devcontainer/devcontainer.json")
+DEVCONTAINERS = (Path(".devcontainer/devcontainer.json"), Path(".devcontainer.json"))
+_DOCKERFILES = ("Dockerfile", "Containerfile")
 _LIMIT = 1 << 20  # bytes; a configuration takes some hundred
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A configuration that was found. `root` is the folder its paths are relative to and stay in."""
+    """A configuration that was found. `root` is the folder its paths are relative to and stay in.
+
+    `variables` are those of this machine that values were taken of, `private` the keys that have such values.
+    """
 
     path: Path
     root: Path
     content: File
+    variables: tuple[str, ...] = ()
+    private: frozenset[str] = field(default_factory=frozenset)
 
     def inside(self, value: str, key: str) -> Path:
         """Give the absolute path of a file or folder that the file names. Raises SpecError if outside."""
@@ -40,11 +46,12 @@ class ConfigFile:
         return where
 
 
-def find(start: Path, *, upwards: bool) -> ConfigFile | None:
+def find(start: Path, *, upwards: bool, devcontainer: bool = True) -> ConfigFile | None:
     """Give the configuration for a folder: its bottle.toml, or (`upwards`) that of a folder above it.
 
     The search ends with the repository's top folder (the one that holds `.git`), or that of the file system.
-    Where there is no bottle.toml and no Dockerfile, a devcontainer.json that only names a build serves.
+    Where there is no bottle.toml and no Dockerfile, a devcontainer.json serves, if it is wanted: it describes
+    one image, and means nothing for others.
     Raises SpecError when the file cannot be used.
     """
     start = start.absolute()
@@ -56,11 +63,14 @@ def find(start: Path, *, upwards: bool) -> ConfigFile | None:
             return ConfigFile(path, folder, parse(_toml(path), str(path)))
         if os.path.lexists(folder / ".git"):
             break
-    devcontainer = start / DEVCONTAINER
-    if os.path.lexists(devcontainer) and not (start / "Dockerfile").exists():
-        from bot_bottle.config.devcontainer import understood
+    if not devcontainer or any((start / name).exists() for name in _DOCKERFILES):
+        return None
+    for path in (start / name for name in DEVCONTAINERS):
+        if os.path.lexists(path):
+            from bot_bottle.config.devcontainer import parse_devcontainer
 
-        return ConfigFile(devcontainer, start, understood(_text(devcontainer), devcontainer))
+            found = parse_devcontainer(_text(path), path, start)
+            return ConfigFile(path, start, found.content, found.variables, found.private)
     return None
 
 
@@ -83,7 +93,7 @@ def _text(path: Path) -> str:
             data = file.read(_LIMIT + 1)
         if len(data) > _LIMIT:
             raise SpecError(f"{path} is too large: a configuration has {_LIMIT >> 20} MiB at most")
-        return data.decode()
+        return data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise SpecError(f"{path} is not UTF-8", why=error.reason) from error
     except OSError as error:

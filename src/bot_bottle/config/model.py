@@ -18,8 +18,12 @@ class _Table(BaseModel):
 
 
 class ImageTable(_Table):
-    """`[image]`: what is built. Paths are relative to the folder of the file and stay in it."""
+    """`[image]`: what is built, or the name of an image that is there already.
 
+    Paths are relative to the folder of the file and stay in it.
+    """
+
+    name: str | None = None
     context: str | None = None
     dockerfile: str | None = None
     target: str | None = None

@@ -16,6 +16,7 @@ DEFAULT_MEMORY = "4g"
 
 # every key, in the order in which it is shown, and its default
 DEFAULTS: dict[str, Any] = {
+    "image.name": None,
     "image.context": Path(),
     "image.dockerfile": None,
     "image.target": None,
@@ -40,10 +41,14 @@ _LISTS = ("egress.allow", "ports")  # joined
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value in force. `origin` says where it came from: a flag, a variable, a file, or `default`."""
+    """A value in force. `origin` says where it came from: a flag, a variable, a file, or `default`.
+
+    A `private` value is not to be shown: it holds what a variable of this machine holds.
+    """
 
     value: Any
     origin: str
+    private: bool = False
 
 
 class Settings(Mapping[str, Setting]):
@@ -99,7 +104,11 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
                 if key in source:
                     origin = source[key].origin
                     values = source[key].value.items()
-                    settings |= {f"{key}.{name}": Setting(value, origin) for name, value in values}
+                    private = file.private if file and source is of_file else frozenset()
+                    names = {name: f"{key}.{name}" for name, _ in values}
+                    settings |= {
+                        names[name]: Setting(value, origin, names[name] in private) for name, value in values
+                    }
         elif key in _LISTS and key in given and key in of_file:
             both = (of_file[key], given[key])
             value = tuple(dict.fromkeys(item for each in both for item in each.value))
@@ -110,6 +119,8 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
         return Settings(settings, start)
     said = {key: each.value for key, each in of_file.items()}
     said |= {f"secrets.{name}": str(reference) for name, reference in said.pop("secrets").items()}
+    if file.variables:
+        said["variables"] = list(file.variables)
     return Settings(settings, file.root, file.path, said)
 
 
@@ -120,6 +131,12 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None
+    built = [key for key in ("image.context", "image.dockerfile", "image.target", "image.args") if flat[key]]
+    if flat["image.name"] is not None and built:
+        raise SpecError(
+            f"{file.path}: image.name and {built[0]} exclude each other",
+            next_step="name the image, or what it is built from",
+        )
     if flat["image.context"] is None:
         flat["image.context"] = "."
     for key in _PATHS:

@@ -48,17 +48,19 @@ class BuildRequest:
     pull: bool = False
 
     def find_dockerfile(self, engine: EngineName = "docker") -> Path:
-        """Give the Dockerfile's absolute path (podman takes a Containerfile before it). Raises SpecError."""
+        """Return the Dockerfile's absolute path; podman takes a Containerfile first. Raises SpecError."""
         if not self.context.is_dir():
             raise SpecError(
                 f"no folder {self.context}", next_step="name the folder that holds the Dockerfile"
             )
-        names = ("Containerfile", "Dockerfile") if engine == "podman" else ("Dockerfile",)
+        names = ["Dockerfile", "Containerfile"]  # each engine's own name for it first
+        if engine == "podman":
+            names.reverse()
         looked_for = [self.dockerfile] if self.dockerfile else [self.context / name for name in names]
         for path in looked_for:
             if path.is_file():
                 return path.absolute()
-        in_context = f"{' or '.join(reversed(names))} in {self.context.absolute()}"
+        in_context = f"Dockerfile or Containerfile in {self.context.absolute()}"
         what = f"file {self.dockerfile}" if self.dockerfile else in_context
         raise SpecError(f"there is no {what}", next_step="write one there, or name another with --file")
 
@@ -174,6 +176,12 @@ def push_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
     """Give the command line that pushes `ref`: by plain HTTP to loopback, as docker does by itself."""
     plain = ("--tls-verify=false",) if name == "podman" and _LOOPBACK.match(ref) else ()
     return (str(program), "push", *plain, check_ref(ref))
+
+
+def pull_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
+    """Return the command line that gets `ref` from its registry, from loopback as `push_argv` does."""
+    plain = ("--tls-verify=false",) if name == "podman" and _LOOPBACK.match(ref) else ()
+    return (str(program), "pull", *plain, check_ref(ref))
 
 
 def save_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:

@@ -132,6 +132,12 @@ class Engine:
         if done.code:
             raise words.refused(self.name, "push", ref, done.complaint)
 
+    def pull(self, ref: str, on_line: Callable[[str], None]) -> None:
+        """Get the image from its registry, or a newer one of that name. Raises EngineError."""
+        done = self._follow(argv.pull_argv(self.program, self.name, ref), "pull", ref, on_line)
+        if done.code:
+            raise words.refused(self.name, "pull", ref, done.complaint)
+
     @contextmanager
     def save(self, ref: str) -> Iterator[TarStream]:
         """Give the image as a docker archive, a stream that is held nowhere.

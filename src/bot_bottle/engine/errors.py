@@ -54,7 +54,7 @@ def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
         return NoSuchImageError(
             f"no such image: {ref}",
             why=words,
-            next_step=f"check the name with `{name} image ls`, or build it again",
+            next_step=f"check the name with `{name} image ls`, or get it with `{name} pull {ref}`",
         )
     return EngineError(f"{name} could not {f'{verb} {ref}'.strip()}", why=words)
 

@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.errors import UsageError
+
+Pull = Literal["never", "missing", "always"]
 
 _SIZE = re.compile(r"(\d{1,18})(b|k|m|g)?", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -16,11 +19,15 @@ _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them."""
+    """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them.
+
+    `pull` says when the engine is to get the image from its registry first.
+    """
 
     build: BuildRequest | None = None
     image: str | None = None
     archive: Path | None = None
+    pull: Pull = "never"
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:

@@ -16,7 +16,7 @@ from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
-from bot_bottle.engine.source import Source
+from bot_bottle.engine.source import Pull, Source
 from bot_bottle.errors import EngineError, ImageError, UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
@@ -95,12 +95,19 @@ class Converter:
                 stage.conclude(f"image {built.id[:19]} with {self.engine.name}")
                 return built
         if source.image is not None:
+            self._pull(source.image, source.pull)
             return self.engine.image(source.image)
         from bot_bottle.pack.making import opened_archive
 
         assert source.archive is not None  # noqa: S101 - one of the three is there
         with opened_archive(source.archive) as image:
             return EngineImage(str(image.image_id), "")
+
+    def _pull(self, ref: str, pull: Pull) -> None:
+        if pull == "always" or (pull == "missing" and not self.engine.exists(ref)):
+            with self._progress.stage("pull") as stage:
+                self.engine.pull(ref, stage.say)
+                stage.conclude(f"{ref} with {self.engine.name}")
 
     def image_id(self, source: Source) -> str:
         """Return the source's image id as its engine has it, building it first if need be."""

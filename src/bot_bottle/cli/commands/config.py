@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
 
 def _shown(key: str, setting: Setting) -> Any:
     """Give what may be shown: a variable given on the command line or by its name may be a secret."""
-    if key.startswith(("env.", "image.args.")) and setting.origin.startswith("--"):
+    if setting.private or (key.startswith(("env.", "image.args.")) and setting.origin.startswith("--")):
         return "(not shown)"
     return str(setting.value) if isinstance(setting.value, Path | Reference) else setting.value
 
