@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Explanation
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # loaded by who needs it: most commands do not
 
 def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:
     """Give the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
-    with working() as run:
+    with run_context() as run:
         return Converter(run, progress or Progress(), ConvertOptions(engine)).image_id(source)
 
 
@@ -50,7 +50,7 @@ def convert(
         transport=transport,
         max_image_size=max_image_size,
     )
-    with working() as run:
+    with run_context() as run:
         return Converter(run, progress or Progress(), options).convert(source)
 
 
@@ -62,7 +62,7 @@ def why(
     progress: Progress | None = None,
 ) -> Explanation:
     """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
-    with working() as run:
+    with run_context() as run:
         options = ConvertOptions.of(engine=engine, packer=packer)
         return Converter(run, progress or Progress(), options).why(source)
 
@@ -81,7 +81,7 @@ def verify(
     from bot_bottle.verify.verify import verify as verify_artifact
 
     progress = progress or Progress()
-    with working() as run, ExitStack() as stack:
+    with run_context() as run, ExitStack() as stack:
         size = artifact_format.read(artifact).size
         image = (
             stack.enter_context(Converter(run, progress, ConvertOptions(engine)).opened(source))
@@ -106,7 +106,7 @@ def scrub(
         with progress.stage("scrub", artifact_format.read(target).size) as stage:
             return list(dict.fromkeys(scan_artifact(target, stage.advance)))
     with (
-        working() as run,
+        run_context() as run,
         Converter(run, progress, ConvertOptions(engine)).opened(target) as image,
         progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
     ):

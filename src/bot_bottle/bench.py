@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle import api as artifacts
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
@@ -88,7 +88,7 @@ def measure(
         image_id, next_build = _build(Source(build=again), engine)
     image = Source(image=image_id)
     timings = []
-    with working() as run:
+    with run_context() as run:
         for way in ways:
             with progress.stage(f"{way.packer} {way.transport}") as stage:
                 timing = _timed(image, way, rounds, engine, accel, run.folder("bench"))

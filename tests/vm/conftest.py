@@ -18,7 +18,7 @@ from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from bot_bottle.backend.base import RunningBottle
 from bot_bottle.backend.microvm.bottle import Bottle
 from bot_bottle.bottle import run as pipeline
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.spec import BottleSpec, make_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
@@ -67,7 +67,7 @@ def running(image: str, shared_cache: Path) -> Iterator[Bottle]:
         patch.setenv("BOT_BOTTLE_CACHE_DIR", str(shared_cache))
         source = Source(image=image)
         progress = Progress("plain")
-        with working() as run:
+        with run_context() as run:
             converter = Converter(run, progress)
             plan = pipeline.prepare(BottleSpec(source, make_slug(source), memory_mib=1024), converter)
             with pipeline.launch(plan, converter, run, progress) as bottle:

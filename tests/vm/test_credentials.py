@@ -14,7 +14,7 @@ from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_with_l
 from tests.vm.conftest import run_attached
 
 from bot_bottle.bottle import run as pipeline
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
@@ -73,7 +73,7 @@ def test_its_hosts_get_the_value_and_the_bottle_a_placeholder(
         egress=parse_policy(NAMES),
     )
     progress = Progress("plain")
-    with working() as run:
+    with run_context() as run:
         converter = Converter(run, progress)
         plan = pipeline.prepare(spec, converter)
         with pipeline.launch(plan, converter, run, progress, accel="emulated") as bottle:

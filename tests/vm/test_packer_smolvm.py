@@ -17,7 +17,7 @@ from tests.vm.conftest import COMMAND, run_attached
 from tests.vm.test_streams import LISTING
 
 from bot_bottle.bottle import run as pipeline
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.spec import BottleSpec, make_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
@@ -92,7 +92,7 @@ def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: s
     source = Source(image=image)
     spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)
     progress = Progress("plain")
-    with working() as run:
+    with run_context() as run:
         options = ConvertOptions.of(packer="smolvm", via="registry", transport="push")
         converter = Converter(run, progress, options)
         plan = pipeline.prepare(spec, converter)

@@ -14,7 +14,7 @@ from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
 
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.canary import canary
 from bot_bottle.vm.emulated import door
@@ -121,7 +121,7 @@ def run(host: EmulatedHost, script: str) -> int | None:
 def test_an_emulated_host_with_published_ports_reaches_nothing() -> None:
     port = free()
     with (
-        working() as folder,
+        run_context() as folder,
         canary() as here,
         emulated_host(folder, Progress(), memory_mib=256, published=[port]) as host,
     ):

@@ -18,10 +18,9 @@ from dataclasses import replace
 
 from bot_bottle.backend import BackendName
 from bot_bottle.backend.base import OnProved, RunningBottle
-from bot_bottle.bottle import logs, names, work
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import logs, names, records, work
 from bot_bottle.bottle.differences import Side
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.run import run_bottle
 from bot_bottle.bottle.spec import BottleSpec, check_slug
 from bot_bottle.engine.source import Source
@@ -61,10 +60,10 @@ def twin(spec: BottleSpec, progress: Progress, options: ConvertOptions) -> tuple
         )
     sides = [Side(backend, check_slug(f"{spec.slug}-{backend}")) for backend in _ORDER]
     for side in sides:
-        with names.taken(side.name):
+        with names.lock_name(side.name):
             pass  # told before the first has run
     resolve(spec.secrets)  # each side does it again; what is not there is told before anything is built
-    with working() as run:
+    with run_context() as run:
         image = Converter(run, progress, options).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):
         own = replace(spec, slug=side.name, backend=backend, source=Source(image=image))
@@ -86,7 +85,7 @@ def _run(spec: BottleSpec, side: Side, progress: Progress, options: ConvertOptio
 
     progress.note(f"{'begin':<8} {side.name}")
     side.exit_status = run_bottle(spec, options, progress, run_command=run_command)
-    side.record, side.log = receipts.newest(side.name), logs.path(side.name)
+    side.record, side.log = records.newest(side.name), logs.path(side.name)
     if spec.workspace.mode == "clone":
         side.files = _files(side.name)
 

@@ -25,7 +25,7 @@ _VARIABLE = "BOT_BOTTLE_DETACHED"
 _PATIENCE = 10.0  # seconds
 
 
-class Started:
+class DetachedProcess:
     """A process that is to hold a bottle."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], told: int) -> None:
@@ -52,7 +52,7 @@ class Started:
         return self.process.returncode is not None
 
 
-def end_all(started: Sequence[Started]) -> None:
+def end_all(started: Sequence[DetachedProcess]) -> None:
     """End bottles in order, and wait until they have: a command that is deaf gets ten seconds."""
     for each in started:
         each.stop()
@@ -64,7 +64,7 @@ def end_all(started: Sequence[Started]) -> None:
         each.ended()
 
 
-def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
+def start(name: str, arguments: Sequence[str], image: str = "") -> DetachedProcess:
     """Have another process run a command line and hold a bottle, of an `image` that is built already."""
     log = logs.begin(name)
     told, tell = os.pipe()
@@ -80,7 +80,7 @@ def start(name: str, arguments: Sequence[str], image: str = "") -> Started:
     finally:
         os.close(tell)
         os.close(log)
-    return Started(name, child, told)
+    return DetachedProcess(name, child, told)
 
 
 def detach(name: str, arguments: Sequence[str]) -> int:
@@ -102,7 +102,7 @@ def detach(name: str, arguments: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class DetachedRunner:
     """What the process that holds a detached bottle is told."""
 
     name: str
@@ -119,7 +119,7 @@ class Holder:
         logs.keep_small(self.log)
 
 
-def held_here() -> Holder | None:
+def detached_runner() -> DetachedRunner | None:
     """Tell whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
     try:
         name, tell, log, image = json.loads(os.environ.pop(_VARIABLE, ""))
@@ -127,4 +127,4 @@ def held_here() -> Holder | None:
             os.set_inheritable(descriptor, False)
     except (ValueError, TypeError, OSError):
         return None
-    return Holder(str(name), tell, log, str(image))
+    return DetachedRunner(str(name), tell, log, str(image))

@@ -38,7 +38,7 @@ def sweep() -> int:
 
 
 @contextmanager
-def working() -> Iterator[RunDir]:
+def run_context() -> Iterator[RunDir]:
     """Hold a run folder, after a sweep."""
     sweep()
     with rundir.run_dir() as run:

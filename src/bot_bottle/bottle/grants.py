@@ -62,7 +62,7 @@ def requested_variables(settings: Settings) -> Request:
     return Request(settings.project.resolve(), {"variables": names} if names else {})
 
 
-def requested(settings: Settings, *, without: str = "") -> Request:
+def requested_grants(settings: Settings, *, without: str = "") -> Request:
     """Give what the file in force asks for; `without` is the beginning of keys that an option overrules."""
     asked = {
         key: value
@@ -74,7 +74,7 @@ def requested(settings: Settings, *, without: str = "") -> Request:
     return Request(settings.project.resolve(), asked)
 
 
-def hold_granted(request: Request, ask: Callable[[str], bool], *, yes: bool = False) -> None:
+def require_grant(request: Request, ask: Callable[[str], bool], *, yes: bool = False) -> None:
     """Hold that all of it was granted: earlier, by `yes`, or now by what `ask` gives. Raises TrustError."""
     path = paths.state_dir() / "trust" / request.digest
     if not request.asked or path.is_file():

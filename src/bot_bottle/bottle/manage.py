@@ -14,8 +14,7 @@ from typing import Literal
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.choice import backend_at
-from bot_bottle.bottle import logs, names, work
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import logs, names, records, work
 from bot_bottle.bottle.gc import sweep
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
@@ -30,7 +29,7 @@ _ORDERLY = 60.0  # seconds that a bottle is given to clean up after itself
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class BottleState:
     """A bottle, by its last run. `kept` says what of it is still here: a `clone`, a `log`."""
 
     name: str
@@ -39,13 +38,13 @@ class Known:
     kept: tuple[str, ...]
 
 
-def known(*, everything: bool = False) -> list[Known]:
+def list_bottles(*, everything: bool = False) -> list[BottleState]:
     """Give the bottles that run, were killed, or have left something; with `everything` all known ones."""
     found = []
-    for record in receipts.newest_of_each():
+    for record in records.newest_of_each():
         with suppress(SpecError):  # not a record of ours
             name = check_slug(record.name)
-            each = Known(name, state(record), record, _kept(name))
+            each = BottleState(name, state(record), record, _kept(name))
             if everything or each.kept or not record.ended:
                 found.append(each)
     return found
@@ -55,7 +54,7 @@ def state(record: RunRecord) -> State:
     """Return whether a run lasts, has ended, or was killed before it could say how it ended."""
     if record.ended:
         return "killed" if record.exit_status is None else "ended"
-    return "running" if names.lives(check_slug(record.name)) else "killed"
+    return "running" if names.is_running(check_slug(record.name)) else "killed"
 
 
 def _kept(name: str) -> tuple[str, ...]:
@@ -71,7 +70,7 @@ def log(
     `on_dropped` is told how many bytes are not kept any more.
     """
     check_slug(name)
-    return logs.read(name, lambda: follow and names.lives(name), on_dropped)
+    return logs.read(name, lambda: follow and names.is_running(name), on_dropped)
 
 
 def execute(
@@ -82,7 +81,7 @@ def execute(
     Its user and folder are those of the bottle's own command, unless given; of its variables it has those of
     the image and `env`. Raises SpecError for a bottle that does not run, or cannot take one.
     """
-    record = receipts.newest(check_slug(name))
+    record = records.newest(check_slug(name))
     if state(record) != "running":
         raise SpecError(f"the bottle {name} is not running", next_step="see bottle ls")
     machine = record.machine()
@@ -104,15 +103,15 @@ def stop(name: str, patience: float) -> bool:
     A bottle that does not end in order within a minute is killed, and what it leaves swept. When this
     returns, the process that held the bottle has gone too.
     """
-    if not names.lives(check_slug(name)):
-        receipts.newest(name)  # raises when there has never been one
+    if not names.is_running(check_slug(name)):
+        records.newest(name)  # raises when there has never been one
         return False
-    record = receipts.newest(name)
+    record = records.newest(name)
     pid, started = record.pid, record.started
 
     def lasts() -> bool:
         # a bottle gives its name back before its process ends
-        return names.lives(name) or (started != "" and process_tree.start_time(pid) == started)
+        return names.is_running(name) or (started != "" and process_tree.start_time(pid) == started)
 
     for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, 10.0)):
         if process_tree.start_time(pid) == started:
@@ -144,7 +143,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
 
 
 def _remove_folder(name: str) -> None:
-    with names.taken(name):
+    with names.lock_name(name):
         shutil.rmtree(paths.bottle_dir(name), ignore_errors=True)
 
 
@@ -157,7 +156,7 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
         _settle()
     folder = paths.state_dir() / "bottles"
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if _is_name(path) and not names.lives(path.name):
+        if _is_name(path) and not names.is_running(path.name):
             try:
                 yield path.name, work.lost(path.name) if dry_run else remove(path.name)
             except BottleError as error:
@@ -167,9 +166,9 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
 def _settle() -> None:
     """Sweep what dead commands left, and write down that their bottles have ended."""
     sweep()
-    for each in known():
+    for each in list_bottles():
         if each.state == "killed":
-            receipts.settle(each.name, Progress())
+            records.settle(each.name, Progress())
 
 
 def _is_name(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The names of living bottles: each is one bottle's at a time, for as long as its process lives."""
+"""Names of running bottles: each is locked for as long as the process that runs its bottle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bot_bottle.host.locks import claimed
 
 
 @contextmanager
-def taken(name: str) -> Iterator[None]:
-    """Hold a name. Raises SpecError when a bottle of this name lives."""
-    with held(name) as free:
+def lock_name(name: str) -> Iterator[None]:
+    """Lock a name for the block. Raises SpecError while a bottle of this name runs."""
+    with try_lock_name(name) as free:
         if not free:
             raise SpecError(
                 f"a bottle named {name} is running", next_step=f"give another --name, or bottle stop {name}"
@@ -21,23 +21,26 @@ def taken(name: str) -> Iterator[None]:
         yield
 
 
-def lives(name: str) -> bool:
-    """Whether a bottle of this name lives."""
-    with held(name) as free:
+def is_running(name: str) -> bool:
+    """Return whether a bottle of this name runs."""
+    with try_lock_name(name) as free:
         return not free
 
 
-def in_use() -> list[str]:
-    """List the names that are held; one that was killed keeps its own until somebody asks for it.
+def locked_names() -> list[str]:
+    """Return the names that have a lock file; a killed bottle's file stays until its name is asked for.
 
-    Nothing is held for that. Raises OSError.
+    No lock is taken. Raises OSError.
     """
     return [path.name for path in (paths.runs_dir() / "names").iterdir()]
 
 
 @contextmanager
-def held(name: str) -> Iterator[bool]:
-    """Hold a name, so that no bottle of this name begins; or say that one lives. Raises CacheError."""
+def try_lock_name(name: str) -> Iterator[bool]:
+    """Lock a name for the block, and yield whether that succeeded: not while a bottle of this name runs.
+
+    Raises CacheError.
+    """
     folder = paths.runs_dir() / "names"
     with ExitStack() as stack:
         try:

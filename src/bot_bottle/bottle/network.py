@@ -22,7 +22,7 @@ def refusals(name: str, *, follow: bool = False) -> Iterator[dict[str, Any]]:
     Raises ReceiptError when there was no such run.
     """
     path = records.refusals_of(records.newest_path(check_slug(name)))
-    return audit_log.read(path, lambda: follow and names.lives(name))
+    return audit_log.read(path, lambda: follow and names.is_running(name))
 
 
 def allow(name: str, entries: list[str]) -> Policy:
@@ -66,6 +66,6 @@ def _is_open(record: RunRecord) -> bool:
 
 def _running(name: str) -> RunRecord:
     record = records.newest(check_slug(name))
-    if record.ended or not names.lives(name) or not record.proof:
+    if record.ended or not names.is_running(name) or not record.proof:
         raise SpecError(f"the bottle {name} is not running", next_step="see bottle ls")
     return record

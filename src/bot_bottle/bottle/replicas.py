@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.backend.choice import backend_for
-from bot_bottle.bottle import detach as detached
-from bot_bottle.bottle import names
-from bot_bottle.bottle import records as receipts
-from bot_bottle.bottle.detach import Started
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle import detach, names, records
+from bot_bottle.bottle.detach import DetachedProcess
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import ReceiptError, SpecError
@@ -56,12 +54,12 @@ def fan(
     """
     all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
     for name in all_names:
-        with names.taken(name):
+        with names.lock_name(name):
             pass
     backend = backend_for(spec.backend)
     _check_room(spec, count, backend.host_overhead_mib(options.accel))
     resolve(spec.secrets)  # each bottle does it again; what is not there is told before anything is built
-    with working() as run:
+    with run_context() as run:
         converter = Converter(run, progress, options)
         image = "" if spec.source.archive else converter.image_id(spec.source)
         if backend.boots_artifact:
@@ -70,15 +68,15 @@ def fan(
     try:
         for name in all_names:
             with shield():
-                started.append(detached.start(name, arguments, image))
+                started.append(detach.start(name, arguments, image))
             progress.note(f"{'begin':<8} {name}")
         return _waited(started, on_end)
     except BaseException:
-        detached.end_all(started)
+        detach.end_all(started)
         raise
 
 
-def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> list[Result]:
+def _waited(started: Sequence[DetachedProcess], on_end: Callable[[Result], None]) -> list[Result]:
     results: dict[str, Result] = {}
     while len(results) < len(started):
         for each in started:
@@ -91,10 +89,10 @@ def _waited(started: Sequence[Started], on_end: Callable[[Result], None]) -> lis
     return [results[each.name] for each in started]
 
 
-def _record(started: Started) -> RunRecord:
+def _record(started: DetachedProcess) -> RunRecord:
     """Return the record of this very run; an empty one when it came to none."""
     with suppress(ReceiptError):
-        record = receipts.newest(started.name)
+        record = records.newest(started.name)
         if record.pid == started.process.pid:
             return record
     return RunRecord(started.name)

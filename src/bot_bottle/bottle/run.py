@@ -14,7 +14,7 @@ from typing import Any
 from bot_bottle.backend.base import Boot, BottleConfig, OnProved, RunningBottle, default_path
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import names
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
 from bot_bottle.errors import SpecError
@@ -123,7 +123,7 @@ def plan(
 
 def make_plan(spec: BottleSpec, options: ConvertOptions, progress: Progress) -> Plan:
     """Return what `run_bottle` would start. Nothing is started, and nothing touched but the caches."""
-    with working() as folder:
+    with run_context() as folder:
         return prepare(spec, Converter(folder, progress, options))
 
 
@@ -212,9 +212,9 @@ def run_bottle(
     `run_command` replaces the default way to run the command. Raises as `run` does.
     """
     with ExitStack() as stack:
-        stack.enter_context(names.taken(spec.slug))
+        stack.enter_context(names.lock_name(spec.slug))
         record = stack.enter_context(recorded(spec.slug, progress))
-        folder = stack.enter_context(working())
+        folder = stack.enter_context(run_context())
         converter = Converter(folder, progress, options)
         values = resolve(spec.secrets)  # a secret that is missing is reported before anything is built
         plan = prepare(spec, converter)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from bot_bottle.bottle.names import lives, taken
+from bot_bottle.bottle.names import is_running, lock_name
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.host import paths
 from bot_bottle.host.files import remove_tree
@@ -22,7 +22,7 @@ def collected(name: str) -> tuple[Clone, Work]:
     Of a bottle that lives, only its commits.
     """
     clone = clone_of(check_slug(name))
-    return collect(clone, ended=not lives(name))
+    return collect(clone, ended=not is_running(name))
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     finished holds no work. Raises WorkspaceError, and
     SpecError for a bottle that lives.
     """
-    with taken(check_slug(name)):
+    with lock_name(check_slug(name)):
         folder = paths.bottle_dir(name) / "clone"
         if not whole(folder):
             remove_tree(folder)

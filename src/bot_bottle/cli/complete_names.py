@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from bot_bottle.bottle import names
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import names, records
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.errors import BottleError, SpecError
 from bot_bottle.host import paths
@@ -47,11 +46,11 @@ def _folder() -> Path:
     return paths.bottle_dir("x").parent
 
 
-running = _completer(names.in_use)
+running = _completer(names.locked_names)
 with_log = _completer(lambda: _left("log"))
 with_clone = _completer(lambda: _left("clone"))
 left = _completer(lambda: _left("log", "clone"))
-known = _completer(receipts.names)
+known = _completer(records.names)
 
 
 def with_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bot_bottle.bottle.grants import hold_granted, requested_variables
+from bot_bottle.bottle.grants import requested_variables, require_grant
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.engine.engine import BuildRequest
@@ -81,7 +81,7 @@ def source(ctx: click.Context, settings: Settings) -> Source:
     image, archive = given.get("image"), given.get("archive")
     _check_platform(given["platform"])
     if image is None and archive is None:
-        hold_granted(requested_variables(settings), ask, yes=given.get("yes", False))
+        require_grant(requested_variables(settings), ask, yes=given.get("yes", False))
         if settings.value("image.name") is not None and given["dockerfile"] is None:
             return _named(ctx, settings)
         request = BuildRequest(

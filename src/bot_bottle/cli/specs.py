@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle.grants import hold_granted, requested
+from bot_bottle.bottle.grants import requested_grants, require_grant
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
 from bot_bottle.cli.settings import ask, source
 from bot_bottle.config.settings import Settings
@@ -22,7 +22,7 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
     egress = _egress(ctx, settings)
     if not ctx.params.get("plan_only"):
         without = "egress." if ctx.params.get("network") else ""
-        hold_granted(requested(settings, without=without), ask, yes=ctx.params["yes"])
+        require_grant(requested_grants(settings, without=without), ask, yes=ctx.params["yes"])
     where = source(ctx, settings)
     name = ctx.params.get("name")
     return BottleSpec(

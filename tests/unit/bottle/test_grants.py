@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bot_bottle.bottle.grants import hold_granted, requested
+from bot_bottle.bottle.grants import requested_grants, require_grant
 from bot_bottle.cli.main import bottle
 from bot_bottle.config import file
 from bot_bottle.config.settings import gather
@@ -42,7 +42,9 @@ def hold(project: Path, *, answer: bool = False, yes: bool = False, without: str
         asked.append(question)
         return answer
 
-    hold_granted(requested(gather({}, file.find(project, upwards=False)), without=without), ask, yes=yes)
+    require_grant(
+        requested_grants(gather({}, file.find(project, upwards=False)), without=without), ask, yes=yes
+    )
     return asked
 
 

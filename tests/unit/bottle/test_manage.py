@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.errors import ReceiptError
 
 # a bottle without an engine: its name goes at the first SIGTERM, its process one second later
 HOLDER = """
 import signal, time
-from bot_bottle.bottle import names; from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import names; from bot_bottle.bottle import records
 from bot_bottle.host.progress import Progress
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
-with names.taken("blue"), receipts.recorded("blue", Progress()):
+with names.lock_name("blue"), records.recorded("blue", Progress()):
     print("there", flush=True)
     while not told:
         time.sleep(0.01)
@@ -31,13 +31,13 @@ def test_stop_waits_for_the_process_and_not_for_the_name_alone() -> None:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "there\n"
-            assert roster.stop("blue", patience=30)
+            assert manage.stop("blue", patience=30)
             assert holder.poll() == 0
         finally:
             holder.kill()
-    assert not roster.stop("blue", patience=30)
+    assert not manage.stop("blue", patience=30)
 
 
 def test_stop_of_what_has_never_been_says_so() -> None:
     with pytest.raises(ReceiptError, match="no run of a bottle named blue is known"):
-        roster.stop("blue", patience=0)
+        manage.stop("blue", patience=0)

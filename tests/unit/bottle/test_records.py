@@ -10,38 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import records
 from bot_bottle.errors import EngineError, Interrupted, ReceiptError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 
 KILLED = """
 import os, signal
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import records
 from bot_bottle.host.progress import Progress
-with receipts.recorded("blue", Progress()):
+with records.recorded("blue", Progress()):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def record(name: str, number: int = 0) -> None:
-    with receipts.recorded(name, Progress()) as each:
+    with records.recorded(name, Progress()) as each:
         each.plan = {"number": number}
 
 
 def newest(name: str | None = None) -> int:
-    plan = receipts.newest(name).plan
+    plan = records.newest(name).plan
     assert plan is not None
     return int(plan["number"])
 
 
 def test_a_receipt_tells_how_the_run_ended() -> None:
     progress = Progress()
-    with receipts.recorded("blue", progress) as receipt:
+    with records.recorded("blue", progress) as receipt:
         receipt.exit_status = 3
         with progress.timed("command"):
             pass
-    found = receipts.newest("blue")
+    found = records.newest("blue")
     assert found.exit_status == 3
     assert (found.ended or "") >= found.began
     assert set(found.seconds) == {"command", "total"}
@@ -51,16 +51,16 @@ def test_a_receipt_tells_how_the_run_ended() -> None:
 
 @pytest.mark.parametrize(("error", "status"), [(EngineError("no engine"), 103), (Interrupted(15), 143)])
 def test_a_run_that_fails_has_one_too(error: EngineError, status: int) -> None:
-    with pytest.raises(type(error)), receipts.recorded("blue", Progress()):
+    with pytest.raises(type(error)), records.recorded("blue", Progress()):
         raise error
-    found = receipts.newest()
+    found = records.newest()
     assert (found.error, found.exit_status) == (error.message, status)
 
 
 def test_a_run_that_was_killed_has_one_without_an_end() -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert receipts.newest("blue").ended is None
+    assert records.newest("blue").ended is None
 
 
 def test_the_last_of_a_name_is_found_and_no_other() -> None:
@@ -72,13 +72,13 @@ def test_the_last_of_a_name_is_found_and_no_other() -> None:
     assert newest("light-blue") == 2
     assert newest() == 4
     with pytest.raises(ReceiptError, match="named red"):
-        receipts.newest("red")
+        records.newest("red")
 
 
 def test_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReceiptError, match="no run is known"):
-        receipts.newest()
-    monkeypatch.setattr(receipts, "KEEP", 3)
+        records.newest()
+    monkeypatch.setattr(records, "KEEP", 3)
     for number in range(5):
         record("blue", number)
     kept = [path for path in paths.receipts_dir().iterdir() if path.suffix == ".json"]
@@ -100,26 +100,26 @@ def test_a_damaged_one_is_named(content: str) -> None:
     (path,) = paths.receipts_dir().glob("*.json")
     path.write_text(content)
     with pytest.raises(ReceiptError, match=path.name):
-        receipts.newest()
+        records.newest()
 
 
 def test_a_receipt_that_cannot_be_kept_does_not_stop_the_run(tmp_path: Path) -> None:
     paths.state_dir().write_text("a file")
     said = io.StringIO()
-    with receipts.recorded("blue", Progress("quiet", said)) as receipt:
+    with records.recorded("blue", Progress("quiet", said)) as receipt:
         receipt.exit_status = 0
     assert "no receipt of this run is kept" in said.getvalue()
 
 
 def test_a_record_of_an_earlier_version_names_its_engine(tmp_path: Path) -> None:
     old = {"name": "blue", "place": "container", "versions": {"engine": "podman 4.3.1 / 4.3.1"}, "plan": None}
-    assert receipts.RunRecord.from_json(old, tmp_path).machine().engine == "podman"
+    assert records.RunRecord.from_json(old, tmp_path).machine().engine == "podman"
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record("blue", 3)
-    found = receipts.newest("blue")
-    again = receipts.RunRecord.from_json(found.to_json(), found.path)
+    found = records.newest("blue")
+    again = records.RunRecord.from_json(found.to_json(), found.path)
     assert again == found
     with pytest.raises(SpecError, match="has not begun yet"):
         found.machine()

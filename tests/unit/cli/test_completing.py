@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.bottle import names
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import names, records
 from bot_bottle.cli.help import COMMANDS
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
@@ -24,11 +23,11 @@ PROGRAM = Path(sys.executable).with_name("bottle")
 def bottles() -> Iterator[None]:
     """Three bottles: one runs and has a log, one has left its clone, of one there is but the receipt."""
     for name in ("blue", "black", "green"):
-        with receipts.recorded(name, Progress()):
+        with records.recorded(name, Progress()):
             pass
     for part in ("blue/log", "black/clone", "not a name/log", "-f/log"):
         (paths.bottle_dir("x").parent / part).mkdir(parents=True)
-    with names.taken("blue"):
+    with names.lock_name("blue"):
         yield
 
 

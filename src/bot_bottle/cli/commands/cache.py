@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bot_bottle import api as artifacts
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
@@ -119,7 +119,7 @@ def prune(
         raise UsageError("--all leaves nothing for --keep-bytes and --older-than", next_step="leave it out")
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
-    with working():  # which sweeps what killed commands left
+    with run_context():  # which sweeps what killed commands left
         cache = Cache(paths.artifacts_dir())
         done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
         if keep is not None:

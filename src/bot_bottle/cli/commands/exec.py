@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.bottle.spec import parse_env
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.cli import options
@@ -43,4 +43,4 @@ def command(
         raise UsageError(
             "no command is given", next_step=f"bottle exec {name} -- COMMAND; or bottle shell {name}"
         )
-    return roster.execute(name, ctx.obj, env=dict(parse_env(env)), tty=is_terminal(), **given)
+    return manage.execute(name, ctx.obj, env=dict(parse_env(env)), tty=is_terminal(), **given)

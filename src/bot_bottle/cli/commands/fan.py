@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle.bottle import run as bottle
-from bot_bottle.bottle.detach import held_here
+from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.replicas import Result, fan
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import options, specs
@@ -54,7 +54,7 @@ Examples:
 def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Run them, and tell what came of each."""
     refuse_extra(extra)
-    holder = held_here()
+    holder = detached_runner()
     spec = _spec(ctx)
     chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
     if holder:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.bottle import network as walls
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import UsageError
@@ -41,7 +41,7 @@ def command(name: str, follow: bool, egress: bool, as_json: bool) -> None:
         for entry in walls.refusals(name, follow=follow):
             click.echo(json.dumps(entry) if as_json else _line(entry))
         return
-    for data in roster.log(name, follow=follow, on_dropped=_say_dropped):
+    for data in manage.log(name, follow=follow, on_dropped=_say_dropped):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.cli.output import ago
 from bot_bottle.workspace.git import printable
 
@@ -29,7 +29,7 @@ _COMMAND = 40  # characters of it that are shown
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(everything: bool, as_json: bool) -> None:
     """Print a line for each, or JSON."""
-    bottles = roster.known(everything=everything)
+    bottles = manage.list_bottles(everything=everything)
     if as_json:
         click.echo(json.dumps([_described(each) for each in bottles], indent=2))
         return
@@ -43,7 +43,7 @@ def command(everything: bool, as_json: bool) -> None:
         click.echo(f"{each.name:<24} {shown:<12} {facts['backend'] or '-':<13} {began:<14} {kept:<10} {line}")
 
 
-def _described(bottle: roster.Known) -> dict[str, Any]:
+def _described(bottle: manage.BottleState) -> dict[str, Any]:
     record = bottle.record
     plan = record.plan or {}
     facts = {key: getattr(record, key) for key in ("began", "ended", "exit_status", "pid")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.workspace.git import printable
 
 _HELP = """Remove the logs and clones of ended bottles, and all that killed commands have left.
@@ -23,7 +23,7 @@ Examples:
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 def command(dry_run: bool) -> None:
     """Remove, and say what went and what stays."""
-    for name, reasons in roster.prune(dry_run=dry_run):
+    for name, reasons in manage.prune(dry_run=dry_run):
         if reasons:
             click.echo(f"kept {name}: {printable('; '.join(reasons))}")
         else:

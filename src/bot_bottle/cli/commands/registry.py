@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle.gc import working
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.cli import options
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import Interrupted, UsageError
@@ -98,7 +98,7 @@ def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **
 
 @contextmanager
 def _open(form: Any, push: bool, engine: Engine | None) -> Iterator[Registry]:
-    with working() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
+    with run_context() as run, ephemeral_registry(form, push=push, run=run, engine=engine) as registry:
         yield registry
 
 

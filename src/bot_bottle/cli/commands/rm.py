@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.workspace.git import printable
@@ -27,7 +27,7 @@ Examples:
 def command(names: tuple[str, ...], force: bool) -> None:
     """Remove each, and print its name."""
     for name in names:
-        lost = roster.remove(name, force=force)
+        lost = manage.remove(name, force=force)
         if lost:
             raise WorkspaceError(
                 f"{name} holds work that is nowhere else",

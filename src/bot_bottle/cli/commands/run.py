@@ -12,10 +12,9 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle.backend.choice import backend_for
-from bot_bottle.bottle import detach as detached
-from bot_bottle.bottle import names
+from bot_bottle.bottle import detach, names
 from bot_bottle.bottle import run as bottle
-from bot_bottle.bottle.detach import held_here
+from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
@@ -87,7 +86,7 @@ def command(
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
     refuse_extra(extra)
-    holder = held_here()
+    holder = detached_runner()
     spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
@@ -121,9 +120,9 @@ def refuse_extra(extra: tuple[str, ...]) -> None:
 
 
 def _detach(name: str) -> int:
-    with names.taken(name):
+    with names.lock_name(name):
         pass  # told at once, and before the log of one that runs is written over
-    status = detached.detach(name, sys.argv[1:])
+    status = detach.detach(name, sys.argv[1:])
     if not status:
         click.echo(name)
     return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.host.terminal import is_terminal
 
@@ -24,4 +24,4 @@ _SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Be this user.")
 def command(name: str, user: str) -> int:
     """Open it."""
-    return roster.execute(name, _SHELL, user=user, env={}, tty=is_terminal())
+    return manage.execute(name, _SHELL, user=user, env={}, tty=is_terminal())

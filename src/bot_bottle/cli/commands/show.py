@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle import manage as roster
-from bot_bottle.bottle import records as receipts
+from bot_bottle.bottle import manage, records
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.workspace.git import printable
@@ -32,11 +31,11 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as it is kept.")
 def command(name: str | None, as_json: bool) -> None:
     """Print one receipt."""
-    record = receipts.newest(check_slug(name) if name else None)
+    record = records.newest(check_slug(name) if name else None)
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))
         return
-    for key, value in _lines({"state": roster.state(record), **record.to_json()}):
+    for key, value in _lines({"state": manage.state(record), **record.to_json()}):
         click.echo(f"{key:<20} {printable(value)}")
 
 

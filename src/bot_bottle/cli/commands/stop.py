@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle import manage as roster
+from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 
 _HELP = """End running bottles: SIGTERM to the command, and when that has not helped, the bottle goes with it.
@@ -33,5 +33,5 @@ Examples:
 def command(names: tuple[str, ...], patience: float) -> None:
     """End each, and print its name."""
     for name in names:
-        roster.stop(name, patience)
+        manage.stop(name, patience)
         click.echo(name)
