@@ -19,6 +19,8 @@ Builder = Literal["classic", "buildkit", "buildx", "buildah"]
 """What carries out a build: docker's classic builder, the BuildKit in docker clients before 23, the buildx
 plugin of later ones, or podman's buildah."""
 
+EMPTY_LABEL = "bot-bottle.empty"  # of an image that only serves to take a name from another
+
 _REF = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9\[\]._:/@+-]{0,1023}\Z")
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?/")
 _ARG_NAME = re.compile(r"[^\s=\0]+\Z")
@@ -160,16 +162,19 @@ def tag_argv(program: Path, src: str, dst: str) -> tuple[str, ...]:
     return (str(program), "tag", check_ref(src), check_ref(dst))
 
 
-def untag_argvs(program: Path, name: EngineName, ref: str) -> tuple[tuple[str, ...], ...]:
-    """Give the command lines that take a name from an image and leave the image.
+def untag_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Return podman's command line that takes a name from an image and leaves the image."""
+    return (str(program), "untag", check_ref(ref), ref)  # with the name once it would take all names
 
-    docker cannot: it removes an image with its last name. So the name is first given to an empty image (a
-    tar on standard input) and goes with that.
-    """
-    check_ref(ref)
-    if name == "podman":
-        return ((str(program), "untag", ref, ref),)  # with the name once it would take all names
-    return (str(program), "import", "-", ref), (str(program), "image", "rm", ref)
+
+def import_empty_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Return the command line that makes an empty image of a tar on standard input, and names it `ref`."""
+    return (str(program), "import", f"--change=LABEL {EMPTY_LABEL}=1", "-", check_ref(ref))
+
+
+def remove_name_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Return the command line that takes a name from an image, and removes the image with its last one."""
+    return (str(program), "image", "rm", check_ref(ref))
 
 
 def push_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ _ENGINE_VARIABLES = (
     "DOCKER_CONFIG",
     "CONTAINER_HOST",
     "CONTAINER_CONNECTION",
+    "CONTAINERS_CONF",
+    "CONTAINERS_CONF_OVERRIDE",
+    "CONTAINERS_STORAGE_CONF",
 )
 _TIMEOUT = 60.0  # seconds
 
@@ -30,6 +33,11 @@ def record(run: RunDir, kind: str, program: Path, label: str) -> None:
 def engine_variables() -> dict[str, str]:
     """Give what of our environment decides which engine a client talks to."""
     return {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
+
+
+def engine_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return our environment, but for a client that is to talk to the engine of a recorded command."""
+    return {key: value for key, value in os.environ.items() if key not in _ENGINE_VARIABLES} | dict(variables)
 
 
 def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> None:
@@ -50,4 +58,4 @@ def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> No
 
 def sweep(stray: Mapping[str, Any]) -> None:
     """Remove the container of a command that was killed. Raises CommandFailed."""
-    remove(stray["program"], stray["label"], {**os.environ, **stray["variables"]})
+    remove(stray["program"], stray["label"], engine_environment(stray["variables"]))

@@ -21,6 +21,7 @@ from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
 from bot_bottle.engine.errors import NoSuchImageError
 from bot_bottle.engine.identity import EngineImage, fingerprint
+from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
 from bot_bottle.image.spec import Digest
@@ -29,7 +30,6 @@ from bot_bottle.tar.stream import TarStream
 __all__ = ["BuildRequest", "Engine", "EngineDetails", "EngineName", "NoSuchImageError", "find_engine"]
 
 _ANSWER_LIMIT = 16 << 20  # bytes of JSON; an image's description takes some kB
-_EMPTY_TAR = bytes(1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +120,14 @@ class Engine:
 
     def untag(self, ref: str) -> None:
         """Take the name `ref` from its image and leave the image; no matter if there is none."""
-        try:
-            for command in argv.untag_argvs(self.program, self.name, ref):
-                self._run(command, "untag", ref, _EMPTY_TAR if "import" in command else b"")
-        except NoSuchImageError:
-            pass
+        self.names.untag(ref)
+
+    @property
+    def names(self) -> ImageNames:
+        """What takes names from its images."""
+        return ImageNames(
+            self.program, self.name, lambda argv, data: self._run(argv, "untag", argv[-1], data)
+        )
 
     def push(self, ref: str, on_line: Callable[[str], None]) -> None:
         """Push the image to the registry that its name begins with."""

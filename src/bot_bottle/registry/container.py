@@ -58,7 +58,7 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
             stack.callback(remove)
         port = _await(engine, name, child, folder / "log")
         held = stack.enter_context(ExitStack())
-        yield Registry(port, secrets.token_hex(16), folder, held, push=push)
+        yield Registry(port, secrets.token_hex(16), folder, run, held, push=push)
 
 
 def run_argv(engine: Engine, image: str, name: str) -> tuple[str, ...]:

@@ -50,14 +50,20 @@ def embedded(run: RunDir, *, push: bool = False, keep: Path | None = None) -> It
             thread = _ServerThread(service, listening)
             stack.callback(thread.stop)
             thread.start()
-        yield _Embedded(listening.getsockname()[1], folder, held, thread, service)
+        yield _Embedded(listening.getsockname()[1], folder, run, held, thread, service)
 
 
 class _Embedded(Registry):
     def __init__(
-        self, port: int, folder: Path, held: ExitStack, thread: _ServerThread, service: Service
+        self,
+        port: int,
+        folder: Path,
+        run: RunDir,
+        held: ExitStack,
+        thread: _ServerThread,
+        service: Service,
     ) -> None:
-        super().__init__(port, service.prefix, folder, held, push=service.writable)
+        super().__init__(port, service.prefix, folder, run, held, push=service.writable)
         self._thread = thread
         self._repositories = service.repositories
 

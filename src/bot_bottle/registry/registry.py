@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.names import named_for_push
 from bot_bottle.errors import ImageError, RegistryError
+from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, spool
 from bot_bottle.image.spec import Digest
 from bot_bottle.registry.client import Client
@@ -39,11 +42,14 @@ class Registry:
     `port` and `address` (`127.0.0.1:PORT`) are where it is; every repository is under `prefix`.
     """
 
-    def __init__(self, port: int, prefix: str, folder: Path, stack: ExitStack, *, push: bool) -> None:
+    def __init__(
+        self, port: int, prefix: str, folder: Path, run: RunDir, stack: ExitStack, *, push: bool
+    ) -> None:
         self.port = port
         self.address = f"127.0.0.1:{port}"
         self.prefix = prefix
         self._folder = folder
+        self._run = run
         self._stack = stack  # holds open what is served
         self._push = push
 
@@ -91,14 +97,12 @@ class Registry:
     ) -> Reference:
         """Have the engine push an image: slower than `load_image`, but only layers that are not there move.
 
-        Raises EngineError, RegistryError.
+        Afterwards the engine's image has the names that it had before. Raises EngineError, RegistryError.
         """
         target = self.target(name)
-        engine.tag(ref, target)
-        try:
+        second = f"{self.address}/{self.prefix}/{secrets.token_hex(8)}:second"
+        with named_for_push(engine, ref, target, second, self._run):
             engine.push(target, on_line)
-        finally:
-            engine.untag(target)
         return self.resolve(name)
 
     def open_image(self, reference: Reference) -> AbstractContextManager[Image]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,10 @@ def test_the_other_commands() -> None:
     assert argv.tag_argv(PROGRAM, "a", "b:c") == ("/bin/engine", "tag", "a", "b:c")
     assert argv.save_argv(PROGRAM, "docker", "a") == ("/bin/engine", "save", "a")
     assert argv.save_argv(PROGRAM, "podman", "a") == ("/bin/engine", "save", "--format=docker-archive", "a")
-    assert argv.untag_argvs(PROGRAM, "podman", "a:b") == (("/bin/engine", "untag", "a:b", "a:b"),)
-    assert argv.untag_argvs(PROGRAM, "docker", "a:b") == (
-        ("/bin/engine", "import", "-", "a:b"),
-        ("/bin/engine", "image", "rm", "a:b"),
-    )
+    assert argv.untag_argv(PROGRAM, "a:b") == ("/bin/engine", "untag", "a:b", "a:b")
+    label = "--change=LABEL bot-bottle.empty=1"
+    assert argv.import_empty_argv(PROGRAM, "a:b") == ("/bin/engine", "import", label, "-", "a:b")
+    assert argv.remove_name_argv(PROGRAM, "a:b") == ("/bin/engine", "image", "rm", "a:b")
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,17 @@ def test_image_references_pass(ref: str) -> None:
 
 @pytest.mark.parametrize("ref", ["", "-a", "--help", " a", "a b", "a\n", "a\0", "$(x)", "é", "a" * 2000])
 def test_what_is_no_image_reference_is_refused(ref: str) -> None:
-    for command in (
+    commands: tuple[Callable[[], tuple[str, ...]], ...] = (
         lambda: argv.inspect_argv(PROGRAM, ref),
         lambda: argv.tag_argv(PROGRAM, "a", ref),
         lambda: argv.tag_argv(PROGRAM, ref, "a"),
-        lambda: argv.untag_argvs(PROGRAM, "docker", ref),
+        lambda: argv.untag_argv(PROGRAM, ref),
+        lambda: argv.import_empty_argv(PROGRAM, ref),
+        lambda: argv.remove_name_argv(PROGRAM, ref),
         lambda: argv.push_argv(PROGRAM, "podman", ref),
         lambda: argv.save_argv(PROGRAM, "docker", ref),
-    ):
+    )
+    for command in commands:
         with pytest.raises(SpecError, match="not an image reference"):
             command()
 

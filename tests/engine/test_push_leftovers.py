@@ -1,0 +1,150 @@
+"""What is in an engine after an image has left it: just what was there before, however that ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bot_bottle import ephemeral_registry
+from bot_bottle.engine.engine import Engine
+from tests.support.bottle import Bottle
+from tests.support.engine_matrix import CASES, PODMAN, dockerfile, fresh_context, use
+from tests.support.engines import OWNER, call
+
+ENGINES = [case for case in CASES if not case.wish]  # what builds the image does not matter
+
+# Ends bottle at its Nth command that changes the engine, before or after the engine carries that out.
+ENDING = """\
+#!/bin/sh
+case "$1 $2" in
+"tag "* | "push "* | "import "* | "image rm" | "untag "*)
+    echo >>"$COUNT"
+    if [ "$(wc -l <"$COUNT")" = "$AT" ]; then
+        if [ "$WHEN" = after ]; then "$PROGRAM" "$@"; fi
+        kill -"$SIGNAL" "$PPID"
+        if [ "$WHEN" = after ] || [ "$SIGNAL" = KILL ]; then exit; fi
+    fi
+    ;;
+esac
+exec "$PROGRAM" "$@"
+"""
+
+
+@pytest.fixture(params=ENGINES, ids=str)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
+    """Each engine in turn."""
+    return use(request.param, request, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def image(engine: Engine, tmp_path: Path) -> str:
+    """The id of an image of its own, without a name."""
+    request = dockerfile(fresh_context(tmp_path / "context"), "RUN echo one > /one\n")
+    return engine.build(request, lambda _line: None)
+
+
+def told(engine: Engine, *args: str) -> list[str]:
+    return sorted(call([str(engine.program), *args], dict(os.environ)).decode().splitlines())
+
+
+def state(engine: Engine) -> list[list[str]]:
+    """Everything that users of the engine see: images by every name, containers and volumes."""
+    shown = "{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}"
+    return [
+        told(engine, "image", "ls", "--all", "--digests", "--no-trunc", f"--format={shown}"),
+        told(engine, "ps", "--all", "--quiet", "--no-trunc"),
+        told(engine, "volume", "ls", "--quiet"),
+    ]
+
+
+def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **env: str) -> int:
+    """Pack an image anew; give the exit status."""
+    shutil.rmtree(bottle.cache / "smolmachines", ignore_errors=True)
+    asked = ("pack", "--image", image, "--engine", engine.name, "--transport", transport)
+    return bottle(*asked, env=env).code
+
+
+@pytest.mark.parametrize(
+    ("transport", "names"), [("push", 0), ("push", 1), ("push", 2), ("save", 1), ("direct", 1), ("auto", 0)]
+)
+def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
+    engine: Engine, image: str, tmp_path: Path, transport: str, names: int
+) -> None:
+    named = [f"bot-bottle-test-left-{number}:{OWNER}" for number in range(names)]
+    for name in named:
+        engine.tag(image, name)
+    before = state(engine)
+    assert pack(Bottle(tmp_path / "cache"), engine, image, transport) == 0
+    assert state(engine) == before
+    *others, last = named or [image]
+    for name in others:
+        told(engine, "rmi", name)
+    assert any(
+        image.removeprefix("sha256:") in line and "eleted" in line for line in told(engine, "rmi", last)
+    )
+    assert image not in str(state(engine))
+
+
+def test_a_push_from_python_leaves_nothing(engine: Engine, image: str) -> None:
+    before = state(engine)
+    with ephemeral_registry(push=True) as registry:
+        for _ in range(2):
+            registry.push_image(engine, image, "app")
+            assert state(engine) == before
+
+
+@pytest.mark.parametrize(("signal", "when"), [("KILL", "after"), ("TERM", "before"), ("TERM", "after")])
+def test_a_push_that_is_ended_at_any_command_leaves_nothing(
+    engine: Engine, image: str, tmp_path: Path, signal: str, when: str
+) -> None:
+    """What a killed command leaves, the next one removes; one that is asked to end leaves nothing itself."""
+    program = tmp_path / "ending" / engine.name
+    program.parent.mkdir()
+    program.write_text(ENDING)
+    program.chmod(0o755)
+    bottle = Bottle(tmp_path / "cache")
+    before = state(engine)
+    ended = 0
+    while True:
+        count = tmp_path / f"count-{ended}"
+        env = {
+            "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            "PROGRAM": str(engine.program),
+            "COUNT": str(count),
+            "AT": str(ended + 1),
+            "WHEN": when,
+            "SIGNAL": signal,
+        }
+        code = pack(bottle, engine, image, **env)
+        if signal == "KILL":
+            assert bottle("prune", env={**env, "AT": "never"}).code == 0
+        assert state(engine) == before, (ended, count.read_text())
+        assert not [*(bottle.cache / "runs").glob("run-*"), *bottle.processes()]
+        if code == 0:
+            break
+        assert code == {"KILL": -9, "TERM": 143}[signal]
+        ended += 1
+    assert ended == (3 if engine.name == PODMAN else 6)
+
+
+def test_an_image_that_loses_its_name_during_the_push_stays(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    """As when somebody builds the same name again meanwhile."""
+    name = f"bot-bottle-test-moved:{OWNER}"
+    engine.tag(image, name)
+    with ephemeral_registry(push=True) as registry:
+
+        def untag(_line: str) -> None:
+            if engine.exists(name):
+                engine.untag(name)
+
+        registry.push_image(engine, image, "app", untag)
+    assert not engine.exists(name)
+    assert engine.exists(image)
+    assert "127.0.0.1" not in str(state(engine))
+    subprocess.run([str(engine.program), "rmi", image], check=True, capture_output=True, timeout=60)
