@@ -17,7 +17,7 @@ from bot_bottle.cache.key import Key
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.source import Pull, Source
-from bot_bottle.errors import EngineError, ImageError, UsageError
+from bot_bottle.errors import UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -183,12 +183,10 @@ class Converter:
         exporter = self._maker.exporter
         if not exporter.containerd_store:
             return own
-        try:
-            with exporter.opened(image.id, "direct") as opened:
-                self._config_digests.add(image.fingerprint, opened.image_id)
-                return opened.image_id
-        except (EngineError, ImageError):
-            return None  # whatever is wrong with it, the export says so
+        found = exporter.stored_config_digest(image.id)
+        if found is not None:
+            self._config_digests.add(image.fingerprint, found)
+        return found
 
     @property
     def _config_digests(self) -> ConfigDigests:

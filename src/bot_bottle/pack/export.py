@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,12 @@ class Exporter:
     def containerd_store(self) -> bool:
         """Whether the engine is docker with containerd's image store: ids are no config digests there."""
         return self._engine.name == "docker" and is_containerd_store(self._engine.info())
+
+    def stored_config_digest(self, image_id: str) -> Digest | None:
+        """Return the digest of an image's config where the engine keeps it, or None if it cannot be read."""
+        with suppress(ImageError), stored_image(self._engine, image_id) as image:
+            return None if image is None else image.image_id
+        return None  # whatever is wrong with it, the export says so
 
     def transports(self, wanted: Transport) -> tuple[Transport, ...]:
         """Return the transports to try in turn, the last of which has to do."""
