@@ -4,6 +4,9 @@ Everything temporary that a command makes lives in its run folder, or is named t
 made; programs are named when they start. The folder's lock is held by the kernel for as long as the command
 lives, so a folder whose lock can be taken belongs to nobody, and the next command removes it with all that it
 names.
+
+With `BOT_BOTTLE_KEEP_RUN=1` the folder itself is kept for debugging: all that it names is ended and removed as
+always, then it is renamed, so that no later command removes it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +27,10 @@ from bot_bottle.host import paths, process_tree
 from bot_bottle.host.locks import try_locked
 from bot_bottle.host.signals import shield
 
+KEEP_VARIABLE = "BOT_BOTTLE_KEEP_RUN"
+
 _STRAYS = "strays.jsonl"
+_KEEP = "keep"  # a file in a folder that is kept
 
 Sweeper = Callable[[dict[str, Any]], None]
 
@@ -75,6 +82,8 @@ def _new(stack: ExitStack) -> Path:
             with shield(), ExitStack() as held:
                 path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
                 if held.enter_context(try_locked(path)) and path.exists():
+                    if os.environ.get(KEEP_VARIABLE, "") not in ("", "0"):
+                        (path / _KEEP).touch()
                     held.callback(_remove, path)
                     stack.push(held.pop_all())
                     return path
@@ -120,4 +129,17 @@ def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:
 
 def _remove(path: Path) -> None:
     with shield():
-        shutil.rmtree(path, ignore_errors=True)
+        if (path / _KEEP).exists():
+            _keep(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _keep(path: Path) -> None:
+    """Rename a folder, so that it is not swept, and print its new path on standard error."""
+    kept = path.with_name(path.name.replace("run-", "kept-", 1))
+    with contextlib.suppress(OSError):  # the folder was removed, or nobody reads the message
+        path.rename(kept)
+        if sys.stderr is not None:  # it was closed when the process started
+            sys.stderr.write(f"bottle: kept the run folder {kept}\n")
+            sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -128,3 +129,62 @@ def test_commands_that_begin_while_others_sweep_all_get_their_folder() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(6)]
     assert [each.wait() for each in busy] == [0] * 6
     assert list(paths.runs_dir().iterdir()) == []
+
+
+def kept() -> list[str]:
+    return [path.name for path in paths.runs_dir().iterdir()]
+
+
+def test_a_run_folder_is_kept_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(rundir.KEEP_VARIABLE, "1")
+    with rundir.run_dir() as run:
+        (run.folder("emulated") / "console.log").write_text("Linux version 6\n")
+    (where,) = paths.runs_dir().iterdir()
+    assert (where / "emulated" / "console.log").read_text() == "Linux version 6\n"
+    assert where.stat().st_mode & 0o777 == 0o700
+    assert capfd.readouterr().err == f"bottle: kept the run folder {where}\n"
+
+
+def test_a_kept_run_folder_survives_later_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rundir.KEEP_VARIABLE, "1")
+    with rundir.run_dir():
+        pass
+    monkeypatch.delenv(rundir.KEEP_VARIABLE)
+    before = kept()
+    assert rundir.sweep({}) == 0
+    with rundir.run_dir():
+        pass
+    assert kept() == before
+    assert len(before) == 1
+
+
+def test_what_a_killed_command_recorded_is_removed_and_its_kept_folder_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(rundir.KEEP_VARIABLE, "1")
+    kill_one()
+    monkeypatch.delenv(rundir.KEEP_VARIABLE)
+    seen: list[str] = []
+    assert rundir.sweep({"thing": lambda stray: seen.append(stray["name"])}) == 1
+    assert seen == ["b", "a"]
+    (where,) = paths.runs_dir().iterdir()
+    assert where.name.startswith("kept-")
+    assert (where / "work" / "big").read_bytes() == bytes(100)
+    assert rundir.sweep({}) == 0
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_a_run_folder_is_removed_where_keeping_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rundir.KEEP_VARIABLE, value)
+    with rundir.run_dir():
+        pass
+    assert kept() == []
+
+
+def test_keeping_a_run_folder_needs_no_standard_error() -> None:
+    program = "from bot_bottle.host import rundir\nwith rundir.run_dir(): pass"
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program]
+    subprocess.run(command, check=True, env={**os.environ, rundir.KEEP_VARIABLE: "1"})
+    assert len(kept()) == 1
