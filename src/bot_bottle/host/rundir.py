@@ -5,8 +5,8 @@ made; programs are named when they start. The folder's lock is held by the kerne
 lives, so a folder whose lock can be taken belongs to nobody, and the next command removes it with all that it
 names.
 
-With `BOT_BOTTLE_KEEP_RUN=1` the folder itself is kept for debugging: all that it names is ended and removed as
-always, then it is renamed, so that no later command removes it.
+With `BOT_BOTTLE_KEEP_RUN=1` the folder itself is kept for debugging: all that it names is ended and removed
+as always, then it is renamed, so that no later command removes it.
 """
 
 from __future__ import annotations
