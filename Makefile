@@ -20,7 +20,7 @@ demo: ## boot examples/hello in a microVM and compare it with this machine
 test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about forty minutes
 	@$(WITH_ENGINE) scripts/test
 
-unit: setup-venv ## the unit tests: minutes, nothing needed
+unit: setup-venv ## the unit tests: minutes; those marked root run for root only
 	@scripts/test unit
 
 engine: setup-test ## the tests with real container engines; on one alone: ENGINE=docker-28-containerd
@@ -36,10 +36,11 @@ test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB, thousan
 	@$(PYTEST) -q --hypothesis-profile=many tests/unit/smolmachine/test_format.py
 	@$(WITH_ENGINE) $(PYTEST) -m slow
 
-lint: setup-venv ## ruff and mypy
+lint: setup-venv ## ruff, mypy, the layers, the words and the documents
 	@$(VENV)/ruff check . scripts/engine
 	@$(VENV)/ruff format --check . scripts/engine
 	@$(VENV)/mypy --scripts-are-modules src tests benchmarks scripts scripts/engine
+	@$(PYTEST) -q tests/unit/test_architecture.py tests/unit/test_words.py tests/unit/test_docs.py
 
 format: setup-venv ## let ruff put the sources in shape
 	@$(VENV)/ruff check --fix --quiet . scripts/engine
