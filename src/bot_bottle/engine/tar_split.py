@@ -11,14 +11,13 @@ Source: github.com/vbatts/tar-split, tar/storage (Entry); docker keeps it as `ta
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import os
 import stat
-import zlib
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.image.gunzip import GzipError, open_gzip
 from bot_bottle.image.layers import CHUNK
 
 _LINE_LIMIT = 4 << 20  # bytes; a header has up to 1 MiB
@@ -38,7 +37,7 @@ class SplitTar:
         self._size = self._left = 0  # bytes of the present file, and how many of them are still to come
         self._bytes = b""
         try:
-            self._lines = gzip.open(recipe)  # noqa: SIM115 - closed by close()
+            self._lines = open_gzip(recipe)  # closed by close()
         except OSError:
             os.close(self._root)
             raise
@@ -81,12 +80,12 @@ class SplitTar:
         """Go on to the next piece that is not empty; there may be none."""
         self._close_file()
         while not self._bytes and not self._left:
-            line = self._lines.readline(_LINE_LIMIT)
-            if not line:
-                return False
             try:
+                line = self._lines.readline(_LINE_LIMIT)
+                if not line:
+                    return False
                 self._take(json.loads(line))
-            except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+            except (ValueError, TypeError, KeyError, RecursionError, GzipError) as error:
                 raise OSError(f"its recipe is not understood: {error}") from error
         return True
 

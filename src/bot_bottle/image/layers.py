@@ -6,10 +6,8 @@ The compression is told by its magic number: media types in the wild do not alwa
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import zstandard
 
 from bot_bottle.errors import ImageError
+from bot_bottle.image.gunzip import GZIP_MAGIC, GzipError, open_gzip
 from bot_bottle.image.spec import Digest
 
 if TYPE_CHECKING:
@@ -24,11 +23,10 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20  # bytes
 
-_GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte of 0x50 to 0x5f; parallel compressors begin with one
 _FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4"}
-_BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+_BROKEN = (OSError, EOFError, GzipError, zstandard.ZstdError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,11 @@ class _Raw:
         if self._hash is not None:
             self._hash.update(data)
         return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def skip(self, count: int) -> int:
         count = min(count, self._blob.size - self._position)
@@ -213,7 +216,10 @@ class LayerStream:
             left -= here
             self._block, self._at = b"", 0
             if self._plain and self._hash is None:
-                return count - left + self._raw.skip(left)
+                try:
+                    return count - left + self._raw.skip(left)
+                except _BROKEN as error:
+                    raise self._unreadable(error) from error
             if not self._fill():
                 break
         return count - left
@@ -239,8 +245,8 @@ class LayerStream:
                     f"{self._layer} is compressed with {name}, which is not understood",
                     next_step="save the image again; layers may be plain, gzip or zstd",
                 )
-        if magic.startswith(_GZIP):
-            return gzip.GzipFile(fileobj=self._raw, mode="rb")  # type: ignore[call-overload]
+        if magic.startswith(GZIP_MAGIC):
+            return open_gzip(self._raw)
         if magic.startswith(_ZSTD) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
             return zstandard.ZstdDecompressor().stream_reader(
                 self._raw,  # type: ignore[arg-type]
@@ -261,12 +267,15 @@ class LayerStream:
                 self._verify()
                 return False
         except _BROKEN as error:
-            raise ImageError(
-                f"{self._layer} cannot be read", why=str(error), next_step="save or download the image again"
-            ) from error
+            raise self._unreadable(error) from error
         if self._hash is not None:
             self._hash.update(self._block)
         return True
+
+    def _unreadable(self, error: Exception) -> ImageError:
+        return ImageError(
+            f"{self._layer} cannot be read", why=str(error), next_step="save or download the image again"
+        )
 
     def _verify(self) -> None:
         if self._hash is None:
