@@ -16,7 +16,6 @@ import hashlib
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +26,7 @@ from bot_bottle.cache.key import SUFFIX as ARTIFACT_SUFFIX
 from bot_bottle.errors import ArtifactError
 from bot_bottle.host.files import read_regular
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
 from bot_bottle.smolmachine.sink import Part
 
@@ -59,7 +59,7 @@ class PartList:
         data = b"".join([_HEAD.pack(_MAGIC, size, checksum), *sorted(self._entries)])
         path = list_path(artifact)
         try:
-            path.write_bytes(data + zlib.crc32(data).to_bytes(_CRC, "little"))
+            path.write_bytes(data + crc32(data).to_bytes(_CRC, "little"))
         except OSError:  # no room, perhaps
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -109,7 +109,7 @@ class Parts:
         try:
             data, _ = read_regular(path, _ENTRIES * _ENTRY.size)
             magic, size, checksum = _HEAD.unpack_from(data)
-            if magic != _MAGIC or zlib.crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
+            if magic != _MAGIC or crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
                 return
             opened = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum, self._open).fd
             for key, offset, length in _ENTRY.iter_unpack(data[_HEAD.size : -_CRC]):

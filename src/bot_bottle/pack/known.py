@@ -6,7 +6,6 @@ found by the layer's digest, which had been verified when it was published.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -16,6 +15,7 @@ import zstandard
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import Layer, LayerReader
 from bot_bottle.pack.layer_headers import HeaderStore
+from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.frames import closing
 
 _FORM = "headers 1"  # to be changed with what image/tarread.py asks for
@@ -101,4 +101,4 @@ class _Recorded:
         if kind is None and self._size < _LARGEST:
             self._add(self._frame.flush())
             frame = b"".join(self._parts)
-            self._store.keep(self._key, frame + closing(len(frame), zlib.crc32(frame)))
+            self._store.keep(self._key, frame + closing(len(frame), crc32(frame)))

@@ -24,7 +24,6 @@ import hashlib
 import os
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ import zstandard
 
 from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.image.spec import Digest
-from bot_bottle.smolmachine.crc import crc_of
+from bot_bottle.smolmachine.crc import crc32, crc_of
 from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
 from bot_bottle.smolmachine.manifest import MANIFEST_LIMIT, Manifest
 from bot_bottle.tar.reader import Headers
@@ -247,7 +246,7 @@ class _Source:
         data = os.pread(self._fd, min(count, self._left), self._at)
         self._at += len(data)
         self._left -= len(data)
-        self.crc = zlib.crc32(data, self.crc)
+        self.crc = crc32(data, self.crc)
         self._on_bytes(len(data))
         return data
 

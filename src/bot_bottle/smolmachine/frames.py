@@ -13,12 +13,12 @@ Source: RFC 8878, sections 3.1.1 (Zstandard frames, blocks) and 3.1.2 (skippable
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable
 
 import zstandard
 
 from bot_bottle.errors import ArtifactError
+from bot_bottle.smolmachine.crc import crc32
 
 WINDOW_LOG_MAX = 27  # smolvm refuses frames that ask for a larger window than 2**27 bytes
 
@@ -57,13 +57,13 @@ def closing(size: int, crc: int) -> bytes:
     """Give what makes a segment of frames of `size` bytes, the CRC-32 of which is `crc`."""
     fill = -(size + _CLOSING_LEAST) % BLOCK
     frame = _CLOSING + (fill + 4).to_bytes(4, "little") + bytes(fill)
-    return frame + zlib.crc32(frame, crc).to_bytes(4, "little")
+    return frame + crc32(frame, crc).to_bytes(4, "little")
 
 
 def segment(data: bytes) -> bytes:
     """Compress to one frame and make a segment of it."""
     frame = compress(data)
-    return frame + closing(len(frame), zlib.crc32(frame))
+    return frame + closing(len(frame), crc32(frame))
 
 
 def holds(made: bytes, size: int) -> bool:
@@ -76,7 +76,7 @@ def holds(made: bytes, size: int) -> bool:
 
 def is_segment(data: bytes) -> bool:
     """Tell whether bytes are a segment that has not changed since it was made."""
-    return bool(data) and len(data) % BLOCK == 0 and zlib.crc32(data) == SEGMENT_CRC
+    return bool(data) and len(data) % BLOCK == 0 and crc32(data) == SEGMENT_CRC
 
 
 def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from bot_bottle.smolmachine.crc import combine
+from bot_bottle.smolmachine.crc import crc32, crc32_combine
 from bot_bottle.smolmachine.frames import SEGMENT_CRC
 
 _BEHIND = 4  # pieces that may wait for their turn: what is held is memory
@@ -25,12 +24,12 @@ class Sums:
     def add(self, data: bytes) -> None:
         """Reckon with a piece, soon."""
         self._submit(data)
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = crc32(data, self._crc)
 
     def add_segment(self, data: bytes) -> None:
         """Reckon with a segment, soon: its CRC-32 is known."""
         self._submit(data)
-        self._crc = combine(self._crc, SEGMENT_CRC, len(data))
+        self._crc = crc32_combine(self._crc, SEGMENT_CRC, len(data))
 
     @property
     def crc(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import tarfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Protocol
 
 from bot_bottle.errors import ArtifactError
 from bot_bottle.image.spec import Digest
+from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.format import Footer
 from bot_bottle.smolmachine.frames import closing, compress, segment
 from bot_bottle.smolmachine.manifest import Manifest
@@ -113,7 +113,7 @@ class Writer:
         self._given += size
         begun, crc = self.size, 0
         for chunk in frames:
-            crc = zlib.crc32(chunk, crc)
+            crc = crc32(chunk, crc)
             self._write(chunk)
         self._write(closing(self.size - begun, crc))
         on_made(begun, self.size - begun)

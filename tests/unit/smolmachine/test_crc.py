@@ -10,25 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_bottle.smolmachine.crc import combine, crc_of
+from bot_bottle.smolmachine.crc import crc32_combine, crc_of
 from bot_bottle.smolmachine.frames import SEGMENT_CRC, segment
 
 
 @given(st.binary(max_size=200), st.binary(max_size=5000))
 def test_it_is_the_crc_of_the_joined_bytes(first: bytes, second: bytes) -> None:
-    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
 
 
 @pytest.mark.parametrize("size", [1, 511, 4096, 4_194_304, 10_000_001])
 def test_of_any_size(size: int) -> None:
     first, second = os.urandom(100), os.urandom(size)
-    assert combine(zlib.crc32(first), zlib.crc32(second), size) == zlib.crc32(first + second)
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), size) == zlib.crc32(first + second)
 
 
 def test_of_more_than_four_gigabytes() -> None:
     """In two steps, or in one."""
-    at_once = combine(1, 0, 5 << 30)
-    assert combine(combine(1, 0, 2 << 30), 0, 3 << 30) == at_once
+    at_once = crc32_combine(1, 0, 5 << 30)
+    assert crc32_combine(crc32_combine(1, 0, 2 << 30), 0, 3 << 30) == at_once
 
 
 @pytest.mark.parametrize("size", [0, 1, 4084, 100_000])
