@@ -40,7 +40,9 @@ lint: setup-venv ## ruff, mypy, the layers, the words and the documents
 	@$(VENV)/ruff check . scripts/engine
 	@$(VENV)/ruff format --check . scripts/engine
 	@$(VENV)/mypy --scripts-are-modules src tests benchmarks scripts scripts/engine
-	@$(PYTEST) -q tests/unit/test_architecture.py tests/unit/test_words.py tests/unit/test_docs.py
+	@$(PYTEST) -q tests/unit/test_architecture.py tests/unit/test_words.py tests/unit/test_docs.py \
+	  tests/unit/test_reference.py
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict --quiet
 
 format: setup-venv ## let ruff put the sources in shape
 	@$(VENV)/ruff check --fix --quiet . scripts/engine

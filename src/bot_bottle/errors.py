@@ -10,9 +10,10 @@ from typing import ClassVar
 
 
 class BottleError(Exception):
-    """Something a user has to know about, said once: what failed, why, and what to do next.
+    """A failure without a kind of its own, or a bug in bottle.
 
-    `why` may hold the failing tool's own words, of several lines. `next_step` is an instruction.
+    Shown once: what failed, why, and what to do next. `why` may contain the failing tool's own output, of
+    several lines. `next_step` is an instruction.
     """
 
     exit_code: ClassVar[int] = 100
@@ -32,73 +33,73 @@ class BottleError(Exception):
 
 
 class UsageError(BottleError):
-    """The request itself makes no sense: options that exclude each other, a path that does not exist."""
+    """The command line contradicts itself, or names something that does not exist."""
 
     exit_code = 2
 
 
 class SpecError(BottleError):
-    """What was asked for cannot be built into a bottle: no Dockerfile, a bad memory size, a bad name."""
+    """What was asked for cannot be a bottle: no Dockerfile, an invalid size, an invalid name."""
 
     exit_code = 101
 
 
 class CommandError(BottleError):
-    """A program that bot-bottle runs failed, was not found, or did not end in time."""
+    """A program that bottle runs failed, was not found, or did not end in time."""
 
     exit_code = 102
 
 
 class EngineError(BottleError):
-    """No container engine answers, or it refused what it was asked."""
+    """No container engine answers, or it refused a request."""
 
     exit_code = 103
 
 
 class BuildError(BottleError):
-    """The Dockerfile did not build; `why` holds the end of the build's own output."""
+    """The Dockerfile did not build."""
 
     exit_code = 104
 
 
 class ImageError(BottleError):
-    """An image or archive is damaged, hostile, or of a form that is not understood."""
+    """An image or archive is damaged, hostile, or in an unsupported format."""
 
     exit_code = 105
 
 
 class ArtifactError(BottleError):
-    """A `.smolmachine` file is damaged, or could not be written."""
+    """A `.smolmachine` file is damaged or could not be written."""
 
     exit_code = 106
 
 
 class CacheError(BottleError):
-    """The artifact cache cannot be used."""
+    """The cache cannot be used."""
 
     exit_code = 107
 
 
 class DiskFullError(BottleError):
-    """A write failed because the file system is full (or a quota is)."""
+    """The disk or a quota is full."""
 
     exit_code = 108
 
 
 class SmolvmError(BottleError):
-    """smolvm is missing, is another product, or refused a command; or its microVM ended before that."""
+    """smolvm is missing, is another product, or refused a command; or the microVM ended too early."""
 
     exit_code = 109
 
 
 class AccelError(BottleError):
-    """No way to run a virtual machine: KVM is no use here and emulation is not possible either."""
+    """There is no way to run a virtual machine here: KVM cannot be used, and emulation is not possible."""
 
     exit_code = 110
 
 
 class BootError(BottleError):
-    """The microVM, or the emulated host it runs on, did not come up."""
+    """The microVM, the emulated host or the container did not start."""
 
     exit_code = 111
 
@@ -116,55 +117,55 @@ class DoctorError(BottleError):
 
 
 class VerifyError(BottleError):
-    """A verification found damage; what is damaged has been listed."""
+    """`bottle cache verify` found damaged artifacts."""
 
     exit_code = 114
 
 
 class DifferenceError(BottleError):
-    """`bottle verify` found that an artifact is not what its image is; what differs has been listed."""
+    """`bottle verify` found differences between an artifact and its image that nothing explains."""
 
     exit_code = 115
 
 
 class WorkspaceError(BottleError):
-    """The workspace cannot be made or brought back: no repository, a damaged or hostile one, a name taken."""
+    """The workspace cannot be opened or brought back: no repository, a hostile one, a name in use."""
 
     exit_code = 116
 
 
 class ConflictError(BottleError):
-    """A bottle's work does not fit onto what is there now; nothing was changed, the places were listed."""
+    """A bottle's work conflicts with what is in your folder; nothing was changed."""
 
     exit_code = 117
 
 
 class ReceiptError(BottleError):
-    """Nothing is known of a run, or its receipt cannot be read."""
+    """There is no such run, or its receipt cannot be read."""
 
     exit_code = 118
 
 
 class WallsError(BottleError):
-    """A bottle's walls are not up, or not as they were asked for; its command was not started."""
+    """The network isolation or another restriction is not in force; the command was not started."""
 
     exit_code = 119
 
 
 class TrustError(BottleError):
-    """A repository asks for more than its user has granted, and nobody was there to be asked."""
+    """bottle.toml requests access that you have not granted."""
 
     exit_code = 120
 
 
 class SecretError(BottleError):
-    """A secret is not where its reference says, or cannot be handed over. The value is never told."""
+    """A secret is not where its reference says, or cannot be handed over."""
 
     exit_code = 121
 
 
 class LeakError(BottleError):
-    """`bottle scrub` found what looks like a secret; where it is has been listed."""
+    """`bottle scrub` found something that looks like a secret."""
 
     exit_code = 122
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bot_bottle.errors import SpecError
 
@@ -23,42 +23,65 @@ class ImageTable(_Table):
     Paths are relative to the folder of the file and stay in it.
     """
 
-    name: str | None = None
-    context: str | None = None
-    dockerfile: str | None = None
-    target: str | None = None
-    args: dict[str, str] = {}
+    name: str | None = Field(
+        default=None, description="an image that the engine has, used instead of building one"
+    )
+    context: str | None = Field(default=None, description="the folder to build (default: that of the file)")
+    dockerfile: str | None = Field(
+        default=None, description="the Dockerfile (default: `Dockerfile` in the context)"
+    )
+    target: str | None = Field(default=None, description="the stage to build")
+    args: dict[str, str] = Field(default={}, description="build arguments")
 
 
 class EgressTable(_Table):
     """`[egress]`: what a bottle may reach. Entries are read by `egress.rules`."""
 
-    allow: list[str] = []
-    open: bool | None = None
+    allow: list[str] = Field(
+        default=[],
+        description="hosts, `*.domains`, addresses and ranges that it may reach, with or without `:port`",
+    )
+    open: bool | None = Field(default=None, description="`true`: unrestricted network")
 
 
 class SecretTable(_Table):
     """`[secrets.NAME]`: where a secret's value is, which is one of the three, and which hosts may have it."""
 
-    env: str | None = None
-    file: str | None = None
-    keychain: str | None = None
-    hosts: list[str] = []
+    env: str | None = Field(default=None, description="the variable of yours that has the value")
+    file: str | None = Field(default=None, description="the file that has the value")
+    keychain: str | None = Field(
+        default=None, description="the keychain entry that has the value: `service/account`"
+    )
+    hosts: list[str] = Field(
+        default=[], description="hosts whose HTTPS requests get the value; the bottle gets a placeholder"
+    )
 
 
 class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
     image: ImageTable = ImageTable()
-    backend: str | None = None
-    workspace: str | None = None
-    command: list[str] | None = None
-    cpus: int | None = None
-    memory: str | None = None
-    user: str | None = None
-    workdir: str | None = None
-    env: dict[str, str] = {}
-    ports: list[str] = []
+    backend: str | None = Field(
+        default=None, description="`smolmachines` (a microVM) or `docker` (a container)"
+    )
+    workspace: str | None = Field(
+        default=None, description="what it sees of the repository: `none`, `clone` or `mount`"
+    )
+    command: list[str] | None = Field(
+        default=None, description="the command (default: the image's ENTRYPOINT and CMD)"
+    )
+    cpus: int | None = Field(default=None, description="number of CPUs (default: up to 4; 1 when emulated)")
+    memory: str | None = Field(default=None, description="most memory, for example `512m` or `4g`")
+    user: str | None = Field(
+        default=None, description="user name, uid or uid:gid (default: the image's USER)"
+    )
+    workdir: str | None = Field(
+        default=None, description="absolute folder to run in (default: the image's WORKDIR)"
+    )
+    env: dict[str, str] = Field(default={}, description="variables of the command")
+    ports: list[str] = Field(
+        default=[], description="ports to publish on 127.0.0.1: `HOST:GUEST`, or `GUEST` for a free host port"
+    )
     egress: EgressTable = EgressTable()
     secrets: dict[str, SecretTable] = {}
 

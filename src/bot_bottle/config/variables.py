@@ -51,7 +51,7 @@ class Variables:
         name, *arguments = expression.split(":")
         if name in ("localEnv", "env", "containerEnv"):
             if not arguments or not arguments[0]:
-                raise self._refused(expression, key, "it names no variable of the environment")
+                raise self._refused(expression, key, "it does not name a variable of the environment")
             value = self._of_here(arguments[0]) if name != "containerEnv" else self._of_bottle(arguments, key)
             return value if value is not None else (arguments[1] if len(arguments) > 1 else "")
         fixed: dict[str, Callable[[], str]] = {
