@@ -14,10 +14,9 @@ from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
-from bot_bottle.vm.capabilities import Kvm, probe_kvm
+from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
-from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import find_smolvm
 
 Mark = Literal["good", "poor", "bad"]

@@ -108,7 +108,11 @@ def test_the_users_own_folder_does_not_change_that(world: tuple[Bottle, str], tm
         ("--security-opt=no-new-privileges", "--tty=false", "NoNewPrivs: 0"),
         ("--security-opt=no-new-privileges", "--privileged", "Privileged"),
         ("--cap-", "--cap-add=CHOWN", "CapBnd: "),
-        ("--security-opt=no-new-privileges", "--security-opt=seccomp=unconfined", "Seccomp: 0"),
+        (
+            "--security-opt=no-new-privileges",
+            "--security-opt=seccomp=unconfined",
+            "UserNamespace: made",
+        ),
     ],
     ids=["new-privileges", "privileged", "capabilities", "seccomp"],
 )

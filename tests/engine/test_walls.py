@@ -142,7 +142,7 @@ def test_what_was_refused_is_told_with_its_reason(there: Bottle, client: str) ->
 def test_the_proof_is_in_the_receipt(there: Bottle, client: str) -> None:
     assert run(there, client, "true", "--allow", "api.example.org").code == 0
     proof = json.loads(there("show", "--json", "walls").out)["proof"]
-    assert len(proof) == 17 + 7
+    assert len(proof) == 17 + 8
     assert all(each["ok"] for each in proof.values())
     assert proof["allowed-host"]["outcome"] == "open"
     assert proof["host-loopback"]["outcome"] == "refused"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 DOCKERFILE = """\
@@ -92,3 +94,21 @@ def docker_registry_context(folder: Path) -> Path:
         'EXPOSE 5000\nENTRYPOINT ["/registry", "serve", "/config.yml"]\n'
     )
     return folder
+
+
+def copy_python(root: Path) -> str:
+    """Copy this machine's Python and its library into a root filesystem, and give its path there."""
+    program, library = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
+    unneeded = ("test", "tests", "site-packages", "dist-packages", "idlelib", "config-*", "__pycache__")
+    ignored = shutil.ignore_patterns(*unneeded)
+    shutil.copytree(library, root / "python/lib" / library.name, ignore=ignored, symlinks=True)
+    (root / "python/bin").mkdir()
+    shutil.copy(program, root / "python/bin/python3")
+    for each in (program, *(library / "lib-dynload").glob("*.so")):
+        needed = subprocess.run(["ldd", each], capture_output=True, check=True, timeout=10).stdout.decode()
+        for name in [word for word in needed.split() if word[0] == "/"]:
+            own = name.startswith(("/lib", "/usr/lib"))  # what is elsewhere goes where the loader looks too
+            if not (copied := root / (name.lstrip("/") if own else f"usr/lib/{Path(name).name}")).exists():
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(name, copied)
+    return "/python/bin/python3"

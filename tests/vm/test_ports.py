@@ -17,7 +17,7 @@ from tests.vm.conftest import COMMAND
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.canary import canary
-from bot_bottle.vm.emulated import door
+from bot_bottle.vm.emulated import qemu
 from bot_bottle.vm.emulated.host import EmulatedHost, emulated_host
 
 SERVE = """
@@ -126,7 +126,7 @@ def test_an_emulated_host_with_published_ports_reaches_nothing() -> None:
         emulated_host(folder, Progress(), memory_mib=256, published=[port]) as host,
     ):
         inside = host.port_of(port)
-        assert inside == door.inside(0)
+        assert inside == qemu.published_port(0)
         assert run(host, f"nc -ll -p {inside} -e cat &") == 0
         wait_until(lambda: asked(port, b"answer") == b"answer")
         # QEMU shows it this machine's loopback and resolver as addresses of its own

@@ -11,7 +11,7 @@ from tests.support.canary import Canary
 from tests.support.engines import Docker
 
 from bot_bottle.host.redact import Secret
-from bot_bottle.vm.emulated.session import END
+from bot_bottle.vm.emulated.channel import END
 
 # type, mode, owner, size, name and link target of every entry, then which names are one file, then the files'
 # hashes: the same program in the container and in the microVM. A folder's size is its file system's own

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import SpecError
 
 EngineName = Literal["docker", "podman"]
@@ -90,6 +91,8 @@ def build_argv(
     argv = [str(program), "build", f"--iidfile={result.iidfile}", f"--file={dockerfile}"]
     if builder in ("buildkit", "buildx"):
         argv.append("--progress=plain")
+    if builder == "buildah":
+        argv += podman_limits()
     if builder == "classic":
         argv.append("--force-rm")  # a step that failed would leave its container
     if builder == "buildx":

@@ -13,8 +13,7 @@ from bot_bottle.errors import ImageError
 from bot_bottle.image.layers import CHUNK, Layered, LayerReader
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.rootfs.chunks import LayerData, Stretch, stretches
-from bot_bottle.rootfs.layer import read_layer
-from bot_bottle.rootfs.overlay import stack
+from bot_bottle.rootfs.layer import merge_layer, read_layer
 from bot_bottle.rootfs.smolvm_compat import LONGEST_PATH, Loss, Losses, make_portable
 from bot_bottle.rootfs.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
@@ -83,7 +82,7 @@ def flatten(
             tree = read_layer(counted, number, str(layer), quota)
             while verify and stream.some(CHUNK):
                 pass  # what follows the end mark belongs to the digest
-        stack(root, tree)
+        merge_layer(root, tree)
         del tree
     losses = Losses()
     folders, files = _listed(root, LONGEST_PATH if portable else PATH_MAX, losses)

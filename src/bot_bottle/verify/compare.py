@@ -17,7 +17,7 @@ from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.smolmachine.manifest import Manifest
 from bot_bottle.verify.entries import Facts
 from bot_bottle.verify.findings import Findings
-from bot_bottle.verify.tree import Tree, refused_link
+from bot_bottle.verify.table import Tree, refused_link
 
 _LONGEST_PATH = 3500  # bytes; smolvm puts its own folder before a path, and the host takes 4095 together
 

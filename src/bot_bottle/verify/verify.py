@@ -15,7 +15,7 @@ from bot_bottle.smolmachine.format import Artifact
 from bot_bottle.verify.compare import compare_config, compare_hard_links, compare_trees
 from bot_bottle.verify.entries import Stream, read_entries
 from bot_bottle.verify.findings import Finding, Findings
-from bot_bottle.verify.tree import Tree, tables
+from bot_bottle.verify.table import Tree, tables
 
 _ENTRY_LIMIT = 2_000_000  # smolvm unpacks no more
 

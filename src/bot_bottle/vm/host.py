@@ -152,16 +152,16 @@ class _NativeAttached:
     def __init__(self, child: Child, stderr: IO[bytes] | None) -> None:
         self._child = child
         self._broken = False
-        self.sieve = StderrSieve(2)
-        self._pump = threading.Thread(target=self._copy, args=(stderr,), daemon=True)
-        self._pump.start()
+        self.stderr_filter = StderrFilter(2)
+        self._copier = threading.Thread(target=self._copy, args=(stderr,), daemon=True)
+        self._copier.start()
 
     def _copy(self, stderr: IO[bytes] | None) -> None:
         if stderr is None:
             return
         while data := os.read(stderr.fileno(), 65536):
             try:
-                self.sieve.feed(data)
+                self.stderr_filter.feed(data)
             except OSError:
                 self._broken = True
                 return
@@ -172,10 +172,10 @@ class _NativeAttached:
         code = self._child.wait(timeout)
         if code is None:
             return None
-        self._pump.join(timeout)
-        if self._pump.is_alive():
+        self._copier.join(timeout)
+        if self._copier.is_alive():
             return None
-        self.sieve.close(code)
+        self.stderr_filter.close(code)
         return code if code >= 0 else 128 - code
 
     def end(self) -> None:
@@ -183,14 +183,14 @@ class _NativeAttached:
 
     @property
     def failure(self) -> str:
-        return self.sieve.failure
+        return self.stderr_filter.failure
 
     @property
     def last_line(self) -> str:
-        return self.sieve.last_line
+        return self.stderr_filter.last_line
 
 
-class StderrSieve:
+class StderrFilter:
     """Passes a command's standard error through and holds back smolvm's own last word.
 
     smolvm fails with status 1, which a command may give as well; the difference is a last line

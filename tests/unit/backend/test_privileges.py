@@ -23,6 +23,7 @@ ROOT = {
     "CapAmb": "0000000000000000",
     "NoNewPrivs": "1",
     "Seccomp": "2",
+    "UserNamespace": "refused",
 }
 USER = {**ROOT, "Uid": "1000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000"}
 
@@ -33,7 +34,7 @@ def told(fields: dict[str, str]) -> bytes:
 
 def wrong(output: bytes) -> list[str]:
     results = judge_privileges(output).results
-    assert len(results) == 7
+    assert len(results) == 8
     return [name.removeprefix("status.") for name, (_, ok) in results.items() if not ok]
 
 
@@ -60,14 +61,17 @@ def test_a_user_with_roots_capabilities_is_not_root() -> None:
     assert wrong(told({**USER, "Uid": "0"})) == [], "root that joins an ordinary user's container"
 
 
-@pytest.mark.parametrize(("name", "value"), [("NoNewPrivs", "0"), ("Seccomp", "0"), ("Seccomp", "1")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NoNewPrivs", "0"), ("Seccomp", "0"), ("Seccomp", "1"), ("UserNamespace", "made")],
+)
 def test_without_a_filter_or_with_new_privileges(name: str, value: str) -> None:
     assert wrong(told({**USER, name: value})) == [name]
 
 
 def test_nothing_is_all_wrong() -> None:
-    assert len(wrong(b"")) == 7
-    assert len(wrong(b"\xff" * 100_000 + told(USER))) == 7
+    assert len(wrong(b"")) == 8
+    assert len(wrong(b"\xff" * 100_000 + told(USER))) == 8
 
 
 def test_docker_adds_and_podman_drops() -> None:

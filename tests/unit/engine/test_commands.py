@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bot_bottle.engine import commands as argv
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
+from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import SpecError
 
 PROGRAM = Path("/bin/engine")
@@ -35,7 +36,7 @@ def build(builder: Builder, request: BuildRequest) -> list[str]:
         ("classic", ["--force-rm"]),
         ("buildkit", ["--progress=plain"]),
         ("buildx", ["--progress=plain", "--load", "--metadata-file=/run/metadata"]),
-        ("buildah", []),
+        ("buildah", podman_limits()),
     ],
 )
 def test_build_takes_each_option_the_builder_knows(builder: Builder, own: list[str]) -> None:

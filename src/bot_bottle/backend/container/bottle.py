@@ -21,6 +21,7 @@ from bot_bottle.backend.container.mounts import mount_options
 from bot_bottle.backend.container.network import Network, network
 from bot_bottle.backend.container.privileges import check_seccomp, privilege_options
 from bot_bottle.backend.container.probes import inside, judged, probes, prove_privileges
+from bot_bottle.backend.container.seccomp import seccomp_options
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
@@ -225,7 +226,7 @@ def launch(
         net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
         if net.shared:  # the containers go before the clients that hold them: those would take their time
             stack.callback(_remove_quietly, engine.program, label)
-        options = [*privilege_options(engine, info), *mounts]
+        options = [*privilege_options(engine, info), *seccomp_options(engine, info, run.path), *mounts]
         yield ContainerBottle(launch, engine, own, door, net, options)
 
 

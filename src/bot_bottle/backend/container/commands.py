@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,11 @@ from pathlib import Path
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import SpecError
 
 PIDS = 4096
+USER_PROCESSES = 8 * PIDS  # of all containers of a user, whom podman counts together
 
 # names that the engine's own client reads: in its environment they would change what it does
 _OWN_NAME = re.compile(
@@ -40,7 +41,7 @@ def create_argv(
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
     argv += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
-    argv += limits(engine)
+    argv += podman_limits(USER_PROCESSES) if engine.name == "podman" else []
     if tty:
         argv.append("--tty")
     if launch.user:
@@ -54,17 +55,6 @@ def bind_option(source: Path, target: str, *more: str) -> str:
     """Give `--mount` for a folder or file. Engines read it as a line of CSV, so a path may hold anything."""
     fields = ["type=bind", f"source={source}", f"target={target}", *more]
     return "--mount=" + ",".join('"' + field.replace('"', '""') + '"' for field in fields)
-
-
-def limits(engine: Engine) -> list[str]:
-    """Give podman limits that can be had: its defaults may be more than this user has.
-
-    How many processes there may be is for `--pids-limit` to say; the user's limit only has to be settable.
-    """
-    if engine.name != "podman":
-        return []
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return [f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={8 * PIDS}:{8 * PIDS}"]
 
 
 @contextmanager

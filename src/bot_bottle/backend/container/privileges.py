@@ -7,7 +7,7 @@ others to root alone. Root that joins an ordinary user's container (`exec`) has 
 none with docker, where no-new-privileges keeps it from what the container's own user has not.
 
 What was asked for is not relied on: before a command starts, its own /proc/self/status is read in its place
-(proc_pid_status(5)).
+(proc_pid_status(5)), and a user namespace is tried, in which it would have every capability.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.engine_details import part
 from bot_bottle.errors import BootError
-from bot_bottle.network.probes import STATUS, Proof
+from bot_bottle.network.probes import BUSYBOX, STATUS, Proof
 
 # what package managers, su and file owners need, by number (linux/capability.h)
 _CAPABILITIES = {
@@ -35,6 +35,7 @@ _NONE = f"{0:016x}"
 # a filter of system calls is in force (seccomp(2), SECCOMP_MODE_FILTER)
 _FILTERED = "2"
 _FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+_NAMESPACE = "UserNamespace"
 _MOST_OUTPUT = 1 << 16  # bytes of it that are read
 
 # for the shell that becomes the command: what it may do is what the command may do
@@ -45,6 +46,11 @@ while read -r key first second rest; do
     {"|".join(f"{field}:" for field in _FIELDS)}) echo "{STATUS}${{key%:}} $first" ;;
   esac
 done </proc/self/status
+if {" ".join(BUSYBOX)} unshare -U {" ".join(BUSYBOX)} true; then
+  echo "{STATUS}{_NAMESPACE} made"
+else
+  echo "{STATUS}{_NAMESPACE} refused"
+fi
 """
 
 
@@ -88,6 +94,7 @@ def judge_privileges(output: bytes) -> Proof:
         "CapAmb": (_NONE,),
         "NoNewPrivs": ("1",),
         "Seccomp": (_FILTERED,),
+        _NAMESPACE: ("refused",),
     }
     values = {name: " ".join(found.get(name, ["unknown"])) for name in wanted}
     return Proof({f"{STATUS}{name}": (values[name], values[name] in wanted[name]) for name in wanted})

@@ -24,10 +24,9 @@ from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import Record
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.vm.capabilities import probe_kvm
+from bot_bottle.vm.capabilities import check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host
 from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
-from bot_bottle.vm.landlock import check_landlock
 from bot_bottle.vm.smolvm import (
     GUEST_ENDED,
     Smolvm,

@@ -1,6 +1,6 @@
-"""The line to an emulated host: commands go in, their three streams and exit statuses come out.
+"""The channel to an emulated host: commands go in, their three streams and exit statuses come out.
 
-It is made of virtio-serial ports, which QEMU shows as sockets in our private folder: one for control, three
+It consists of virtio-serial ports, which QEMU shows as sockets in our private folder: one for control, three
 for each session, and a console for a session with a terminal. Nothing listens on a network.
 """
 
@@ -12,21 +12,40 @@ import fcntl
 import itertools
 import os
 import select
+import shlex
 import socket
 import struct
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bot_bottle.errors import BootError
+from bot_bottle.host import process
+from bot_bottle.vm.host import StderrFilter
+from bot_bottle.vm.smolvm import HARDENING
 
 SESSIONS = ("a", "b")  # one for the bottle's own command, one for what bottle asks beside it
 PORTS = ("control", *(f"{stream}{session}" for session in SESSIONS for stream in ("in", "out", "err")))
 CONSOLE = "console"
 
 _CHUNK = 1 << 16
+
+_ENVIRONMENT = {
+    **HARDENING,
+    "SMOLVM_LIB_DIR": "/opt/smolvm",
+    "SMOLVM_AGENT_ROOTFS": "/opt/smolvm/agent-rootfs",
+    "SMOLVM_AGENT_READY_TIMEOUT_SECS": "180",
+}
+
+# busybox, as Debian has it, brings no pkill
+END = """\
+for process in /proc/[0-9]*; do
+  tr '\\0' ' ' < "$process/cmdline" | grep -q '^smolvm machine exec.* -i ' && kill -KILL "${process#/proc/}"
+done
+:
+"""
 
 Sink = Callable[[bytes], None]
 
@@ -112,7 +131,7 @@ def connect(folder: Path, name: str) -> socket.socket:
     return plug
 
 
-class Pump:
+class StreamRelay:
     """Moves one session's streams between its ports and the caller's, on threads of its own."""
 
     def __init__(self) -> None:
@@ -202,6 +221,66 @@ class Pump:
                     return
         except (OSError, ValueError):
             return
+
+
+class Session:
+    """One attached smolvm command in the emulated host, its three streams on ours."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._number = 0
+        self._code: int | None = None
+        self.relay = StreamRelay()
+        self.stderr_filter = StderrFilter(2)
+
+    def start(self, kind: str, script: str) -> None:
+        """Start the script in a session of this kind (see agent.sh)."""
+        self._number = self._control.send(kind, script)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait `timeout` seconds at most for its end and its output; return its exit status, or None."""
+        if self.relay.broken:
+            raise BrokenPipeError
+        if self._code is None:
+            code = self._control.wait(self._number, timeout)
+            if code is None or not self.relay.finish(timeout):
+                return None
+            self._code = code
+            self.stderr_filter.close(code)
+        return self._code
+
+    def end(self) -> None:
+        """End the command now."""
+        self._control.send("quiet", END)
+
+    @property
+    def failure(self) -> str:
+        """What smolvm itself reported as the reason of a failure."""
+        return self.stderr_filter.failure
+
+    @property
+    def last_line(self) -> str:
+        """The last line of its standard error."""
+        return self.stderr_filter.last_line
+
+
+def write_to(descriptor: int) -> Sink:
+    """Return a sink that writes all of its data to one of our own streams."""
+
+    def write(data: bytes) -> None:
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
+
+
+def smolvm_script(args: Sequence[str], env: Mapping[str, str]) -> str:
+    """Return the shell script that runs smolvm."""
+    process.log.info("+ in the emulated host: smolvm %s", process.shown(args))
+    exports = "".join(
+        f"export {key}={shlex.quote(value)}\n" for key, value in {**_ENVIRONMENT, **env}.items()
+    )
+    return f"{exports}exec smolvm {shlex.join(args)}"
 
 
 def _unread(plug: socket.socket) -> int:

@@ -2,7 +2,7 @@
 
 QEMU emulates a processor with AMD SVM; Debian's kernel in it offers KVM; smolvm runs on that as on any host.
 It is slow (a guest boots in 20 to 60 seconds) and otherwise the same. The emulated host has no network (see
-door.py for where it is asked for) and sees nothing of this machine but a folder with the files it was given,
+qemu.py for where it is asked for) and sees nothing of this machine but a folder with the files it was given,
 read-only.
 """
 
@@ -29,12 +29,26 @@ from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.vm.emulated import door
-from bot_bottle.vm.emulated.channel import CONSOLE, Control, Pump, connect
+from bot_bottle.vm.emulated.channel import (
+    CONSOLE,
+    Control,
+    Session,
+    StreamRelay,
+    connect,
+    smolvm_script,
+    write_to,
+)
 from bot_bottle.vm.emulated.disk import check_disk, root_disk
 from bot_bottle.vm.emulated.kernel import check_kernel, kernel
-from bot_bottle.vm.emulated.qemu import find_qemu, qemu_argv, qemu_version
-from bot_bottle.vm.emulated.session import Session, script, to
+from bot_bottle.vm.emulated.qemu import (
+    configure_network,
+    find_qemu,
+    forward_published_ports,
+    forward_registry_port,
+    published_port,
+    qemu_argv,
+    qemu_version,
+)
 from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.package import Installation, prepare_installation
 from bot_bottle.vm.smolvm import AS_CALLER, refuse_named, start_argv
@@ -113,16 +127,16 @@ class EmulatedHost:
 
     def _call(self, args: Sequence[str], timeout: float, env: Mapping[str, str], *, check: bool) -> Completed:
         out, err = bytearray(), bytearray()
-        pump = Pump()
-        number = self._control.send("b", script(args, env))
-        pump.drain(connect(self._folder, "outb"), out.extend)
-        pump.drain(connect(self._folder, "errb"), err.extend)
+        relay = StreamRelay()
+        number = self._control.send("b", smolvm_script(args, env))
+        relay.drain(connect(self._folder, "outb"), out.extend)
+        relay.drain(connect(self._folder, "errb"), err.extend)
         try:
             code = self._control.wait(number, timeout)
             if code is not None:
-                pump.finish()
+                relay.finish()
         finally:
-            pump.close()
+            relay.close()
         if code is None:
             raise SmolvmError(
                 f"smolvm {' '.join(args[:2])} did not end within {timeout:g} s",
@@ -136,19 +150,19 @@ class EmulatedHost:
         """Run smolvm on our own streams, until the block ends."""
         with ExitStack() as stack:
             session = Session(self._control)
-            stack.callback(session.pump.close)
+            stack.callback(session.relay.close)
             if tty:
                 stack.enter_context(terminal.raw())
                 stack.enter_context(terminal.on_resize(self._resize))
                 console = connect(self._folder, CONSOLE)
-                session.start("tty", script(args, env))
-                session.pump.drain(console, to(1))
-                session.pump.feed(console, sys.stdin.fileno())
+                session.start("tty", smolvm_script(args, env))
+                session.relay.drain(console, write_to(1))
+                session.relay.feed(console, sys.stdin.fileno())
             else:
-                session.start("a", script(args, env))
-                session.pump.drain(connect(self._folder, "outa"), to(1))
-                session.pump.drain(connect(self._folder, "erra"), session.sieve.feed)
-                session.pump.feed(connect(self._folder, "ina"), 0)
+                session.start("a", smolvm_script(args, env))
+                session.relay.drain(connect(self._folder, "outa"), write_to(1))
+                session.relay.drain(connect(self._folder, "erra"), session.stderr_filter.feed)
+                session.relay.feed(connect(self._folder, "ina"), 0)
             yield session
 
     @contextmanager
@@ -184,7 +198,7 @@ class EmulatedHost:
 
     def port_of(self, port: int) -> int:
         """Give the port in there that one of ours leads to; it was told at the boot."""
-        return door.inside(self._published.index(port))
+        return published_port(self._published.index(port))
 
     def path_of(self, file: Path) -> str:
         """Put a file into the shared folder (a hard link where possible) and give its path in there."""
@@ -221,26 +235,25 @@ def emulated_host(
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
     memory = memory_mib + OWN_MEMORY_MIB
-    doors = qemu_argv(
+    argv = qemu_argv(
         *files, memory, exchange, port, network=network, published=published, processors=processors
     )
-    argv = [*prefix, *doors]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / "qemu.log").open("wb"))
             env = {**os.environ, "TMPDIR": str(folder)}
-            child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
+            child = stack.enter_context(process.background([*prefix, *argv], cwd=folder, output=log, env=env))
             control = _control(folder, child)
             stack.callback(control.close)
             stack.callback(child.send, signal.SIGKILL)
             if not control.wait_ready(_READY):
                 raise _boot_error(folder, child)
             if port is not None:
-                door.open_inside(control, port)
+                forward_registry_port(control, port)
             if network:
-                door.join_network(control)
+                configure_network(control)
             if published:
-                door.let_in(control, len(published))
+                forward_published_ports(control, len(published))
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child, shares=exchange is not None, published=published)
 

@@ -1,21 +1,52 @@
-"""QEMU: where it is, what it says of itself, and its command line for an emulated host."""
+"""QEMU: where it is, its version, and its command line and networks for an emulated host.
+
+The emulated host has no network unless one of these is asked for; each has a network card of its own.
+
+To one port: inside, 127.0.0.1:PORT answers as it does here. QEMU's user network is restricted: it forwards
+nothing, neither to this machine nor beyond, but for one address of its own. Each connection to that address
+is handed to a program that we name, which connects to the port.
+
+To a network: QEMU makes the connections that the emulated host asks for, as this process could. smolvm in it
+lets the guest make those that are allowed and no others. This machine's loopback, which QEMU shows as an
+address of its own, is closed in the emulated host as well, whatever the guest may reach.
+
+From ports of this machine's loopback: QEMU listens there, and connects to the emulated host for each client.
+smolvm in it listens on that host's own loopback alone, so a program in between passes connections on. The
+card is restricted too: through it the emulated host can answer, but cannot start a connection. Clients have
+QEMU's address there, which is not the one that is closed for a network.
+
+Source: QEMU's manual, `-netdev user` (restrict, guestfwd, hostfwd), `-sandbox`.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot_bottle.errors import AccelError
+from bot_bottle.errors import AccelError, BootError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed
-from bot_bottle.vm.emulated import door
-from bot_bottle.vm.emulated.channel import CONSOLE, PORTS
+from bot_bottle.vm.emulated.channel import CONSOLE, PORTS, Control
+from bot_bottle.vm.emulated.kernel import busybox
 
 # The ticks are periodic because emulated interrupts get lost: QEMU notes one in a word that the entry into a
 # nested guest changes too, without a lock (7.2: helper_vmrun, interrupt_request). Where the next tick is due
 # only when the last one has been handled, a processor whose tick was lost stands still for good.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 nohz=off highres=off"
+
+_REGISTRY = "10.0.2.100"  # in the network between QEMU and the emulated host: it leads to the port
+_REGISTRY_CLIENT = "10.0.2.15/24"
+_SECONDS = 30.0
+
+# from the range for network benchmarks (RFC 2544), so that it is nobody's LAN
+_NETWORK = "198.18.0.0/24"
+_LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15"
+_PORTS_NETWORK, _PORTS_ADDRESS = "198.18.1.0/24", "198.18.1.15"
+
+# in the emulated host, for the first published port: where QEMU connects to, and where smolvm listens
+_FIRST_FORWARDED, _FIRST_PUBLISHED = 10_000, 20_000
 
 
 def find_qemu() -> Path:
@@ -66,7 +97,7 @@ def qemu_argv(
     argv = [str(find_qemu()), *processor_argv(processors)]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
-    argv += door.argv(port, network=network, published=published)
+    argv += network_options(port, network=network, published=published)
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]
@@ -86,3 +117,65 @@ def _share(tag: str, folder: Path) -> str:
 
 def _escaped(path: Path) -> str:
     return str(path).replace(",", ",,")
+
+
+def network_options(port: int | None, *, network: bool, published: Sequence[int] = ()) -> list[str]:
+    """Return QEMU's options for networks and its sandbox.
+
+    With access to a port, QEMU may start programs, in sessions of their own.
+    """
+    sandbox = "on,obsolete=deny,resourcecontrol=deny"
+    if port is not None:
+        relay = shlex.join([str(busybox()), "nc", "127.0.0.1", str(port)]).replace(",", ",,")
+        forwarded = f"guestfwd=tcp:{_REGISTRY}:{port}-cmd:{relay}"
+        return ["-sandbox", sandbox, *_card("registry", f"restrict=on,{forwarded}")]
+    options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
+    if network:
+        options += _card("network", f"net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}")
+    if published:
+        pairs = enumerate(published, _FIRST_FORWARDED)
+        ports = [f"hostfwd=tcp:127.0.0.1:{outer}-{_PORTS_ADDRESS}:{inner}" for inner, outer in pairs]
+        options += _card("ports", ",".join((f"restrict=on,net={_PORTS_NETWORK}", *ports)))
+    return options
+
+
+def _card(name: str, user: str) -> list[str]:
+    return ["-netdev", f"user,id={name},ipv6=off,{user}", "-device", f"virtio-net-pci,netdev={name},romfile="]
+
+
+def forward_registry_port(control: Control, port: int) -> None:
+    """Make the port answer on the emulated host's own loopback. Raises BootError."""
+    script = (
+        f"ip addr add {_REGISTRY_CLIENT} dev eth0 && ip link set eth0 up || exit 1\n"
+        f"nc -ll -p {port} -e nc {_REGISTRY} {port} &\n"
+        f"until nc -w 1 127.0.0.1 {port} </dev/null; do sleep 0.1; done"
+    )
+    if control.wait(control.send("quiet", script), _SECONDS) != 0:
+        raise BootError("the emulated host cannot reach the registry", next_step="try again")
+
+
+def configure_network(control: Control) -> None:
+    """Connect the emulated host to the network, except to this machine's loopback. Raises BootError."""
+    script = (
+        f"ip addr add {_OWN}/24 dev eth0 && ip link set eth0 up && ip route add default via {_LOOPBACK} && "
+        f"ip route add prohibit {_LOOPBACK}/32 && echo nameserver {_RESOLVER} > /etc/resolv.conf"
+    )
+    if control.wait(control.send("quiet", script), _SECONDS) != 0:
+        raise BootError("the emulated host has no network", next_step="try again")
+
+
+def forward_published_ports(control: Control, count: int) -> None:
+    """Forward connections to the first `count` published ports to smolvm. Raises BootError."""
+    script = (
+        "card=$(ls -d /sys/class/net/eth* | tail -n 1) && card=${card##*/}\n"  # the last of two, or the one
+        f'ip addr add {_PORTS_ADDRESS}/24 dev "$card" && ip link set "$card" up || exit 1\n'
+    )
+    for number in range(count):
+        script += f"nc -ll -p {_FIRST_FORWARDED + number} -e nc 127.0.0.1 {published_port(number)} &\n"
+    if control.wait(control.send("quiet", script), _SECONDS) != 0:
+        raise BootError("the emulated host cannot publish ports", next_step="try again")
+
+
+def published_port(number: int) -> int:
+    """Return the port of the emulated host's loopback for a published port, by its index among them."""
+    return _FIRST_PUBLISHED + number

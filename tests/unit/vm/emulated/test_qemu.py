@@ -1,4 +1,4 @@
-"""QEMU's command line: what the emulated host may do, with a door and without."""
+"""QEMU's command line: what the emulated host may do, with networks and without."""
 
 from __future__ import annotations
 
