@@ -143,7 +143,8 @@ def _elsewhere(entry: Path) -> tuple[Path, Path]:
         return _submodule(entry, folder)
     common = (folder / _path_in(folder / "commondir")).resolve()
     known = folder.parent == common / "worktrees"
-    if not known or Path(_path_in(folder / "gitdir")).resolve() != entry.resolve():
+    # relative to the folder itself, as `git worktree add --relative-paths` writes it
+    if not known or (folder / _path_in(folder / "gitdir")).resolve() != entry.resolve():
         raise _refused(entry, f"{folder} does not know it as its worktree")
     return folder, common
 

@@ -210,6 +210,33 @@ def test_a_worktree_and_a_submodule_can_be_cloned(user: Repo, tmp_path: Path) ->
         assert collected(clone).head == head == repo.git("rev-parse", f"bottle/s{number}")
 
 
+def test_a_worktree_with_relative_paths_can_be_cloned_from_anywhere(
+    user: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As git 2.48 writes them with worktree.useRelativePaths; repositories that were moved have them too."""
+    user.git("worktree", "add", "-q", tmp_path / "linked", "private")
+    admin = user.top / ".git/worktrees/linked"
+    (tmp_path / "linked/.git").write_text("gitdir: ../user/.git/worktrees/linked\n")
+    (admin / "gitdir").write_text("../../../../linked/.git\n")
+    for number, place in enumerate((tmp_path, user.top, Path("/"))):
+        monkeypatch.chdir(place)
+        name = f"s{number}"
+        clone = create(tmp_path / "state" / name, open_repository(tmp_path / "linked"), name)
+        head = Repo(clone.work).commit({"x": "1\n"})
+        assert collected(clone).head == head == user.git("rev-parse", f"bottle/{name}")
+
+
+def test_a_worktree_of_another_repository_is_refused_with_relative_paths_too(
+    user: Repo, tmp_path: Path
+) -> None:
+    user.git("worktree", "add", "-q", tmp_path / "linked", "private")
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger/.git").write_text("gitdir: ../user/.git/worktrees/linked\n")
+    (user.top / ".git/worktrees/linked/gitdir").write_text("../../../../linked/.git\n")
+    with pytest.raises(WorkspaceError, match="does not know it as its worktree"):
+        open_repository(tmp_path / "stranger")
+
+
 def test_names_with_every_byte_come_back(user: Repo, agent: Repo, clone: Clone) -> None:
     names = ["new\nline", "tab\there", "- dash", ":(exclude)x", "quote\"'", "a\\b", "é", "\udcff raw", "*"]
     agent.write(dict.fromkeys(names[:5], "committed\n"))
