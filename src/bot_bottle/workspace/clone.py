@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,11 +19,14 @@ from pathlib import Path
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.locks import locked
-from bot_bottle.workspace.git import Git, environment, init, program
+from bot_bottle.workspace.filters import filters_of, is_pointer_file
+from bot_bottle.workspace.git import Git, environment, init, printable, program
+from bot_bottle.workspace.index import list_entries
 from bot_bottle.workspace.repository import Repository, open_repository
 from bot_bottle.workspace.snapshot import snapshot
 
 _VERSION = 1
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone in its folder."""
+    """A clone in its folder. `missing` says what the user's folder has that a new one lacks."""
 
     folder: Path
     record: Record
+    missing: tuple[str, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -99,18 +103,20 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
     folder.mkdir(mode=0o700, parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base = head = repository.head()
+        filtered: tuple[str, ...] = ()
         if include_dirty:
             clean = repository.beside(Path(scratch) / "clean.git")
             index = repository.folder / "index"
             done = snapshot(
-                clean,
+                replace(clean, settings=repository.conversions),
                 repository.top,
                 head,
                 index,
                 "Uncommitted work at the start",
                 sparse=repository.is_sparse,
+                users=True,
             )
-            base = done.commit
+            base, filtered = done.commit, done.filtered
         source = repository.behind(Path(scratch) / "source.git")
         tags = repository.references(f"--merged={head}", "refs/tags")
         repository.update({f"{record.kept}base": (before, base)})
@@ -122,7 +128,31 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
     packs = tuple(sorted(path.name for path in (git.folder / "objects/pack").glob("*.pack")))
     record = replace(record, base=base, references=references, packs=packs)
     _write(folder, record)
-    return Clone(folder, record)
+    return Clone(folder, record, _missing(git, filtered))
+
+
+def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
+    """Say what of the user's folder is not in a new clone, though git knows of it."""
+    entries = list_entries(git)
+    filters = filters_of(git, entries.files)
+    lfs = [name for name, value in filters.items() if value == b"lfs" and is_pointer_file(git, name)]
+    notes = []
+    if lfs:
+        notes.append(f"git LFS: {_some(lfs)} are pointers, without their content")
+    if others := [name for name, value in filters.items() if value != b"lfs"]:
+        notes.append(f"filters: {_some(others)} are as git keeps them; no filter was run")
+    if filtered:
+        names = _some(map(os.fsencode, filtered))
+        notes.append(f"filters: {names} are as they were committed, even if you changed them")
+    if entries.submodules:
+        notes.append(f"submodules: {_some(entries.submodules)} are empty folders")
+    return tuple(notes)
+
+
+def _some(names: Iterable[bytes]) -> str:
+    """Name the first few."""
+    shown = [printable(os.fsdecode(name)).replace("\n", "?") for name in sorted(names)]
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
 def _check_names(repository: Repository, record: Record) -> str:

@@ -68,7 +68,10 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """git on one git folder. `objects` is the store it uses instead of its own."""
+    """git on one git folder.
+
+    `objects` is the store it uses instead of its own, `settings` are more settings, as `KEY=VALUE`.
+    """
 
     folder: Path
     work_tree: Path | None = None
@@ -76,6 +79,7 @@ class Git:
     index: Path | None = None
     limit: float = _LIMIT
     extra: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
     def run(
         self,
@@ -104,7 +108,7 @@ class Git:
 
     def argv(self, *args: str | Path) -> list[str]:
         """Give the command line."""
-        settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+        settings = [part for setting in (*_SETTINGS, *self.settings) for part in ("-c", setting)]
         return [program(), "--no-pager", *settings, *map(str, args)]
 
     def environment(self) -> dict[str, str]:

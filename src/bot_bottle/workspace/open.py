@@ -77,6 +77,8 @@ def _made(request: Request, name: str, progress: Progress) -> Clone:
     with progress.stage("clone") as stage:
         clone = create(folder, open_repository(request.project), name, include_dirty=request.include_dirty)
         stage.conclude(f"of {clone.record.repository}, on the branch bottle/{name}")
+    for line in clone.missing:
+        progress.note(f"{'clone':<8} {line}")
     return clone
 
 

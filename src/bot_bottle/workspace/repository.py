@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.workspace.git import Git, check_version, init, printable
+from bot_bottle.host import process
+from bot_bottle.workspace.git import Git, check_version, environment, init, printable, program
 from bot_bottle.workspace.spec import find_top
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_CONVERSIONS = r"^core\.(autocrlf|eol|filemode|symlinks|ignorecase)$"
+_SIMPLE = ("true", "false", "input", "lf", "crlf", "native")
 _SMALL = 4096  # bytes of a file that holds a path
 _QUICK = 120.0  # seconds
 
@@ -43,6 +46,15 @@ class Repository:
     def is_sparse(self) -> bool:
         """Whether only a part of its files is checked out (git-sparse-checkout(1))."""
         return self.git.run("config", "--type=bool", "core.sparseCheckout", check=False).text == "true"
+
+    @property
+    def conversions(self) -> tuple[str, ...]:
+        """The settings by which its files differ from what git keeps of them, as `KEY=VALUE`."""
+        env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
+        asked = [program(), "config", "--get-regexp", _CONVERSIONS]
+        done = process.run(asked, timeout=_QUICK, check=False, env=env, cwd=self.top)
+        found = dict(line.split(" ", 1) for line in done.text.splitlines() if " " in line)
+        return tuple(f"{key}={value}" for key, value in found.items() if value.lower() in _SIMPLE)
 
     def head(self) -> str:
         """Give the commit that is checked out. Raises WorkspaceError if there is none yet."""

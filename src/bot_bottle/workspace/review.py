@@ -13,6 +13,7 @@ from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
 from bot_bottle.host import files, process
 from bot_bottle.workspace.clone import Clone
 from bot_bottle.workspace.fetch import Work, collect
+from bot_bottle.workspace.filters import filters_of
 from bot_bottle.workspace.git import Git, printable
 from bot_bottle.workspace.index import update
 from bot_bottle.workspace.merge import merge_trees
@@ -69,16 +70,32 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
         git = repository.behind(scratch / "merge.git")
         index = repository.folder / "index"
         sparse = repository.is_sparse
-        mine = snapshot(git, repository.top, repository.head(), index, "mine", sparse=sparse).tree
+        git = replace(git, settings=repository.conversions)
+        head = repository.head()
+        mine = snapshot(git, repository.top, head, index, "mine", sparse=sparse, users=True).tree
         merged = merge_trees(git, work.base, mine, work.newest)
         changed = git.run("diff", "--name-status", "-z", *_WHOLE, mine, merged).stdout.split(b"\0")
         names = changed[1::2]
+        _check_filters(git, repository.top, changed)
         there = _checked_out(git, repository.top, mine, changed) if sparse else mine
         patch = _patch(git, scratch, there, merged)
         if patch.stat().st_size:
-            _write(Git(git.folder, work_tree=repository.top), patch)
+            _write(replace(git, work_tree=repository.top), patch)
         clone = clone.noted(applied=work.newest)
     return clone, [name.decode("utf-8", "surrogateescape") for name in names if name]
+
+
+def _check_filters(git: Git, top: Path, changed: list[bytes]) -> None:
+    """Raise ConflictError for changes of files that are in the folder in another form than git keeps them."""
+    old = [name for status, name in zip(changed[::2], changed[1::2], strict=False) if status != b"A"]
+    work = replace(git, work_tree=top, index=git.folder / "snapshot.index")
+    if found := filters_of(work, old):
+        shown = [f"{printable(name.decode('utf-8', 'replace'))}" for name in sorted(found)]
+        raise ConflictError(
+            "the bottle changed files that git LFS or another filter stores; nothing was changed",
+            why="\n".join(shown[:_SHOWN]),
+            next_step="git merge the bottle's branch, which runs the filter",
+        )
 
 
 def _checked_out(git: Git, top: Path, tree: str, changed: list[bytes]) -> str:

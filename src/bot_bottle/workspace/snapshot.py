@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
+from bot_bottle.workspace.filters import filters_of, lfs_entry, list_modified
 from bot_bottle.workspace.git import Git, printable
 from bot_bottle.workspace.index import list_entries, read_names, read_tree, set_entries, update
 
@@ -26,23 +27,38 @@ _AUTHOR = {
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit of a folder's content. `left` names repositories in it that were not taken."""
+    """A commit of a folder's content.
+
+    `left` names repositories in it that were not taken, `filtered` changed files that are as they were: only
+    a filter could turn them into what git keeps of them.
+    """
 
     commit: str
     tree: str
     left: tuple[str, ...] = ()
+    filtered: tuple[str, ...] = ()
 
 
 def snapshot(
-    git: Git, work: Path, parent: str, index: Path, message: str, *, sparse: bool = False
+    git: Git,
+    work: Path,
+    parent: str,
+    index: Path,
+    message: str,
+    *,
+    sparse: bool = False,
+    users: bool = False,
 ) -> Snapshot:
     """Commit all of a folder that is not ignored, onto `parent`, into a repository of our own.
 
     `index` is what git recorded of the files at some time, to spare reading those that did not change. What
     it marks as not checked out, or as to be taken for unchanged, stays as it is there; in a `sparse` checkout
     files that are in the folder all the same are taken, as git does. Names that are neither files nor links
-    are left out. Nobody may write to the folder meanwhile. Returns the parent itself when it holds the same.
-    Raises WorkspaceError.
+    are left out. A file that LFS keeps elsewhere stays the pointer that it was; if the folder is the `users`
+    own, one that changed becomes another pointer, and what other filters would change is left as it was.
+
+    Nobody may write to the folder meanwhile. Returns the parent itself when it holds the same. Raises
+    WorkspaceError.
     """
     own = replace(git, work_tree=work, index=git.folder / "snapshot.index")
     # without the folder: writing an index, git may read files of it, which have not been looked over yet
@@ -60,14 +76,37 @@ def snapshot(
     except OSError as error:
         raise WorkspaceError(f"cannot read {work}", why=printable(str(error))) from error
     update(own, [*gone, *tracked.submodules], "--force-remove")
-    update(own, content, "--add", "--replace")
+    filtered = _add(own, work, content, tracked.files, users=users)
     set_entries(own, tracked.submodules)
     tree = own.run("write-tree").text
     if tree == own.run("rev-parse", f"{parent}^{{tree}}").text:
-        return Snapshot(parent, tree, left)
+        return Snapshot(parent, tree, left, filtered)
     author = replace(own, extra=_AUTHOR)
     commit = author.run("commit-tree", tree, "-p", parent, "-m", message).text
-    return Snapshot(commit, tree, left)
+    return Snapshot(commit, tree, left, filtered)
+
+
+def _add(
+    git: Git, work: Path, content: list[bytes], known: Mapping[bytes, bytes], *, users: bool
+) -> tuple[str, ...]:
+    """Put files into the index, and return the names of those that only their filter could put there."""
+    filters = filters_of(git, content)
+    update(git, (name for name in content if name not in filters), "--add", "--replace")
+    pointers: dict[bytes, bytes] = {}
+    plain: list[bytes] = []
+    passed: list[str] = []
+    for name in list_modified(git, filters, known) if filters else []:
+        lfs = filters[name] == b"lfs"
+        entry = lfs_entry(git, work, name) if lfs else None
+        if entry is not None and (users or entry == known.get(name)):
+            pointers[name] = entry
+        elif lfs or not users:
+            plain.append(name)
+        else:
+            passed.append(os.fsdecode(name))
+    set_entries(git, pointers)
+    update(git, plain, "--add", "--replace")
+    return tuple(passed)
 
 
 def _walk(git: Git, work: Path) -> tuple[list[bytes], tuple[str, ...]]:
