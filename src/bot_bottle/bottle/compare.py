@@ -83,7 +83,7 @@ def _run(spec: BottleSpec, side: Side, progress: Progress, options: ConvertOptio
             side.seconds = round(time.monotonic() - begun, 3)
             os.close(log)
 
-    progress.note(f"{'begin':<8} {side.name}")
+    progress.note(f"{'start':<8} {side.name}")
     side.exit_status = run_bottle(spec, options, progress, run_command=run_command)
     side.record, side.log = records.newest(side.name), logs.path(side.name)
     if spec.workspace.mode == "clone":

@@ -51,7 +51,7 @@ def allow(name: str, entries: list[str]) -> Policy:
     return policy
 
 
-def prove(name: str) -> Proof:
+def check(name: str) -> Proof:
     """Try again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
     record = _running(name)
     policy = load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))

@@ -69,7 +69,7 @@ def fan(
         for name in all_names:
             with shield():
                 started.append(detach.start(name, arguments, image))
-            progress.note(f"{'begin':<8} {name}")
+            progress.note(f"{'start':<8} {name}")
         return _waited(started, on_end)
     except BaseException:
         detach.end_all(started)

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 COMMANDS = {
     "allow": "Let a running bottle reach another host.",
-    "apply": "Merge what a bottle did in its clone into your folder.",
-    "bench": "Time every way from your Dockerfile to a .smolmachine.",
-    "cache": "See and tidy the cache of artifacts.",
+    "apply": "Merge a bottle's changes into your working tree.",
+    "bench": "Time every method of making a .smolmachine from your image.",
+    "cache": "List, explain and prune the cache of artifacts.",
+    "check": "Check from inside what a running bottle can reach.",
     "completion": "Print a completion script for your shell.",
     "config": "Show every setting in force, and where it came from.",
-    "diff": "Show what a bottle did in its clone.",
+    "diff": "Show a bottle's changes.",
     "doctor": "Check whether bottle run would work here.",
     "exec": "Run another command in a running bottle.",
     "fan": "Run a command in several bottles at once, each on a branch.",
     "init": "Write a bottle.toml to start from.",
-    "logs": "Print what a detached bottle has printed.",
+    "logs": "Print the output of a detached bottle.",
     "ls": "List the bottles.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
-    "prove": "Try the walls of a running bottle from inside.",
-    "prune": "Throw away what all ended bottles left, unless work would be lost.",
+    "prune": "Remove what exited bottles left, unless work would be lost.",
     "registry": "Serve local images as a registry while a command runs.",
-    "rm": "Throw away what an ended bottle left: its clone, its log.",
+    "rm": "Remove what an exited bottle left: its clone and its log.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",
-    "scrub": "Look for secrets in an image or a .smolmachine before it travels.",
+    "scan": "Find secrets in an image or a .smolmachine before you share it.",
     "shell": "Open a shell in a running bottle.",
-    "show": "Show what is known of a run: what it was made of, what it did.",
-    "stop": "End running bottles.",
+    "show": "Show the record of a run: image, settings, commits, exit status.",
+    "stop": "Stop running bottles.",
     "verify": "Compare a .smolmachine with the image it was made from.",
 }
+
+ALIASES = {"inspect": "show", "prove": "check", "scrub": "scan"}
+"""Other names of commands: docker's, and those of earlier versions. They work and are not listed."""
 
 ABOUT = """Run an AI coding agent in a microVM made from your repository's Dockerfile.
 

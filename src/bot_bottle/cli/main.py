@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bot_bottle.cli import help as overview
-from bot_bottle.errors import BottleError, DiskFullError, Interrupted
+from bot_bottle.errors import BottleError, DiskFullError, Interrupted, UsageError
 from bot_bottle.host import signals as interrupts
 from bot_bottle.host.redact import redacted
 from bot_bottle.version import VERSION
@@ -30,10 +30,24 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command."""
+        cmd_name = overview.ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in overview.COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bot_bottle.cli.commands.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. A name that is not one gets a suggestion."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [*overview.COMMANDS, *overview.ALIASES], n=1)
+            hint = f"did you mean `bottle {near[0]}`?" if near else "see bottle --help"
+            raise UsageError(f"no such command: {name[:50]!r}", next_step=hint)
+        return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Give the commands that begin so, and load none of them."""
@@ -80,7 +94,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (Interrupted, click.Abort) as error:
         signum = getattr(error, "signum", 2)
-        _say("bottle: interrupted, everything cleaned up")
+        _say("bottle: interrupted; everything was cleaned up")
         return 128 + signum
     except BottleError as error:
         _say(f"bottle: {error}")
@@ -122,7 +136,8 @@ def _unexpected(error: Exception) -> int:
 
     if logging.getLogger("bot_bottle").isEnabledFor(logging.INFO):
         _say(traceback.format_exc())
-    _say(f"bottle: {type(error).__name__}: {error}\nNext: this is a defect of bottle; with -v it says where")
+    advice = "this is a bug in bottle; run it again with -v for the traceback, and report it"
+    _say(f"bottle: {type(error).__name__}: {error}\nNext: {advice}")
     return BottleError.exit_code
 
 

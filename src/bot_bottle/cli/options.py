@@ -42,35 +42,39 @@ def build_options(command: F) -> F:
             click.option(
                 "--platform",
                 metavar="OS/ARCH",
-                help="Build for this platform; it must be the machine's.",
+                help="Build for this platform, which must be this machine's.",
             ),
-            click.option("--no-cache", is_flag=True, help="Build every step anew."),
-            click.option("--pull", is_flag=True, help="Ask the registry for newer base images."),
+            click.option("--no-cache", is_flag=True, help="Build without the build cache."),
+            click.option("--pull", is_flag=True, help="Pull newer base images."),
         ]
     ):
         command = option(command)
     return command
 
 
-def docker_habits(command: F) -> F:
-    """Take what docker's users type by habit and what a bottle is anyway: attached, and gone at its end."""
+def docker_compat_flags(command: F) -> F:
+    """Accept docker's flags for what a bottle always is: attached, and removed at its end."""
     for names in (("-i", "--interactive"), ("-t", "--tty"), ("--rm",)):
-        option = click.option(*names, is_flag=True, hidden=True, expose_value=False, help="It always does.")
+        option = click.option(
+            *names,
+            is_flag=True,
+            hidden=True,
+            expose_value=False,
+            help="Accepted for compatibility with docker; always on.",
+        )
         command = option(command)
     return command
 
 
 def image_options(command: F) -> F:
-    """Add what is taken instead of building."""
+    """Add what is used instead of building."""
     archive = click.option(
         "--archive",
         type=click.Path(path_type=Path),
         metavar="FILE|FOLDER",
-        help="Take a docker-save archive or an OCI layout.",
+        help="Use a docker-save archive or an OCI layout instead of building.",
     )
-    image = click.option(
-        "--image", metavar="REF", help="Take an image that the engine holds instead of building one."
-    )
+    image = click.option("--image", metavar="REF", help="Use an existing image instead of building.")
     return image(archive(command))
 
 
@@ -79,12 +83,12 @@ secret_option = click.option(
     "secrets",
     multiple=True,
     metavar="id=NAME,env=...|src=...",
-    help="Hand a secret over by reference, as docker build does; also keychain=SERVICE/ACCOUNT, host=HOST.",
+    help="Pass a secret by reference, as docker build does; also keychain=SERVICE/ACCOUNT, host=HOST.",
 )
 
 
 def bottle_options(command: F) -> F:
-    """Add docker's options of a container. Each goes over the environment, bottle.toml and the default."""
+    """Add docker's options of a container. They override the environment, bottle.toml and the defaults."""
     for option in reversed(
         [
             click.option(
@@ -107,48 +111,48 @@ def bottle_options(command: F) -> F:
                 "--workspace",
                 type=click.Choice(MODES),
                 envvar="BOT_BOTTLE_WORKSPACE",
-                help="What it sees of your repository: nothing (none, the default), a private clone on a "
-                "branch of its own, or your own folder (mount).",
+                help="What the bottle sees of your repository: nothing (none, the default), a private clone "
+                "on its own branch (clone), or your folder itself (mount).",
             ),
             click.option(
                 "--workspace-include-dirty",
                 is_flag=True,
-                help="Start the clone from what you have not committed yet, too.",
+                help="Include your uncommitted changes in the clone.",
             ),
             click.option(
                 "--cpus",
                 type=int,
                 envvar="BOT_BOTTLE_CPUS",
                 metavar="N",
-                help="How many CPUs (default: up to 4; 1 when emulated).",
+                help="Number of CPUs (default: up to 4; 1 when emulated).",
             ),
             click.option(
                 "-m",
                 "--memory",
                 envvar="BOT_BOTTLE_MEMORY",
                 metavar="SIZE",
-                help=f"Most memory, as 512m or 4g (default: {DEFAULT_MEMORY}).",
+                help=f"Memory limit, for example 512m or 4g (default: {DEFAULT_MEMORY}).",
             ),
         ]
     ):
         command = option(command)
-    return wall_options(command)
+    return network_options(command)
 
 
-def wall_options(command: F) -> F:
-    """Add what makes holes in a bottle's walls."""
+def network_options(command: F) -> F:
+    """Add what a bottle may reach, and how it can be reached."""
     for option in reversed(
         [
             click.option(
                 "--allow",
                 multiple=True,
                 metavar="HOST[:PORT]",
-                help="Let it reach this host, *.domain, address or range too (default: nothing).",
+                help="Allow access to this host, *.domain, address or range (default: nothing).",
             ),
             click.option(
                 "--network",
                 type=click.Choice(["none", "open"]),
-                help="none: reach nothing, whatever bottle.toml allows. open: no walls at all.",
+                help="none: no network, overriding bottle.toml. open: unrestricted network.",
             ),
             click.option(
                 "-p",
@@ -156,9 +160,9 @@ def wall_options(command: F) -> F:
                 "ports",
                 multiple=True,
                 metavar="[HOST:]GUEST",
-                help="Let this machine reach a port of it, on 127.0.0.1 alone.",
+                help="Publish a port of the bottle on 127.0.0.1.",
             ),
-            click.option("--yes", is_flag=True, help="Grant what bottle.toml asks for, without being asked."),
+            click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking."),
         ]
     ):
         command = option(command)
@@ -170,7 +174,7 @@ engine_option = click.option(
     type=click.Choice(["docker", "podman"]),
     envvar="BOT_BOTTLE_ENGINE",
     show_envvar=True,
-    help="Default: the first that answers.",
+    help="The container engine (default: the first that answers).",
 )
 
 
@@ -179,7 +183,7 @@ packer_option = click.option(
     type=click.Choice(["native", "smolvm"]),
     default="native",
     show_default=True,
-    help="native needs no VM; smolvm is the reference, slower.",
+    help="Who makes the artifact: bottle itself, or smolvm (slower; needs a VM).",
 )
 
 accel_option = click.option(
@@ -189,7 +193,7 @@ accel_option = click.option(
     show_default=True,
     envvar="BOT_BOTTLE_ACCEL",
     show_envvar=True,
-    help="Where microVMs run; auto emulates where KVM cannot boot a guest.",
+    help="How microVMs run: auto uses KVM, or emulation where KVM cannot boot a guest.",
 )
 
 
@@ -202,12 +206,12 @@ max_image_size_option = click.option(
     show_envvar=True,
     metavar="SIZE",
     callback=lambda _context, _option, text: parse_image_size(text),
-    help="Refuse an image that holds more (native packer).",
+    help="Refuse larger images (native packer).",
 )
 
 
 def engine_options(command: F) -> F:
-    """Add the choice of engine, packer and accelerator, and how large an image may be."""
+    """Add the engine, packer, accelerator and the largest image size."""
     for option in (max_image_size_option, accel_option, packer_option, engine_option):
         command = option(command)
     return command
@@ -226,7 +230,7 @@ def output_options(command: F) -> F:
 
 
 def progress(*, quiet: bool, verbose: bool) -> Progress:
-    """Make the progress that the options ask for; a terminal gets a live line, unless commands are shown."""
+    """Return the progress display for the options: a live line on a terminal unless commands are shown."""
     if verbose:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("bot_bottle").setLevel(logging.INFO)

@@ -15,6 +15,7 @@ import pytest
 
 from bot_bottle import errors
 from bot_bottle.cli import main
+from bot_bottle.cli.groups import GROUPS
 
 CHECKOUT = Path(__file__).parents[3]
 DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -108,7 +109,7 @@ def test_examples_were_found() -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["rum"], "no such command 'rum'"),
+        (["rum"], "no such command: 'rum'"),
         (["run", "--memmory", "1g"], "no such option '--memmory'. Did you mean '--memory'?"),
         (["run", "--cpus", "many"], "'many' is not a valid integer"),
         (["run", "-e"], "'-e' requires an argument"),
@@ -129,7 +130,7 @@ def test_examples_were_found() -> None:
         (["pack", "--image", "a", "."], "--image and PATH exclude each other"),
         (["run", "--archive", "a", "--target", "b"], "--archive and --target exclude each other"),
         (["cache", "why", "--image", "a", "--no-cache"], "--image and --no-cache exclude each other"),
-        (["cache", "prune", "--all", "--keep-bytes", "1"], "--all leaves nothing for --keep-bytes"),
+        (["cache", "prune", "--all", "--keep-bytes", "1"], "--all cannot be combined with --keep-bytes"),
         (["pack", "--image", "-rf"], "not an image reference"),
         (["cache", "prune", "--older-than", "soon"], "soon"),
         (["completion", "tcsh"], "'tcsh' is not one of"),
@@ -236,3 +237,25 @@ def test_completion_completes() -> None:
         [Path(sys.executable).with_name("bottle")], env=env, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["plain,run"]
+
+
+@pytest.mark.parametrize(("old", "new"), [("prove", "check"), ("scrub", "scan"), ("inspect", "show")])
+def test_other_names_of_a_command_work_and_are_not_listed(old: str, new: str) -> None:
+    group = main.bottle
+    context = click.Context(group)
+    assert group.get_command(context, old) is group.get_command(context, new)
+    assert new in group.list_commands(context)
+    assert old not in group.list_commands(context)
+
+
+def test_a_mistyped_command_gets_a_suggestion() -> None:
+    done = bottle("rnu")
+    assert done.returncode == 2
+    assert done.stderr == "bottle: no such command: 'rnu'\nNext: did you mean `bottle run`?\n"
+
+
+def test_every_option_of_run_is_in_a_group() -> None:
+    shown = bottle("run", "--help").stdout
+    for group in GROUPS:
+        assert f"{group} options:" in shown
+    assert "Other options:\n  -h, --help" in shown

@@ -95,7 +95,7 @@ def test_init_writes_what_config_reads(repository: Path, agent: str | None) -> N
     assert (value[0] if value else None) == {"shell": "sh"}.get(agent or "", agent)
     again = run("init")
     assert isinstance(again.exception, SpecError)
-    assert "is there already" in str(again.exception)
+    assert "already exists" in str(again.exception)
 
 
 def test_every_line_that_init_offers_is_right(repository: Path) -> None:

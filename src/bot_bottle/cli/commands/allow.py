@@ -7,10 +7,10 @@ import click
 from bot_bottle.bottle import network as walls
 from bot_bottle.cli import complete_names as completing
 
-_HELP = """Let the running bottle NAME reach HOST too: a host, *.domain, address or range, or one with :PORT.
+_HELP = """Allow the running bottle NAME to reach HOST: a host, *.domain, address or range; :PORT is optional.
 
-It holds from the next request on, until the bottle ends. A bottle that began without a network cannot be
-changed, nor one on an emulated host: you are told how to run those again.
+It is in force from the next request until the bottle exits. A bottle that was started without a network, or
+on an emulated host, cannot be changed; the message says how to run it again.
 
 \b
 Examples:

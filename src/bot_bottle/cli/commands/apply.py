@@ -8,11 +8,11 @@ from bot_bottle.bottle import work
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.workspace.git import printable
 
-_HELP = """Merge what the bottle NAME changed in its clone into your own folder.
+_HELP = """Merge what the bottle NAME changed in its clone into your working tree.
 
-Commits and uncommitted work come together, as changes that are neither committed nor staged. What you did
-meanwhile is kept; where both changed the same lines nothing at all is written, and the files are named
-(status 117). To keep the bottle's commits instead: git merge bottle/NAME.
+Commits and uncommitted changes arrive together, neither committed nor staged. What you changed meanwhile is
+kept; if both changed the same lines, nothing is written and the files are named (status 117). To keep the
+bottle's commits instead: git merge bottle/NAME.
 
 \b
 Examples:

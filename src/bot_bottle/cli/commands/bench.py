@@ -14,10 +14,10 @@ from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.host.progress import human_bytes
 
-_HELP = """Build PATH's Dockerfile (default: the current folder), and time each way from it to a .smolmachine.
+_HELP = """Time every method of making a .smolmachine from PATH's Dockerfile (default: the current folder).
 
-Each is gone cold, with nothing kept from before, and warm, with nothing changed; medians are shown. What
-is in the cache is neither used nor changed.
+Each is timed cold (empty cache) and warm (unchanged input); medians are shown. Your own cache is neither used
+nor changed.
 
 \b
 Examples:
@@ -31,16 +31,16 @@ Examples:
 @click.command("bench", help=_HELP)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @options.build_options
-@click.option("--image", metavar="REF", help="Take an image that the engine holds.")
+@click.option("--image", metavar="REF", help="Use an existing image instead of building.")
 @click.option(
     "--rounds",
     type=click.IntRange(1, 100),
     default=3,
     show_default=True,
     metavar="N",
-    help="How often each way is gone.",
+    help="Number of runs per method.",
 )
-@click.option("--smolvm", is_flag=True, help="Time smolvm's own packer too; it needs a virtual machine.")
+@click.option("--smolvm", is_flag=True, help="Time smolvm's packer too, which needs a virtual machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
 @options.accel_option

@@ -27,17 +27,17 @@ from bot_bottle.registry.blob_cache import Kept
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
-_GROUP_HELP = """See and tidy the cache of artifacts.
+_GROUP_HELP = """List, explain, verify and prune the cache of artifacts.
 
 \b
 Examples:
   bottle cache ls
-  bottle cache why .         would a run of this folder hit; if not, what changed
+  bottle cache why .         would this folder hit the cache; if not, what changed
   bottle cache verify
   bottle cache prune --keep-bytes 20GB
 """
 
-_LS_HELP = """List the artifacts, the last used first.
+_LS_HELP = """List the artifacts, the most recently used first.
 
 \b
 Examples:
@@ -45,10 +45,10 @@ Examples:
   bottle cache ls --json | jq -r '.[] | select(.size > 1e9) | .path'
 """
 
-_PRUNE_HELP = """Remove artifacts, never one in use, and whatever killed commands left.
+_PRUNE_HELP = """Remove artifacts that are not in use, and what killed commands left.
 
-Lists of what layers hold, kept for the next artifact, go likewise; --keep-bytes leaves them the room that the
-artifacts do not take. Without --keep-bytes, --older-than or --all only what killed commands left goes.
+Cached layer indexes are removed by the same rules; --keep-bytes leaves them the space that artifacts do not
+use. Without --keep-bytes, --older-than or --all only what killed commands left is removed.
 
 \b
 Examples:
@@ -57,9 +57,9 @@ Examples:
   bottle cache prune --all
 """
 
-_VERIFY_HELP = """Check every artifact from its first byte to its last.
+_VERIFY_HELP = """Check every byte of every artifact.
 
-Exits with 114 if one is damaged; that one is made again when it is next asked for.
+Exits with 114 if one is damaged; a damaged artifact is made again when it is needed next.
 
 \b
 Examples:
@@ -67,10 +67,10 @@ Examples:
   bottle cache verify --json | jq .damaged
 """
 
-_WHY_HELP = """Tell whether a run of PATH would hit the cache; if not, what has changed.
+_WHY_HELP = """Explain whether a run of PATH would hit the cache; if not, what has changed.
 
-The Dockerfile is built for it: only the image tells what it has become. An image is found by the digest of
-its config, which holds those of its layers; a new name, attestations or another image store do not change it.
+The Dockerfile is built first. An image is identified by the digest of its config, which holds the digests of
+its layers; another name, attestations or another image store do not change it.
 
 \b
 Examples:
@@ -103,20 +103,24 @@ def ls(as_json: bool) -> None:
 
 @command.command("prune", help=_PRUNE_HELP, short_help="Remove artifacts and leftovers.")
 @click.option(
-    "--keep-bytes", metavar="SIZE", help="Remove the least recently used until this much is left, as 20GB."
+    "--keep-bytes",
+    metavar="SIZE",
+    help="Remove the least recently used until SIZE (units of 1000) is left, for example 20GB.",
 )
-@click.option("--older-than", metavar="AGE", help="Remove what was not used for so long, as 12h or 30d.")
 @click.option(
-    "--all", "everything", is_flag=True, help="Remove every artifact that is not in use, and kept layers."
+    "--older-than", metavar="AGE", help="Remove artifacts not used for AGE, for example 12h or 30d."
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Remove every artifact that is not in use, and cached layers."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(
     keep_bytes: str | None, older_than: str | None, everything: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Remove, and say what went."""
     if everything and (keep_bytes or older_than):
-        raise UsageError("--all leaves nothing for --keep-bytes and --older-than", next_step="leave it out")
+        raise UsageError("--all cannot be combined with --keep-bytes or --older-than", next_step="drop one")
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
     with run_context():  # which sweeps what killed commands left
@@ -169,11 +173,13 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
     return VerifyError.exit_code if damaged else 0
 
 
-@command.command("why", help=_WHY_HELP, short_help="Tell why a run would hit or miss.")
+@command.command("why", help=_WHY_HELP, short_help="Explain a hit or a miss.")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @options.build_options
-@click.option("--image", metavar="REF", help="Ask for an image that the engine holds.")
-@click.option("--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Ask for an archive.")
+@click.option("--image", metavar="REF", help="Explain for an existing image.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Explain for an archive."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
 @options.packer_option

@@ -13,10 +13,10 @@ from bot_bottle.cli import settings as inputs
 from bot_bottle.config.settings import Setting
 from bot_bottle.secrets.reference import Reference
 
-_HELP = """Show what `bottle run` with the same PATH and options has in force, and where each value is from.
+_HELP = """Show the settings of `bottle run` with the same PATH and options, and where each value is from.
 
-Options go over the environment, that over bottle.toml, that over the defaults. bottle.toml is looked for in
-PATH; without PATH in the current folder and those above it, up to the repository's top.
+Options override the environment, which overrides bottle.toml, which overrides the defaults. bottle.toml is
+searched in PATH; without PATH in the current folder and its parents, up to the top of the repository.
 
 \b
 Examples:
@@ -29,7 +29,7 @@ Examples:
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @options.build_options
 @options.bottle_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: for each key its value and where from.")
+@click.option("--json", "as_json", is_flag=True, help="Print the value and origin of each key as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
     """Print the settings."""

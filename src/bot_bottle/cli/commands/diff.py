@@ -12,10 +12,10 @@ import click
 from bot_bottle.bottle import work
 from bot_bottle.cli import complete_names as completing
 
-_HELP = """Show what the bottle NAME changed in its clone, commits and uncommitted work together.
+_HELP = """Show what the bottle NAME changed in its clone, committed or not.
 
-Its commits are on the branch bottle/NAME of your repository as well. Of a bottle that still runs, only the
-commits are shown. On a terminal, what could steer it is shown as text.
+Its commits are also on the branch bottle/NAME of your repository. Of a bottle that still runs, only commits
+are shown. On a terminal, control characters are escaped.
 
 \b
 Examples:
@@ -30,7 +30,7 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 @click.command("diff", help=_HELP)
 @click.argument("name", shell_complete=completing.with_clone)
-@click.option("--stat", is_flag=True, help="Only name the files, and count their lines.")
+@click.option("--stat", is_flag=True, help="Print only file names and line counts.")
 def command(name: str, stat: bool) -> None:
     """Print the diff, on a terminal with colours and a pager."""
     options = ["--stat"] if stat else []

@@ -14,7 +14,7 @@ from bot_bottle.vm.host import Accel
 
 _HELP = """Check whether `bottle run` would work here: engine, smolvm, KVM, QEMU, memory, disk, cache.
 
-Exits with 0 only if it would. Whatever is not good comes with a next step.
+Exits with 0 only if it would. Every problem is printed with a next step.
 
 \b
 Examples:

@@ -10,7 +10,7 @@ from bot_bottle.bottle import manage
 from bot_bottle.bottle.spec import parse_env
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.cli import options
-from bot_bottle.cli.commands.run import CommandAfterDashes, refuse_extra
+from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
 from bot_bottle.errors import UsageError
 from bot_bottle.host.terminal import is_terminal
 
@@ -32,13 +32,13 @@ Examples:
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command.")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="Run in this folder.")
-@options.docker_habits
+@options.docker_compat_flags
 @click.pass_context
 def command(
     ctx: click.Context, /, name: str, extra: tuple[str, ...], env: tuple[str, ...], **given: Any
 ) -> int:
     """Run it."""
-    refuse_extra(extra)
+    reject_extra_arguments(extra)
     if not ctx.obj:
         raise UsageError(
             "no command is given", next_step=f"bottle exec {name} -- COMMAND; or bottle shell {name}"

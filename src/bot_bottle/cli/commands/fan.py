@@ -17,7 +17,7 @@ from bot_bottle.bottle.replicas import Result, fan
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
-from bot_bottle.cli.commands.run import CommandAfterDashes, refuse_extra
+from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
 from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
@@ -26,10 +26,10 @@ from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
 
-The Dockerfile is built and converted once. The bottles are named after --name, with a number; what each
-prints is kept for bottle logs, its work for bottle diff and apply. When all have ended a table tells their
-exit statuses, commits, changed lines and seconds. The status is 0 if every command's was, and 1 if not.
-Ctrl-C ends them all.
+The Dockerfile is built and converted once. The bottles are named after --name, with a number. Their output
+is kept for bottle logs, their changes for bottle diff and apply. At the end a table shows exit statuses,
+commits, changed lines and seconds. The exit status is 0 if every command's was, otherwise 1. Ctrl-C stops all
+of them.
 
 \b
 Examples:
@@ -46,14 +46,14 @@ Examples:
 @options.build_options
 @options.image_options
 @options.bottle_options
-@click.option("--name", metavar="NAME", help="How their names begin (default: one is made up).")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of each as JSON.")
+@click.option("--name", metavar="NAME", help="Name prefix (default: generated).")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @options.engine_options
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """Run them, and tell what came of each."""
-    refuse_extra(extra)
+    """Run them, and print the results."""
+    reject_extra_arguments(extra)
     holder = detached_runner()
     spec = _spec(ctx)
     chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
@@ -67,7 +67,7 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
         count,
         sys.argv[1:],
         progress,
-        lambda result: progress.note(f"{'end':<8} {result.name}: status {result.exit_status}"),
+        lambda result: progress.note(f"{'exit':<8} {result.name}: status {result.exit_status}"),
         chosen,
     )
     _show(results, as_json=as_json)
@@ -81,7 +81,7 @@ def _spec(ctx: click.Context) -> BottleSpec:
         ParameterSource.ENVIRONMENT,
     )
     if given and settings.value("workspace") != "clone":
-        raise UsageError("the bottles of a fan work in clones", next_step="leave --workspace out")
+        raise UsageError("fan always uses --workspace clone", next_step="drop --workspace")
     in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
     return specs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
 

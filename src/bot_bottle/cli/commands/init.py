@@ -13,12 +13,12 @@ from bot_bottle.workspace.spec import find_top
 
 _HELP = """Write a bottle.toml to start from into PATH (default: the current folder).
 
-A file that is there already is left alone.
+An existing file is not changed.
 
 \b
 Examples:
-  bottle init                  the image's own command, others to choose from
-  bottle init --agent claude   Claude Code, which asks for no permissions: the bottle is the wall
+  bottle init                  the image's own command
+  bottle init --agent claude   Claude Code without permission prompts: the bottle isolates it
   bottle init --agent shell ~/project
 """
 
@@ -72,9 +72,9 @@ def command(path: Path, agent: str | None) -> None:
         with target.open("x", encoding="utf-8") as file:
             file.write(_FILE.format(commands="\n".join(commands), workspace=workspace))
     except FileExistsError as error:
-        raise SpecError(f"{target} is there already", next_step="edit it, or remove it first") from error
+        raise SpecError(f"{target} already exists", next_step="edit it, or remove it first") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"no folder {path}") from error
+        raise UsageError(f"no such directory: {path}") from error
     except OSError as error:
         raise SpecError(f"cannot write {target}", why=error.strerror or str(error)) from error
     click.echo(target)

@@ -14,11 +14,11 @@ from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import human_bytes
 
-_HELP = """Print what the command of the detached bottle NAME has printed, both its streams together.
+_HELP = """Print the output of the detached bottle NAME, standard output and error together.
 
-It is the command's own bytes: what steers a terminal is not taken out. Of more than 64 MiB the oldest part is
-dropped, which is said on standard error. With --egress it is what the bottle's walls refused instead, of any
-bottle: time, host, port and reason.
+The bytes are the command's own: control characters are not removed. The newest 64 MiB are kept; what was
+dropped is reported on standard error. With --egress, print the refused connections of any bottle instead:
+time, host, port and reason.
 
 \b
 Examples:
@@ -30,13 +30,13 @@ Examples:
 
 @click.command("logs", help=_HELP)
 @click.argument("name", shell_complete=completing.with_output)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the bottle has ended.")
-@click.option("--egress", is_flag=True, help="Print what it was refused on its way out.")
-@click.option("--json", "as_json", is_flag=True, help="With --egress: print a JSON document a line.")
+@click.option("-f", "--follow", is_flag=True, help="Follow until the bottle exits.")
+@click.option("--egress", is_flag=True, help="Print refused connections.")
+@click.option("--json", "as_json", is_flag=True, help="With --egress, print one JSON object per line.")
 def command(name: str, follow: bool, egress: bool, as_json: bool) -> None:
     """Print a log."""
     if as_json and not egress:
-        raise UsageError("--json goes with --egress: what a bottle prints is its command's own")
+        raise UsageError("--json needs --egress")
     if egress:
         for entry in walls.refusals(name, follow=follow):
             click.echo(json.dumps(entry) if as_json else _line(entry))

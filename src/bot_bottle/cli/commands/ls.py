@@ -12,7 +12,7 @@ from bot_bottle.bottle import manage
 from bot_bottle.cli.output import ago
 from bot_bottle.workspace.git import printable
 
-_HELP = """List the bottles that run, those that were killed, and those that have left a clone or a log.
+_HELP = """List the bottles that run, those that were killed, and those that left a clone or a log.
 
 \b
 Examples:
@@ -25,7 +25,7 @@ _COMMAND = 40  # characters of it that are shown
 
 
 @click.command("ls", help=_HELP)
-@click.option("-a", "--all", "everything", is_flag=True, help="List all whose receipts are kept.")
+@click.option("-a", "--all", "everything", is_flag=True, help="List all bottles of the last 200 runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(everything: bool, as_json: bool) -> None:
     """Print a line for each, or JSON."""
@@ -33,11 +33,11 @@ def command(everything: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_described(each) for each in bottles], indent=2))
         return
-    click.echo(f"{'NAME':<24} {'STATE':<12} {'BACKEND':<13} {'BEGAN':<14} {'KEPT':<10} COMMAND")
+    click.echo(f"{'NAME':<24} {'STATE':<12} {'BACKEND':<13} {'STARTED':<14} {'LEFTOVERS':<10} COMMAND")
     for each in bottles:
         facts = _described(each)
         line = printable(" ".join(facts["command"]).replace("\n", " "))[:_COMMAND]
-        shown = f"ended ({facts['exit_status']})" if each.state == "ended" else each.state
+        shown = f"exited ({facts['exit_status']})" if each.state == "ended" else each.state
         began = ago((datetime.now(UTC) - _time(str(facts["began"]))).total_seconds())
         kept = ",".join(each.kept) or "-"
         click.echo(f"{each.name:<24} {shown:<12} {facts['backend'] or '-':<13} {began:<14} {kept:<10} {line}")

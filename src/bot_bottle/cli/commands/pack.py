@@ -34,12 +34,12 @@ Examples:
 @click.command("pack", help=_HELP)
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @options.build_options
-@click.option("--image", metavar="REF", help="Take an image that the engine holds.")
+@click.option("--image", metavar="REF", help="Use an existing image instead of building.")
 @click.option(
     "--archive",
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="Take a docker-save archive (old or new layout) or an OCI layout (folder or tar).",
+    help="Use a docker-save archive or an OCI layout (folder or tar) instead of building.",
 )
 @click.option(
     "-o",
@@ -51,14 +51,14 @@ Examples:
 @click.option(
     "--verify",
     is_flag=True,
-    help="Compare it with its image, exported once more; see bottle verify.",
+    help="Export the image again and compare; see bottle verify.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print id, key, digest, size, packer, hit and seconds.")
 @options.engine_options
 @click.option(
     "--via",
     type=click.Choice(["archive", "registry"]),
-    help="How smolvm gets the image; default: an archive, where it takes one.",
+    help="How smolvm gets the image (default: an archive if smolvm accepts one).",
 )
 @click.option(
     "--transport",
@@ -67,7 +67,7 @@ Examples:
     show_default=True,
     envvar="BOT_BOTTLE_TRANSPORT",
     show_envvar=True,
-    help="How the image leaves the engine; auto reads its storage where it may, and else has it saved.",
+    help="How to export the image: auto reads the engine's storage if possible.",
 )
 @options.output_options
 @click.pass_context
@@ -107,9 +107,9 @@ def _verify(done: Conversion, source: Source, engine: str | None, progress: Prog
     report = artifacts.verify(done.entry.path, image, engine=engine, progress=progress)
     if not report.ok:
         raise DifferenceError(
-            f"the artifact is not what its image is: {done.entry.path}",
+            f"the artifact differs from its image: {done.entry.path}",
             why=shown(report),
-            next_step="do not use it, `bottle cache prune --all` removes it; this is a defect of its packer",
+            next_step="do not use it; `bottle cache prune --all` removes it. This is a bug in its packer",
         )
     progress.note(shown(report))
 

@@ -7,10 +7,10 @@ import click
 from bot_bottle.bottle import manage
 from bot_bottle.workspace.git import printable
 
-_HELP = """Remove the logs and clones of ended bottles, and all that killed commands have left.
+_HELP = """Remove the logs and clones of exited bottles, and what killed commands left.
 
-A clone stays, and the reason is told, while it holds work that you have nowhere else. Running bottles are
-left alone. Artifacts are removed by bottle cache prune.
+A clone with work that exists nowhere else stays, and the reason is printed. Running bottles are left alone.
+Artifacts are removed by bottle cache prune.
 
 \b
 Examples:
@@ -20,7 +20,7 @@ Examples:
 
 
 @click.command("prune", help=_HELP)
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("-n", "--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 def command(dry_run: bool) -> None:
     """Remove, and say what went and what stays."""
     for name, reasons in manage.prune(dry_run=dry_run):

@@ -24,14 +24,14 @@ from bot_bottle.registry.image import name_of
 
 _HELP = """Serve local images from a registry on 127.0.0.1 while CMD runs; without CMD, until Ctrl-C.
 
-For tools that take only registry references. An IMAGE is one that the engine holds, an ARCHIVE a docker-save
-archive or an OCI layout. In CMD, {ref} becomes the image's reference (by digest; {ref1}, {ref2}, ... with
-several), {registry} the address and {prefix} what every repository begins with. CMD also has them in its
-environment: BOT_BOTTLE_REF, BOT_BOTTLE_REF1, ..., BOT_BOTTLE_REGISTRY, BOT_BOTTLE_PREFIX. CMD's exit status
-is ours.
+For tools that only accept registry references. IMAGE is an image in the engine, ARCHIVE a docker-save archive
+or an OCI layout. In CMD, {ref} is replaced by the image's reference (by digest; {ref1}, {ref2}, ... with
+several), {registry} by the address and {prefix} by the prefix of every repository. CMD also gets them in its
+environment: BOT_BOTTLE_REF, BOT_BOTTLE_REF1, ..., BOT_BOTTLE_REGISTRY, BOT_BOTTLE_PREFIX. bottle exits with
+CMD's exit status.
 
-The registry speaks plain HTTP. Whoever can read CMD's arguments can pull while it runs, and push if --push is
-given; variables can be read by you and root alone.
+The registry speaks plain HTTP. Anyone who can read CMD's arguments can pull while it runs, and push with
+--push; only you and root can read its environment.
 
 \b
 Examples:
@@ -61,20 +61,20 @@ class _RegistryCommand(click.Command):
 
 @click.command("registry", cls=_RegistryCommand, help=_HELP)
 @click.argument("sources", nargs=-1, metavar="[IMAGE | ARCHIVE]...")
-@click.option("--push", is_flag=True, help="Take pushes, to any repository under the prefix.")
+@click.option("--push", is_flag=True, help="Accept pushes, to any repository under the prefix.")
 @click.option(
     "--form",
     type=click.Choice(["embedded", "container"]),
     default="embedded",
     show_default=True,
-    help="embedded serves from bottle itself; container runs the registry image.",
+    help="embedded: a registry in bottle itself; container: the registry image.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["docker", "podman"]),
     envvar="BOT_BOTTLE_ENGINE",
     show_envvar=True,
-    help="Default: the first that answers.",
+    help="The container engine (default: the first that answers).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print address, prefix and references as JSON.")
 @options.output_options
@@ -84,7 +84,9 @@ def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **
     if not sources and not given["push"]:
         raise UsageError("there is nothing to serve", next_step="name an image or an archive, or give --push")
     if as_json and cmd:
-        raise UsageError("--json prints where standard output is CMD's", next_step="leave one of them out")
+        raise UsageError(
+            "--json cannot be used with CMD: both write to standard output", next_step="drop one"
+        )
     _check_places(cmd, len(sources))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     images = [source for source in sources if not _is_archive(source)]
@@ -135,7 +137,7 @@ def _check_places(cmd: Sequence[str], count: int) -> None:
     known = {"registry", "prefix", *(["ref"] if count else []), *(f"ref{n}" for n in range(1, count + 1))}
     unknown = [name for word in cmd for name in _PLACE.findall(word) if name not in known]
     if unknown:
-        raise UsageError(f"{{{unknown[0]}}} stands for nothing: {count} images are served")
+        raise UsageError(f"{{{unknown[0]}}} is not known: {count} images are served")
 
 
 def _run(cmd: Sequence[str], values: dict[str, str]) -> int:

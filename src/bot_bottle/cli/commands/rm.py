@@ -9,10 +9,10 @@ from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.workspace.git import printable
 
-_HELP = """Remove the logs and clones of ended bottles, and what is kept of their work beside your branches.
+_HELP = """Remove the logs and clones of exited bottles, and their refs beside your branches.
 
-Refused (status 116) while that would lose work: commits that are on no branch or tag of yours, uncommitted
-work that was not applied. The branch bottle/NAME is yours and stays.
+Refused (status 116) if that would lose work: commits that are on none of your branches or tags, uncommitted
+changes that were not applied. The branch bottle/NAME is yours and stays.
 
 \b
 Examples:
@@ -23,14 +23,14 @@ Examples:
 
 @click.command("rm", help=_HELP)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completing.left)
-@click.option("-f", "--force", is_flag=True, help="Remove them with work that is nowhere else.")
+@click.option("-f", "--force", is_flag=True, help="Remove even if work would be lost.")
 def command(names: tuple[str, ...], force: bool) -> None:
     """Remove each, and print its name."""
     for name in names:
         lost = manage.remove(name, force=force)
         if lost:
             raise WorkspaceError(
-                f"{name} holds work that is nowhere else",
+                f"{name} has commits or changes that exist nowhere else",
                 why="\n".join(printable(line) for line in lost),
                 next_step=f"bottle diff {name}, then bottle apply {name}; or bottle rm --force {name}",
             )

@@ -1,4 +1,4 @@
-"""`bottle run`: a Dockerfile to a command in a microVM, and nothing left."""
+"""`bottle run`: build a Dockerfile and run a command in a microVM made from it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.groups import GroupedOptions
 from bot_bottle.errors import UsageError
 from bot_bottle.host.terminal import is_terminal
 from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
@@ -25,9 +26,9 @@ from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
 
 CMD replaces the image's ENTRYPOINT and CMD; without it they run. It gets the image's USER, ENV and WORKDIR,
-your standard input, output and error, a terminal if you have one, and no network. Its exit status is ours;
-100 to 125 are bottle's own. Ctrl-C goes to the command; a second one ends the bottle. Nothing is left behind:
-docker's -it and --rm are taken, and change nothing.
+your standard input, output and error, a terminal if you have one, and no network. bottle exits with its
+exit status; 100 to 125 are bottle's own. Ctrl-C goes to the command; a second one kills the bottle. Nothing
+is left behind: docker's -it and --rm are accepted, and are always on.
 
 \b
 Examples:
@@ -43,7 +44,7 @@ Examples:
 """
 
 
-class CommandAfterDashes(click.Command):
+class CommandAfterDashes(GroupedOptions):
     """Keeps what follows `--` apart: it is the bottle's command, whether or not a PATH stands before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -63,13 +64,13 @@ class CommandAfterDashes(click.Command):
 @options.build_options
 @options.image_options
 @options.bottle_options
-@click.option("--name", metavar="NAME", help="Name the bottle (default: one is made up).")
-@click.option("-d", "--detach", is_flag=True, help="Come back when it runs: bottle logs, bottle stop.")
-@click.option("--time", "timed", is_flag=True, help="Say at the end how long each stage took.")
-@click.option("--plan", "plan_only", is_flag=True, help="Show what would run, and start nothing.")
-@click.option("--twin", is_flag=True, help="Run CMD in both backends, and show what differs.")
-@click.option("--json", "as_json", is_flag=True, help="With --plan or --twin: print JSON.")
-@options.docker_habits
+@click.option("--name", metavar="NAME", help="Name of the bottle (default: generated).")
+@click.option("-d", "--detach", is_flag=True, help="Run in the background (see bottle logs, bottle stop).")
+@click.option("--time", "timed", is_flag=True, help="Print the duration of each stage at the end.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print what would run, and start nothing.")
+@click.option("--twin", is_flag=True, help="Run CMD on both backends and compare the results.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan or --twin, print JSON.")
+@options.docker_compat_flags
 @options.engine_options
 @options.output_options
 @click.pass_context
@@ -85,7 +86,7 @@ def command(
     **given: Any,
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
-    refuse_extra(extra)
+    reject_extra_arguments(extra)
     holder = detached_runner()
     spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
@@ -110,7 +111,7 @@ def command(
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
 
 
-def refuse_extra(extra: tuple[str, ...]) -> None:
+def reject_extra_arguments(extra: tuple[str, ...]) -> None:
     """Refuse what stands between PATH and the dashes: a command that lacks them."""
     if extra:
         raise UsageError(
@@ -140,7 +141,7 @@ def _show(plan: dict[str, Any], *, as_json: bool) -> None:
 def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
     """Refuse what would have no effect."""
     if as_json:
-        raise UsageError("--json goes with --plan or --twin: what a bottle prints is its command's own")
+        raise UsageError("--json needs --plan or --twin")
     for name in () if backend_for(spec.backend).boots_artifact else ("packer", "accel"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UsageError(f"--{name} is for microVMs, and the docker backend has none")
+            raise UsageError(f"--{name} does not work with --backend docker")

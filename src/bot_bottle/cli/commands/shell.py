@@ -21,7 +21,7 @@ _SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
 
 @click.command("shell", help=_HELP)
 @click.argument("name", shell_complete=completing.running)
-@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Be this user.")
+@click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as USER.")
 def command(name: str, user: str) -> int:
     """Open it."""
     return manage.execute(name, _SHELL, user=user, env={}, tty=is_terminal())

@@ -1,4 +1,4 @@
-"""`bottle show`: the receipt of a run."""
+"""`bottle show` (`inspect`): the record of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bot_bottle.bottle.spec import check_slug
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.workspace.git import printable
 
-_HELP = """Show the receipt of the last run of the bottle NAME (default: of the last run of all).
+_HELP = """Show the record of the last run of the bottle NAME (default: of the last run of all).
 
-It tells what the bottle was made of, what was in force, its exit status, the git commits that it started from
-and made, and the seconds of each stage. Values of variables are never kept.
+It has the image, the settings, the exit status, the git commits that the bottle started from and made, and
+the seconds of each stage. Values of variables are never stored. `bottle inspect` is the same command.
 
 \b
 Examples:
@@ -28,7 +28,7 @@ Examples:
 
 @click.command("show", help=_HELP)
 @click.argument("name", required=False, shell_complete=completing.known)
-@click.option("--json", "as_json", is_flag=True, help="Print the receipt as it is kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(name: str | None, as_json: bool) -> None:
     """Print one receipt."""
     record = records.newest(check_slug(name) if name else None)
@@ -55,4 +55,4 @@ def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str
 def _walls(proof: dict[str, Any]) -> str:
     """Say whether the walls were up; which probes were run, and what they met, is in the JSON."""
     bad = [f"{name}: {found.get('outcome')}" for name, found in proof.items() if not found.get("ok")]
-    return f"not up: {', '.join(bad)}" if bad else f"walls up, {len(proof)} probes"
+    return f"not isolated: {', '.join(bad)}" if bad else f"isolated, {len(proof)} probes"

@@ -7,9 +7,9 @@ import click
 from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 
-_HELP = """End running bottles: SIGTERM to the command, and when that has not helped, the bottle goes with it.
+_HELP = """Stop running bottles: SIGTERM to the command; after the timeout the bottle is killed.
 
-Work in a clone is brought back as always. A bottle that has ended already is no error.
+Work in a clone is brought back as at any exit. Stopping an exited bottle is not an error.
 
 \b
 Examples:
@@ -28,7 +28,7 @@ Examples:
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="How long the command may take to end by itself.",
+    help="Seconds to wait before the bottle is killed.",
 )
 def command(names: tuple[str, ...], patience: float) -> None:
     """End each, and print its name."""

@@ -17,11 +17,11 @@ from bot_bottle.host.progress import human_bytes
 from bot_bottle.verify.findings import Finding
 from bot_bottle.verify.verify import Report
 
-_HELP = """Check every byte of ARTIFACT, and with --image or --archive that it is what the image is.
+_HELP = """Check every byte of ARTIFACT, and with --image or --archive compare it with the image.
 
 Compared are every file's path, type, mode, owner, time, size, content, links, extended attributes and device
-numbers, and how the image is run. No machine is started. What differs is printed with the reason; the exit
-status is 115 when something differs that nothing explains.
+numbers, and how the image is run. No machine is started. Differences are printed with the reason; the exit
+status is 115 if there is a difference without one.
 
 \b
 Examples:
@@ -34,12 +34,12 @@ _SHOWN = 5  # examples of one sort of difference; --json has more
 
 @click.command("verify", help=_HELP)
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--image", metavar="REF", help="Compare it with an image that the engine holds.")
+@click.option("--image", metavar="REF", help="Compare with an image in the engine.")
 @click.option(
     "--archive",
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="Compare it with a docker-save archive or an OCI layout.",
+    help="Compare with a docker-save archive or an OCI layout.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option

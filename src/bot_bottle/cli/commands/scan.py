@@ -1,4 +1,4 @@
-"""`bottle scrub`: secrets in an image or artifact, found before it travels."""
+"""`bottle scan`: find secrets in an image or artifact before it is shared."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from bot_bottle.errors import LeakError
 if TYPE_CHECKING:
     from bot_bottle.scan.credential_files import Finding
 
-_HELP = """Look for secrets in TARGET: a .smolmachine, an image that the engine holds, or its archive.
+_HELP = """Find secrets in TARGET: a .smolmachine, an image in the engine, or its archive.
 
-Of an image every layer is searched, for a file that a later one deletes travels all the same, and its
-variables and history. Printed is where something looks like a secret and which kind it is, never what it is.
-The exit status is 122 when there is something.
+Every layer of an image is searched, since a file that a later layer deletes is still in the image, and so are
+its variables and history. Printed is where something looks like a secret and of which kind, never its value.
+The exit status is 122 if something was found.
 
 \b
 Examples:
-  bottle scrub myagent:latest
-  bottle scrub agent.smolmachine
-  bottle scrub saved.tar --exclude 'usr/share/doc/*' --json | jq .findings
+  bottle scan myagent:latest
+  bottle scan agent.smolmachine
+  bottle scan saved.tar --exclude 'usr/share/doc/*' --json | jq .findings
 """
 
 
-@click.command("scrub", help=_HELP)
+@click.command("scan", help=_HELP)
 @click.argument("target")
 @click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
-    help="Pass over what is found in these paths; * stands for anything, / too.",
+    help="Ignore findings in these paths (* matches anything, including /).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
@@ -48,7 +48,7 @@ Examples:
 def command(
     target: str, exclude: tuple[str, ...], as_json: bool, engine: str | None, quiet: bool, verbose: bool
 ) -> int:
-    """Search, print where something is, and say by the exit status whether there was anything."""
+    """Print where secrets are; the exit status says whether there are any."""
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
     found = artifacts.scrub(_understood(target), engine=engine, progress=progress)
     found = [each for each in found if not any(fnmatch(each.path, pattern) for pattern in exclude)]

@@ -1,0 +1,45 @@
+"""Help in which a command's options stand in groups."""
+
+from __future__ import annotations
+
+import click
+
+OTHER = "Other"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Image": (
+        "dockerfile",
+        "build_args",
+        "build_secrets",
+        "build_ssh",
+        "target",
+        "platform",
+        "no_cache",
+        "pull",
+        "image",
+        "archive",
+        "engine",
+    ),
+    "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
+    "Resources": ("backend", "accel", "cpus", "memory"),
+    "Network": ("allow", "network", "ports", "yes"),
+    "Workspace": ("workspace", "workspace_include_dirty"),
+    "Conversion": ("packer", "via", "transport", "max_image_size"),
+    "Output": ("quiet", "verbose", "timed", "plan_only", "twin", "as_json"),
+}
+_GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
+
+
+class GroupedOptions(click.Command):
+    """A command whose help shows its options by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each group; what belongs to none comes last."""
+        rows: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, OTHER)}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                rows[_GROUP_OF.get(param.name or "", OTHER)].append(record)
+        for group, records in rows.items():
+            if records:
+                with formatter.section(f"{group} options"):
+                    formatter.write_dl(records)
