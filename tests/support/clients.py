@@ -63,8 +63,11 @@ class Crane:
 
 @dataclass(frozen=True)
 class DockerClient:
+    """docker; `image` is its own word for the image, and `config` the digest of that image's config."""
+
     program: str
     image: str
+    config: str
     env: Mapping[str, str] = field(repr=False)
 
     def pull(self, reference: str, folder: Path) -> str:
@@ -73,8 +76,8 @@ class DockerClient:
             [entry] = json.loads(self._docker("image", "inspect", reference))
         finally:
             self._docker("rmi", reference)
-        assert entry["Id"] == self.image
-        name = reference.partition("@")[0]
+        name, _, digest = reference.partition("@")
+        assert entry["Id"] in (self.config, digest)  # the latter with containerd's image store
         [seen] = [each for each in entry["RepoDigests"] if each.startswith(f"{name}@")]
         return str(seen).partition("@")[2]
 
@@ -93,19 +96,19 @@ class DockerClient:
 class PodmanClient:
     podman: Podman
     saved: Path
-    image: str
+    config: str
 
     def pull(self, reference: str, folder: Path) -> str:
         self.podman.podman("pull", "--quiet", "--tls-verify=false", reference)
         [entry] = json.loads(self.podman.podman("image", "inspect", reference))
-        self.podman.podman("rmi", "--force", self.image)
-        assert f"sha256:{entry['Id']}" == self.image
+        self.podman.podman("rmi", "--force", self.config)
+        assert f"sha256:{entry['Id']}" == self.config
         return str(entry["Digest"])
 
     def push(self, target: str) -> None:
         self.podman.podman("load", "--input", str(self.saved))
-        self.podman.podman("push", "--tls-verify=false", self.image, target)
-        self.podman.podman("rmi", "--force", self.image)
+        self.podman.podman("push", "--tls-verify=false", self.config, target)
+        self.podman.podman("rmi", "--force", self.config)
 
 
 def skopeo(*args: str) -> bytes:

@@ -16,7 +16,7 @@ _OCI = "application/vnd.oci.image"
 
 
 def archive(saved: Path, form: Form, folder: Path) -> Path:
-    """Give the image of an archive in the old layout in another form, made in a new `folder`."""
+    """Give the image of a docker-save archive in another form, made in a new `folder`."""
     if form == "docker-save":
         return saved
     layout = folder / "layout"
@@ -34,7 +34,7 @@ def _layout(saved: Path, layout: Path, *, compressed: bool, docker_too: bool) ->
     with tarfile.open(saved) as tar:
         [entry] = json.loads(_content(tar, "manifest.json"))
         config = _content(tar, entry["Config"])
-        layers = [_content(tar, name) for name in entry["Layers"]]
+        layers = [_plain(_content(tar, name)) for name in entry["Layers"]]
     kind = "tar"
     if compressed:
         layers, kind = [gzip.compress(layer, 1, mtime=0) for layer in layers], "tar+gzip"
@@ -60,6 +60,11 @@ def _content(tar: tarfile.TarFile, name: str) -> bytes:
     file = tar.extractfile(name)
     assert file is not None
     return file.read()
+
+
+def _plain(layer: bytes) -> bytes:
+    """Decompress a layer where the engine that saved it keeps its layers compressed."""
+    return gzip.decompress(layer) if layer.startswith(b"\x1f\x8b") else layer
 
 
 def _blob(layout: Path, data: bytes, media_type: Any) -> dict[str, Any]:
