@@ -52,7 +52,7 @@ async def put(service: Service, request: BaseRequest, route: Route) -> web.Strea
     if isinstance(reference, Digest) and reference != digest:
         raise DigestInvalid("the manifest has another digest", detail={"digest": str(digest)})
     media_type, document = read(data, request.headers.get("Content-Type", ""))
-    _check_blobs(service.repositories, route.name, document)
+    _check_config(service.repositories, route.name, document)
     subject = _subject(document)
     await service.on_disk(service.repositories.store.put, data, digest.algorithm)
     named = (reference,) if isinstance(reference, str) else tuple(tags)
@@ -112,21 +112,17 @@ def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
     return media_type, document
 
 
-def _check_blobs(repositories: Repositories, name: str, document: dict[str, Any]) -> None:
-    """See that what the manifest is made of has arrived; what an index lists may come later, or never."""
-    wanted = [document[key] for key in ("config",) if key in document] + [
-        layer for layer in _list(document, "layers") if not _is_elsewhere(layer)
-    ]
-    digests = [Digest(each["digest"]) for each in wanted]
-    missing = [str(digest) for digest in digests if not repositories.has_blob(digest, name)]
-    if missing:
-        raise ManifestBlobUnknown("the repository lacks blobs of the manifest", detail=missing[:20])
+def _check_config(repositories: Repositories, name: str, document: dict[str, Any]) -> None:
+    """See that the config has arrived. What else is listed may come later, or never.
 
-
-def _is_elsewhere(layer: dict[str, Any]) -> bool:
-    """Whether a layer is not to be pushed (image-spec layer.md, "Non-Distributable Layers")."""
-    media_type = str(layer.get("mediaType"))
-    return bool(layer.get("urls")) or ".nondistributable." in media_type or ".foreign." in media_type
+    Clients push an index of which they hold one platform only, and some a manifest before its layers; the
+    specification leaves it to the registry. Whoever pulls such an image is told what is not there.
+    """
+    if "config" not in document:
+        return
+    digest = Digest(document["config"]["digest"])
+    if not repositories.has_blob(digest, name):
+        raise ManifestBlobUnknown("the repository lacks the manifest's config", detail=[str(digest)])
 
 
 def _subject(document: dict[str, Any]) -> Digest | None:

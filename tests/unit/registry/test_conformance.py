@@ -79,6 +79,14 @@ KINDS: dict[str, Callable[[Maker], Document]] = {
     "data field": lambda make: make.image(
         config={**make.blob(b"{}", EMPTY), "data": base64.b64encode(b"{}").decode()}
     ),
+    "sparse image": lambda make: make.image(layers=[make.blob(b"one", LAYER), make.elsewhere(LAYER)]),
+    "sparse index": lambda make: {
+        **make.index(make.image(), subject=make.pushed(make.image())),
+        "manifests": [
+            {**make.pushed(make.image()), "platform": {"os": "linux", "architecture": "amd64"}},
+            {**make.elsewhere(OCI_MANIFEST), "platform": {"os": "linux", "architecture": "arm64"}},
+        ],
+    },
     "layers that are not distributed": lambda make: make.image(
         layers=[make.elsewhere("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")]
     ),

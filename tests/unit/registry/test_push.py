@@ -196,7 +196,7 @@ GOOD = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {"digest": str(
     ("document", "media_type", "code"),
     [
         (image(NOBODY), OCI_MANIFEST, "MANIFEST_BLOB_UNKNOWN"),
-        (image(Digest.of(b"{}"), NOBODY), OCI_MANIFEST, "MANIFEST_BLOB_UNKNOWN"),
+        (image(Digest.of(b"{}"), NOBODY), OCI_MANIFEST, None),
         ({**GOOD, "schemaVersion": 1}, OCI_MANIFEST, "MANIFEST_INVALID"),
         ({**GOOD, "config": None}, OCI_MANIFEST, "MANIFEST_INVALID"),
         ({**GOOD, "config": {"digest": "sha256:x"}}, OCI_MANIFEST, "MANIFEST_INVALID"),
