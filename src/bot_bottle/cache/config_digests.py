@@ -1,6 +1,7 @@
 """Config digests of images whose engine names them by another digest, learned when they were exported.
 
-One file for each image, named by its fingerprint (see engine/identity.py). Losing them costs an export.
+One file for each name of an image: the engine's id of it, or its fingerprint (see engine/identity.py), which
+other ids share. Losing them costs an export.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bot_bottle.image.spec import Digest
 
 _MOST = 2000  # files; the older half goes when there are more
 _SIZE_LIMIT = 200  # bytes
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
+_NAME = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class ConfigDigests:
@@ -24,19 +25,19 @@ class ConfigDigests:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, fingerprint: str) -> Digest | None:
-        """Return the digest of the config of the image with this fingerprint, or None if it is not there."""
+    def find(self, name: str) -> Digest | None:
+        """Return the digest of the config of the image with this name (64 hex digits), or None."""
         try:
-            raw, _ = read_regular(self._folder / fingerprint, _SIZE_LIMIT)
+            raw, _ = read_regular(self._folder / name, _SIZE_LIMIT)
             return Digest(raw.decode("ascii").strip())
         except (OSError, ValueError, ImageError):
             return None
 
-    def add(self, fingerprint: str, digest: Digest) -> None:
-        """Record a digest. Where the folder cannot be written nothing is recorded."""
+    def add(self, name: str, digest: Digest) -> None:
+        """Record the digest of an image's config. Where the folder cannot be written nothing is recorded."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(self._folder / fingerprint, f"{digest}\n")
+            write_private(self._folder / name, f"{digest}\n")
             files = self._files()
             if len(files) > _MOST:
                 _remove(files[: len(files) // 2])
@@ -58,7 +59,7 @@ class ConfigDigests:
         """Return the files in the order in which they were written."""
         found = []
         for path in self._folder.iterdir():
-            if _FINGERPRINT.match(path.name):
+            if _NAME.match(path.name):
                 with contextlib.suppress(FileNotFoundError):  # another process has removed it
                     found.append((path.lstat().st_mtime, path))
         return [path for _, path in sorted(found)]

@@ -160,6 +160,11 @@ def inspect_argv(program: Path, ref: str) -> tuple[str, ...]:
     return (str(program), "image", "inspect", check_ref(ref))
 
 
+def history_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Return the command line that tells of each step of an image, a line of JSON for each."""
+    return (str(program), "history", "--no-trunc", "--format={{json .}}", check_ref(ref))
+
+
 def tag_argv(program: Path, src: str, dst: str) -> tuple[str, ...]:
     """Give the command line that names image `src` also `dst`."""
     return (str(program), "tag", check_ref(src), check_ref(dst))

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bot_bottle.engine import errors as words
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
 from bot_bottle.engine.errors import NoSuchImageError
-from bot_bottle.engine.identity import EngineImage, fingerprint
+from bot_bottle.engine.identity import EngineImage, fingerprint, image_of
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
@@ -73,9 +73,10 @@ class Engine:
         Which of them it knows depends on its image store and on buildx's version.
         """
         missing: NoSuchImageError | None = None
-        for digest in _build_digests(result):
+        digests, config = _build_digests(result)
+        for digest in digests:
             try:
-                return self.image(_id(self.name, digest))
+                return replace(self.image(_id(self.name, digest)), config_digest=config)
             except NoSuchImageError as error:
                 missing = missing or error
         raise missing or EngineError(
@@ -95,7 +96,16 @@ class Engine:
     def image(self, ref: str) -> EngineImage:
         """Return what identifies an image. Raises NoSuchImageError."""
         inspected = self.inspect(ref)
-        return EngineImage(_id(self.name, str(inspected.get("Id", ""))), fingerprint(inspected))
+        return image_of(_id(self.name, str(inspected.get("Id", ""))), inspected)
+
+    def fingerprint(self, image: EngineImage) -> str:
+        """Return what tells an image's config from others by, where its digest is not known.
+
+        Raises NoSuchImageError.
+        """
+        done = self._run(argv.history_argv(self.program, image.id), "tell the history of", image.id)
+        steps = [_json(self.name, line) for line in done.stdout.splitlines()]
+        return fingerprint(image, [step for step in steps if isinstance(step, dict)])
 
     def image_id(self, ref: str) -> str:
         """Return the engine's id of an image, `sha256:...`. Raises NoSuchImageError."""
@@ -225,8 +235,10 @@ class Engine:
             raise words.refused(self.name, verb, ref, _said(error)) from error
 
 
-def _build_digests(result: argv.BuildResult) -> list[str]:
+def _build_digests(result: argv.BuildResult) -> tuple[list[str], Digest | None]:
     """Return the digests that a build gave of its image, the one that every image store knows first.
+
+    The other one is of its config, where the build says which one that is.
 
     buildx's metadata file has the digest of what it made: a manifest's or an index's, or where docker has no
     other, the config's. The id file has the config's of old, and in some versions of buildx too.
@@ -236,9 +248,12 @@ def _build_digests(result: argv.BuildResult) -> list[str]:
         metadata = json.loads(result.metadata.read_bytes()[:_ANSWER_LIMIT])
     metadata = metadata if isinstance(metadata, dict) else {}
     found = [metadata.get("containerimage.digest"), metadata.get("containerimage.config.digest")]
+    config: Digest | None = None
+    with suppress(ImageError):
+        config = Digest(found[1] or "")
     with suppress(OSError, ValueError):
         found.insert(1, result.iidfile.read_text(encoding="ascii").strip())
-    return list(dict.fromkeys(digest for digest in found if isinstance(digest, str) and digest))
+    return list(dict.fromkeys(digest for digest in found if isinstance(digest, str) and digest)), config
 
 
 def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from bot_bottle.image.spec import Digest
 
 # what `image inspect` says of the image's own config, and not of its place in the engine
 _FACTS = ("Architecture", "Author", "Config", "Created", "Os", "RootFS", "Variant")
+_STEP = ("Comment", "CreatedAt", "CreatedBy")  # what `history` says of a step, and not of its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +20,28 @@ class EngineImage:
     """An image as its engine names it.
 
     `id` is the engine's own word: the digest of the image's config, or in containerd's image store that of
-    its manifest or index. `fingerprint` stands for all that the engine says of the image's content, and so is
-    the same for another manifest or index of the same config.
+    its manifest or index. `facts` are what the engine says of the config, as JSON. `config_digest` is None
+    where it is not known yet.
     """
 
     id: str
-    fingerprint: str
+    facts: str = field(default="", repr=False)
+    config_digest: Digest | None = None
 
 
-def fingerprint(inspected: Mapping[str, Any]) -> str:
-    """Return the hexadecimal SHA-256 over what `image inspect` says of an image's config and layers."""
-    facts = {name: inspected.get(name) for name in _FACTS}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def image_of(image_id: str, inspected: Mapping[str, Any]) -> EngineImage:
+    """Return the image that `image inspect` described."""
+    return EngineImage(image_id, _json({name: inspected.get(name) for name in _FACTS}))
+
+
+def fingerprint(image: EngineImage, history: Iterable[Mapping[str, Any]]) -> str:
+    """Return the hexadecimal SHA-256 over all that an engine says of an image's config.
+
+    It is the same for another manifest or index of the same config. `history` are the lines of `history`.
+    """
+    steps = [{name: step.get(name) for name in _STEP} for step in history]
+    return hashlib.sha256(f"{image.facts}{_json(steps)}".encode()).hexdigest()
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))

@@ -49,6 +49,10 @@ class Conversion:
 _DEFAULT = ConvertOptions()
 
 
+class _AnotherConfigError(Exception):
+    """The image has another config than was recorded or stated."""
+
+
 class Converter:
     """Makes artifacts. An engine is only asked when an image needs it."""
 
@@ -101,7 +105,7 @@ class Converter:
 
         assert source.archive is not None  # noqa: S101 - one of the three is there
         with opened_archive(source.archive) as image:
-            return EngineImage(str(image.image_id), "")
+            return EngineImage(str(image.image_id), config_digest=image.image_id)
 
     def _pull(self, ref: str, pull: Pull) -> None:
         if pull == "always" or (pull == "missing" and not self.engine.exists(ref)):
@@ -119,20 +123,13 @@ class Converter:
         if source.archive is not None and transport in ("direct", "push"):
             raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
         image = self.image(source)
-        config = self._config_digest(source, image)
-        losses: tuple[Loss, ...] = ()
-        if config is None:
+        config = self._config_digest(image)
+        try:
+            entry, losses = (
+                self._find_or_pack(source, image, config) if config else self._export_and_pack(source, image)
+            )
+        except _AnotherConfigError:
             entry, losses = self._export_and_pack(source, image)
-        elif self._packing.packer == "native":
-
-            def write(temp: Path) -> Digest:
-                nonlocal losses
-                digest, losses = self._pack_natively(source, image, temp)
-                return digest
-
-            entry = self._cached(source, config, write)
-        else:
-            entry = self._cached(source, config, lambda temp: self._pack_by_smolvm(source, image, temp))
         if entry.hit:
             self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
         return Conversion(image.id, entry, self._packing.packer, losses, dict(self._progress.seconds))
@@ -147,7 +144,7 @@ class Converter:
     def why(self, source: Source) -> Explanation:
         """Return why a run of this source would find its artifact, or not."""
         image = self.image(source)
-        config = self._config_digest(source, image)
+        config = self._config_digest(image)
         if config is None:
             return Explanation(hit=False, image_id=image.id)
         return replace(self.cache.why(self.key(config), str(source)), image_id=image.id)
@@ -168,29 +165,34 @@ class Converter:
             options=self._registry_parts() or self._options().key_parts(),
         )
 
-    def _config_digest(self, source: Source, image: EngineImage) -> Digest | None:
+    def _config_digest(self, image: EngineImage) -> Digest | None:
         """Return the digest of an image's config, or None where only an export can tell.
 
         An engine's id of an image is that digest, but for docker with containerd's image store.
         """
         own = Digest(image.id)
-        if source.archive is not None or self.engine.name == "podman":
-            return own
+        if image.config_digest or self.engine.name == "podman":
+            return image.config_digest or own
         if (self.cache.folder / self.key(own).name).exists():
             return own  # an artifact was made of a config with this digest, so that is what it is
-        if known := self._config_digests.find(image.fingerprint):
-            return known
+        digests = self._config_digests
+        if found := digests.find(own.hex):
+            return found
         exporter = self._maker.exporter
         if not exporter.containerd_store:
             return own
-        found = exporter.stored_config_digest(image.id)
-        if found is not None:
-            self._config_digests.add(image.fingerprint, found)
+        if found := exporter.stored_config_digest(image.id) or digests.find(self.engine.fingerprint(image)):
+            digests.add(own.hex, found)
         return found
 
     @property
     def _config_digests(self) -> ConfigDigests:
         return ConfigDigests(paths.config_digests_dir())
+
+    def _record(self, image: EngineImage, config: Digest) -> None:
+        """Record the config digest that an export has shown, for this id of the image and for others."""
+        for name in (Digest(image.id).hex, self.engine.fingerprint(image)):
+            self._config_digests.add(name, config)
 
     def _cached(self, source: Source, config: Digest, write: Callable[[Path], Digest]) -> Entry:
         def make(temp: Path) -> Digest:
@@ -201,23 +203,34 @@ class Converter:
 
         return self.cache.get_or_make(self.key(config), make, on_wait=self._progress.note, source=str(source))
 
-    def _pack_natively(
-        self, source: Source, image: EngineImage, out: Path
-    ) -> tuple[Digest, tuple[Loss, ...]]:
-        return self._maker.natively(
-            source,
-            image.id,
-            self._packing.transport,
-            self._max_image_size,
-            lambda packer, opened: packer.pack(opened, self._options(), out),
-        )
+    def _find_or_pack(
+        self, source: Source, image: EngineImage, config: Digest
+    ) -> tuple[Entry, tuple[Loss, ...]]:
+        losses: tuple[Loss, ...] = ()
+
+        def pack(packer: NativePacker, opened: Image, temp: Path) -> Digest:
+            nonlocal losses
+            if opened.image_id != config:
+                raise _AnotherConfigError
+            digest, losses = packer.pack(opened, self._options(), temp)
+            return digest
+
+        def write(temp: Path) -> Digest:
+            if self._packing.packer == "smolvm":
+                return self._pack_by_smolvm(source, image, temp)
+            limits = self._packing.transport, self._max_image_size
+            return self._maker.natively(
+                source, image.id, *limits, lambda packer, opened: pack(packer, opened, temp)
+            )
+
+        return self._cached(source, config, write), losses
 
     def _export_and_pack(self, source: Source, image: EngineImage) -> tuple[Entry, tuple[Loss, ...]]:
         """Export an image whose config is not known, and find or make its artifact while it is open."""
         losses: tuple[Loss, ...] = ()
 
         def find_or_pack(packer: NativePacker, opened: Image) -> Entry:
-            self._config_digests.add(image.fingerprint, opened.image_id)
+            self._record(image, opened.image_id)
 
             def write(temp: Path) -> Digest:
                 nonlocal losses

@@ -14,6 +14,7 @@ from tests.corpus.crafted import Layout, gzipped, plain, zstd
 from tests.support.crafted import config, file, layer
 from tests.support.fake_engines import Fake, engine, fails, says
 
+from bot_bottle.engine.content_store import content_store_image
 from bot_bottle.engine.storage import stored_image
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive import Image
@@ -287,3 +288,17 @@ def test_indexes_without_end_are_refused(store: Store) -> None:
         described = store.layout.index([described])
     with pytest.raises(ImageError, match="too deeply"), store.opened(described):
         raise AssertionError("it was opened")
+
+
+def test_a_store_that_is_not_for_this_user_to_read_is_passed_over(store: Store) -> None:
+    described = store.image()
+    store.root.chmod(0o700)
+    info = store.engine.info()
+    os.seteuid(12345)
+    try:
+        with content_store_image(info, Digest(described["digest"])) as image:
+            assert image is None
+    finally:
+        os.seteuid(0)
+    with content_store_image(info, Digest(described["digest"])) as image:
+        assert read(image) == LAYERS

@@ -9,7 +9,7 @@ import pytest
 from tests.support.fake_engines import Fake, engine, fails, says
 
 from bot_bottle.engine.engine import NoSuchImageError
-from bot_bottle.engine.identity import fingerprint
+from bot_bottle.engine.identity import fingerprint, image_of
 from bot_bottle.errors import EngineError
 from bot_bottle.image.spec import Digest
 
@@ -48,23 +48,56 @@ OTHERS = {
 }
 
 
+HISTORY = [
+    {
+        "ID": MANIFEST,
+        "CreatedBy": "RUN a",
+        "CreatedAt": "2026-11-28T07:00:00Z",
+        "CreatedSince": "1 minute ago",
+        "Comment": "buildkit.dockerfile.v0",
+        "Size": "12kB",
+    },
+    {"ID": "<missing>", "CreatedBy": "COPY b", "CreatedAt": "2026-11-28T06:59:59Z", "Comment": ""},
+]
+
+
+def told(inspected: dict[str, Any], history: list[dict[str, str]] = HISTORY) -> str:
+    return fingerprint(image_of(MANIFEST, inspected), history)
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_names_and_places_do_not_change_the_fingerprint(name: str) -> None:
-    assert fingerprint(INSPECTED | {name: ELSEWHERE[name]}) == fingerprint(INSPECTED)
+    assert told(INSPECTED | {name: ELSEWHERE[name]}) == told(INSPECTED)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_the_config_holds_changes_it(name: str) -> None:
-    assert fingerprint(INSPECTED | {name: OTHERS[name]}) != fingerprint(INSPECTED)
+    assert told(INSPECTED | {name: OTHERS[name]}) != told(INSPECTED)
 
 
 def test_the_order_of_the_answer_does_not_change_it() -> None:
-    assert fingerprint(dict(reversed(INSPECTED.items()))) == fingerprint(INSPECTED)
+    assert told(dict(reversed(INSPECTED.items()))) == told(INSPECTED)
 
 
-def test_the_engine_is_asked_once_for_both(fake: Fake) -> None:
-    image = engine(fake("docker", says(json.dumps([INSPECTED])))).image("app:1")
-    assert (image.id, image.fingerprint) == (MANIFEST, fingerprint(INSPECTED))
+@pytest.mark.parametrize("name", ["Comment", "CreatedAt", "CreatedBy"])
+def test_the_history_is_part_of_it(name: str) -> None:
+    first, *rest = HISTORY
+    assert told(INSPECTED, [first | {name: "other"}, *rest]) != told(INSPECTED)
+    assert told(INSPECTED, rest) != told(INSPECTED)
+
+
+@pytest.mark.parametrize("name", ["ID", "CreatedSince", "Size"])
+def test_the_time_that_has_passed_is_not(name: str) -> None:
+    assert told(INSPECTED, [step | {name: "other"} for step in HISTORY]) == told(INSPECTED)
+
+
+def test_the_engine_is_asked(fake: Fake) -> None:
+    lines = "\n".join(json.dumps(step) for step in HISTORY)
+    inspected = says(json.dumps([INSPECTED]))
+    docker = engine(fake("docker", f'if [ "$1" = history ]; then\n{says(lines)}\nelse\n{inspected}\nfi'))
+    image = docker.image("app:1")
+    assert (image.id, image.config_digest) == (MANIFEST, None)
+    assert docker.fingerprint(image) == told(INSPECTED)
 
 
 def test_podmans_id_without_an_algorithm_is_a_sha256(fake: Fake) -> None:
@@ -72,10 +105,10 @@ def test_podmans_id_without_an_algorithm_is_a_sha256(fake: Fake) -> None:
     assert engine(fake("podman", says(json.dumps(bare))), "podman").image("app:1").id == MANIFEST
 
 
-@pytest.mark.parametrize("told", ["latest", "", None, 7, "sha256:xyz", "sha256:../..", ["a"]])
-def test_an_id_that_is_none_is_an_error(fake: Fake, told: object) -> None:
+@pytest.mark.parametrize("said", ["latest", "", None, 7, "sha256:xyz", "sha256:../..", ["a"]])
+def test_an_id_that_is_none_is_an_error(fake: Fake, said: object) -> None:
     with pytest.raises(EngineError, match="image id"):
-        engine(fake("docker", says(json.dumps([INSPECTED | {"Id": told}])))).image("app:1")
+        engine(fake("docker", says(json.dumps([INSPECTED | {"Id": said}])))).image("app:1")
 
 
 def test_an_image_that_is_not_there(fake: Fake) -> None:
