@@ -165,7 +165,7 @@ class SecretError(BottleError):
 
 
 class LeakError(BottleError):
-    """`bottle scrub` found something that looks like a secret."""
+    """`bottle scan` found something that looks like a secret."""
 
     exit_code = 122
 

@@ -114,5 +114,5 @@ class NativePacker:
         if found:
             self._progress.warn(
                 f"secrets seem to be in the artifact: {', '.join(found[:_TOLD])}"
-                f"{', ...' if len(found) > _TOLD else ''}; see bottle scrub"
+                f"{', ...' if len(found) > _TOLD else ''}; see bottle scan"
             )

@@ -1,4 +1,4 @@
-"""The rules of the scanner `detect-secrets`, applied to text of any form. Loaded by `bottle scrub` alone.
+"""The rules of the scanner `detect-secrets`, applied to text of any form. Loaded by `bottle scan` alone.
 
 Every text is searched for what has the form of a token. That a word such as `password` stands before a value
 says something in settings alone: it is looked for in files that are such by their name.

@@ -1,4 +1,4 @@
-"""Files that git changes on their way between a folder and its objects: git LFS, git-crypt and the like.
+"""Files that git changes on their way between a folder and its objects: git LFS, git-crypt and others.
 
 No filter is run here: it is a program that a repository or a user's settings name. LFS pointers are computed.
 Sources: gitattributes(5) on `filter`; https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md

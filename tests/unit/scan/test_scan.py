@@ -166,7 +166,7 @@ def test_an_artifact_is_searched_and_packing_it_warned(
     done = convert(Source(archive=image), progress=Progress("quiet"))
     warned = capfd.readouterr().err
     assert warned.count("warning: secrets seem to be in the artifact: ENV MY_PASSWORD: a variable") == 1
-    assert "app/.env; see bottle scrub" in warned
+    assert "app/.env; see bottle scan" in warned
     assert [(each.layer, each.path) for each in scrub(done.entry.path)] == [
         ("manifest", "ENV MY_PASSWORD"),
         ("root", "app/.env"),

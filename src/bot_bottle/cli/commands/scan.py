@@ -50,7 +50,7 @@ def command(
 ) -> int:
     """Print where secrets are; the exit status says whether there are any."""
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    found = artifacts.scrub(_understood(target), engine=engine, progress=progress)
+    found = artifacts.scrub(_source_of(target), engine=engine, progress=progress)
     found = [each for each in found if not any(fnmatch(each.path, pattern) for pattern in exclude)]
     if as_json:
         document = {"target": target, "ok": not found, "findings": [asdict(each) for each in found]}
@@ -60,8 +60,8 @@ def command(
     return LeakError.exit_code if found else 0
 
 
-def _understood(target: str) -> Path | Source:
-    """Tell an artifact, an archive or layout, and an image's name apart; a file goes before a name."""
+def _source_of(target: str) -> Path | Source:
+    """Return what TARGET names: an artifact, an archive or layout, or an image. A file wins over a name."""
     path = Path(target)
     if path.suffix == ".smolmachine":
         return path
