@@ -116,7 +116,7 @@ def _check_config(repositories: Repositories, name: str, document: dict[str, Any
     """See that the config has arrived. What else is listed may come later, or never.
 
     Clients push an index of which they hold one platform only, and some a manifest before its layers; the
-    specification leaves it to the registry. A client that pulls such an image gets the errors of what is missing.
+    specification leaves it to the registry. A client that pulls such an image is refused what is missing.
     """
     if "config" not in document:
         return
