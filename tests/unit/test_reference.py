@@ -21,7 +21,7 @@ SOURCES = CHECKOUT / "src" / "bot_bottle"
 DOCS = CHECKOUT / "docs"
 
 # options of other programs that the documents name
-FOREIGN = {"--network=none", "--label"}
+FOREIGN = {"--network=none", "--label", "--pids-limit=4096"}
 
 STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("backends.md", r"is refused \(exit status (\d+)\)", errors.WallsError),

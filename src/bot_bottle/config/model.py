@@ -24,11 +24,12 @@ class ImageTable(_Table):
     """
 
     name: str | None = Field(
-        default=None, description="an image that the engine has, used instead of building one"
+        default=None,
+        description="an existing image to use instead of building one; pulled if the engine lacks it",
     )
     context: str | None = Field(default=None, description="the folder to build (default: that of the file)")
     dockerfile: str | None = Field(
-        default=None, description="the Dockerfile (default: `Dockerfile` in the context)"
+        default=None, description="the Dockerfile (default: `Dockerfile` or `Containerfile` in the context)"
     )
     target: str | None = Field(default=None, description="the stage to build")
     args: dict[str, str] = Field(default={}, description="build arguments")
