@@ -12,12 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
+from bot_bottle.host.files import remove_tree
 from bot_bottle.host.locks import locked
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
 from bot_bottle.workspace.git import Git, environment, init, printable, program
@@ -96,22 +97,34 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
     """Clone what is checked out in a repository into a new `folder`, onto a branch of the bottle's name.
 
     The clone has the history of that commit and the tags in it, and nothing else of the repository. With
-    `include_dirty` it starts from a commit of what is uncommitted. Raises WorkspaceError.
+    `include_dirty` it starts from a commit of what is uncommitted. Raises WorkspaceError, and leaves nothing then.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
     before = _check_names(repository, record)
     folder.mkdir(mode=0o700, parents=True)
+    try:
+        with repository.explain_missing():
+            return _create(folder, repository, record, before, include_dirty=include_dirty)
+    except BaseException:
+        with suppress(WorkspaceError):
+            base = repository.references(f"{record.kept}base").get(f"{record.kept}base", "")
+            repository.update({f"{record.kept}base": (base, before)})
+        remove_tree(folder)
+        raise
+
+
+def _create(
+    folder: Path, repository: Repository, record: Record, before: str, *, include_dirty: bool
+) -> Clone:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base = head = repository.head()
         filtered: tuple[str, ...] = ()
         if include_dirty:
-            clean = repository.beside(Path(scratch) / "clean.git")
-            index = repository.folder / "index"
             done = snapshot(
-                replace(clean, settings=repository.conversions),
+                replace(repository.beside(Path(scratch) / "clean.git"), settings=repository.conversions),
                 repository.top,
                 head,
-                index,
+                repository.folder / "index",
                 "Uncommitted work at the start",
                 sparse=repository.is_sparse,
                 users=True,
@@ -216,6 +229,11 @@ def load(folder: Path) -> Clone:
         if content["version"] != _VERSION:
             raise ValueError(f"version {content['version']}")
         return Clone(folder, Record(**{**content, "packs": tuple(content["packs"])}))
+    except FileNotFoundError as error:
+        raise WorkspaceError(
+            f"the clone in {folder} was never finished, so nothing was done in it",
+            next_step="bottle rm NAME removes it",
+        ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WorkspaceError(f"there is no clone in {folder}", why=str(error)) from error
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +48,20 @@ class Repository:
     def is_sparse(self) -> bool:
         """Whether only a part of its files is checked out (git-sparse-checkout(1))."""
         return self.git.run("config", "--type=bool", "core.sparseCheckout", check=False).text == "true"
+
+    @contextmanager
+    def explain_missing(self) -> Iterator[None]:
+        """Say what git's failures in the block come from, if this is a partial clone."""
+        try:
+            yield
+        except WorkspaceError as error:
+            if error.next_step or not any((self.common / "objects/pack").glob("*.promisor")):
+                raise
+            raise WorkspaceError(
+                f"{self.top} is a partial clone, and lacks objects that are needed",
+                why=f"{error.message}: {error.why}",
+                next_step="get them with git fetch --refetch --no-filter, or use --workspace mount",
+            ) from error
 
     @property
     def conversions(self) -> tuple[str, ...]:

@@ -65,8 +65,8 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
     It is merged in three ways with what the folder holds, committed or not. Nothing is committed or staged.
     Raises ConflictError, which lists the places, before anything is written.
     """
-    with clone.scratch() as scratch:
-        repository = clone.repository()
+    repository = clone.repository()
+    with clone.scratch() as scratch, repository.explain_missing():
         git = repository.behind(scratch / "merge.git")
         index = repository.folder / "index"
         sparse = repository.is_sparse

@@ -421,6 +421,29 @@ def test_what_cannot_be_cloned_is_told(tmp_path: Path) -> None:
         create(tmp_path / "state/ship", open_repository(empty.top), "ship")
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_partial_clone_is_told_and_leaves_nothing(user: Repo, tmp_path: Path, dirty: bool) -> None:
+    user.commit({"README": "newer\n"})
+    user.git("config", "uploadpack.allowFilter", "true")
+    partial = Repo(tmp_path / "partial")
+    user.git("clone", "-q", "--filter=blob:none", f"file://{user.top}", str(partial.top))
+    with pytest.raises(WorkspaceError, match="partial clone") as told:
+        create(tmp_path / "state/ship", open_repository(partial.top), "ship", include_dirty=dirty)
+    assert "git fetch --refetch --no-filter" in told.value.next_step
+    assert not (tmp_path / "state/ship").exists()
+    assert [name for name in partial.refs() if "bottle" in name] == []
+    partial.git("fetch", "-q", "--refetch", "--no-filter")  # the way on that was named
+    clone = create(tmp_path / "state/ship", open_repository(partial.top), "ship", include_dirty=dirty)
+    assert Repo(clone.work).shows("HEAD~1", "README").startswith("one")
+
+
+def test_an_unfinished_clone_is_told(user: Repo, tmp_path: Path) -> None:
+    (tmp_path / "state/ship").mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match="never finished") as told:
+        load(tmp_path / "state/ship")
+    assert "bottle rm" in told.value.next_step
+
+
 def test_half_a_clone_is_none(clone: Clone) -> None:
     (clone.folder / "clone.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(WorkspaceError, match="no clone"):
