@@ -97,7 +97,8 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
     """Clone what is checked out in a repository into a new `folder`, onto a branch of the bottle's name.
 
     The clone has the history of that commit and the tags in it, and nothing else of the repository. With
-    `include_dirty` it starts from a commit of what is uncommitted. Raises WorkspaceError, and leaves nothing then.
+    `include_dirty` it starts from a commit of what is uncommitted. When it fails, nothing of it is left.
+    Raises WorkspaceError.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
     before = _check_names(repository, record)

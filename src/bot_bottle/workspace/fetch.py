@@ -139,7 +139,7 @@ def _uncommitted(intake: Git, clone: Clone, parent: str, left: list[str]) -> Sna
     except BottleError as error:
         left.append(f"uncommitted work is only in {clone.work}: {error.message} {error.why}".rstrip())
         return None
-    left += [f"{clone.work / path} is a repository of its own" for path in done.left]
+    left += [f"{clone.work / path} is a repository of its own; copy what you need" for path in done.left]
     return done
 
 

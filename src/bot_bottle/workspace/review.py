@@ -140,7 +140,7 @@ def _write(git: Git, patch: Path) -> None:
 
 
 def unfetched(clone: Clone) -> list[str]:
-    """Say what of an ended bottle's work would be lost with its clone; nothing said means that it may go.
+    """Return what of an ended bottle's work would be lost with its clone, and how each is kept.
 
     What is there is brought back first. Commits have to be on a branch or tag of the user's, uncommitted work
     has to have been applied.
@@ -155,9 +155,11 @@ def unfetched(clone: Clone) -> list[str]:
     for name, commit in repository.references(clone.record.kept[:-1]).items():
         last = name.removeprefix(clone.record.kept)
         if last == "uncommitted" and clone.record.applied != commit:
-            lost.append("uncommitted work that was not applied")
+            lost.append(
+                f"uncommitted work that was not applied; take it with: bottle apply {clone.record.name}"
+            )
         if last not in ("base", "uncommitted") and not repository.references(f"--contains={commit}", *held):
-            lost.append(f"commits that are on no branch of yours: {name}")
+            lost.append(f"commits that are on no branch of yours; keep them with: git branch NEW {name}")
     return lost
 
 

@@ -121,7 +121,12 @@ def test_other_branches_stashes_and_lost_heads_are_kept_too(user: Repo, agent: R
     kept = {user.git("rev-parse", name) for name in work.others}
     assert kept == {stash, side, detached}
     assert all(name.startswith("refs/bottle/ship/other/") for name in work.others)
-    assert len(unfetched(clone)) == 3
+    lost = unfetched(clone)
+    assert len(lost) == 3
+    for number, line in enumerate(lost):  # the commands that are named do keep it
+        command = line.partition("keep them with: git ")[2].replace("NEW", f"kept-{number}")
+        user.git(*command.split())
+    assert unfetched(clone) == []
 
 
 def test_the_branch_that_grew_out_of_ours_is_the_work(user: Repo, agent: Repo, clone: Clone) -> None:
@@ -369,7 +374,7 @@ def test_work_that_would_be_lost_is_named(user: Repo, agent: Repo, clone: Clone)
     agent.commit({"new": "1\n"})
     assert unfetched(clone) == []  # it is on a branch
     agent.write({"more": "x\n"})
-    assert unfetched(clone) == ["uncommitted work that was not applied"]
+    assert unfetched(clone) == ["uncommitted work that was not applied; take it with: bottle apply ship"]
     clone, work = collect(load(clone.folder), ended=True)
     clone, _ = apply(clone, work)
     assert unfetched(clone) == []

@@ -12,7 +12,8 @@ from bot_bottle.workspace.git import printable
 _HELP = """Remove the logs and clones of exited bottles, and their refs beside your branches.
 
 Refused (status 116) if that would lose work: commits that are on none of your branches or tags, uncommitted
-changes that were not applied. The branch bottle/NAME is yours and stays.
+changes that were not applied, repositories inside the clone. Each is named, with the command that keeps it.
+The branch bottle/NAME is yours and stays.
 
 \b
 Examples:
@@ -32,6 +33,6 @@ def command(names: tuple[str, ...], force: bool) -> None:
             raise WorkspaceError(
                 f"{name} has commits or changes that exist nowhere else",
                 why="\n".join(printable(line) for line in lost),
-                next_step=f"bottle diff {name}, then bottle apply {name}; or bottle rm --force {name}",
+                next_step=f"keep what you need of it, or lose it all: bottle rm --force {name}",
             )
         click.echo(name)
