@@ -18,11 +18,12 @@ from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import ReceiptError, SpecError
 from bot_bottle.host import paths
-from bot_bottle.host.progress import Progress, human_bytes
+from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.signals import shield
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.secrets.reference import resolve
+from bot_bottle.workspace.repository import open_repository
 
 MOST = 64
 
@@ -105,17 +106,19 @@ def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
     needed, there = count * (spec.memory_mib + beside) << 20, _available_memory()
     if there is not None and needed > there:
         raise SpecError(
-            f"{count} bottles of {spec.memory_mib} MiB do not fit: {human_bytes(there)} of memory are free",
+            f"{human_count(count, 'bottle')} of {spec.memory_mib} MiB do not fit: "
+            f"{human_bytes(there)} of memory are free",
             why=f"each is on an emulated host, which takes {beside} MiB more" if beside else "",
             next_step="give each less with --memory, or run fewer",
         )
     place = paths.state_dir()
     while not place.exists():
         place = place.parent
-    clones = count * _size(spec.workspace.top)
+    clones = count * open_repository(spec.workspace.project).clone_size()
     if (free := shutil.disk_usage(place).free) < clones + _SPARE:
         raise SpecError(
-            f"{count} clones of {spec.workspace.top} do not fit in {place}: {human_bytes(free)} are free",
+            f"not enough room in {place} for {human_count(count, 'clone')} of {spec.workspace.top}",
+            why=f"{human_bytes(clones + _SPARE)} are needed, {human_bytes(free)} are free",
             next_step="free some space, or name another place with BOT_BOTTLE_STATE_DIR",
         )
 
@@ -126,8 +129,3 @@ def _available_memory() -> int | None:
     except OSError:
         return None
     return int(found[1]) << 10 if found else None
-
-
-def _size(folder: Path) -> int:
-    """Give the bytes in a folder, links not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink() and path.is_file())

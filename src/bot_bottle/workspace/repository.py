@@ -23,6 +23,7 @@ _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CONVERSIONS = r"^core\.(autocrlf|eol|filemode|symlinks|ignorecase)$"
 _SIMPLE = ("true", "false", "input", "lf", "crlf", "native")
 _SMALL = 4096  # bytes of a file that holds a path
+_BLOCK = 512  # bytes that st_blocks counts in
 _QUICK = 120.0  # seconds
 
 
@@ -48,6 +49,19 @@ class Repository:
     def is_sparse(self) -> bool:
         """Whether only a part of its files is checked out (git-sparse-checkout(1))."""
         return self.git.run("config", "--type=bool", "core.sparseCheckout", check=False).text == "true"
+
+    def clone_size(self) -> int:
+        """Return about how many bytes a clone of what is checked out takes: its objects and its files.
+
+        Ignored files are not in a clone; of a sparse file the holes are not counted.
+        """
+        head = self.head()
+        objects = sum(
+            path.lstat().st_blocks * _BLOCK for path in (self.common / "objects").rglob("*") if path.is_file()
+        )
+        # MODE TYPE OBJECT SIZE, with - for a submodule or an object that is not there
+        sizes = [line.split(None, 4)[3] for line in self.git.lines("ls-tree", "-r", "-l", head, check=False)]
+        return objects + sum(int(size) for size in sizes if size.isdecimal())
 
     @contextmanager
     def explain_missing(self) -> Iterator[None]:
