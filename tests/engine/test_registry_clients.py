@@ -141,7 +141,8 @@ def test_docker_pushes_a_layer_to_one_registry_and_no_more_to_the_next(
     monkeypatch.setenv("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")  # they have a layer of their own
     (tmp_path / "file").write_bytes(os.urandom(20_000_000))  # docker asks for none that is small
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY file /file\n")
-    image = docker.build(tmp_path, "--tag", f"bot-bottle-test-kept:{OWNER}")
+    image = f"bot-bottle-test-kept:{OWNER}"
+    docker.build(tmp_path, "--tag", image)
     seen: list[tuple[int, int]] = []
     for _ in range(2):
         said: list[str] = []
