@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,15 @@ def test_only_process_starts_programs() -> None:
         str(module.relative_to(SOURCES)) for module in MODULES if "import subprocess" in module.read_text()
     }
     assert users == {"host/process.py", "bottle/detach.py"}  # the latter starts what is to outlive us
+
+
+def test_only_text_decides_what_a_terminal_may_be_shown() -> None:
+    users = {
+        str(module.relative_to(SOURCES))
+        for module in MODULES
+        if re.search(r"\bisprintable\b|unicode_escape", module.read_text())
+    }
+    assert users == {"host/text.py"}
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -19,6 +19,7 @@ from bot_bottle.errors import TrustError
 from bot_bottle.host import paths
 from bot_bottle.host.files import write_private
 from bot_bottle.host.signals import shield
+from bot_bottle.host.text import printable
 
 # what widens a bottle's walls; everything else stays within them
 _WIDENING = ("egress.", "secrets.", "ports")
@@ -47,7 +48,7 @@ class Request:
                 lines += [f"reach {item}" for item in value]
             else:
                 lines.append(f"{key.replace('.', ' ', 1)}: {_plain(value)}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     @property
     def digest(self) -> str:
@@ -105,4 +106,4 @@ def _remember(path: Path, request: Request) -> None:
 
 def _plain(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return "".join(char if char.isprintable() else "?" for char in text[:200])
+    return printable(text, limit=200)

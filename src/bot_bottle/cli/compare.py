@@ -13,8 +13,8 @@ from bot_bottle.bottle.differences import Row, Side, compare
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
+from bot_bottle.host.text import printable
 from bot_bottle.pack.options import ConvertOptions
-from bot_bottle.workspace.git import printable
 
 _MOST = 100  # rows
 _ALONE = {"detach": "--detach", "plan_only": "--plan", "timed": "--time", "backend": "--backend"}
@@ -54,7 +54,7 @@ def _print(sides: Sequence[Side], rows: Sequence[Row]) -> None:
     words = {True: "same", False: "differs", None: ""}
     table = [("", *(side.backend.upper() for side in sides), "")]
     table += [(row.what, row.left, row.right, words[row.same]) for row in rows[:_MOST]]
-    table = [tuple(printable(cell).replace("\n", "?") for cell in cells) for cells in table]
+    table = [tuple(printable(cell) for cell in cells) for cells in table]
     widths = [max(len(cells[column]) for cells in table) for column in range(3)]
     for cells in table:
         padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))

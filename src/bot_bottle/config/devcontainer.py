@@ -12,9 +12,10 @@ from typing import Any
 
 import json5
 
-from bot_bottle.config.model import File, parse, printable
+from bot_bottle.config.model import File, parse
 from bot_bottle.config.variables import Variables
 from bot_bottle.errors import SpecError
+from bot_bottle.host.text import printable
 from bot_bottle.workspace.spec import PLACE
 
 # editors' own, or without meaning for a bottle: it ends with its command, maps users, and starts no service
@@ -82,7 +83,7 @@ def _check_keys(document: dict[str, Any], path: Path) -> None:
     if not unknown:
         return
     raise SpecError(
-        f"{path} asks for what a bottle does not have: {printable(', '.join(unknown))}",
+        f"{path} asks for what a bottle does not have: {printable(', '.join(unknown), limit=80)}",
         why="\n".join(f"{key}: {_INSTEAD[key]}" for key in unknown if key in _INSTEAD),
         next_step=f"leave it out of {path}; or {_TOML}",
     )
@@ -130,7 +131,7 @@ class _Reader:
         unknown = [key for key in build if key not in _BUILD_USED | _BUILD_IGNORED and build[key]]
         if unknown or not isinstance(build.get("dockerfile"), str):
             what = f"its build has {', '.join(unknown)}" if unknown else "its build names no dockerfile"
-            raise SpecError(f"{self._path} cannot be used", why=printable(what), next_step=_TOML)
+            raise SpecError(f"{self._path} cannot be used", why=printable(what, limit=80), next_step=_TOML)
         image = {"target": self._text("build.target", build.get("target"))}
         image["args"] = self._texts("build.args", build.get("args", {}), "image.args")
         for key in ("dockerfile", "context"):  # both are relative to the file's folder
@@ -161,7 +162,8 @@ class _Reader:
                     host, _, port = text.rpartition(":")
                     if host not in ("localhost", "127.0.0.1"):
                         raise SpecError(
-                            f"{self._path}: forwardPorts has {printable(text)!r}, no port of the bottle",
+                            f"{self._path}: forwardPorts has '{printable(text, limit=80)}', "
+                            "no port of the bottle",
                             next_step="name a port by its number alone",
                         )
                     text = port

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bot_bottle.errors import SpecError
+from bot_bottle.host.text import printable
 
 _SHOWN = 5  # mistakes told at once
 
@@ -103,7 +104,7 @@ def parse(document: Mapping[str, Any], place: str) -> File:
 
 
 def _told(loc: list[str], kind: str, message: str) -> str:
-    key = printable(".".join(loc))
+    key = printable(".".join(loc), limit=80)
     if loc[0] == "secrets" and len(loc) == 2:
         return f"{key}: a value is never written here; say where it is, with one of env, file and keychain"
     if kind != "extra_forbidden":
@@ -116,9 +117,3 @@ def _told(loc: list[str], kind: str, message: str) -> str:
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
     suggestion = f"did you mean {meant[0]}?" if meant else f"known are {', '.join(known)}"
     return f"{key}: no such key; {suggestion}"
-
-
-def printable(text: str) -> str:
-    """Give a key or name for a message: short, on one line, without control characters."""
-    shown = "".join(char if char.isprintable() else "?" for char in text[:80])
-    return shown + ("..." if len(text) > 80 else "")

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_bottle.config.model import printable
 from bot_bottle.errors import SpecError
 from bot_bottle.host.redact import hide
+from bot_bottle.host.text import printable
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(r"TOKEN|SECRET|PASS|KEY|CRED|AUTH|PRIVATE", re.IGNORECASE)
@@ -97,7 +97,8 @@ class Variables:
 
     def _refused(self, expression: str, key: str, why: str, next_step: str = "") -> SpecError:
         return SpecError(
-            f"{self.file}: {printable(key)} uses ${{{printable(expression)}}}, which bottle cannot replace",
+            f"{self.file}: {printable(key, limit=80)} uses ${{{printable(expression, limit=80)}}}, "
+            "which bottle cannot replace",
             why=why,
             next_step=next_step or f"write the value itself into {self.file}",
         )

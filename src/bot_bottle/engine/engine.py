@@ -230,7 +230,7 @@ class Engine:
         env: Mapping[str, str] | None = None,
     ) -> process.Completed:
         try:
-            return process.follow(command, lambda line: on_line(words.printable(line)), env=env)
+            return process.follow(command, lambda line: on_line(words.clean_line(line)), env=env)
         except process.CommandFailed as error:  # it could not be started
             raise words.refused(self.name, verb, ref, _said(error)) from error
 

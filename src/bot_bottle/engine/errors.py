@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bot_bottle.engine.commands import Builder, EngineName
 from bot_bottle.errors import BottleError, BuildError, EngineError
+from bot_bottle.host.text import printable
 
 _NO_IMAGE = re.compile(
     r"no such image|image not known|reference does not exist|does not exist locally with the tag"
@@ -38,10 +39,10 @@ class NoSuchImageError(EngineError):
     """The engine does not hold the image: the name is wrong, or somebody removed it."""
 
 
-def printable(line: str) -> str:
-    """Give a line of a build's output as a terminal may have it: without escapes and control characters."""
+def clean_line(line: str) -> str:
+    """Return what a line of a build's output shows at last, without colours, safe for a terminal."""
     line = _ESCAPE.sub("", line).rstrip("\r").rpartition("\r")[2]
-    return "".join(char for char in line if char.isprintable() or char == "\t")
+    return printable(line, keep="\t")
 
 
 def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
@@ -70,7 +71,7 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
 
 def build_words(builder: Builder, output: str) -> str:
     """Give what the failing step of a build said, without the builder's own noise."""
-    lines = [printable(line) for line in output.splitlines()]
+    lines = [clean_line(line) for line in output.splitlines()]
     if builder in ("buildkit", "buildx"):
         return "\n".join(_buildkit_words(lines))
     steps = [index for index, line in enumerate(lines) if _STEP.match(line)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bot_bottle.errors import ImageError
+from bot_bottle.host.text import is_printable, printable
 from bot_bottle.image.layers import Blob
 from bot_bottle.tar.reader import REGULAR, Headers
 
@@ -117,14 +118,14 @@ def inside(name: str) -> str:
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "../")) or clean == "..":
         raise ImageError("the archive names a file outside itself", why=repr(name[:200]))
-    if not clean.isprintable():
+    if not is_printable(clean):
         raise ImageError("the archive has a name that cannot be right", why=repr(name[:200]))
     return clean
 
 
 def shown(text: str) -> str:
     """Give words of an archive for an error, on one line and not too long."""
-    return text[:200] if text.isprintable() else repr(text[:200])
+    return printable(text, limit=200)
 
 
 class _FileStream:

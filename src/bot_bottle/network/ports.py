@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from bot_bottle.errors import SpecError
+from bot_bottle.host.text import printable
 from bot_bottle.network.canary import PORTS
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -54,9 +55,10 @@ def _parsed(item: str) -> Port:
 
 
 def _refused(item: str, why: str) -> SpecError:
-    shown = "".join(char if char.isprintable() else "?" for char in item[:60])
     return SpecError(
-        f"cannot publish {shown!r}", why=why, next_step="write it as 8080:3000, this machine's first"
+        f"cannot publish '{printable(item, limit=60)}'",
+        why=why,
+        next_step="write HOST:CONTAINER, for example 8080:3000",
     )
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from bot_bottle.errors import SpecError
+from bot_bottle.host.text import is_printable, printable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,7 +45,7 @@ class Rule:
 
 def parse(text: str) -> Rule:
     """Read an entry. Raises SpecError with the reason and how it should be written."""
-    if len(text) > _LONGEST or not text.isprintable():
+    if len(text) > _LONGEST or not is_printable(text):
         raise _refused(text, "it is no host, address or range")
     entry = text.strip()
     if "://" in entry:
@@ -154,5 +155,4 @@ def _name(text: str, host: str) -> str:
 
 
 def _refused(text: str, why: str, next_step: str = "") -> SpecError:
-    shown = "".join(char if char.isprintable() else "?" for char in text[:80])
-    return SpecError(f"egress cannot allow {shown!r}", why=why, next_step=next_step)
+    return SpecError(f"egress cannot allow '{printable(text, limit=80)}'", why=why, next_step=next_step)

@@ -24,6 +24,7 @@ from bot_bottle.host import process
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
+from bot_bottle.host.text import printable
 from bot_bottle.registry.client import Client
 from bot_bottle.registry.registry import Registry
 
@@ -134,4 +135,4 @@ def _tail(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
         lines = file.read().decode("utf-8", "replace").splitlines()
-    return "\n".join(line for line in lines[-15:] if line.isprintable())
+    return "\n".join(printable(line, keep="\t") for line in lines[-15:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 
+from bot_bottle.host.text import printable
 from bot_bottle.rootfs.tree import PATH_MAX, SYMLINKS, Folder, Inode
 
 LONGEST_PATH = 3500  # bytes; smolvm puts its own folder before a path, and the host takes 4095 together
@@ -38,8 +39,7 @@ class Losses:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
-            text = path.decode("utf-8", "surrogateescape")
-            examples.append("/" + (text if text.isprintable() else repr(path)[2:-1]))
+            examples.append("/" + printable(path))
 
     def all(self) -> tuple[Loss, ...]:
         """Give the losses, sorted by kind."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from bot_bottle.host.text import printable
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK
 from bot_bottle.image.spec import parse_json
@@ -79,7 +80,7 @@ def _in_tar(stream: ForwardStream, layer: str, what: str) -> Iterator[Finding]:
         if member.isreg() and member.size:
             path = member.name.removeprefix("./").lstrip("/")
             for line, kind in islice(_in_file(path, member.size, headers.data()), _SAID):
-                yield Finding(layer, _printable(path), line, kind)
+                yield Finding(layer, printable(path), line, kind)
 
 
 def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
@@ -105,7 +106,3 @@ def _parts(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
         if seen >= LARGEST:
             return
     yield lines, content
-
-
-def _printable(path: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bot_bottle.host.text import printable
+
 _EXAMPLES = 20
 _TEXT_LIMIT = 300
 
@@ -63,8 +65,4 @@ def shown_path(path: bytes | str) -> str:
 
 
 def _shown(value: object) -> str:
-    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-    if not text.isprintable():
-        text = repr(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value)
-        text = text.removeprefix("b")[1:-1]
-    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}..."
+    return printable(value if isinstance(value, bytes) else str(value), limit=_TEXT_LIMIT)

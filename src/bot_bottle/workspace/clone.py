@@ -20,8 +20,9 @@ from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.files import remove_tree
 from bot_bottle.host.locks import locked
+from bot_bottle.host.text import is_printable, printable
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
-from bot_bottle.workspace.git import Git, environment, init, printable, program
+from bot_bottle.workspace.git import Git, environment, init, program
 from bot_bottle.workspace.index import list_entries
 from bot_bottle.workspace.repository import Repository, open_repository
 from bot_bottle.workspace.snapshot import snapshot
@@ -165,7 +166,7 @@ def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
 
 def _some(names: Iterable[bytes]) -> str:
     """Name the first few."""
-    shown = [printable(os.fsdecode(name)).replace("\n", "?") for name in sorted(names)]
+    shown = [printable(name) for name in sorted(names)]
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
@@ -213,7 +214,7 @@ def _identity(record: Record) -> dict[str, str]:
             env=env,
             cwd=Path(record.repository),
         )
-        if done.text.isprintable() and done.text:
+        if done.text and is_printable(done.text):
             found[key] = done.text
     return found
 

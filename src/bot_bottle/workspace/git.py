@@ -18,6 +18,7 @@ from typing import IO
 from bot_bottle.errors import DiskFullError, WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed, Completed
+from bot_bottle.host.text import printable_lines
 
 _MINIMUM = (2, 32)  # GIT_CONFIG_GLOBAL, `apply --3way --cached`
 _LIMIT = 3600.0  # seconds; to copy a large repository takes minutes
@@ -59,11 +60,6 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     # git starts its parts by name, maybe from inside a hostile folder
     search = [part for part in os.environ.get("PATH", os.defpath).split(":") if part.startswith("/")]
     return {**clean, "PATH": ":".join(search), **_ENVIRONMENT, **(extra or {})}
-
-
-def printable(text: str) -> str:
-    """Give a text of git or of a repository without what would steer a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +148,7 @@ def check_version() -> None:
 
 
 def _explained(error: CommandFailed, what: str) -> WorkspaceError | DiskFullError:
-    words = printable(error.done.complaint)[-2000:]
+    words = printable_lines(error.done.complaint)[-2000:]
     if "No space left on device" in words:
         return DiskFullError("the disk is full", why=words, next_step="free some space, then try again")
     return WorkspaceError(f"git {what} failed", why=words or error.message)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.workspace.git import Git, printable
+from bot_bottle.host.text import printable_lines
+from bot_bottle.workspace.git import Git
 
 _SPLIT = "sharedindex.*"
 _SUBMODULE = b"160000"
@@ -59,7 +60,7 @@ def read_tree(git: Git, tree: str, index: Path, *, sparse: bool) -> None:
         if sparse:
             raise WorkspaceError(
                 f"cannot tell what the sparse checkout leaves out: {index} cannot be read",
-                why=printable(done.complaint),
+                why=printable_lines(done.complaint),
                 next_step="git status has to work there; or git sparse-checkout disable",
             )
     git.index.unlink(missing_ok=True)
@@ -121,6 +122,6 @@ def read_names(git: Git, *command: str, names: Iterable[bytes] = (), check: bool
         given.seek(0)
         done = git.run(*command, input=given, output=file, check=check and command[0] != "check-ignore")
         if check and done.code > 1:  # check-ignore gives 1 when nothing is ignored
-            raise WorkspaceError(f"git {command[0]} failed", why=printable(done.complaint))
+            raise WorkspaceError(f"git {command[0]} failed", why=printable_lines(done.complaint))
         file.seek(0)
         yield from (line for line in file.read().split(b"\0") if line)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bot_bottle.errors import ConflictError
-from bot_bottle.workspace.git import Git, printable
+from bot_bottle.host.text import printable
+from bot_bottle.workspace.git import Git
 
 Entry = tuple[str, str]  # mode and blob
 
@@ -26,7 +27,7 @@ def merge_trees(git: Git, base: str, mine: str, theirs: str) -> str:
     above = {path[:end] for path in there for end, char in enumerate(path) if char == ord("/")}
     conflicts = [path for path, result in merged.items() if result is None or path in there & above]
     if conflicts:
-        shown = [printable(path.decode("utf-8", "replace")).replace("\n", "?") for path in sorted(conflicts)]
+        shown = [printable(path) for path in sorted(conflicts)]
         more = [f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
         raise ConflictError(
             "the bottle's work conflicts with what is in your folder; nothing was changed",

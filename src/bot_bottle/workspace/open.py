@@ -11,9 +11,9 @@ from typing import Any
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_count
+from bot_bottle.host.text import printable
 from bot_bottle.workspace.clone import Clone, create, load
 from bot_bottle.workspace.fetch import Work, collect
-from bot_bottle.workspace.git import printable
 from bot_bottle.workspace.mount import mount_of, planted
 from bot_bottle.workspace.repository import open_repository
 from bot_bottle.workspace.review import Summary, summary

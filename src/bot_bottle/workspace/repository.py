@@ -16,7 +16,8 @@ from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
-from bot_bottle.workspace.git import Git, check_version, environment, init, printable, program
+from bot_bottle.host.text import printable
+from bot_bottle.workspace.git import Git, check_version, environment, init, program
 from bot_bottle.workspace.spec import find_top
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -11,10 +11,11 @@ from typing import BinaryIO
 
 from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
 from bot_bottle.host import files, process
+from bot_bottle.host.text import printable, printable_lines
 from bot_bottle.workspace.clone import Clone
 from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.filters import filters_of
-from bot_bottle.workspace.git import Git, printable
+from bot_bottle.workspace.git import Git
 from bot_bottle.workspace.index import update
 from bot_bottle.workspace.merge import merge_trees
 from bot_bottle.workspace.snapshot import snapshot
@@ -90,7 +91,7 @@ def _check_filters(git: Git, top: Path, changed: list[bytes]) -> None:
     old = [name for status, name in zip(changed[::2], changed[1::2], strict=False) if status != b"A"]
     work = replace(git, work_tree=top, index=git.folder / "snapshot.index")
     if found := filters_of(work, old):
-        shown = [f"{printable(name.decode('utf-8', 'replace'))}" for name in sorted(found)]
+        shown = [printable(name) for name in sorted(found)]
         raise ConflictError(
             "the bottle changed files that git LFS or another filter stores; nothing was changed",
             why="\n".join(shown[:_SHOWN]),
@@ -108,9 +109,7 @@ def _checked_out(git: Git, top: Path, tree: str, changed: list[bytes]) -> str:
         for status, name in zip(changed[::2], changed[1::2], strict=False)
         if status != b"A" and not os.path.lexists(os.path.join(os.fsencode(top), name))  # noqa: PTH118 - bytes
     }
-    if gone := [
-        printable(name.decode("utf-8", "replace")) for name, status in absent.items() if status == b"D"
-    ]:
+    if gone := [printable(name) for name, status in absent.items() if status == b"D"]:
         raise ConflictError(
             "the bottle removed files that your sparse checkout leaves out; nothing was changed",
             why="\n".join(sorted(gone)[:_SHOWN]),
@@ -134,7 +133,7 @@ def _write(git: Git, patch: Path) -> None:
     if done.code:
         raise ConflictError(
             "the bottle's work does not fit into your folder; nothing was changed",
-            why=printable(done.complaint)[-2000:],
+            why=printable_lines(done.complaint)[-2000:],
             next_step="move away what is in the way, or git merge the bottle's branch",
         )
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
+from bot_bottle.host.text import printable
 from bot_bottle.workspace.filters import filters_of, lfs_entry, list_modified
-from bot_bottle.workspace.git import Git, printable
+from bot_bottle.workspace.git import Git
 from bot_bottle.workspace.index import list_entries, read_names, read_tree, set_entries, update
 
 _MOST = 2_000_000  # names; a large checkout with its packages ignored has 100,000

@@ -24,7 +24,8 @@ from typing import BinaryIO
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import files
-from bot_bottle.workspace.git import Git, printable
+from bot_bottle.host.text import printable
+from bot_bottle.workspace.git import Git
 
 _PACK = re.compile(r"pack-[0-9a-f]{40,64}\.pack")
 _FAN = re.compile(r"[0-9a-f]{2}")

@@ -260,7 +260,7 @@ def test_variables_in_every_value_that_is_used(project: Path, monkeypatch: pytes
         ("containerEnv", "${localEnv:}", "localEnv:"),
         ("containerEnv", "${localWorkspaceFolder:x}", "localWorkspaceFolder:x"),
         ("containerEnv", "${}", ""),
-        ("containerEnv", "${\x1b[31m}", "?[31m"),
+        ("containerEnv", "${\x1b[31m}", "\\x1b[31m"),
     ],
 )
 def test_a_variable_that_cannot_be_replaced_is_named(project: Path, key: str, text: str, name: str) -> None:

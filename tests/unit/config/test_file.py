@@ -83,7 +83,7 @@ def test_it_is_found_from_below_up_to_the_top_of_the_repository(tmp_path: Path) 
         ("image = 'x'", "image: input should be a valid dict"),
         ("[egress]\nalow = ['*']", "egress.alow: no such key; did you mean egress.allow?"),
         ("[secrets.KEY]\nenvy = 'KEY'", "secrets.KEY.envy: no such key; known are env, file"),
-        ('"new\\nline\\u001b[31m" = 1', "new?line?[31m: no such key"),
+        ('"new\\nline\\u001b[31m" = 1', "new\\nline\\x1b[31m: no such key"),
         ("\n".join(f"k{n} = {n}" for n in range(50)), "and 45 more"),
         ("cpus = ", "Invalid value"),
         ("cpus = 1\ncpus = 2", "Cannot overwrite a value"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_bottle.engine.commands import Builder
-from bot_bottle.engine.errors import NoSuchImageError, build_words, not_built, printable, refused
+from bot_bottle.engine.errors import NoSuchImageError, build_words, clean_line, not_built, refused
 from bot_bottle.errors import BuildError, EngineError
 
 CLASSIC = """\
@@ -198,17 +198,17 @@ def test_any_other_refusal_keeps_the_engines_words() -> None:
         ("\x1b[91mred\x1b[0m", "red"),
         ("\x1b]0;title\x07text", "text"),
         ("10%\r20%\r100%\r", "100%"),
-        ("bell\x07 back\x08 c1\x9b31m", "bell back c131m"),
+        ("bell\x07 back\x08 c1\x9b31m", "bell\\x07 back\\x08 c1\\x9b31m"),
         ("\x1b]52;c;never ended", ""),
     ],
 )
 def test_lines_are_made_fit_for_a_terminal(line: str, shown: str) -> None:
-    assert printable(line) == shown
+    assert clean_line(line) == shown
 
 
 @given(st.text())
 def test_no_control_character_ever_reaches_a_terminal(line: str) -> None:
-    assert all(char == "\t" or char.isprintable() for char in printable(line))
+    assert all(char == "\t" or char.isprintable() for char in clean_line(line))
 
 
 @given(

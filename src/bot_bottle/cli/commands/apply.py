@@ -6,7 +6,7 @@ import click
 
 from bot_bottle.bottle import work
 from bot_bottle.cli import complete_names as completing
-from bot_bottle.workspace.git import printable
+from bot_bottle.host.text import printable
 
 _HELP = """Merge what the bottle NAME changed in its clone into your working tree.
 
@@ -26,4 +26,4 @@ Examples:
 def command(name: str) -> None:
     """Merge, and name what changed."""
     for path in work.apply(name):
-        click.echo(printable(path).replace("\n", "?"))
+        click.echo(printable(path))

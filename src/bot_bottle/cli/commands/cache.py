@@ -21,6 +21,7 @@ from bot_bottle.cli.output import ago
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import human_bytes, human_count
+from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import prune as prune_headers
 from bot_bottle.registry.blob_cache import Kept
 
@@ -97,7 +98,7 @@ def ls(as_json: bool) -> None:
     for entry in entries:
         used = ago(time.time() - entry.last_used)
         click.echo(
-            f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {_printable(entry.source)}"
+            f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {printable(entry.source)}"
         )
 
 
@@ -141,7 +142,7 @@ def prune(
         return
     verb = "would remove" if dry_run else "removed"
     for entry in done.removed:
-        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {_printable(entry.source)}")
+        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {printable(entry.source)}")
     for name in done.leftovers:
         click.echo(f"{verb} leftover {name}")
     for entry in done.in_use:
@@ -205,10 +206,6 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {"path": str(entry.path), "config_digest": str(entry.key.config_digest), "size": entry.size,
             "digest": str(entry.digest), "packer": entry.key.packer, "source": entry.source,
             "created": entry.created, "last_used": entry.last_used}  # fmt: skip
-
-
-def _printable(text: str) -> str:
-    return text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
 
 
 def _size(text: str) -> int:

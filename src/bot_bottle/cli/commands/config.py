@@ -11,6 +11,7 @@ import click
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.config.settings import Setting
+from bot_bottle.host.text import printable
 from bot_bottle.secrets.reference import Reference
 
 _HELP = """Show the settings of `bottle run` with the same PATH and options, and where each value is from.
@@ -55,4 +56,4 @@ def _shown(key: str, setting: Setting) -> Any:
 def _text(value: Any) -> str:
     if value is None or value in ((), ""):
         return "-"
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+    return printable(value) if isinstance(value, str) else json.dumps(value)

@@ -11,6 +11,7 @@ import click
 
 from bot_bottle.bottle import work
 from bot_bottle.cli import complete_names as completing
+from bot_bottle.host.text import printable_lines
 
 _HELP = """Show what the bottle NAME changed in its clone, committed or not.
 
@@ -51,12 +52,6 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 
 def tame(text: str) -> str:
     """Give a text with its colours, and with every other control character made visible."""
-    return "".join(part if number % 2 else _visible(part) for number, part in enumerate(_COLOUR.split(text)))
-
-
-def _visible(text: str) -> str:
-    return "".join(char if char.isprintable() or char in "\n\t" else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+    return "".join(
+        part if number % 2 else printable_lines(part) for number, part in enumerate(_COLOUR.split(text))
+    )

@@ -13,6 +13,7 @@ from bot_bottle.bottle import network as walls
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import human_bytes
+from bot_bottle.host.text import printable
 
 _HELP = """Print the output of the detached bottle NAME, standard output and error together.
 
@@ -50,7 +51,7 @@ def _line(entry: dict[str, Any]) -> str:
     port = entry.get("port")
     target = f"{entry.get('host')}:{port}" if port else str(entry.get("host"))
     line = f"{entry.get('time')}  {target}  {entry.get('reason')}"
-    return "".join(char if char.isprintable() else "?" for char in line)  # a bottle chose what it asked for
+    return printable(line)  # a bottle chose what it asked for
 
 
 def _say_dropped(count: int) -> None:

@@ -10,7 +10,7 @@ import click
 
 from bot_bottle.bottle import manage
 from bot_bottle.cli.output import ago
-from bot_bottle.workspace.git import printable
+from bot_bottle.host.text import printable
 
 _HELP = """List the bottles that run, those that were killed, and those that left a clone or a log.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle.bottle import manage
-from bot_bottle.workspace.git import printable
+from bot_bottle.host.text import printable
 
 _HELP = """Remove the logs and clones of exited bottles, and what killed commands left.
 

@@ -7,7 +7,7 @@ import click
 from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.workspace.git import printable
+from bot_bottle.host.text import printable
 
 _HELP = """Remove the logs and clones of exited bottles, and their refs beside your branches.
 

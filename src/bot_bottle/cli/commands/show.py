@@ -11,7 +11,7 @@ import click
 from bot_bottle.bottle import manage, records
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.cli import complete_names as completing
-from bot_bottle.workspace.git import printable
+from bot_bottle.host.text import printable_lines
 
 _HELP = """Show the record of the last run of the bottle NAME (default: of the last run of all).
 
@@ -36,7 +36,7 @@ def command(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(record.to_json(), indent=2))
         return
     for key, value in _lines({"state": manage.state(record), **record.to_json()}):
-        click.echo(f"{key:<20} {printable(value)}")
+        click.echo(f"{key:<20} {printable_lines(value)}")
 
 
 def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
