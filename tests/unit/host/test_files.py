@@ -67,6 +67,7 @@ def test_what_is_no_file_is_left_to_the_caller(tmp_path: Path) -> None:
     os.close(writer)
 
 
+@pytest.mark.root
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()

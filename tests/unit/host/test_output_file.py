@@ -111,6 +111,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         find_output(tmp_path / "out")
 
 
+@pytest.mark.root
 def test_a_file_that_must_not_be_written_is_not_replaced(artifact: Path, tmp_path: Path) -> None:
     """Root may write it all the same, so another user tries."""
     tmp_path.chmod(0o777)
@@ -128,6 +129,7 @@ def test_a_file_that_must_not_be_written_is_not_replaced(artifact: Path, tmp_pat
 # --- what is no file
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("link", [False, True])
 def test_a_device_and_a_link_to_it_stay(artifact: Path, tmp_path: Path, link: bool) -> None:
     os.mknod(tmp_path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -142,6 +144,7 @@ def test_a_device_and_a_link_to_it_stay(artifact: Path, tmp_path: Path, link: bo
     assert out.is_symlink() == link
 
 
+@pytest.mark.root
 def test_a_full_device_is_a_full_disk(artifact: Path, tmp_path: Path) -> None:
     os.mknod(tmp_path / "full", 0o666 | stat.S_IFCHR, os.makedev(1, 7))
     with pytest.raises(OSError, match="No space left"):
@@ -189,6 +192,7 @@ def refused(tmp_path: Path) -> Iterator[dict[str, Path]]:
     os.close(slave)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
