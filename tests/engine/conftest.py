@@ -27,7 +27,8 @@ def bottle(cache_dir: Path, docker: Docker) -> Bottle:
 @pytest.fixture
 def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
     """Run `bottle` with the podman of the tests. No docker answers."""
-    return Bottle(cache_dir, {**podman.variables, "DOCKER_HOST": f"unix://{cache_dir}/nothing.sock"})
+    silent = {"DOCKER_HOST": f"unix://{cache_dir}/nothing.sock", "BOT_BOTTLE_ENGINE": "podman"}
+    return Bottle(cache_dir, {**podman.variables, **silent})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from bot_bottle.engine.limits import podman_limits
 from bot_bottle.host.process_tree import start_time
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -92,7 +93,7 @@ class Podman:
 
     def build(self, context: Path, *args: str) -> str:
         """Build an image and give its id."""
-        return self.podman("build", "--quiet", *args, str(context)).decode().strip()
+        return self.podman("build", "--quiet", *podman_limits(), *args, str(context)).decode().strip()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from bot_bottle.tar.stream import TarStream
 
 __all__ = ["BuildRequest", "Engine", "EngineDetails", "EngineName", "NoSuchImageError", "find_engine"]
 
+# seconds; podman's first call sets up its storage and is slow on a busy machine
+_ANSWERS_WITHIN = {"docker": 10.0, "podman": 60.0}
 _ANSWER_LIMIT = 16 << 20  # bytes of JSON; an image's description takes some kB
 
 
@@ -256,11 +259,18 @@ def _build_digests(result: argv.BuildResult) -> tuple[list[str], Digest | None]:
     return list(dict.fromkeys(digest for digest in found if isinstance(digest, str) and digest)), config
 
 
-def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:
-    """Give the engine that `choice` or BOT_BOTTLE_ENGINE names, else the first of docker, podman to answer.
+def find_engine(
+    choice: str | None = None,
+    *,
+    timeout: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Engine:
+    """Return the engine that `choice` or BOT_BOTTLE_ENGINE names, else the first of docker, podman to answer.
 
-    `timeout` is how long each may take to answer, in seconds. Raises EngineError that says what to install
-    or start, UsageError for a choice that is neither.
+    `timeout` is how long each may take to answer, in seconds (None: as long as each may need). `say` is told
+    what is waited for, and that podman takes docker's place; that it never does where DOCKER_HOST or
+    DOCKER_CONTEXT say which docker is meant. Raises EngineError that says what to install or start,
+    UsageError for a choice that is neither.
     """
     choice = choice or os.environ.get("BOT_BOTTLE_ENGINE") or None
     if choice not in (None, "docker", "podman"):
@@ -271,9 +281,16 @@ def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:
         if program is None:
             continue
         try:
-            return _ask(program, timeout)
+            with _waiting(name, say):
+                found = _ask(program, timeout or _ANSWERS_WITHIN[name])
         except EngineError as error:
             problems.append(error)
+            if name == "docker" and (meant := words.meant_endpoint()) and not choice:
+                raise words.not_replaced(error, meant) from error
+        else:
+            for problem in problems:
+                say(f"{problem.message}: using {found.name} ({problem.why.partition(chr(10))[0]})")
+            return found
     if not problems:
         what = f"{choice} is not installed" if choice else "no container engine: no docker, no podman"
         raise EngineError(what, next_step=words.install())
@@ -281,6 +298,18 @@ def find_engine(choice: str | None = None, *, timeout: float = 10.0) -> Engine:
     for other in others:
         first.why += f"\n{other.message}: {other.why}"
     raise first
+
+
+@contextmanager
+def _waiting(name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Say what is waited for if the block takes longer than a second."""
+    timer = threading.Timer(1.0, say, [f"waiting for {name} to answer"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _ask(program: Path, timeout: float) -> Engine:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from bot_bottle.engine.commands import Builder, EngineName
 from bot_bottle.errors import BottleError, BuildError, EngineError
+from bot_bottle.host import process
 from bot_bottle.host.text import printable
 
 _NO_IMAGE = re.compile(
@@ -23,6 +25,27 @@ _SILENT = re.compile(
     r"|: unexpected EOF$|^unexpected EOF$",
     re.I | re.M,
 )
+
+_OLD_CLIENT = re.compile(r"client version \S+ is too old", re.I)
+_OLD_SERVER = re.compile(
+    r"client version \S+ is too new|API version \S+ is (too old|not supported by this)", re.I
+)
+_NO_CONTEXT = re.compile(
+    r"context \"?[^\s\"]+\"?: context not found|context \"?[^\s\"]+\"? is not found", re.I
+)
+_INCOMPLETE = re.compile(
+    r"content digest \S+: not found|unable to create manifests file|no suitable export target found"
+    r"|does not provide the specified platform|cannot overwrite digest",
+    re.I,
+)
+_NO_ROOM = re.compile(r"no space left on device|disk quota exceeded", re.I)
+_USER_SOCKET = re.compile(r"/run/user/(\d+)/")
+# what the classic builder says of a Dockerfile that is written for BuildKit
+_FOR_BUILDKIT = re.compile(
+    r"requires BuildKit|Unknown flag: (mount|link|parents|exclude|checksum|network|security)", re.I
+)
+_UNKNOWN = re.compile(r"unknown instruction", re.I)
+_HEREDOC = re.compile(rb"^\s*(RUN|COPY|ADD)\b[^\n]*<<-?['\"]?\w", re.I | re.M)
 
 _STEP = re.compile(r"Step \d+/\d+ :|(\[\d+/\d+\] )?STEP \d+(/\d+)?:")
 _NOISE = re.compile(
@@ -48,16 +71,55 @@ def clean_line(line: str) -> str:
 def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
     """Explain why the engine failed to `verb` the image `ref` ("" where it is about none)."""
     if _DENIED.search(words):
-        return EngineError(f"{name} may not be used by this user", why=words, next_step=_admit(name))
+        return EngineError(f"{name} may not be used by this user", why=words, next_step=_admit(name, words))
+    if _OLD_CLIENT.search(words):
+        return EngineError(
+            f"the {name} client is too old for its server", why=words, next_step=_update(name, "client")
+        )
+    if _OLD_SERVER.search(words):
+        return EngineError(
+            f"the {name} server is too old for its client", why=words, next_step=_update(name, "server")
+        )
+    if _NO_CONTEXT.search(words):
+        return EngineError(
+            f"{name} has no such context",
+            why=words,
+            next_step="`docker context ls` lists them; unset DOCKER_CONTEXT, or `docker context use default`",
+        )
     if _SILENT.search(words):
-        return EngineError(f"{name} does not answer", why=words, next_step=start(name))
+        return EngineError(f"{name} does not answer", why=words, next_step=start(name, words))
     if _NO_IMAGE.search(words):
         return NoSuchImageError(
             f"no such image: {ref}",
             why=words,
             next_step=f"check the name with `{name} image ls`, or get it with `{name} pull {ref}`",
         )
-    return EngineError(f"{name} could not {f'{verb} {ref}'.strip()}", why=words)
+    next_step = ""
+    if _NO_ROOM.search(words):
+        next_step = _make_room(name)
+    elif _INCOMPLETE.search(words):
+        next_step = (
+            "the engine lacks parts of the image, perhaps those of other platforms: "
+            f"`{name} pull --platform linux/ARCHITECTURE {ref or 'NAME'}`, or build it again"
+        )
+    return EngineError(f"{name} could not {f'{verb} {ref}'.strip()}", why=words, next_step=next_step)
+
+
+def meant_endpoint() -> str:
+    """Return the setting that says which docker is meant, as NAME=VALUE; "" without one."""
+    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):  # in the order in which docker obeys them
+        if value := os.environ.get(variable):
+            return f"{variable}={value}"
+    return ""
+
+
+def not_replaced(error: EngineError, meant: str) -> EngineError:
+    """Explain why no other engine is taken for a docker that does not answer."""
+    return EngineError(
+        error.message,
+        why=f"{error.why}\n{meant} says which docker is meant, so that no other engine is taken",
+        next_step=f"{error.next_step}; or choose another engine: --engine podman",
+    )
 
 
 def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str) -> BottleError:
@@ -66,7 +128,24 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
     if _DENIED.search(last) or _SILENT.search(last):
         return refused(name, "build", str(dockerfile), last)
     why = build_words(builder, output)
-    return BuildError(f"{dockerfile} did not build", why=why, next_step=_mend(name, why))
+    next_step = _need_buildkit(dockerfile, why) if builder == "classic" else ""
+    return BuildError(f"{dockerfile} did not build", why=why, next_step=next_step or _mend(name, why))
+
+
+def _need_buildkit(dockerfile: Path, why: str) -> str:
+    """Return the next step for a Dockerfile that the classic builder does not understand; "" for another."""
+    needed = bool(_FOR_BUILDKIT.search(why))
+    if not needed and _UNKNOWN.search(why):  # the lines of a heredoc, taken for instructions
+        with suppress(OSError), dockerfile.open("rb") as file:
+            needed = bool(_HEREDOC.search(file.read(1 << 20)))
+    if not needed:
+        return ""
+    if os.environ.get("DOCKER_BUILDKIT"):
+        return "this Dockerfile needs BuildKit: unset DOCKER_BUILDKIT"
+    return (
+        "this Dockerfile needs BuildKit, and this docker has its classic builder alone: install the buildx "
+        "plugin (Debian: docker-buildx; from docker: docker-buildx-plugin), or use --engine podman"
+    )
 
 
 def build_words(builder: Builder, output: str) -> str:
@@ -96,7 +175,7 @@ def _buildkit_words(lines: list[str]) -> list[str]:
 
 def _mend(name: EngineName, why: str) -> str:
     if "no space left on device" in why.lower():
-        return f"make room: `{name} system df` shows what takes it, `{name} system prune` removes leftovers"
+        return _make_room(name)
     if re.search(
         r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
     ):
@@ -108,11 +187,28 @@ def _mend(name: EngineName, why: str) -> str:
     return "correct the Dockerfile and run again"
 
 
-def start(name: EngineName) -> str:
-    """Say how the engine is started."""
+def _make_room(name: EngineName) -> str:
+    return f"make room: `{name} system df` shows what takes it, `{name} system prune` removes leftovers"
+
+
+def _update(name: EngineName, side: str) -> str:
+    if name == "docker" and (version := os.environ.get("DOCKER_API_VERSION")):
+        return f"unset DOCKER_API_VERSION={version}, which keeps the client from agreeing with its server"
+    if side == "client":
+        return f"update the {name} client on this machine, which is an older one than its server takes"
+    return f"update the {name} server, or use a client of about its own version"
+
+
+def start(name: EngineName, words: str = "") -> str:
+    """Return how the engine is started; `words` is what its client said."""
     variable = "DOCKER_HOST" if name == "docker" else "CONTAINER_HOST"
-    if host := os.environ.get(variable):
-        return f"start the engine that {variable}={host} names, or unset {variable}"
+    if not (meant := os.environ.get(variable)) and name == "docker":
+        variable, meant = "DOCKER_CONTEXT", os.environ.get("DOCKER_CONTEXT")
+    how = _start_socket(words)
+    if meant:
+        return f"start the engine that {variable}={meant} names{how and f' ({how})'}, or unset {variable}"
+    if how:
+        return f"start it with {how}"
     if name == "podman":
         return "run `podman machine start`" if sys.platform == "darwin" else "run `podman info` to see why"
     if sys.platform == "darwin":
@@ -127,7 +223,30 @@ def install() -> str:
     return "install one: `sudo apt-get install docker.io`, or `sudo apt-get install podman`"
 
 
-def _admit(name: EngineName) -> str:
+def _start_socket(words: str) -> str:
+    """Return the command that starts the docker that answers at the socket named there; "" for the usual."""
+    if found := _USER_SOCKET.search(words):
+        own = "" if int(found[1]) == os.geteuid() else f", as the user {found[1]}"
+        return f"`systemctl --user start docker`{own}"
+    if "/.docker/desktop/" in words:
+        return "`systemctl --user start docker-desktop`"
+    return "`sudo snap start docker`" if _is_snap() else ""
+
+
+def _is_snap() -> bool:
+    program = process.find("docker")
+    return program is not None and program.resolve().name == "snap"
+
+
+def _admit(name: EngineName, words: str) -> str:
+    if (found := _USER_SOCKET.search(words)) and int(found[1]) != os.geteuid():
+        meant = meant_endpoint() or "the docker context"
+        return f"{meant} is the engine of the user {found[1]}: run bottle as that user, or name your own"
+    if name == "docker" and _is_snap():
+        return (
+            "run `sudo addgroup --system docker`, `sudo adduser $USER docker`, `sudo snap restart docker`, "
+            "and log in again (that group has root's power), or use podman: --engine podman"
+        )
     if name == "docker":
         return (
             "run `sudo usermod -aG docker $USER` and log in again (that group has root's power), "

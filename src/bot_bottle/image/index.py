@@ -133,7 +133,8 @@ class Search:
             return ImageError(
                 f"{self._what} holds no image for {self._wanted}",
                 why=f"it has: {_listed(self._others)}",
-                next_step=f"build or save the image for {self._wanted}",
+                next_step=f"build or pull the image for {self._wanted}: docker and podman take "
+                f"--platform {self._wanted} for both",
             )
         if self._incomplete:
             return ImageError(

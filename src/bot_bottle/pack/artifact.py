@@ -184,7 +184,8 @@ def _platform(platform: Platform, *, foreign: bool) -> str:
     if platform.os != machine.os or (platform.architecture != machine.architecture and not foreign):
         raise ImageError(
             f"the image is for {platform}, and a microVM on this machine runs {machine}",
-            next_step=f"build it with --platform {machine}",
+            next_step=f"build it for {machine} (`docker build --platform {machine}`), or pull that one "
+            f"(`docker pull --platform {machine} NAME`)",
         )
     return f"{platform.os}/{platform.architecture}"
 

@@ -75,7 +75,7 @@ class Converter:
     def engine(self) -> Engine:
         """The container engine. Raises EngineError when none answers."""
         if self._engine is None:
-            self._engine = find_engine(self._engine_choice)
+            self._engine = find_engine(self._engine_choice, say=self._progress.note)
         return self._engine
 
     @property

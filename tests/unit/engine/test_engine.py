@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 from tests.support.fake_engines import Fake, engine, fails, says
@@ -115,6 +117,45 @@ def test_when_both_fail_both_are_told(fake: Fake) -> None:
         find_engine()
     assert NO_DAEMON in caught.value.why
     assert "Operation not permitted" in caught.value.why
+
+
+@pytest.mark.parametrize("name", ["DOCKER_HOST", "DOCKER_CONTEXT"])
+def test_no_other_engine_is_taken_for_the_docker_that_was_named(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fake("docker", fails(NO_DAEMON))
+    fake("podman", says(PODMAN))
+    monkeypatch.setenv(name, "far")
+    with pytest.raises(EngineError, match="docker does not answer") as caught:
+        find_engine()
+    assert NO_DAEMON in caught.value.why
+    assert f"{name}=far says which docker is meant" in caught.value.why
+    assert f"{name}=far" in caught.value.next_step
+    assert "--engine podman" in caught.value.next_step
+    assert find_engine("podman").name == "podman"
+    monkeypatch.setenv("BOT_BOTTLE_ENGINE", "podman")
+    assert find_engine().name == "podman"
+
+
+def test_podman_in_dockers_place_is_said(fake: Fake) -> None:
+    fake("docker", fails(NO_DAEMON))
+    fake("podman", says(PODMAN))
+    said: list[str] = []
+    find_engine(say=said.append)
+    assert said == [f"docker does not answer: using podman ({NO_DAEMON})"]
+
+
+def test_what_takes_longer_than_a_second_is_said(fake: Fake, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "asked")
+    fake("podman", f"read line < {tmp_path}/asked; {says(PODMAN)}")
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        (tmp_path / "asked").write_text("go on\n")
+
+    assert find_engine("podman", say=say).name == "podman"
+    assert said == ["waiting for podman to answer"]
 
 
 def test_an_engine_that_hangs_is_given_up(fake: Fake) -> None:

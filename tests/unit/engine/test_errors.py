@@ -216,3 +216,107 @@ def test_no_control_character_ever_reaches_a_terminal(line: str) -> None:
 )
 def test_no_output_makes_the_explanation_fail(builder: Builder, output: str) -> None:
     not_built("docker", builder, Path("Dockerfile"), output)
+
+
+# --- engines that cannot be used: what, why, next step
+
+TOO_OLD = "Error response from daemon: client version 1.41 is too old. Minimum supported API version is 1.44"
+TOO_NEW = "Error response from daemon: client version 1.52 is too new. Maximum supported API version is 1.41"
+NO_CONTEXT = (
+    'Failed to initialize: unable to resolve docker endpoint: context "far": context not found: open x'
+)
+SILENT = "Cannot connect to the Docker daemon at unix://{}. Is the docker daemon running?"
+DENIED = "permission denied while trying to connect to the docker API at unix://{}"
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment that says nothing of docker, and a PATH that is empty."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_API_VERSION", "DOCKER_BUILDKIT", "CONTAINER_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    return tmp_path
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("words", "what", "step"),
+    [
+        (TOO_OLD, "client is too old for its server", "update the docker client"),
+        (TOO_NEW, "server is too old for its client", "update the docker server"),
+        (
+            "Error: API version 1.40 is not supported by this client: the minimum is 1.44",
+            "server is too old",
+            "update the docker server",
+        ),
+        (NO_CONTEXT, "no such context", "docker context ls"),
+        (SILENT.format("/var/run/docker.sock"), "does not answer", "sudo systemctl start docker"),
+        (SILENT.format("/run/user/9/docker.sock"), "does not answer", "--user start docker`, as the"),
+        (
+            SILENT.format("/home/me/.docker/desktop/docker.sock"),
+            "does not answer",
+            "systemctl --user start docker-desktop",
+        ),
+        (DENIED.format("/var/run/docker.sock"), "may not be used", "usermod -aG docker"),
+        (DENIED.format("/run/user/9/docker.sock"), "may not be used", "run bottle as that user"),
+        ("write /x: no space left on device", "could not save a", "docker system df"),
+        (
+            "unable to create manifests file: NotFound: content digest sha256:ab: not found",
+            "could not save a",
+            "docker pull --platform",
+        ),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_be_used_has_a_next_step(words: str, what: str, step: str) -> None:
+    error = refused("docker", "save", "a", words)
+    assert what in error.message
+    assert error.why == words
+    assert step in error.next_step
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("words", [TOO_OLD, TOO_NEW])
+def test_a_version_that_was_set_is_named(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_API_VERSION", "1.52")
+    assert "unset DOCKER_API_VERSION=1.52" in refused("docker", "tell", "", words).next_step
+
+
+def test_a_snap_has_commands_of_its_own(plain: Path) -> None:
+    (plain / "snap").write_text("#!/bin/sh\n")
+    (plain / "snap").chmod(0o755)
+    (plain / "bin/docker").symlink_to(plain / "snap")
+    silent = SILENT.format("/var/run/docker.sock")
+    assert "sudo snap start docker" in refused("docker", "tell", "", silent).next_step
+    assert "snap restart docker" in refused("docker", "tell", "", DENIED.format("/x")).next_step
+
+
+HEREDOC = "FROM scratch\nRUN <<EOF\necho a\nEOF\n"
+MOUNT = "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/"
+ECHO = "Error response from daemon: dockerfile parse error line 4: unknown instruction: ECHO"
+LINK = "Error response from daemon: dockerfile parse error line 2: Unknown flag: link"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "needed"),
+    [
+        (MOUNT, "", True),
+        (LINK, "", True),
+        (ECHO, HEREDOC, True),
+        (ECHO, "FROM scratch\ncopy <<-'E' /x\necho a\n", True),
+        (ECHO, "FROM scratch\nECHO a << b\n", False),
+        ("cc: no such file", HEREDOC, False),
+    ],
+)
+def test_a_dockerfile_for_buildkit_and_a_docker_without(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, words: str, text: str, needed: bool
+) -> None:
+    (plain / "Dockerfile").write_text(text)
+    error = not_built("docker", "classic", plain / "Dockerfile", f"Step 1/2 : FROM x\n{words}")
+    assert ("install the buildx plugin" in error.next_step) == needed
+    assert needed or error.next_step == "correct the Dockerfile and run again"
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
+    error = not_built("docker", "classic", plain / "Dockerfile", words)
+    assert ("unset DOCKER_BUILDKIT" in error.next_step) == needed
+    assert "BuildKit:" not in not_built("docker", "buildx", plain / "Dockerfile", words).next_step

@@ -38,7 +38,10 @@ def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir)
         return
     uid, gid = users.of_image(engine, image, launch.user, run)
     with ExitStack() as stack:
-        if _is_rootless(engine):
+        security = _security(engine)
+        if "name=userns" in security:
+            raise _remapped(engine)
+        if security == "true" or "name=rootless" in security:
             options = _mapped_by_engine(engine, uid, gid)
             yield options + _as_it_is(mount)
         elif uid == os.geteuid():
@@ -58,13 +61,21 @@ def _refused(engine: Engine, uid: int) -> WorkspaceError:
     )
 
 
-def _is_rootless(engine: Engine) -> bool:
+def _remapped(engine: Engine) -> WorkspaceError:
+    return WorkspaceError(
+        f"{engine.name} cannot map your folder to the container's user",
+        why="the engine maps the users of its containers itself (userns-remap)",
+        next_step="use --backend smolmachines, podman, or an engine without userns-remap",
+    )
+
+
+def _security(engine: Engine) -> str:
+    """Return what the engine says of how it maps users: `true` is a podman without root's rights."""
     what = "{{.Host.Security.Rootless}}" if engine.name == "podman" else "{{json .SecurityOptions}}"
     try:
-        told = process.run([str(engine.program), "info", f"--format={what}"], timeout=_TIMEOUT).text
+        return process.run([str(engine.program), "info", f"--format={what}"], timeout=_TIMEOUT).text
     except CommandFailed as error:
         raise EngineError(f"{engine.name} does not answer", why=error.why) from error
-    return told == "true" or "name=rootless" in told
 
 
 def _mapped_by_engine(engine: Engine, uid: int, gid: int) -> list[str]:
