@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,18 @@ DOCKERFILE = (
 )
 
 
-def test_a_build_by_root_without_the_right_to_raise_limits(podman_bottle: Bottle, tmp_path: Path) -> None:
+def test_a_build_with_our_own_limits(podman_bottle: Bottle, tmp_path: Path) -> None:
     context = busybox_context(tmp_path / "context", DOCKERFILE)
+    argv = ("run", "-q", "--engine=podman", "--backend=docker", str(context), "--", "/bin/sh", "-c")
+    files, processes = podman_bottle(*argv, "/bin/cat /files /processes").out.split()
+    assert 0 < int(files) <= resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert 0 < int(processes) <= 32768
+
+
+def test_a_build_by_root_without_the_right_to_raise_limits(podman_bottle: Bottle, tmp_path: Path) -> None:
+    context = busybox_context(
+        tmp_path / "context", DOCKERFILE.replace("RUN", "ENV LOWERED=1\nRUN")
+    )  # no cached step
     without = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
     lowered = ("prlimit", "--nofile=4000:4000", "--nproc=9000:9000", *without)
     bottle = replace(podman_bottle, prefix=lowered)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import resource
 
-_DEFAULT = 1 << 20  # of podman, for both
+_FILES = 1 << 20  # podman's own
+# podman gives itself no more than the kernel has numbers for processes (pid_max), of which this is the least
+_PROCESSES = 1 << 15
 
 
-def podman_limits(processes: int = _DEFAULT) -> list[str]:
-    """Return podman's options for limits that we may set: those that it has by itself, but no more than ours.
+def podman_limits() -> list[str]:
+    """Return podman's options for limits that it may set, none of them more than ours.
 
-    `processes` is how many a user may have at most. Of a container `--pids-limit` says how many it may have.
+    How many processes a container may have is for `--pids-limit` to say: a user's are counted together.
     """
     wanted = {
-        "nofile": min(_DEFAULT, _hard(resource.RLIMIT_NOFILE)),
-        "nproc": min(processes, _hard(resource.RLIMIT_NPROC)),
+        "nofile": min(_FILES, _hard(resource.RLIMIT_NOFILE)),
+        "nproc": min(_PROCESSES, _hard(resource.RLIMIT_NPROC)),
     }
     return [f"--ulimit={limit}={value}:{value}" for limit, value in wanted.items()]
 
 
 def _hard(limit: int) -> int:
     _, hard = resource.getrlimit(limit)
-    return _DEFAULT if hard == resource.RLIM_INFINITY else hard
+    return _FILES if hard == resource.RLIM_INFINITY else hard

@@ -1,4 +1,4 @@
-"""A container's workspace where the engine cannot show it as the user's own. The engine is a program on PATH."""
+"""A container's workspace where the engine cannot show it as the user's own."""
 
 from __future__ import annotations
 

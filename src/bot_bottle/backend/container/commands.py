@@ -15,7 +15,6 @@ from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import SpecError
 
 PIDS = 4096
-USER_PROCESSES = 8 * PIDS  # of all containers of a user, whom podman counts together
 
 # names that the engine's own client reads: in its environment they would change what it does
 _OWN_NAME = re.compile(
@@ -41,7 +40,7 @@ def create_argv(
     argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
     argv += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
-    argv += podman_limits(USER_PROCESSES) if engine.name == "podman" else []
+    argv += podman_limits() if engine.name == "podman" else []
     if tty:
         argv.append("--tty")
     if launch.user:

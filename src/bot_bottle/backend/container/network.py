@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.backend.base import BottleConfig
-from bot_bottle.backend.container.commands import USER_PROCESSES, bind_option
+from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.backend.container.docker_ports import NAME, forwarded
 from bot_bottle.backend.container.idmap_helper import helper_image
 from bot_bottle.engine.engine import Engine
@@ -116,7 +116,7 @@ def _argv(
     argv += [f"--label={key}={value}" for key, value in labels.items()]
     argv += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
     argv += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
-    argv += podman_limits(USER_PROCESSES) if engine.name == "podman" else []
+    argv += podman_limits() if engine.name == "podman" else []
     argv += [bind_option(Path(each), each, "readonly") for each in _folders()]
     argv += [bind_option(folder, str(_PLACE), "readonly")]
     python = os.path.realpath(sys.executable)
