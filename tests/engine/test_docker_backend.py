@@ -217,3 +217,42 @@ def test_podman_does_it_too(podman: Podman, cache_dir: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert (done.code, done.out) == (7, "1000\nother\nlo\n"), done
     assert not bottle.leftovers
+
+
+# --- output that cannot be written ---
+
+
+def run_into(bottle: Bottle, image: str, stdout: Any, command: str) -> subprocess.CompletedProcess[bytes]:
+    argv = [str(PROGRAM), "run", "-q", "--backend=docker", "--image", image, "--", "sh", "-c", command]
+    return subprocess.run(argv, env=bottle.env(), stdout=stdout, stderr=subprocess.PIPE, timeout=120)
+
+
+def test_a_full_disk_is_no_success(bottle: Bottle, bottle_image: str) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = run_into(bottle, bottle_image, full, "echo lost")
+        assert done.returncode == 1, done.stderr
+        assert b"no space left" in done.stderr.lower()
+        assert run_into(bottle, bottle_image, full, "exit 3").returncode == 3
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(bottle: Bottle, bottle_image: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_into(bottle, bottle_image, writing, "while echo line; do :; done")
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_exec_of_what_cannot_be_run(bottle: Bottle, bottle_image: str) -> None:
+    options = ("run", "-q", "-d", "--backend=docker", "--name", "here", "--image", bottle_image)
+    assert bottle(*options, "--", "sleep", "1000").code == 0
+    try:
+        assert bottle("exec", "here", "nosuch").code == 127
+        assert bottle("exec", "here", "/etc/passwd").code == 126
+        assert bottle("exec", "here", "sh", "-c", "exit 126").code == 126
+        assert bottle("exec", "here", "echo", "-n", "--", "x").out == "-- x"
+    finally:
+        assert bottle("stop", "-t", "0", "here").code == 0
+        bottle("rm", "here")

@@ -227,14 +227,13 @@ def attached(
     *,
     env: Mapping[str, str] | None = None,
     terminal: bool = False,
-    own_stderr: bool = False,
 ) -> Iterator[Child]:
     """Run a program on our own three streams.
 
     With `terminal` it stays in our session, so that it may set the terminal's mode and hear of its size;
-    without, its standard error comes to us, as the child's `stderr`, unless `own_stderr` gives it ours.
+    without, its standard error comes to us, as the child's `stderr`.
     """
-    stderr = None if terminal or own_stderr else subprocess.PIPE
+    stderr = None if terminal else subprocess.PIPE
     with _started(
         argv, env=env, cwd=None, stdin=None, stdout=None, stderr=stderr, session=not terminal
     ) as child:

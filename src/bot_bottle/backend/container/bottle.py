@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,12 +34,14 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
 from bot_bottle.network.canary import canary
 from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
-from bot_bottle.network.probes import KIT, Probe, Proof
+from bot_bottle.network.probes import BUSYBOX, KIT, Probe, Proof
 from bot_bottle.network.proxy_process import Record
 
 STRAY = "bottle-container"
 _LABEL = "bot-bottle.bottle"
 _DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
+_SIGNALLED = 128  # and the number of the signal: the exit status of a command that a signal ended
+_BROKEN = b"broken pipe\n"
 _TIMEOUT = 120.0  # seconds, for what does not wait for the bottle's command
 # no key detaches: a bottle that runs on with nobody attached would be one that nobody ends
 _NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
@@ -88,8 +91,13 @@ class ContainerBottle:
             ):
                 started = self._let_through(client, received, tried, on_proved, tty=tty)
                 held.close()
-                wait(client, received, self._pass_on, self._remove)
+                ended = wait(client, received, self._pass_on, self._remove)
+        lost = bool(ended) and not received
+        if lost and _reader_is_gone() and self._inspected()["State"].get("Running"):
+            return _SIGNALLED + signal.SIGPIPE  # as for a program that writes by itself
         status = self._status()
+        if lost and started and not status:  # the output could not be written, as on a full disk
+            return ended if ended > 0 else _SIGNALLED - ended
         if not (started or received or status):
             raise BootError("the container ended before its command began")
         return status
@@ -170,7 +178,7 @@ class ContainerBottle:
     def _status(self) -> int:
         state = self._inspected()["State"]
         code = int(state.get("ExitCode") or 0)
-        if state.get("RunningBottle"):
+        if state.get("Running"):
             raise EngineError(f"{self._engine.name} let go of the container before its command ended")
         if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
             raise BootError("the container did not start", why=str(state.get("Error") or ""))
@@ -187,11 +195,16 @@ class ContainerBottle:
 
 @contextmanager
 def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
-    """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`)."""
+    """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`).
+
+    But not that whoever read our standard output has gone: other programs say nothing of that either.
+    """
 
     def copy() -> None:
         with suppress(OSError, ValueError):  # it is closed when the client had to be ended
             while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
+                if data.endswith(_BROKEN) and _reader_is_gone():
+                    data = data[: data.rfind(b"\n", 0, -1) + 1]
                 with suppress(OSError):  # nobody listens; the command goes on all the same
                     while data:
                         data = data[os.write(2, data) :]
@@ -246,11 +259,29 @@ def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> 
     with env_file(run.path, launch.variables(tty=tty)) as (path, inherited):
         options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
         argv = [str(engine.program), "exec", *options, launch.name, *launch.command]
-        with process.attached(
-            argv, env={**os.environ, **inherited}, terminal=tty, own_stderr=not tty
-        ) as client:
+        env = {**os.environ, **inherited}
+        with process.attached(argv, env=env, terminal=tty) as client, _relayed(client.stderr):
             code = client.wait()
-    return -1 if code is None else code
+    if code is None or code < 0:
+        return _SIGNALLED - (code or -signal.SIGKILL)
+    # some releases of the engines answer 126 for a command that is not there, too
+    return 127 if code == 126 and _is_missing(engine, launch) else code
+
+
+def _is_missing(engine: Engine, launch: BottleConfig) -> bool:
+    """Return whether a command that could not be started is not in the container."""
+    name = launch.command[0]
+    options = [f"--user={launch.user}"] if launch.user else []
+    look_up = ("test", "-e", name) if "/" in name else ("which", name)
+    argv = [str(engine.program), "exec", *options, launch.name, *BUSYBOX, *look_up]
+    return process.run(argv, timeout=_TIMEOUT, check=False).code == 1
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads what is written to our standard output, a pipe."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _remove_quietly(program: Path, label: str) -> None:
