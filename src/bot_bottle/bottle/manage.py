@@ -143,7 +143,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
 
 
 def _remove_folder(name: str) -> None:
-    with names.lock_name(name):
+    with names.lock_name(name, new=False):
         shutil.rmtree(paths.bottle_dir(name), ignore_errors=True)
 
 

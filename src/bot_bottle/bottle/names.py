@@ -11,12 +11,18 @@ from bot_bottle.host.locks import claimed
 
 
 @contextmanager
-def lock_name(name: str) -> Iterator[None]:
-    """Lock a name for the block. Raises SpecError while a bottle of this name runs."""
+def lock_name(name: str, *, new: bool = True) -> Iterator[None]:
+    """Lock a name for the block, for a `new` bottle or to work on an old one's.
+
+    Raises SpecError while a bottle of this name runs.
+    """
     with try_lock_name(name) as free:
         if not free:
             raise SpecError(
-                f"a bottle named {name} is running", next_step=f"give another --name, or bottle stop {name}"
+                f"a bottle named {name} is running",
+                next_step=f"give another --name, or bottle stop {name}"
+                if new
+                else f"bottle stop {name} first",
             )
         yield
 

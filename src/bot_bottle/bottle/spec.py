@@ -120,6 +120,11 @@ def parse_memory(text: str) -> int:
     size = bytes_of(text)
     if size is None:
         raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
+    if size < 1 << 20:
+        raise SpecError(
+            f"{text.strip()[:50]} is {size} bytes of memory, which no bottle can run in",
+            next_step="write the unit, as 512m or 4g: without one it is bytes, as with docker",
+        )
     if size >> 20 > 1 << 22:
         raise SpecError(f"too much memory: {text}")
     return size >> 20

@@ -55,7 +55,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     finished holds no work. Raises WorkspaceError, and
     SpecError for a bottle that lives.
     """
-    with lock_name(check_slug(name)):
+    with lock_name(check_slug(name), new=False):
         folder = paths.bottle_dir(name) / "clone"
         if not whole(folder):
             remove_tree(folder)

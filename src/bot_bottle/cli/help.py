@@ -46,6 +46,7 @@ _TEXT = """Usage: bottle [OPTIONS] COMMAND [ARGS]...
 {about}
 
 Options:
+  -v, --verbose  Show every command that is run, and a bug's traceback.
   -V, --version  Show the version and exit.
   -h, --help     Show this message and exit.
 

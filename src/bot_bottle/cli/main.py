@@ -73,8 +73,13 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup, help=overview.ABOUT, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, "-V", "--version", prog_name="bottle")
-def bottle() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show every command that is run, and a bug's traceback.")
+def bottle(verbose: bool) -> None:
     """Gather the commands."""
+    if verbose:
+        from bot_bottle.cli.options import log_commands  # only here: it takes longer than --help may
+
+        log_commands()
 
 
 def run(arguments: list[str]) -> int:
@@ -136,7 +141,7 @@ def _unexpected(error: Exception) -> int:
 
     if logging.getLogger("bot_bottle").isEnabledFor(logging.INFO):
         _say(traceback.format_exc())
-    advice = "this is a bug in bottle; run it again with -v for the traceback, and report it"
+    advice = "this is a bug in bottle; run it again as bottle -v ... for the traceback, and report it"
     _say(f"bottle: {type(error).__name__}: {error}\nNext: {advice}")
     return BottleError.exit_code
 

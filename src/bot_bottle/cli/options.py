@@ -229,10 +229,15 @@ def output_options(command: F) -> F:
     return command
 
 
+def log_commands() -> None:
+    """Have every command that is run shown on standard error, and a bug's traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("bot_bottle").setLevel(logging.INFO)
+
+
 def progress(*, quiet: bool, verbose: bool) -> Progress:
     """Return the progress display for the options: a live line on a terminal unless commands are shown."""
     if verbose:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("bot_bottle").setLevel(logging.INFO)
+        log_commands()
     mode: Mode = "quiet" if quiet else "live" if sys.stderr.isatty() and not verbose else "plain"
     return Progress(mode)

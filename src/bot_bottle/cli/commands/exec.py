@@ -10,7 +10,6 @@ from bot_bottle.bottle import manage
 from bot_bottle.bottle.spec import parse_env
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.cli import options
-from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
 from bot_bottle.errors import UsageError
 from bot_bottle.host.terminal import is_terminal
 
@@ -21,26 +20,44 @@ an emulated host takes none.
 
 \b
 Examples:
-  bottle exec blue -- git log --oneline
+  bottle exec blue git log --oneline
   bottle exec -u 0 -e DEBUG=1 blue -- ps
 """
 
 
-@click.command("exec", cls=CommandAfterDashes, help=_HELP)
+class CommandAfterName(click.Command):
+    """Keeps what follows NAME apart: it is the command, with `--` before it or without, as in docker exec."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split after the name, or at a `--` behind options that follow it, and parse what is before."""
+        parser = self.make_parser(ctx)
+        parser.allow_interspersed_args = False
+        _, rest, _ = parser.parse_args([*args])
+        words = rest
+        before = args[: len(args) - len(words)]
+        if words and words[0].startswith("-"):
+            split = words.index("--") if "--" in words else len(words)
+            before += words[:split]
+            words = words[split + 1 :]
+        ctx.obj = tuple(words)
+        return super().parse_args(ctx, before)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Name the command in the usage line."""
+        return [*super().collect_usage_pieces(ctx), "CMD..."]
+
+
+@click.command("exec", cls=CommandAfterName, help=_HELP)
 @click.argument("name", shell_complete=completing.running)
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
 @click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set a variable of the command.")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as this user.")
 @click.option("-w", "--workdir", default="", metavar="FOLDER", help="Run in this folder.")
 @options.docker_compat_flags
 @click.pass_context
-def command(
-    ctx: click.Context, /, name: str, extra: tuple[str, ...], env: tuple[str, ...], **given: Any
-) -> int:
+def command(ctx: click.Context, /, name: str, env: tuple[str, ...], **given: Any) -> int:
     """Run it."""
-    reject_extra_arguments(extra)
     if not ctx.obj:
         raise UsageError(
-            "no command is given", next_step=f"bottle exec {name} -- COMMAND; or bottle shell {name}"
+            "no command is given", next_step=f"bottle exec {name} COMMAND; or bottle shell {name}"
         )
     return manage.execute(name, ctx.obj, env=dict(parse_env(env)), tty=is_terminal(), **given)

@@ -53,7 +53,7 @@ Examples:
 @click.pass_context
 def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Run them, and print the results."""
-    reject_extra_arguments(extra)
+    reject_extra_arguments(ctx, extra)
     holder = detached_runner()
     spec = _spec(ctx)
     chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})

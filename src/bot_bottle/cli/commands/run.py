@@ -27,8 +27,9 @@ _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in 
 
 CMD replaces the image's ENTRYPOINT and CMD; without it they run. It gets the image's USER, ENV and WORKDIR,
 your standard input, output and error, a terminal if you have one, and no network. bottle exits with its
-exit status; 100 to 125 are bottle's own. Ctrl-C goes to the command; a second one kills the bottle. Nothing
-is left behind: docker's -it and --rm are accepted, and are always on.
+exit status; 100 to 125 are bottle's own. Ctrl-C goes to the command; a second one kills the bottle, but
+on a terminal, where every key is the command's, bottle stop does. Nothing is left behind: docker's -it and
+--rm are accepted, and are always on.
 
 \b
 Examples:
@@ -86,7 +87,7 @@ def command(
     **given: Any,
 ) -> int:
     """Build, convert, boot, run, and leave nothing."""
-    reject_extra_arguments(extra)
+    reject_extra_arguments(ctx, extra)
     holder = detached_runner()
     spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
@@ -111,12 +112,13 @@ def command(
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)
 
 
-def reject_extra_arguments(extra: tuple[str, ...]) -> None:
+def reject_extra_arguments(ctx: click.Context, extra: tuple[str, ...]) -> None:
     """Refuse what stands between PATH and the dashes: a command that lacks them."""
     if extra:
+        count = "N " if ctx.info_name == "fan" else ""
         raise UsageError(
             f"unexpected {extra[0]!r} after PATH",
-            next_step="put -- before the command: bottle run PATH -- CMD",
+            next_step=f"put -- before the command: {ctx.command_path} {count}PATH -- CMD",
         )
 
 
