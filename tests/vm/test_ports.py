@@ -16,7 +16,7 @@ from tests.vm.conftest import COMMAND
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.host.progress import Progress
-from bot_bottle.network.canary import canary
+from bot_bottle.network.probes import canary
 from bot_bottle.vm.emulated import qemu
 from bot_bottle.vm.emulated.host import EmulatedHost, emulated_host
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bot_bottle.backend.image_users import resolve
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
-from bot_bottle.errors import EngineError
+from bot_bottle.errors import EngineError, ImageError
 from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
@@ -100,3 +99,49 @@ def _file_in(engine: Engine, container: str, name: str) -> bytes:
     ):
         raise EngineError(f"{engine.name} could not look into the image", why=done.complaint)
     return b""
+
+
+_LARGEST = (1 << 32) - 2  # the number above it means "no user"
+
+
+def resolve(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
+    """Give uid and gid. Raises ImageError for a name that the files do not have."""
+    name, _, group_name = user.partition(":")
+    lines = _lines(passwd, 7)
+    if not name:
+        uid, gid = 0, _own_group(lines, 0)
+    elif (number := _number(name)) is not None:
+        uid, gid = number, _own_group(lines, number)
+    else:
+        found = next((line for line in lines if line[0] == name), None)
+        if found is None or (number := _number(found[2])) is None:
+            raise ImageError(f"the image has no user {name!r}", next_step="give another with --user")
+        uid, gid = number, _number(found[3]) or 0
+    if group_name:
+        gid = _group(group_name, group)
+    return uid, gid
+
+
+def _group(name: str, group: bytes) -> int:
+    number = _number(name)
+    if number is None:
+        found = next((line for line in _lines(group, 4) if line[0] == name), None)
+        number = _number(found[2]) if found else None
+    if number is None:
+        raise ImageError(f"the image has no group {name!r}", next_step="give another with --user")
+    return number
+
+
+def _own_group(lines: list[list[str]], uid: int) -> int:
+    found = next((line for line in lines if _number(line[2]) == uid), None)
+    return (_number(found[3]) or 0) if found else 0
+
+
+def _lines(text: bytes, fields: int) -> list[list[str]]:
+    lines = (line.split(":") for line in text.decode("utf-8", "replace").splitlines())
+    return [line for line in lines if len(line) >= fields - 1 and line[0]]
+
+
+def _number(text: str) -> int | None:
+    is_one = text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _LARGEST
+    return int(text) if is_one else None

@@ -1,4 +1,4 @@
-"""Which bottles there are: those that run, and what ended or killed ones have left behind."""
+"""Bottles by their names: listed, given other commands, stopped, their work shown and merged, removed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.choice import backend_at
-from bot_bottle.bottle import logs, names, records, work
+from bot_bottle.bottle import logs, names, records
 from bot_bottle.bottle.gc import sweep
+from bot_bottle.bottle.names import is_running, lock_name
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
 from bot_bottle.host import paths, process_tree
+from bot_bottle.host.files import remove_tree
 from bot_bottle.host.progress import Progress
+from bot_bottle.workspace import review
+from bot_bottle.workspace.clone import Clone, whole
+from bot_bottle.workspace.fetch import Work, collect
+from bot_bottle.workspace.open import clone_of
 
 State = Literal["running", "ended", "killed"]
 
@@ -135,7 +141,7 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     kept = _kept(check_slug(name))
     if not kept:
         raise ReceiptError(f"no bottle named {name} has left anything", next_step="see bottle ls")
-    lost = work.remove(name, force=force) if "clone" in kept else []
+    lost = _remove_clone(name, force=force) if "clone" in kept else []
     if not lost:
         _remove_folder(name)
         _settle()
@@ -158,7 +164,7 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _is_name(path) and not names.is_running(path.name):
             try:
-                yield path.name, work.lost(path.name) if dry_run else remove(path.name)
+                yield path.name, unmerged_work(path.name) if dry_run else remove(path.name)
             except BottleError as error:
                 yield path.name, [str(error)]
 
@@ -175,3 +181,53 @@ def _is_name(path: Path) -> bool:
     with suppress(SpecError):
         return bool(check_slug(path.name))
     return False
+
+
+def fetch_work(name: str) -> tuple[Clone, Work]:
+    """Fetch what a bottle has done so far into the user's repository; of a running one, only its commits.
+
+    Raises WorkspaceError.
+    """
+    clone = clone_of(check_slug(name))
+    return collect(clone, ended=not is_running(name))
+
+
+@contextmanager
+def diff(name: str, *options: str) -> Iterator[BinaryIO]:
+    """Yield what a bottle changed, as `git diff` with these options has it: bytes that an agent chose."""
+    clone, work = fetch_work(name)
+    with review.diff(clone, work, *options) as stream:
+        yield stream
+
+
+def apply(name: str) -> list[str]:
+    """Merge what a bottle changed into the user's folder and return the names that changed there.
+
+    Raises ConflictError, before anything is changed.
+    """
+    return review.apply(*fetch_work(name))[1]
+
+
+def unmerged_work(name: str) -> list[str]:
+    """Return what would be lost with an exited bottle's clone; nothing if it has none."""
+    if not whole(paths.bottle_dir(check_slug(name)) / "clone"):
+        return []
+    return review.unfetched(clone_of(name))
+
+
+def _remove_clone(name: str, *, force: bool = False) -> list[str]:
+    """Remove an exited bottle's clone, and all of its work that is on no branch of the user's.
+
+    Unless it is forced, work that would be lost is returned instead, and nothing removed. A clone that was
+    never finished has no work. Raises WorkspaceError, and SpecError for a bottle that runs.
+    """
+    with lock_name(check_slug(name), new=False):
+        folder = paths.bottle_dir(name) / "clone"
+        if not whole(folder):
+            remove_tree(folder)
+            return []
+        clone = clone_of(name)
+        lost = [] if force else review.unfetched(clone)
+        if not lost:
+            review.discard(clone)
+    return lost

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import click
 from click.core import ParameterSource
 
-from bot_bottle.bottle.compare import twin
-from bot_bottle.bottle.differences import Row, Side, compare
+from bot_bottle.bottle.compare import Row, Side, compare, twin
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
-from bot_bottle.network.canary import PORTS
+from bot_bottle.network.probes import PORTS
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 

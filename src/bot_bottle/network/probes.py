@@ -11,8 +11,11 @@ whoever holds the bottle, so nothing in it counts but known names with known out
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -190,3 +193,24 @@ def judge(output: bytes, probes: Sequence[Probe]) -> Proof:
     """Compare what the script wrote with what is accepted."""
     met = outcomes(output, probes)
     return Proof({probe.name: (met[probe.name], met[probe.name] in probe.accepted) for probe in probes})
+
+
+# below those that connections come from (ip(7), ip_local_port_range): none takes one by itself
+PORTS = range(10_000, 30_000)
+
+
+@contextmanager
+def canary() -> Iterator[int]:
+    """Give a port of this machine's loopback that answers, for the time of the block.
+
+    It is none that connections come from by themselves: one of those may meet itself where nobody listens
+    (tcp(7) knows no difference), and would look like an answer.
+    """
+    with socket.socket() as listener:
+        while True:
+            port = secrets.choice(PORTS)
+            with suppress(OSError):  # taken
+                listener.bind(("127.0.0.1", port))
+                break
+        listener.listen()
+        yield port

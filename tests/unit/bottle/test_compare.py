@@ -11,7 +11,7 @@ import pytest
 
 from bot_bottle.backend.base import OnProved, Place
 from bot_bottle.bottle import compare as twin
-from bot_bottle.bottle.differences import Row, Side, compare
+from bot_bottle.bottle.compare import Row, Side, compare
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import compare as comparison
 from bot_bottle.engine.engine import BuildRequest

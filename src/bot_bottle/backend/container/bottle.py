@@ -16,8 +16,15 @@ from typing import IO, Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
 from bot_bottle.backend.container.commands import PIDS, bind_option, create_argv, env_file
-from bot_bottle.backend.container.docker_image import Image, held_up, is_for_loader, look
-from bot_bottle.backend.container.entrypoint import ENTRYPOINT, Gate, gate
+from bot_bottle.backend.container.entrypoint import (
+    ENTRYPOINT,
+    Gate,
+    Image,
+    gate,
+    held_up,
+    is_for_loader,
+    look,
+)
 from bot_bottle.backend.container.mounts import mount_options
 from bot_bottle.backend.container.network import Network, network
 from bot_bottle.backend.container.privileges import check_seccomp, privilege_options
@@ -32,9 +39,8 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
-from bot_bottle.network.canary import canary
 from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
-from bot_bottle.network.probes import BUSYBOX, KIT, Probe, Proof
+from bot_bottle.network.probes import BUSYBOX, KIT, Probe, Proof, canary
 from bot_bottle.network.proxy_process import Record
 
 STRAY = "bottle-container"

@@ -7,6 +7,7 @@ joins it. Other tools take an internal network here, which has the host's bridge
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -17,18 +18,18 @@ from pathlib import Path
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option
-from bot_bottle.backend.container.docker_ports import NAME, forwarded
 from bot_bottle.backend.container.idmap_helper import helper_image
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import EngineError, SpecError, WallsError
 from bot_bottle.host import process
+from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import Kept
-from bot_bottle.network.holder import PROGRAM
-from bot_bottle.network.proxy_process import Door, Record, door
+from bot_bottle.network.ports import Port
+from bot_bottle.network.proxy_process import PROGRAM, Door, Record, door
 
 _TIMEOUT = 120.0  # seconds
 _PLACE = Path("/door")
@@ -150,3 +151,31 @@ def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words:
 def _id(engine: Engine, launch: BottleConfig) -> str:
     argv = [str(engine.program), "container", "inspect", "--format={{.Id}}", _name(launch)]
     return process.run(argv, timeout=_TIMEOUT).text
+
+
+NAME = "ports"  # of the socket on which the network's holder is waited for
+
+_TIMEOUT = 30.0  # seconds
+
+
+@contextmanager
+def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progress) -> Iterator[None]:
+    """Have ports open until the block ends; the holder is waited for at NAME in `folder`.
+
+    Tells which they are. Raises SpecError for one that is taken.
+    """
+    words = run.path / "ports.log"
+    pairs = [f"{port.host}:{port.guest}" for port in ports]
+    argv = helper("bot_bottle.network.port_forwarder", NAME, *pairs)
+    with (
+        words.open("wb") as output,
+        process.background(argv, env=environment(), cwd=folder, output=output) as child,
+    ):
+        deadline = time.monotonic() + _TIMEOUT
+        while not (said := words.read_text("utf-8", "replace")).endswith("]\n"):
+            if child.code is not None or time.monotonic() > deadline:
+                raise SpecError("a port cannot be published", why=said[-500:], next_step="take another")
+            time.sleep(0.01)
+        for host, guest in json.loads(said):
+            progress.note(Port(host, guest).told())
+        yield

@@ -13,9 +13,19 @@ from bot_bottle.backend.container.privileges import SCRIPT, judge_privileges
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
 from bot_bottle.host import process
-from bot_bottle.network.canary import canary
 from bot_bottle.network.policy import Policy
-from bot_bottle.network.probes import ANY, CLEARED, CLOSED, SHELL, Outcome, Probe, Proof, judge, script
+from bot_bottle.network.probes import (
+    ANY,
+    CLEARED,
+    CLOSED,
+    SHELL,
+    Outcome,
+    Probe,
+    Proof,
+    canary,
+    judge,
+    script,
+)
 from bot_bottle.network.proxy_process import ADDRESS, PORT
 
 _NOWHERE: frozenset[Outcome] = frozenset({"unreachable"})

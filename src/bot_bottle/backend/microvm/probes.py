@@ -16,9 +16,8 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.signals import shield
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.audit_log import Log
-from bot_bottle.network.canary import canary
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.network.probes import CLEARED, KIT, SECONDS, SHELL, Proof, judge, script
+from bot_bottle.network.probes import CLEARED, KIT, SECONDS, SHELL, Proof, canary, judge, script
 from bot_bottle.network.proxy_process import Record
 from bot_bottle.network.toolkit import kit
 from bot_bottle.vm.host import Host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bot_bottle.bottle import work
+from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.host.text import printable
 
@@ -25,5 +25,5 @@ Examples:
 @click.argument("name", shell_complete=completing.with_clone)
 def command(name: str) -> None:
     """Merge, and name what changed."""
-    for path in work.apply(name):
+    for path in manage.apply(name):
         click.echo(printable(path))

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import click
 
-from bot_bottle.bottle import work
+from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.host.text import printable_lines
 
@@ -36,10 +36,10 @@ def command(name: str, stat: bool) -> None:
     """Print the diff, on a terminal with colours and a pager."""
     options = ["--stat"] if stat else []
     if sys.stdout.isatty():
-        with work.diff(name, *options, "--color=always") as stream:
+        with manage.diff(name, *options, "--color=always") as stream:
             click.echo_via_pager(_lines(stream), color=True)
         return
-    with work.diff(name, *options) as stream:
+    with manage.diff(name, *options) as stream:
         while data := stream.read(1 << 16):
             sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
