@@ -68,6 +68,9 @@ def examine(
         except BottleError as error:
             words = error.why.splitlines()
             yield Check(name, "bad", ": ".join([error.message, *words[:1]]), error.next_step)
+        except OSError as error:  # a folder that belongs to another user, after sudo say
+            finding = f"{error.strerror}: {error.filename}"
+            yield Check(name, "bad", finding, "make it yours, or name another with BOT_BOTTLE_CACHE_DIR")
 
 
 def _engine(choice: str | None) -> Check:

@@ -133,3 +133,38 @@ def test_the_status_says_that_it_would_not_run() -> None:
     assert engine["next_step"]
     assert f"next: {engine['next_step']}" in plain.stdout
     assert plain.stdout.rstrip().endswith("bottle run does not work here yet.")
+
+
+AS_ANOTHER = """
+import os, sys
+from bot_bottle.cli import main
+from bot_bottle.cli.commands import doctor, cache
+from bot_bottle import doctor as checks
+import bot_bottle.vm.emulated.host, bot_bottle.bottle.gc
+os.setgid(65534)
+os.setuid(65534)
+if sys.argv[1] == "checks":
+    for check in checks.examine(accel="emulated"):
+        print(check.name, check.mark, check.finding)
+else:
+    sys.exit(main.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("args", [["checks"], ["cache", "ls"]])
+def test_a_cache_of_another_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    """As after sudo: the folders are root's alone."""
+    cache = tmp_path / "cache"
+    (cache / "emulated").mkdir(parents=True)
+    cache.chmod(0o700)
+    monkeypatch.setenv("BOT_BOTTLE_CACHE_DIR", str(cache))
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER, *args], capture_output=True, text=True, timeout=120
+    )
+    words = done.stdout + done.stderr
+    assert "Traceback" not in words
+    assert "bug" not in words
+    assert "ermission denied" in words
+    assert done.returncode == (0 if args == ["checks"] else 107)

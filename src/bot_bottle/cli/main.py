@@ -7,12 +7,13 @@ import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot_bottle.cli import help as overview
-from bot_bottle.errors import BottleError, DiskFullError, Interrupted, UsageError
+from bot_bottle.errors import BottleError, CacheError, DiskFullError, Interrupted, UsageError
 from bot_bottle.host import signals as interrupts
 from bot_bottle.host.redact import redacted
 from bot_bottle.version import VERSION
@@ -136,6 +137,14 @@ def _unexpected(error: Exception) -> int:
         )
         _say(f"bottle: {full}")
         return DiskFullError.exit_code
+    if isinstance(error, PermissionError) and _is_ours(error.filename):
+        denied = CacheError(
+            f"cannot use {error.filename}",
+            why=error.strerror or "",
+            next_step="make it yours, or name another with BOT_BOTTLE_CACHE_DIR and BOT_BOTTLE_STATE_DIR",
+        )
+        _say(f"bottle: {denied}")
+        return CacheError.exit_code
     import logging
     import traceback
 
@@ -144,6 +153,14 @@ def _unexpected(error: Exception) -> int:
     advice = "this is a bug in bottle; run it again as bottle -v ... for the traceback, and report it"
     _say(f"bottle: {type(error).__name__}: {error}\nNext: {advice}")
     return BottleError.exit_code
+
+
+def _is_ours(name: str | bytes | int | None) -> bool:
+    """Return whether a path is in a folder that bottle keeps things in: another user's, after sudo say."""
+    from bot_bottle.host import paths
+
+    folders = (paths.cache_dir(), paths.state_dir())
+    return isinstance(name, str) and any(Path(name).is_relative_to(folder) for folder in folders)
 
 
 def _say(text: str) -> None:
