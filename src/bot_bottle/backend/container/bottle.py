@@ -203,7 +203,7 @@ class ContainerBottle:
 def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
     """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`).
 
-    But not that whoever read our standard output has gone: other programs say nothing of that either.
+    Except that the reader of our standard output has gone: other programs do not report that either.
     """
 
     def copy() -> None:
@@ -225,7 +225,7 @@ def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
 def launch(
     launch: BottleConfig, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
 ) -> Iterator[ContainerBottle]:
-    """Hold a bottle's container; when the block ends, by any way, nothing of it is left.
+    """Make a bottle's container; when the block ends, by any way, nothing of it is left.
 
     `image` is an id.
     """
