@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
-from tests.support.documents import CHECKOUT, DOCUMENTS, prose
+from click.testing import CliRunner
+from tests.support.documents import CHECKOUT, DOCUMENTS, code_blocks, prose
 
 from bot_bottle import errors
 from bot_bottle.cli import main
@@ -33,6 +36,12 @@ STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("security.md", r"status (\d+)", errors.WallsError),
     ("workspaces.md", r"\(exit status (\d+)\)", errors.ConflictError),
 ]
+
+KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.BottleError)
+}
 
 
 def load(name: str) -> ModuleType:
@@ -94,20 +103,25 @@ def test_every_status_in_a_document_exists(document: Path) -> None:
 # --- messages
 
 
-def messages() -> list[tuple[str, int]]:
-    """Every text of a module, `...` for what is put in, with each status that the module may end with."""
-    codes = {
-        kind.__name__: kind.exit_code
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.BottleError)
-    }
-    found = []
+@functools.cache
+def texts() -> list[tuple[Path, str]]:
+    """Every text of every module, with `...` for what is put into it."""
+    return list(_texts())
+
+
+def _texts() -> Iterator[tuple[Path, str]]:
     for module in SOURCES.rglob("*.py"):
-        nodes = list(ast.walk(ast.parse(module.read_text())))
-        raised = {codes[node.id] for node in nodes if isinstance(node, ast.Name) and node.id in codes}
-        texts = [text_in(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)]
-        found += [(text, code) for text in texts for code in raised]
-    return found
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.JoinedStr) or (
+                isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ):
+                yield module, text_in(node)
+
+
+def statuses_of(module: Path) -> set[int]:
+    """The statuses of the errors that a module names."""
+    names = {node.id for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Name)}
+    return {kind.exit_code for name, kind in KINDS.items() if name in names}
 
 
 def text_in(node: ast.expr) -> str:
@@ -118,8 +132,8 @@ def text_in(node: ast.expr) -> str:
 
 
 def test_troubleshooting_quotes_messages_with_their_status() -> None:
-    raised = messages()
-    assert len(raised) > 100
+    said = texts()
+    statuses = {module: statuses_of(module) for module in {module for module, _ in said}}
     quoted = [
         (message, int(status))
         for first, *_ in rows_of(DOCS / "troubleshooting.md")
@@ -130,9 +144,46 @@ def test_troubleshooting_quotes_messages_with_their_status() -> None:
     wrong = [
         f"{message} ({status})"
         for message, status in quoted
-        if not any(code == status and message in text for text, code in raised)
+        if not any(message in text and status in statuses[module] for module, text in said)
     ]
     assert not wrong, "no such message is raised with this status:\n" + "\n".join(wrong)
+
+
+def shown(document: Path, start: str) -> str:
+    """The one line of a document's code blocks that begins so."""
+    lines = [line for block in code_blocks(document) for line in block.splitlines()]
+    [found] = [line for line in lines if line.startswith(start)]
+    return found
+
+
+def test_documents_show_the_columns_of_bottle_ls() -> None:
+    printed = CliRunner().invoke(main.bottle, ["ls"]).output.splitlines()[0]
+    assert shown(DOCS / "many-at-once.md", "NAME                     STATE") == printed
+
+
+def is_of(line: str, text: str) -> bool:
+    """Whether a line is a text of the code, with something put in for each `...`."""
+    first, *rest = text.split("...")
+    if not line.startswith(first) or (not rest and line != first):
+        return False
+    position = len(first)
+    for piece in rest:
+        position = line.find(piece, position)
+        if position < 0:
+            return False
+        position += len(piece)
+    return not rest or line.endswith(rest[-1])
+
+
+def test_the_demo_in_the_readme_prints_what_the_code_says() -> None:
+    blocks = code_blocks(CHECKOUT / "README.md")
+    [demo] = [block for block in blocks if "$ bottle run examples/hello" in block]
+    said = re.findall(r"^(?:build|export|host|boot) +(?:\.\.\. )?[\d.]+ s  (.+)$", demo, re.MULTILINE)
+    said += [line for line in demo.splitlines() if "slow" in line]
+    assert len(said) > 5
+    whole = [text for _, text in texts() if not text.startswith("...")]
+    old = [line for line in said if not any(is_of(line, text) for text in whole)]
+    assert not old, "no longer printed; run make demo and show what it prints:\n" + "\n".join(old)
 
 
 # --- settings
