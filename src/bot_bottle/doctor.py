@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from bot_bottle.cache.cache import Cache
@@ -14,6 +13,7 @@ from bot_bottle.engine.engine import find_engine
 from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
+from bot_bottle.host.sizes import available_memory
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
@@ -105,10 +105,8 @@ def _emulation(*, needed: bool) -> Check:
 
 
 def _memory() -> Check:
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        available = int(fields["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
+    available = available_memory()
+    if available is None:
         return Check("memory", "good", "not known on this system")
     finding = f"{human_bytes(available)} available"
     if available < _MEMORY_NEEDED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from bot_bottle.errors import BottleError, ReceiptError, SpecError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import remove_tree
 from bot_bottle.host.progress import Progress
+from bot_bottle.host.wait import wait_until
 from bot_bottle.workspace import review
 from bot_bottle.workspace.clone import Clone, whole
 from bot_bottle.workspace.fetch import Work, collect
@@ -123,10 +123,7 @@ def stop(name: str, patience: float) -> bool:
         if process_tree.start_time(pid) == started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signum)
-        deadline = time.monotonic() + seconds
-        while lasts() and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        if not lasts():
+        if wait_until(lambda: not lasts(), seconds, pause=_POLL):
             break
     _settle()
     return True

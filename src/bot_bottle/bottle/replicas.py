@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import detach, names, records
@@ -20,6 +18,7 @@ from bot_bottle.errors import ReceiptError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.signals import shield
+from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.secrets.reference import resolve
@@ -103,7 +102,7 @@ def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
     """Refuse more than this machine's memory and disk can hold. Each takes `beside` MiB more than its own."""
     if not 1 <= count <= MOST:
         raise SpecError(f"a fan has 1 to {MOST} bottles, not {count}")
-    needed, there = count * (spec.memory_mib + beside) << 20, _available_memory()
+    needed, there = count * (spec.memory_mib + beside) << 20, available_memory()
     if there is not None and needed > there:
         raise SpecError(
             f"{human_count(count, 'bottle')} of {spec.memory_mib} MiB do not fit: "
@@ -121,11 +120,3 @@ def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
             why=f"{human_bytes(clones + _SPARE)} are needed, {human_bytes(free)} are free",
             next_step="free some space, or name another place with BOT_BOTTLE_STATE_DIR",
         )
-
-
-def _available_memory() -> int | None:
-    try:
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        return None
-    return int(found[1]) << 10 if found else None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.choice import backend_for
-from bot_bottle.engine.source import Source, bytes_of
+from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.secrets.reference import Reference
@@ -117,7 +118,7 @@ def make_slug(source: Source) -> str:
 
 def parse_memory(text: str) -> int:
     """Read a size as docker's --memory has it (`512m`, `2g`; bytes without a unit) into MiB."""
-    size = bytes_of(text)
+    size = parse_memory_size(text)
     if size is None:
         raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
     if size < 1 << 20:

@@ -23,6 +23,7 @@ from bot_bottle.cache.entry import Entry, list_path, read_entry, record_of, reco
 from bot_bottle.cache.key import SUFFIX, Change, Key
 from bot_bottle.cache.prune import Pruned
 from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
+from bot_bottle.host.files import disk_full, replace_file
 from bot_bottle.host.locks import locked, shared
 from bot_bottle.host.signals import shield
 from bot_bottle.image.spec import Digest
@@ -226,11 +227,7 @@ class Cache:
         return entry
 
     def _publish_record(self, entry: Entry, scratch: Path) -> None:
-        record = scratch / "record"
-        record.write_bytes(record_of(entry))
-        record.chmod(0o600)
-        _sync(record)
-        record.replace(record_path(entry.path))
+        replace_file(record_path(entry.path), record_of(entry), scratch / "record")
 
     @contextmanager
     def _scratch(self, stem: str) -> Iterator[Path]:
@@ -245,7 +242,7 @@ class Cache:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disk_full(error):
                 raise DiskFullError(
                     f"no room left in {self.folder}",
                     why=str(error),

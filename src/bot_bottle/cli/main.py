@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -131,7 +130,9 @@ def _open_streams() -> None:
 
 
 def _unexpected(error: Exception) -> int:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    from bot_bottle.host.files import disk_full  # loaded where something went wrong
+
+    if disk_full(error):
         full = DiskFullError(
             "the disk is full", why=str(error), next_step="bottle cache prune, or free some space"
         )

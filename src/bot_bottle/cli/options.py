@@ -131,7 +131,7 @@ def bottle_options(command: F) -> F:
                 "--memory",
                 envvar="BOT_BOTTLE_MEMORY",
                 metavar="SIZE",
-                help=f"Memory limit, for example 512m or 4g (default: {DEFAULT_MEMORY}).",
+                help=f"Memory limit in units of 1024, for example 512m or 4g (default: {DEFAULT_MEMORY}).",
             ),
         ]
     ):
@@ -206,7 +206,7 @@ max_image_size_option = click.option(
     show_envvar=True,
     metavar="SIZE",
     callback=lambda _context, _option, text: parse_image_size(text),
-    help="Refuse larger images (native packer).",
+    help="Refuse larger images (native packer); units of 1024.",
 )
 
 

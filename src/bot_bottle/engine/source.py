@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.errors import UsageError
 
 Pull = Literal["never", "missing", "always"]
-
-_SIZE = re.compile(r"(\d{1,18})(b|k|m|g)?", re.IGNORECASE)
-_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +33,6 @@ class Source:
         if self.build is not None:
             return str(self.build.context.absolute())
         return self.image or str(self.archive and self.archive.absolute())
-
-
-def bytes_of(text: str) -> int | None:
-    """Read a size as docker writes them (`512m`, `2g`; bytes without a unit); None for anything else."""
-    found = _SIZE.fullmatch(text.strip())
-    return int(found[1]) * _UNITS[(found[2] or "b").lower()] if found else None
 
 
 def parse_build_args(items: Iterable[str]) -> tuple[tuple[str, str | None], ...]:

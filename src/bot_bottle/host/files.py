@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +18,9 @@ from typing import BinaryIO
 
 from bot_bottle.host.locks import locked
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_STAMP = "stamp"
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of linux/fs.h
 
 
@@ -28,17 +29,50 @@ def write_private(path: Path, text: str) -> None:
 
     Writers to one folder come one after the other, so that what a killed one left is the next one's to use.
     """
-    partial = path.parent / "partial"
     with locked(path.parent / "lock", lambda: None):
-        with open(partial, "w", encoding="utf-8", opener=_private) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(path, text.encode(), path.parent / "partial")
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def replace_file(path: Path, data: bytes, partial: Path, mode: int = 0o600) -> None:
+    """Write `data` to `partial`, sync it and rename it to `path`, which thus never has a part of it.
+
+    Both must be on one file system, and nobody else may use `partial` meanwhile; what is there is
+    overwritten. `mode` is for a new file. Raises OSError, also where `partial` is a link.
+    """
+    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that a file system, or the user's quota on it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_published(folder: Path, stamp: str) -> bool:
+    """Whether a folder is complete, and was published with this stamp."""
+    try:
+        return (folder / _STAMP).read_text() == stamp
+    except OSError:
+        return False
+
+
+@contextmanager
+def publish_dir(folder: Path, stamp: str) -> Iterator[Path]:
+    """Yield a new folder to fill, which takes the place of `folder` with this stamp when the block ends.
+
+    The caller holds a lock on it. If the block fails, `folder` stays as it was. Raises OSError.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    partial.chmod(0o755)
+    yield partial
+    (partial / _STAMP).write_text(stamp)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def read_regular(path: Path, limit: int) -> tuple[bytes, float]:
@@ -136,7 +170,7 @@ def copy_range(source: int, offset: int, size: int, target: int) -> int:
                 break
             done += count
     except OSError as error:
-        if error.errno in _FULL:
+        if disk_full(error):
             raise
     return done
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.errors import ArtifactError, UsageError
-from bot_bottle.host.files import copy_range
+from bot_bottle.host.files import copy_range, disk_full
 
 _STDOUT = 1
 _MOST_LINKS = 40  # as many as Linux follows
 _DESCRIPTORS = re.compile(r"/dev/fd|/proc/(\d+)(/task/\d+)?/fd")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 20  # bytes
 _REFUSED = {
     stat.S_IFDIR: "it is a directory",
@@ -61,7 +60,7 @@ class OutputFile:
             else:
                 self._stream(source)
         except OSError as error:
-            if error.errno in _FULL or (self.is_stdout and isinstance(error, BrokenPipeError)):
+            if disk_full(error) or (self.is_stdout and isinstance(error, BrokenPipeError)):
                 raise
             raise _cannot(self.path, error) from error
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from bot_bottle.host.wait import wait_until
 
 _POLITE = 5.0  # seconds
 
@@ -54,9 +55,7 @@ def end_session(leader: int, wait: Callable[[float], bool]) -> None:
     signal_group(leader, signal.SIGKILL)
     for process in filter(_lives, family):
         _send(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + _POLITE
-    while any(map(_lives, family)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not any(map(_lives, family)), _POLITE)
 
 
 def signal_group(leader: int, signum: int) -> None:
@@ -96,10 +95,7 @@ def end_orphan(pid: int, started: str, timeout: float = 10) -> bool:
         return False
 
     def ended(seconds: float) -> bool:
-        deadline = time.monotonic() + min(seconds, timeout)
-        while (there := start_time(pid) == started) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return not there
+        return wait_until(lambda: start_time(pid) != started, min(seconds, timeout), pause=0.02)
 
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(pid) == pid:

@@ -6,7 +6,6 @@ image-spec v1.1 (image-layout.md, image-index.md, manifest.md).
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import DiskFullError, ImageError
+from bot_bottle.host.files import disk_full
 from bot_bottle.image import layout
 from bot_bottle.image.archive_index import FolderMembers, Members, TarMembers, document, shown, whole
 from bot_bottle.image.index import Found
@@ -76,7 +76,7 @@ def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> Non
             stream.pour(file.fileno(), on_bytes)
     except OSError as error:
         path.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise DiskFullError(
                 f"the image does not fit in {path.parent}",
                 why=error.strerror or "",

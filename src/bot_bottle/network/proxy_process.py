@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bot_bottle.host import process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import Kept
 from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.secrets.fifo import handed_over
@@ -114,11 +114,9 @@ def _told(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
 
 
 def _wait(made: Door) -> None:
-    deadline = time.monotonic() + _TIMEOUT
-    while not made.socket.exists():
-        if made.process.code is not None or time.monotonic() > deadline:
-            raise WallsError("the bottle's proxy did not come up", why=made.complaint())
-        time.sleep(0.01)
+    wait_until(lambda: made.socket.exists() or made.process.code is not None, _TIMEOUT)
+    if not made.socket.exists():
+        raise WallsError("the bottle's proxy did not come up", why=made.complaint())
 
 
 # `listen=PATH`: hand out a socket that listens, for a proxy. `connect=PATH`: for every port that is asked

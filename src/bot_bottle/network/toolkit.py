@@ -6,7 +6,6 @@ It is made once for each version of smolvm, and shown to a bottle as probes.KIT,
 from __future__ import annotations
 
 import re
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import zstandard
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths
+from bot_bottle.host.files import is_published, publish_dir
 from bot_bottle.host.locks import locked
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.guest_rootfs import Guest, find_guest
@@ -34,8 +34,9 @@ def kit(progress: Progress) -> Path:
         waiting = "waiting for another bot-bottle that makes the kit which proves walls"
         with locked(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             stamp = str(guest.path.stat().st_size)
-            if not _is_whole(folder, stamp):
-                _make(folder, guest, stamp)
+            if not is_published(folder, stamp):
+                with publish_dir(folder, stamp) as partial:
+                    _fill(partial, guest)
     except (OSError, tarfile.TarError, zstandard.ZstdError) as error:
         raise SmolvmError(
             "what proves a bottle's walls cannot be made",
@@ -45,18 +46,7 @@ def kit(progress: Progress) -> Path:
     return folder
 
 
-def _is_whole(folder: Path, stamp: str) -> bool:
-    try:
-        return (folder / "stamp").read_text() == stamp
-    except OSError:
-        return False
-
-
-def _make(folder: Path, guest: Guest, stamp: str) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    partial.chmod(0o755)
+def _fill(folder: Path, guest: Guest) -> None:
     with guest.path.open("rb") as packed:
         stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
         with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -64,10 +54,7 @@ def _make(folder: Path, guest: Guest, stamp: str) -> None:
                 names = [name for pattern, name in _FILES if pattern.fullmatch(member.name)]
                 source = tar.extractfile(member) if names and member.isreg() else None
                 if source is not None:
-                    (partial / names[0]).write_bytes(source.read())
-                    (partial / names[0]).chmod(0o755)
-    if missing := [name for _, name in _FILES if not (partial / name).is_file()]:
+                    (folder / names[0]).write_bytes(source.read())
+                    (folder / names[0]).chmod(0o755)
+    if missing := [name for _, name in _FILES if not (folder / name).is_file()]:
         raise OSError(f"{guest.path} holds no {' and no '.join(missing)}")
-    (partial / "stamp").write_text(stamp)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -5,7 +5,6 @@ Imported on a cache miss only; a hit needs nothing of this.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import DiskFullError, EngineError, ImageError, RegistryError, SpecError
 from bot_bottle.host import paths
+from bot_bottle.host.files import disk_full
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive
@@ -132,7 +132,7 @@ def disk_full_explained(temp: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise DiskFullError(
                 f"no room left for the artifact in {temp.parent}",
                 why=str(error),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from bot_bottle.engine.source import bytes_of
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.host.sizes import parse_memory_size
 
 if TYPE_CHECKING:
     from bot_bottle.vm.host import Accel
@@ -111,7 +111,7 @@ def source_date(environment: Mapping[str, str]) -> str:
 
 def parse_image_size(text: str) -> int:
     """Read the most that an image may hold, written as docker's sizes are, into bytes. Raises SpecError."""
-    size = bytes_of(text)
+    size = parse_memory_size(text)
     if not size:
         raise SpecError(f"not a size of an image: {text[:50]!r}", next_step="write it as 500m or 64g")
     return size

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
+from bot_bottle.host.files import disk_full
 from bot_bottle.registry import blobs, manifests, uploads
 from bot_bottle.registry import tags as listings
 from bot_bottle.registry.errors import (
@@ -160,7 +161,7 @@ def _refused(refusal: Refusal) -> web.Response:
 
 
 def _fault(error: Exception) -> Refusal:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if disk_full(error) or (isinstance(error, OSError) and error.errno == errno.EFBIG):
         return StorageFull("the registry's disk is full")
     return Fault("internal error")
 

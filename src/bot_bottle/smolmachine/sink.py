@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bot_bottle.errors import ArtifactError, DiskFullError
-from bot_bottle.host.files import copy_range, start_writeback
+from bot_bottle.host.files import copy_range, disk_full, start_writeback
 from bot_bottle.host.progress import human_bytes
 from bot_bottle.host.signals import shield
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _GOING = 32 << 20  # bytes that are worth the disk's while
 
 
@@ -76,10 +74,10 @@ class Sink:
 
     def _failed(self, error: OSError, held: int = 0) -> DiskFullError | ArtifactError:
         place = f" in {self._folder}" if self._folder else ""
-        if error.errno not in _FULL:
+        if not disk_full(error):
             return ArtifactError(f"cannot write the artifact{place}", why=str(error))
         left = max(self._total - self.consumed, 0)
-        why = f"{os.strerror(error.errno)}; up to {human_bytes(self._written + held + left)} are needed"
+        why = f"{(error.strerror or str(error))}; up to {human_bytes(self._written + held + left)} are needed"
         if self._folder is not None:
             disk = os.statvfs(self._folder)
             why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"

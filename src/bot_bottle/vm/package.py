@@ -18,6 +18,7 @@ import zstandard
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths
+from bot_bottle.host.files import is_published, publish_dir
 from bot_bottle.host.locks import locked
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.guest_rootfs import PACKAGE, installed
@@ -73,13 +74,13 @@ def prepare_installation(progress: Progress) -> Installation:
     source, version = found
     base = paths.cache_dir() / "smolvm"
     ready = Installation(base / version, version)
-    if _is_ready(ready, source):
+    if is_published(ready.folder, _stamp(source)):
         return ready
     try:
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
         waiting = f"waiting for another bot-bottle that makes smolvm {version} ready"
         with locked(base / f"{version}.lock", lambda: progress.note(waiting)):
-            if not _is_ready(ready, source):
+            if not is_published(ready.folder, _stamp(source)):
                 with progress.stage("smolvm") as stage:
                     _prepare(source, ready.folder)
                     stage.conclude(f"smolvm {version} made ready")
@@ -90,14 +91,6 @@ def prepare_installation(progress: Progress) -> Installation:
             next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
         ) from error
     return ready
-
-
-def _is_ready(installation: Installation, source: Path) -> bool:
-    """Whether the folder is whole and is of this very package."""
-    try:
-        return (installation.folder / "stamp").read_text() == _stamp(source)
-    except OSError:
-        return False
 
 
 def _stamp(source: Path) -> str:
@@ -113,17 +106,12 @@ def _stamp(source: Path) -> str:
 
 
 def _prepare(source: Path, folder: Path) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o755)
-    link(source / "smol-vmm", partial / "smolvm")
-    for name in (*_LIBRARIES, _AGENT):
-        link(source / name, partial / name)
-    for name in _TEMPLATES:
-        _expand_sparse(source / f"{name}.zst", partial / name)
-    (partial / "stamp").write_text(_stamp(source))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with publish_dir(folder, _stamp(source)) as partial:
+        link(source / "smol-vmm", partial / "smolvm")
+        for name in (*_LIBRARIES, _AGENT):
+            link(source / name, partial / name)
+        for name in _TEMPLATES:
+            _expand_sparse(source / f"{name}.zst", partial / name)
 
 
 def link(source: Path, target: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
-from bot_bottle.host.files import remove_tree
+from bot_bottle.host.files import remove_tree, replace_file
 from bot_bottle.host.locks import locked
 from bot_bottle.host.text import is_printable, printable
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
@@ -241,9 +241,5 @@ def load(folder: Path) -> Clone:
 
 
 def _write(folder: Path, record: Record) -> None:
-    partial = folder / "clone.json.partial"
-    with partial.open("w") as file:
-        json.dump(asdict(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / "clone.json")
+    data = json.dumps(asdict(record)).encode()
+    replace_file(folder / "clone.json", data, folder / "clone.json.partial")

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from bot_bottle.host import paths, process
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import shield
+from bot_bottle.host.wait import wait_until
 
 STRAY = "mount"
 
@@ -129,15 +129,17 @@ def _namespace(uid: int, gid: int) -> Iterator[int]:
 
 def _wait_for_namespace(child: Child, own: Path) -> None:
     mine = Path("/proc/self/ns/user").readlink()
-    deadline = time.monotonic() + 30
-    while child.code is None and time.monotonic() < deadline:
+
+    def is_there() -> bool:
         with suppress(OSError):
-            if (own / "ns/user").readlink() != mine:
-                return
-        time.sleep(0.002)
-    raise WorkspaceError(
-        "this machine allows no user namespaces", next_step="sysctl user.max_user_namespaces=10000"
-    )
+            return (own / "ns/user").readlink() != mine
+        return False
+
+    wait_until(lambda: is_there() or child.code is not None, 30, pause=0.002)
+    if not is_there():
+        raise WorkspaceError(
+            "this machine allows no user namespaces", next_step="sysctl user.max_user_namespaces=10000"
+        )
 
 
 def swapped(one: int, other: int) -> list[tuple[int, int, int]]:

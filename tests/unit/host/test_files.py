@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -10,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.host.files import copy_range, start_writeback, write_private
+from bot_bottle.host.files import (
+    copy_range,
+    disk_full,
+    is_published,
+    publish_dir,
+    replace_file,
+    start_writeback,
+    write_private,
+)
 
 
 def test_it_is_whole_and_private_whatever_was_left(tmp_path: Path) -> None:
@@ -37,6 +46,42 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         write_private(tmp_path / "file", "new")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "partial").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "file", b"new", tmp_path / "partial")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    replace_file(tmp_path / "file", b"new", tmp_path / "part", 0o644)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert not (tmp_path / "part").exists()
+
+
+def test_only_a_full_disk_or_quota_is_a_full_disk() -> None:
+    assert disk_full(OSError(errno.ENOSPC, "full"))
+    assert disk_full(OSError(errno.EDQUOT, "quota"))
+    assert not disk_full(OSError(errno.EACCES, "denied"))
+    assert not disk_full(ValueError())
+
+
+def test_a_folder_is_published_whole_with_its_stamp(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (tmp_path / "folder.partial").mkdir()
+    (tmp_path / "folder.partial" / "left").touch()
+    assert not is_published(folder, "1")
+    with publish_dir(folder, "1") as partial:
+        (partial / "file").write_text("one")
+    assert is_published(folder, "1")
+    assert sorted(path.name for path in folder.iterdir()) == ["file", "stamp"]
+    with pytest.raises(ZeroDivisionError), publish_dir(folder, "2") as partial:
+        raise ZeroDivisionError
+    assert is_published(folder, "1")
+    with publish_dir(folder, "2") as partial:
+        pass
+    assert is_published(folder, "2")
+    assert not (folder / "file").exists()
 
 
 DATA = os.urandom(300_000)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import Kept
 from bot_bottle.network.ports import Port
 from bot_bottle.network.proxy_process import PROGRAM, Door, Record, door
@@ -136,16 +136,21 @@ def _name(launch: BottleConfig) -> str:
 
 def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words: Path) -> None:
     """Wait until all have their sockets: then they have taken the paths away on which they waited."""
-    deadline = time.monotonic() + _TIMEOUT
-    while any(folder.iterdir()):
-        if holder.code is not None or time.monotonic() > deadline:
-            raise EngineError(
-                f"{engine.name} could not make the bottle's network",
-                why=words.read_text("utf-8", "replace")[-2000:],
-            )
+
+    def ready() -> bool:
+        ended = holder.code is not None  # asked first: what it took away before it ended counts
+        if not any(folder.iterdir()):
+            return True
         if made is not None and made.process.code is not None:
             raise WallsError("the bottle's proxy has ended", why=made.complaint())
-        time.sleep(0.01)
+        return ended
+
+    wait_until(ready, _TIMEOUT)
+    if any(folder.iterdir()):
+        raise EngineError(
+            f"{engine.name} could not make the bottle's network",
+            why=words.read_text("utf-8", "replace")[-2000:],
+        )
 
 
 def _id(engine: Engine, launch: BottleConfig) -> str:
@@ -171,11 +176,10 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
         words.open("wb") as output,
         process.background(argv, env=environment(), cwd=folder, output=output) as child,
     ):
-        deadline = time.monotonic() + _TIMEOUT
-        while not (said := words.read_text("utf-8", "replace")).endswith("]\n"):
-            if child.code is not None or time.monotonic() > deadline:
-                raise SpecError("a port cannot be published", why=said[-500:], next_step="take another")
-            time.sleep(0.01)
+        wait_until(lambda: words.read_bytes().endswith(b"]\n") or child.code is not None, _TIMEOUT)
+        said = words.read_text("utf-8", "replace")
+        if not said.endswith("]\n"):
+            raise SpecError("a port cannot be published", why=said[-500:], next_step="take another")
         for host, guest in json.loads(said):
             progress.note(Port(host, guest).told())
         yield

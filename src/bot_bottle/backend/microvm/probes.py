@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,6 +13,7 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import BottleError, SmolvmError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.signals import shield
+from bot_bottle.host.wait import wait_until
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.policy import Policy, save_policy
@@ -67,12 +67,11 @@ def _tried(machine: str, policy: Policy, host: Host, seconds: float, *, publishe
 
 def _told(machine: str, host: Host, name: str) -> bool:
     """Say whether smolvm lists that it refused to look a name up; the list is looked at until it does."""
-    deadline = time.monotonic() + _LISTED[host.kind]
-    while not any(event.get("dest") == name for event in _refusals(machine, host)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_PAUSE[host.kind] / 2)
-    return True
+    return wait_until(
+        lambda: any(event.get("dest") == name for event in _refusals(machine, host)),
+        _LISTED[host.kind],
+        pause=_PAUSE[host.kind] / 2,
+    )
 
 
 def widen(machine: str, added: Policy, host: Host) -> None:

@@ -21,12 +21,12 @@ from bot_bottle.cli.output import ago
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import human_bytes, human_count
+from bot_bottle.host.sizes import parse_disk_size
 from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import prune as prune_headers
 from bot_bottle.registry.blob_cache import Kept
 
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 _GROUP_HELP = """List, explain, verify and prune the cache of artifacts.
 
@@ -209,10 +209,10 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 
 def _size(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,18})\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
-    if found is None:
+    size = parse_disk_size(text)
+    if size is None:
         raise UsageError(f"not a size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
-    return int(found.group(1)) * _SIZE_UNITS[found.group(2).lower()]
+    return size
 
 
 def _age(text: str) -> float:

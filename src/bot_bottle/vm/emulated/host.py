@@ -15,7 +15,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,6 +28,7 @@ from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.emulated.channel import (
     CONSOLE,
     Control,
@@ -259,14 +259,19 @@ def emulated_host(
 
 
 def _control(folder: Path, child: Child) -> Control:
-    deadline = time.monotonic() + 20
-    while True:
+    def connected() -> Control | None:
+        over = child.code is not None  # asked first: what it has opened is tried once more
         try:
             return Control(folder, partial(_last_words, folder, child))
         except OSError:
-            if child.code is not None or time.monotonic() > deadline:
+            if over:
                 raise _boot_error(folder, child) from None
-            time.sleep(0.02)
+            return None
+
+    control = wait_until(connected, 20, pause=0.02)
+    if control is None:
+        raise _boot_error(folder, child)
+    return control
 
 
 def _boot_error(folder: Path, child: Child) -> BootError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import platform
 import re
 import shutil
@@ -21,6 +20,7 @@ import zstandard
 
 from bot_bottle.errors import AccelError
 from bot_bottle.host import process
+from bot_bottle.host.files import replace_file
 from bot_bottle.host.process import CommandFailed
 from bot_bottle.host.progress import Progress
 
@@ -61,10 +61,10 @@ def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
         stage.say("unpacking it")
         process.run(["dpkg-deb", "-x", package.name, "tree"], timeout=300, cwd=work)
         tree = work / "tree"
-        _initramfs(tree, work / "root", work / initramfs.name)
-        (work / initramfs.name).rename(initramfs)
-        _write(work / image.name, uncompressed(next((tree / "boot").glob("vmlinuz-*")).read_bytes()))
-        (work / image.name).rename(image)
+        initramfs_data = _initramfs(tree, work / "root")
+        replace_file(initramfs, initramfs_data, work / initramfs.name, 0o644)
+        kernel_data = uncompressed(next((tree / "boot").glob("vmlinuz-*")).read_bytes())
+        replace_file(image, kernel_data, work / image.name, 0o644)
         stage.conclude(package.name.partition("_")[0])
         shutil.rmtree(work)
     return image, initramfs
@@ -112,8 +112,8 @@ def _no_kernel(why: str) -> AccelError:
     )
 
 
-def _initramfs(tree: Path, root: Path, out: Path) -> None:
-    """Make the first file system: busybox, the modules in loading order, and the script that starts."""
+def _initramfs(tree: Path, root: Path) -> bytes:
+    """Return the first file system: busybox, the modules in loading order, and the script that starts."""
     for name in ("bin", "modules", "proc", "sys", "dev", "new"):
         (root / name).mkdir(parents=True)
     shutil.copy2(busybox(), root / "bin/busybox")
@@ -133,14 +133,7 @@ def _initramfs(tree: Path, root: Path, out: Path) -> None:
         cwd=root,
         input="\n".join(names).encode() + b"\n",
     )
-    _write(out, gzip.compress(archive.stdout, 1, mtime=0))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    return gzip.compress(archive.stdout, 1, mtime=0)
 
 
 def uncompressed(image: bytes) -> bytes:
