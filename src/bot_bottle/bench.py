@@ -109,7 +109,7 @@ def _timed(image: Source, way: Way, rounds: int, engine: str | None, accel: Acce
     stages: list[dict[str, float]] = []
     size = 0
     try:
-        with paths.products_in(folder):
+        with paths.override_cache_dir(folder):
             for _ in range(rounds):
                 shutil.rmtree(folder)
                 folder.mkdir()

@@ -203,11 +203,11 @@ def test_a_daemon_that_goes_away_breaks_the_archive_off(
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from bot_bottle.host import signals as interrupts
+from bot_bottle.host import signals
 from bot_bottle.errors import Interrupted
 from bot_bottle.engine.engine import BuildRequest, find_engine
 
-interrupts.install()
+signals.install()
 engine = find_engine(sys.argv[2])
 try:
     if sys.argv[1] == "build":

@@ -12,7 +12,7 @@ import pytest
 from bot_bottle.doctor import Check, examine
 from bot_bottle.errors import AccelError, DoctorError
 from bot_bottle.vm.capabilities import Kvm, KvmState
-from bot_bottle.vm.emulated import host as emulated
+from bot_bottle.vm.emulated import host
 from bot_bottle.vm.emulated.host import check_emulation
 from bot_bottle.vm.host import Accel
 
@@ -88,7 +88,7 @@ def test_what_emulation_lacks(tools: Path, tool: str, body: str | None, message:
 
 def test_a_kernel_that_is_there_needs_no_apt(tools: Path) -> None:
     (tools / "apt-cache").unlink()
-    folder = emulated._folder()
+    folder = host._folder()
     folder.mkdir(parents=True)
     for name in ("vmlinux", "initramfs.gz"):
         (folder / name).touch()

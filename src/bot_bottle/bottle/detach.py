@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from bot_bottle.bottle import logs
 from bot_bottle.errors import BottleError
-from bot_bottle.host import signals as interrupts
-from bot_bottle.host.signals import shield
+from bot_bottle.host import signals
+from bot_bottle.host.signals import defer_signals
 
 _VARIABLE = "BOT_BOTTLE_DETACHED"
 _PATIENCE = 10.0  # seconds
@@ -90,11 +90,11 @@ def detach(name: str, arguments: Sequence[str]) -> int:
     """
     started = None
     try:
-        with shield():
+        with defer_signals():
             started = start(name, arguments)
         if not started.begun():
             return started.process.wait()
-        interrupts.ignore()
+        signals.ignore()
         return 0
     except BottleError:  # interrupted: it ends in order too
         end_all([started] if started else [])

@@ -18,7 +18,7 @@ from bot_bottle.config.settings import Settings
 from bot_bottle.errors import TrustError
 from bot_bottle.host import paths
 from bot_bottle.host.files import write_private
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.text import printable
 
 # what widens a bottle's walls; everything else stays within them
@@ -93,7 +93,7 @@ def require_grant(request: Request, ask: Callable[[str], bool], *, yes: bool = F
 def _remember(path: Path, request: Request) -> None:
     record = {"project": str(request.project), "asked": dict(request.asked)}
     try:
-        with shield():
+        with defer_signals():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, json.dumps(record, indent=2) + "\n")
     except OSError as error:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from bot_bottle.errors import CacheError, SpecError
 from bot_bottle.host import paths
-from bot_bottle.host.locks import claimed
+from bot_bottle.host.locks import try_lock_file
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def try_lock_name(name: str) -> Iterator[bool]:
     with ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            free = stack.enter_context(claimed(folder / name))
+            free = stack.enter_context(try_lock_file(folder / name))
         except OSError as error:
             raise CacheError(
                 f"cannot work in {folder}",

@@ -22,10 +22,10 @@ from bot_bottle.backend.base import PLACES, Machine
 from bot_bottle.errors import BottleError, Interrupted, ReceiptError, SpecError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import write_private
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import redacted
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.version import VERSION
 
 KEEP = 200  # receipts
@@ -227,10 +227,10 @@ def _read(path: Path) -> RunRecord:
 def _write(record: RunRecord) -> None:
     folder = record.path.parent
     try:
-        with shield():
+        with defer_signals():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(record.path, json.dumps(record.to_json(), indent=2) + "\n")
-            with locked(folder / "lock", lambda: None):
+            with exclusive_lock(folder / "lock", lambda: None):
                 for old in _paths()[:-KEEP]:
                     for each in (refusals_of(old), policy_of(old), old):
                         each.unlink(missing_ok=True)

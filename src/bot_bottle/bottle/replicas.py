@@ -17,7 +17,7 @@ from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import ReceiptError, SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
@@ -67,7 +67,7 @@ def fan(
     started = []
     try:
         for name in all_names:
-            with shield():
+            with defer_signals():
                 started.append(detach.start(name, arguments, image))
             progress.note(f"{'start':<8} {name}")
         return _waited(started, on_end)

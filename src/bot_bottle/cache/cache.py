@@ -24,8 +24,8 @@ from bot_bottle.cache.key import SUFFIX, Change, Key
 from bot_bottle.cache.prune import Pruned
 from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.host.files import disk_full, replace_file
-from bot_bottle.host.locks import locked, shared
-from bot_bottle.host.signals import shield
+from bot_bottle.host.locks import exclusive_lock, shared_lock
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
 
@@ -116,7 +116,7 @@ class Cache:
         with ExitStack() as stack:
             with self._explained():
                 waiting = f"waiting for another bot-bottle that makes {key.name}"
-                stack.enter_context(locked(path.with_suffix(".lock"), lambda: on_wait(waiting)))
+                stack.enter_context(exclusive_lock(path.with_suffix(".lock"), lambda: on_wait(waiting)))
                 found, damage = self._find(path)
                 if found is None and not damage and path.exists():
                     found = self._adopt(path, key, source)
@@ -183,7 +183,7 @@ class Cache:
         Neither is given when there is no file, or a sound one without a record.
         """
         try:
-            with shared(path):  # nobody prunes it while it is being looked at
+            with shared_lock(path):  # nobody prunes it while it is being looked at
                 artifact_format.checksum(path)
                 entry = read_entry(path, hit=True)
                 if entry is None or not touch:
@@ -232,7 +232,7 @@ class Cache:
     @contextmanager
     def _scratch(self, stem: str) -> Iterator[Path]:
         with ExitStack() as stack:
-            with shield(), self._explained():
+            with defer_signals(), self._explained():
                 scratch = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".tmp", dir=self.folder))
                 stack.callback(tidy.discard, scratch)
             yield scratch

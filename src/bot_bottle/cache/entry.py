@@ -13,7 +13,7 @@ from typing import Any
 from bot_bottle.cache.key import Key
 from bot_bottle.errors import CacheError, ImageError
 from bot_bottle.host.files import read_regular
-from bot_bottle.host.locks import shared
+from bot_bottle.host.locks import shared_lock
 from bot_bottle.image.spec import Digest
 
 LIST_SUFFIX = ".parts"  # of the list of an artifact's parts, beside it
@@ -44,7 +44,7 @@ class Entry:
         """Keep the artifact from being pruned until the block ends. Raises CacheError when it is gone."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(shared(self.path))
+                stack.enter_context(shared_lock(self.path))
             except OSError as error:
                 raise CacheError(
                     f"the artifact {self.path.name} is no longer in the cache",

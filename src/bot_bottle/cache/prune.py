@@ -13,8 +13,8 @@ from pathlib import Path
 from bot_bottle.cache.entry import Entry, list_path, read_entry, record_path
 from bot_bottle.cache.key import SUFFIX, stem_of
 from bot_bottle.errors import CacheError
-from bot_bottle.host.locks import try_locked
-from bot_bottle.host.signals import shield
+from bot_bottle.host.locks import try_lock
+from bot_bottle.host.signals import defer_signals
 
 _SCRAP = ".tmp"
 
@@ -52,14 +52,14 @@ def names(folder: Path) -> list[str]:
 
 def remove(artifact: Path) -> None:
     """Remove an artifact, its record and its list of parts."""
-    with shield():
+    with defer_signals():
         for path in (artifact, record_path(artifact), list_path(artifact)):
             path.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:
     """Remove a file, or a folder with all that is in it, if it is there. Links are removed, not followed."""
-    with shield():
+    with defer_signals():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -110,7 +110,7 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _remove_entry(entry: Entry, *, dry_run: bool) -> bool:
-    with try_locked(entry.path) as free:
+    with try_lock(entry.path) as free:
         if free and not dry_run:
             remove(entry.path)
         return free
@@ -123,7 +123,7 @@ def _remove_leftover(folder: Path, name: str, *, dry_run: bool) -> bool:
     artifact = folder / f"{stem}{SUFFIX}"
     if not _is_leftover(path, artifact):
         return False
-    with try_locked(folder / f"{stem}.lock") as idle, try_locked(path) as unused:
+    with try_lock(folder / f"{stem}.lock") as idle, try_lock(path) as unused:
         # looked at again: a moment ago its artifact may have been about to come
         free = idle and (unused or path.suffix == ".lock") and _is_leftover(path, artifact)
         if free and not dry_run:

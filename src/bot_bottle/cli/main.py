@@ -13,7 +13,7 @@ import click
 
 from bot_bottle.cli import help as overview
 from bot_bottle.errors import BottleError, CacheError, DiskFullError, Interrupted, UsageError
-from bot_bottle.host import signals as interrupts
+from bot_bottle.host import signals
 from bot_bottle.host.redact import redacted
 from bot_bottle.version import VERSION
 
@@ -85,7 +85,7 @@ def bottle(verbose: bool) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command line and give its exit status. Every failure is one message on standard error."""
     _open_streams()
-    interrupts.install()
+    signals.install()
     try:
         result: Any = bottle.main(arguments, prog_name="bottle", standalone_mode=False)
         return result if isinstance(result, int) else 0

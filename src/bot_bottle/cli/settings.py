@@ -17,7 +17,7 @@ from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Pull, Source, parse_build_args
 from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
-from bot_bottle.secrets import reference as secret
+from bot_bottle.secrets import reference
 
 _OTHER_IMAGE = ("image", "archive", "dockerfile")
 _BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
@@ -36,7 +36,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "env": ("env", _variables),
-    "secrets": ("secrets", secret.parse),
+    "secrets": ("secrets", reference.parse),
     "backend": ("backend", str),
     "workspace": ("workspace", str),
     "user": ("user", str),

@@ -9,7 +9,7 @@ from typing import Any
 
 from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 
 # what decides which engine a client talks to
 _ENGINE_VARIABLES = (
@@ -45,7 +45,7 @@ def remove(program: str, label: str, env: Mapping[str, str] | None = None) -> No
 
     One whose network another of them uses goes when that has gone: podman wants it so.
     """
-    with shield():
+    with defer_signals():
         listing = (program, "ps", "--all", "--quiet", f"--filter=label={label}")
         while found := process.run(listing, timeout=_TIMEOUT, env=env).text.split():
             removal = (program, "rm", "--force", "--volumes", *found)

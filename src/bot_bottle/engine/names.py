@@ -26,7 +26,7 @@ from bot_bottle.engine.engine_details import part
 from bot_bottle.engine.errors import NoSuchImageError
 from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 
 if TYPE_CHECKING:  # which uses this module
     from bot_bottle.engine.engine import Engine
@@ -97,7 +97,7 @@ def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: Ru
         engine.tag(image, pushed)
         yield
     finally:
-        with shield():
+        with defer_signals():
             engine.names.untag_pushed(pushed, second)
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -29,7 +29,7 @@ def write_private(path: Path, text: str) -> None:
 
     Writers to one folder come one after the other, so that what a killed one left is the next one's to use.
     """
-    with locked(path.parent / "lock", lambda: None):
+    with exclusive_lock(path.parent / "lock", lambda: None):
         replace_file(path, text.encode(), path.parent / "partial")
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold a lock file alone, made if it is not there; `on_wait` is called once if another holds it."""
     waited = False
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            if not _try_lock(fd, fcntl.LOCK_EX):
+            if not _lock_now(fd, fcntl.LOCK_EX):
                 if not waited:
                     waited = True
                     on_wait()
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            if is_at(fd, path):
+            if is_same_file(fd, path):
                 yield
                 return
         finally:
@@ -33,13 +33,13 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def try_lock_file(path: Path) -> Iterator[bool]:
     """Hold a lock file alone, made for it and removed afterwards, or say that another has it."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            free = _try_lock(fd, fcntl.LOCK_EX)
-            if free and not is_at(fd, path):
+            free = _lock_now(fd, fcntl.LOCK_EX)
+            if free and not is_same_file(fd, path):
                 continue  # its last holder has removed it
             try:
                 yield free
@@ -52,7 +52,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def try_locked(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Hold an existing file or folder alone, or say that another has it. What is not there is nobody's."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -63,25 +63,25 @@ def try_locked(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _try_lock(fd, fcntl.LOCK_EX) and is_at(fd, path)
+        yield _lock_now(fd, fcntl.LOCK_EX) and is_same_file(fd, path)
     finally:
         os.close(fd)
 
 
 @contextmanager
-def shared(path: Path) -> Iterator[int]:
+def shared_lock(path: Path) -> Iterator[int]:
     """Hold an existing file together with others, and give its descriptor. Raises OSError when it is gone."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
-        if not is_at(fd, path):
+        if not is_same_file(fd, path):
             raise FileNotFoundError(f"{path} was removed")
         yield fd
     finally:
         os.close(fd)
 
 
-def is_at(fd: int, path: Path) -> bool:
+def is_same_file(fd: int, path: Path) -> bool:
     """Whether an open file is still the one that its path names."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
@@ -89,7 +89,7 @@ def is_at(fd: int, path: Path) -> bool:
         return False
 
 
-def _try_lock(fd: int, kind: int) -> bool:
+def _lock_now(fd: int, kind: int) -> bool:
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,7 +12,7 @@ _products: ContextVar[Path | None] = ContextVar("products", default=None)
 
 
 @contextmanager
-def products_in(folder: Path) -> Iterator[None]:
+def override_cache_dir(folder: Path) -> Iterator[None]:
     """Have artifacts and all that is kept to make others in another folder, until the block ends."""
     token = _products.set(folder)
     try:

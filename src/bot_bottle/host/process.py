@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from bot_bottle.errors import CommandError
-from bot_bottle.host import process_tree
-from bot_bottle.host import redact as redaction
-from bot_bottle.host.signals import shield
+from bot_bottle.host import process_tree, redact
+from bot_bottle.host.signals import defer_signals
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Masked(str):
 
 def shown(argv: Sequence[str]) -> str:
     """Give the command line as a shell would take it, with masked arguments hidden."""
-    return redaction.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
+    return redact.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Completed:
     @property
     def complaint(self) -> str:
         """What the program said of its failure: standard error, or standard output if that is empty."""
-        return redaction.redacted((self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace"))
+        return redact.redacted((self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace"))
 
 
 class CommandFailed(CommandError):
@@ -253,11 +252,11 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     log.info("+ %s", shown(argv))
     with ExitStack() as stack:
-        with shield():
+        with defer_signals():
             try:
                 streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd}
                 child = subprocess.Popen(  # noqa: S603 - a list of arguments, never a shell
-                    list(argv), env=redaction.environment(env), start_new_session=session, **streams
+                    list(argv), env=redact.environment(env), start_new_session=session, **streams
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
@@ -272,7 +271,7 @@ def _started(
 def _end(child: subprocess.Popen[bytes], session: bool) -> None:
     """End a child that may still run, and everything in its session; then let go of its pipes."""
     wait = functools.partial(_ended, child)
-    with shield():
+    with defer_signals():
         if not session:
             child.terminate()
             if not wait(5):

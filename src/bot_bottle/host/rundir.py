@@ -24,8 +24,8 @@ from typing import Any
 
 from bot_bottle.errors import CacheError
 from bot_bottle.host import paths, process_tree
-from bot_bottle.host.locks import try_locked
-from bot_bottle.host.signals import shield
+from bot_bottle.host.locks import try_lock
+from bot_bottle.host.signals import defer_signals
 
 KEEP_VARIABLE = "BOT_BOTTLE_KEEP_RUN"
 
@@ -79,9 +79,9 @@ def _new(stack: ExitStack) -> Path:
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
-            with shield(), ExitStack() as held:
+            with defer_signals(), ExitStack() as held:
                 path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
-                if held.enter_context(try_locked(path)) and path.exists():
+                if held.enter_context(try_lock(path)) and path.exists():
                     if os.environ.get(KEEP_VARIABLE, "") not in ("", "0"):
                         (path / _KEEP).touch()
                     held.callback(_remove, path)
@@ -103,7 +103,7 @@ def sweep(sweepers: dict[str, Sweeper]) -> int:
     swept = 0
     base = paths.runs_dir()
     for path in sorted(base.glob("run-*")) if base.is_dir() else []:
-        with try_locked(path) as dead:  # else its command lives
+        with try_lock(path) as dead:  # else its command lives
             if dead and path.is_dir() and _sweep_strays(path, sweepers):
                 _remove(path)
                 swept += 1
@@ -128,7 +128,7 @@ def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:
 
 
 def _remove(path: Path) -> None:
-    with shield():
+    with defer_signals():
         if (path / _KEEP).exists():
             _keep(path)
         else:

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP as one exception, raised once and never between taking a thing and owning it.
 
 A signal handler may raise between any two bytecodes: after a process is started, say, and before anybody
-holds it. `shield()` closes that gap: inside it a signal waits, and is raised when the block ends.
+holds it. `defer_signals()` closes that gap: inside it a signal waits, and is raised when the block ends.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def ignore() -> None:
 
 
 @contextmanager
-def shield() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Keep a signal waiting until the block has ended, so that what the block takes is also owned.
 
     In another thread than the main one it does nothing: no signal is raised there, and none is its to hold.
@@ -68,7 +68,7 @@ def shield() -> Iterator[None]:
 
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
+def capture_signals() -> Iterator[list[int]]:
     """Collect signals in a list instead of raising them, for as long as a command inside is to have them."""
     received: list[int] = []
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}

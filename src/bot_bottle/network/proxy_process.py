@@ -23,7 +23,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import Kept
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.secrets.fifo import handed_over
+from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
 PORT = 3128  # where proxies have listened since squid
@@ -88,7 +88,7 @@ def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) 
         with ExitStack() as stack:
             if kept.secrets:
                 values = {each.name: each.value for each in kept.secrets}
-                pipes = stack.enter_context(handed_over(values, run.path))
+                pipes = stack.enter_context(secret_fifos(values, run.path))
                 argv.append(str(_told(kept, pipes, run)))
             output = stack.enter_context(words.open("wb"))
             proxy = process.background(argv, env=environment(), cwd=folder, output=output)

@@ -14,7 +14,7 @@ import zstandard
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths
 from bot_bottle.host.files import is_published, publish_dir
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.guest_rootfs import Guest, find_guest
 
@@ -32,7 +32,7 @@ def kit(progress: Progress) -> Path:
     try:
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         waiting = "waiting for another bot-bottle that makes the kit which proves walls"
-        with locked(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
+        with exclusive_lock(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             stamp = str(guest.path.stat().st_size)
             if not is_published(folder, stamp):
                 with publish_dir(folder, stamp) as partial:

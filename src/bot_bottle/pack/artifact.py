@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.errors import ArtifactError, ImageError, UsageError
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.archive import Image
 from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.pack.chunk_index import PartList, Parts
@@ -170,12 +170,12 @@ def pack_smolvm(run: Callable[[Sequence[str]], None], image: str | Path, out: Pa
 
 @contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
-    with shield():
+    with defer_signals():
         folder = Path(tempfile.mkdtemp(prefix="pack-", dir=parent))
     try:
         yield folder
     finally:
-        with shield():
+        with defer_signals():
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # imported on a cache miss only
     from bot_bottle.pack.making import Maker
     from bot_bottle.pack.native import NativePacker
     from bot_bottle.pack.smolvm import SmolvmPacker
-    from bot_bottle.rootfs.smolvm_compat import Loss
+    from bot_bottle.rootfs.smolvm_compat import Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Conversion:
     image_id: str
     entry: Entry
     packer: PackerName
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[Unsupported, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -205,8 +205,8 @@ class Converter:
 
     def _find_or_pack(
         self, source: Source, image: EngineImage, config: Digest
-    ) -> tuple[Entry, tuple[Loss, ...]]:
-        losses: tuple[Loss, ...] = ()
+    ) -> tuple[Entry, tuple[Unsupported, ...]]:
+        losses: tuple[Unsupported, ...] = ()
 
         def pack(packer: NativePacker, opened: Image, temp: Path) -> Digest:
             nonlocal losses
@@ -225,9 +225,9 @@ class Converter:
 
         return self._cached(source, config, write), losses
 
-    def _export_and_pack(self, source: Source, image: EngineImage) -> tuple[Entry, tuple[Loss, ...]]:
+    def _export_and_pack(self, source: Source, image: EngineImage) -> tuple[Entry, tuple[Unsupported, ...]]:
         """Export an image whose config is not known, and find or make its artifact while it is open."""
-        losses: tuple[Loss, ...] = ()
+        losses: tuple[Unsupported, ...] = ()
 
         def find_or_pack(packer: NativePacker, opened: Image) -> Entry:
             self._record(image, opened.image_id)

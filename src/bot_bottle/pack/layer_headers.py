@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.errors import CacheError
-from bot_bottle.host.locks import shared, try_locked
+from bot_bottle.host.locks import shared_lock, try_lock
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
 
 LIMIT = 10**9  # bytes that are kept when nobody says otherwise
@@ -58,7 +58,7 @@ class HeaderStore:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 lock = self.folder / _LOCK
                 lock.touch(mode=0o600)
-                stack.enter_context(shared(lock))
+                stack.enter_context(shared_lock(lock))
             except OSError as error:
                 raise CacheError(
                     f"cannot use the cache in {self.folder}",
@@ -138,7 +138,7 @@ def prune(
             gone.append((path, size))
             left -= size
     if gone and not dry_run:
-        with try_locked(folder / _LOCK) as free:
+        with try_lock(folder / _LOCK) as free:
             if not free:
                 return PrunedHeaders(in_use=True)
             for path, _ in gone:

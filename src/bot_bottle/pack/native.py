@@ -24,7 +24,7 @@ from bot_bottle.pack.layer_headers import HeaderStore
 from bot_bottle.pack.options import PackOptions
 from bot_bottle.pack.precompress import Ahead
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, Flattened, flatten
-from bot_bottle.rootfs.smolvm_compat import Loss
+from bot_bottle.rootfs.smolvm_compat import Unsupported
 from bot_bottle.scan.credential_files import LARGEST, in_file, in_variables, is_known
 from bot_bottle.vm.guest_rootfs import find_guest
 
@@ -57,7 +57,7 @@ class NativePacker:
     ) -> None:
         self._using.__exit__(kind, error, trace)
 
-    def pack(self, image: Image, options: PackOptions, out: Path) -> tuple[Digest, tuple[Loss, ...]]:
+    def pack(self, image: Image, options: PackOptions, out: Path) -> tuple[Digest, tuple[Unsupported, ...]]:
         """Write the artifact; give its digest and what of the image is not in it. Raises BottleError."""
         with self._progress.stage("pack") as stage, self._store.using():
             stage.say("reading the layers")

@@ -23,7 +23,7 @@ from bot_bottle.errors import EngineError, RegistryError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.text import printable
 from bot_bottle.registry.client import Client
 from bot_bottle.registry.registry import Registry
@@ -49,7 +49,7 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
     label = f"{LABEL}={name}"
     remove = functools.partial(containers.remove, str(engine.program), label, dict(os.environ))
     with ExitStack() as stack:
-        with shield():
+        with defer_signals():
             folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             containers.record(run, STRAY, engine.program, label)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from bot_bottle.errors import RegistryError
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.archive import Image, image_found
 from bot_bottle.image.index import find_image
 from bot_bottle.image.layers import Blob
@@ -39,7 +39,7 @@ _STOP_SECONDS = 10.0
 def embedded(run: RunDir, *, push: bool = False, keep: Path | None = None) -> Iterator[Registry]:
     """Serve from this process until the block ends. Its files are in the run folder. Raises RegistryError."""
     with ExitStack() as stack:
-        with shield():
+        with defer_signals():
             folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             listening = stack.enter_context(_bind())

@@ -14,10 +14,10 @@ from bot_bottle.image.layers import CHUNK, Layered, LayerReader
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.rootfs.chunks import LayerData, Stretch, stretches
 from bot_bottle.rootfs.layer import merge_layer, read_layer
-from bot_bottle.rootfs.smolvm_compat import LONGEST_PATH, Loss, Losses, make_portable
+from bot_bottle.rootfs.smolvm_compat import LONGEST_PATH, Unsupported, UnsupportedEntries, make_portable
 from bot_bottle.rootfs.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
-__all__ = ["FLATTEN_VERSION", "Flattened", "Loss", "flatten"]
+__all__ = ["FLATTEN_VERSION", "Flattened", "Unsupported", "flatten"]
 
 _BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
 _SIZE_LIMIT = 128 << 30
@@ -28,14 +28,19 @@ class Flattened:
     """One root filesystem. `size` is that of its tar in bytes, `entries` their number in it."""
 
     def __init__(
-        self, image: Layered, verified: bool, folders: list[Folder], files: list[Inode], losses: Losses
+        self,
+        image: Layered,
+        verified: bool,
+        folders: list[Folder],
+        files: list[Inode],
+        losses: UnsupportedEntries,
     ) -> None:
         self._image = image
         self._verified = verified
         self._files = files
         self._stretches = tuple(stretches(image, folders, files))
         self.entries = len(folders) + sum(1 + len(node.names or ()) for node in files)
-        self.losses: tuple[Loss, ...] = losses.all()
+        self.losses: tuple[Unsupported, ...] = losses.all()
         self.size = sum(stretch.size for stretch in self._stretches)
 
     def files(self) -> Iterator[tuple[bytes, Inode]]:
@@ -84,7 +89,7 @@ def flatten(
                 pass  # what follows the end mark belongs to the digest
         merge_layer(root, tree)
         del tree
-    losses = Losses()
+    losses = UnsupportedEntries()
     folders, files = _listed(root, LONGEST_PATH if portable else PATH_MAX, losses)
     if portable:
         for folder in folders:
@@ -118,7 +123,7 @@ class _Counted:
         return done
 
 
-def _listed(root: Folder, longest: int, losses: Losses) -> tuple[list[Folder], list[Inode]]:
+def _listed(root: Folder, longest: int, losses: UnsupportedEntries) -> tuple[list[Folder], list[Inode]]:
     """List a tree: folders sorted by path, then files in the order of the layers; paths up to `longest`."""
     folders: list[Folder] = []
     files: list[Inode] = []

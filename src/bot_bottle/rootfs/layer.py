@@ -59,11 +59,6 @@ class LayerTree:
         else:  # further up, a whiteout's name is one like any other
             self._place(self._folder(head), name, member, extents)
 
-    def seal(self) -> None:
-        """Let go of what was only needed to add members."""
-        self._same.clear()
-        self._near = (b"", self.root)
-
     def _folder(self, path: bytes) -> Folder:
         """Find the folder of a member. A missing one is made like the engines make it: 0755, root's."""
         if path != self._near[0]:
@@ -103,7 +98,7 @@ class LayerTree:
             node = old  # keeps what is in it
         else:
             node = self._made(member, extents)
-        self._dress(node, member)
+        self._set_metadata(node, member)
         if old is not None and old is not node:
             self._near = (b"", self.root)  # what was replaced may have been on the way there
         folder.children[name] = node
@@ -143,7 +138,7 @@ class LayerTree:
             self.below.append((folder, name))
         return inode
 
-    def _dress(self, node: Inode, member: tarfile.TarInfo) -> None:
+    def _set_metadata(self, node: Inode, member: tarfile.TarInfo) -> None:
         """Set attributes. A hard link's own are set on the file it names, as chown and chmod do it."""
         if (uid := member.uid & _NO_ID) != _NO_ID:
             node.uid = self._shared(uid)
@@ -217,7 +212,7 @@ def _link_below(base: Folder, layer: LayerTree) -> None:
             raise ImageError("the image has a hard link to nothing", why=shown(mine.link))
         if inode.kind != tarfile.SYMTYPE:  # those have no mode of their own
             mine.xattrs = mine.xattrs or inode.xattrs
-            inode.dress(mine)
+            inode.copy_metadata(mine)
         folder.children[name] = inode
 
 
@@ -242,7 +237,7 @@ def _merged(low: Folder, name: bytes, node: Inode) -> Folder:
     below = low.children.get(name)
     if not isinstance(below, Folder):
         below = low.children[name] = Folder()
-    below.dress(node)
+    below.copy_metadata(node)
     return below
 
 

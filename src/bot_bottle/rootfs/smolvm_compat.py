@@ -19,7 +19,7 @@ _CAPABILITY = "SCHILY.xattr.security.capability"
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class Unsupported:
     """What does not come through: of which kind, how often, and a few of the paths."""
 
     kind: str
@@ -27,7 +27,7 @@ class Loss:
     examples: tuple[str, ...]
 
 
-class Losses:
+class UnsupportedEntries:
     """Counts losses by kind, in bounded space."""
 
     def __init__(self) -> None:
@@ -41,14 +41,15 @@ class Losses:
         if len(examples) < _EXAMPLES:
             examples.append("/" + printable(path))
 
-    def all(self) -> tuple[Loss, ...]:
+    def all(self) -> tuple[Unsupported, ...]:
         """Give the losses, sorted by kind."""
         return tuple(
-            Loss(kind, self._counts[kind], tuple(self._examples[kind])) for kind in sorted(self._counts)
+            Unsupported(kind, self._counts[kind], tuple(self._examples[kind]))
+            for kind in sorted(self._counts)
         )
 
 
-def make_portable(root: Folder, path: bytes, node: Inode, losses: Losses) -> bool:
+def make_portable(root: Folder, path: bytes, node: Inode, losses: UnsupportedEntries) -> bool:
     """Change an entry so that smolvm extracts it with the same meaning; give False to leave it out."""
     kind = node.kind
     if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):

@@ -61,7 +61,7 @@ class Inode:
         self.name = b""
         self.names: list[tuple[Folder, bytes]] | None = None  # its further names
 
-    def dress(self, other: Inode) -> None:
+    def copy_metadata(self, other: Inode) -> None:
         """Take the attributes of another inode."""
         self.mode, self.uid, self.gid = other.mode, other.uid, other.gid
         self.mtime, self.xattrs = other.mtime, other.xattrs

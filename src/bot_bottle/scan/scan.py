@@ -10,7 +10,7 @@ from bot_bottle.host.text import printable
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK
 from bot_bottle.image.spec import parse_json
-from bot_bottle.scan import credential_files as known
+from bot_bottle.scan import credential_files
 from bot_bottle.scan.credential_files import Finding
 from bot_bottle.scan.detectors import in_text, is_settings, rules
 from bot_bottle.smolmachine import format as artifact_format
@@ -30,7 +30,7 @@ def scan_image(image: Image, on_bytes: Callable[[int], None]) -> Iterator[Findin
     `on_bytes` hears of the layers' sizes as they are stored.
     """
     with rules():
-        yield from known.in_variables(image.config.env, "config")
+        yield from credential_files.in_variables(image.config.env, "config")
         yield from _in_lines(image.config.env, "config", "ENV")
         yield from _history(image.config_bytes)
         for layer in image.layers:
@@ -50,7 +50,7 @@ def scan_artifact(path: Path, on_bytes: Callable[[int], None]) -> Iterator[Findi
 
     with rules():
         manifest = artifact_format.verify(path, on_bytes, read_layer).manifest
-        yield from known.in_variables(manifest.env, "manifest")
+        yield from credential_files.in_variables(manifest.env, "manifest")
         yield from _in_lines(manifest.env, "manifest", "ENV")
         yield from _in_lines((" ".join((*manifest.entrypoint, *manifest.cmd)),), "manifest", "command")
     yield from found
@@ -62,7 +62,7 @@ def _history(config: bytes) -> Iterator[Finding]:
     for number, step in enumerate(history if isinstance(history, list) else [], 1):
         command = step.get("created_by") if isinstance(step, dict) else None
         if isinstance(command, str):
-            if known.in_command(command):
+            if credential_files.in_command(command):
                 yield Finding("history", f"step {number}", 0, "a variable named as a secret")
             yield from _in_lines((command,), "history", f"step {number}")
 
@@ -86,8 +86,8 @@ def _in_tar(stream: ForwardStream, layer: str, what: str) -> Iterator[Finding]:
 def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
     settings = is_settings(path) and size <= _LARGEST_SETTINGS
     for first, content in _parts(pieces):
-        if size <= known.LARGEST:
-            yield from known.in_file(path, content)
+        if size <= credential_files.LARGEST:
+            yield from credential_files.in_file(path, content)
         for line, kind in in_text(path, content.decode("utf-8", "replace"), settings=settings):
             yield first + line, kind
 

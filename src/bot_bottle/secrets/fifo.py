@@ -18,7 +18,7 @@ from bot_bottle.host.redact import Secret
 
 
 @contextmanager
-def handed_over(values: Mapping[str, Secret], folder: Path) -> Iterator[dict[str, str]]:
+def secret_fifos(values: Mapping[str, Secret], folder: Path) -> Iterator[dict[str, str]]:
     """Give a FIFO for each value, in a private folder within `folder`; whoever opens it reads the value.
 
     When the block ends the FIFOs are gone, read or not.

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from bot_bottle.errors import ArtifactError, DiskFullError
 from bot_bottle.host.files import copy_range, disk_full, start_writeback
 from bot_bottle.host.progress import human_bytes
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 
 _GOING = 32 << 20  # bytes that are worth the disk's while
 
@@ -100,7 +100,7 @@ def sink(out: BinaryIO | Path, total: int) -> Iterator[Sink]:
         opened.flush()
         return
     with ExitStack() as stack:
-        with shield():
+        with defer_signals():
             try:
                 file = stack.enter_context(
                     out.open("xb", buffering=0)

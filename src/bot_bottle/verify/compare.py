@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from bot_bottle.image.spec import ImageConfig
 from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.smolmachine.manifest import Manifest
-from bot_bottle.verify.entries import Facts
+from bot_bottle.verify.entries import EntryMetadata
 from bot_bottle.verify.findings import Findings
 from bot_bottle.verify.table import Tree, refused_link
 
@@ -78,7 +78,9 @@ def compare_config(image_id: str, config: ImageConfig, manifest: Manifest, found
             found.expected("setting", "container engines leave out what is no NAME=VALUE", "env", entry)
 
 
-def _side_by_side(image: Tree, artifact: Tree) -> Iterator[tuple[bytes, Facts | None, Facts | None]]:
+def _side_by_side(
+    image: Tree, artifact: Tree
+) -> Iterator[tuple[bytes, EntryMetadata | None, EntryMetadata | None]]:
     left, right = image.all(), artifact.all()
     ours, theirs = next(left, None), next(right, None)
     while ours or theirs:
@@ -94,7 +96,7 @@ def _side_by_side(image: Tree, artifact: Tree) -> Iterator[tuple[bytes, Facts | 
             ours, theirs = next(left, None), next(right, None)
 
 
-def _missing(image: Tree, path: bytes, ours: Facts, found: Findings) -> None:
+def _missing(image: Tree, path: bytes, ours: EntryMetadata, found: Findings) -> None:
     what = f"{ours.kind} left out"
     if ours.special:
         found.expected(what, _DEV if path.startswith(b"dev/") else _SPECIAL, path)
@@ -110,7 +112,7 @@ def _is_long(image: Tree, path: bytes, link: bytes) -> bool:
     return len(b"/".join((b"", *image.leads_to(path, link)))) > PATH_MAX
 
 
-def _both(image: Tree, path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
+def _both(image: Tree, path: bytes, ours: EntryMetadata, theirs: EntryMetadata, found: Findings) -> None:
     if ours.kind != theirs.kind:
         found.unexpected("type", _NOT_EXPECTED, path, ours.kind, theirs.kind)
         return
@@ -127,7 +129,7 @@ def _both(image: Tree, path: bytes, ours: Facts, theirs: Facts, found: Findings)
     _link(image, path, ours, theirs, found)
 
 
-def _owner(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
+def _owner(path: bytes, ours: EntryMetadata, theirs: EntryMetadata, found: Findings) -> None:
     mine, other = f"{ours.uid}:{ours.gid}", f"{theirs.uid}:{theirs.gid}"
     if mine != other:
         found.unexpected("owner", _NOT_EXPECTED, path, mine, other)
@@ -135,7 +137,7 @@ def _owner(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
         found.expected("owner of a symlink", _LINK_OWNER, path, mine, "0:0")
 
 
-def _time(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
+def _time(path: bytes, ours: EntryMetadata, theirs: EntryMetadata, found: Findings) -> None:
     seconds = ours.mtime.partition(".")[0]
     if theirs.mtime not in (ours.mtime, seconds):
         found.unexpected("time", _NOT_EXPECTED, path, ours.mtime, theirs.mtime)
@@ -143,7 +145,7 @@ def _time(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
         found.expected("part of a second", _SECONDS, path, ours.mtime, seconds)
 
 
-def _xattrs(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
+def _xattrs(path: bytes, ours: EntryMetadata, theirs: EntryMetadata, found: Findings) -> None:
     if theirs.xattrs not in (ours.xattrs, "{}"):
         found.unexpected("extended attributes", _NOT_EXPECTED, path, _names(ours), _names(theirs))
         return
@@ -152,7 +154,7 @@ def _xattrs(path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
         found.expected("file capability" if capability else "extended attribute", _XATTRS, path, name)
 
 
-def _link(image: Tree, path: bytes, ours: Facts, theirs: Facts, found: Findings) -> None:
+def _link(image: Tree, path: bytes, ours: EntryMetadata, theirs: EntryMetadata, found: Findings) -> None:
     if ours.link == theirs.link:
         return
     same = image.leads_to(path, ours.link) == image.leads_to(path, theirs.link)
@@ -163,7 +165,7 @@ def _link(image: Tree, path: bytes, ours: Facts, theirs: Facts, found: Findings)
         found.unexpected("link target", why, path, ours.link, theirs.link)
 
 
-def _names(facts: Facts) -> str:
+def _names(facts: EntryMetadata) -> str:
     """Give attributes by name, with the beginning of their values' hashes, so that a change shows."""
     return ", ".join(f"{name} ({value[:8]})" for name, value in json.loads(facts.xattrs).items()) or "none"
 

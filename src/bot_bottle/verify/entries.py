@@ -24,7 +24,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class EntryMetadata:
     """What a file of any kind is. Names and numbers of untrusted size are text.
 
     `mtime` is in seconds, with a fraction where there is one. `content` is a file's SHA-256. `link` is a
@@ -53,7 +53,7 @@ class Entry:
     """A member of the tar: a file of its own with its facts, or a further name (`hard_link`) of another."""
 
     name: bytes
-    facts: Facts | None
+    facts: EntryMetadata | None
     hard_link: bytes = b""
 
 
@@ -68,7 +68,7 @@ def read_entries(stream: Stream, what: str) -> Iterator[Entry]:
             yield Entry(name, _facts(member, headers))
 
 
-def _facts(member: tarfile.TarInfo, headers: Headers) -> Facts:
+def _facts(member: tarfile.TarInfo, headers: Headers) -> EntryMetadata:
     kind = _KINDS[member.type]
     content = ""
     if kind == "file":
@@ -77,7 +77,7 @@ def _facts(member: tarfile.TarInfo, headers: Headers) -> Facts:
             sha256.update(piece)
         content = sha256.hexdigest()
     is_link, is_device = kind == "symlink", kind.endswith("device")
-    return Facts(
+    return EntryMetadata(
         kind,
         mode=0o777 if is_link else member.mode & 0o7777,
         uid=str(member.uid),

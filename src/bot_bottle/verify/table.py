@@ -11,11 +11,11 @@ from pathlib import Path
 
 from bot_bottle.errors import CacheError, DiskFullError
 from bot_bottle.rootfs.tree import PATH_MAX
-from bot_bottle.verify.entries import Entry, Facts, plain
+from bot_bottle.verify.entries import Entry, EntryMetadata, plain
 
 _FOLLOWS = 40  # links in one path before the kernel gives up: path_resolution(7)
-_COLUMNS = ", ".join(field.name for field in fields(Facts))
-_MARKS = ", ".join("?" for _ in fields(Facts))
+_COLUMNS = ", ".join(field.name for field in fields(EntryMetadata))
+_MARKS = ", ".join("?" for _ in fields(EntryMetadata))
 
 
 @contextmanager
@@ -78,15 +78,15 @@ class Tree:
         else:
             self._name(path, inode, is_folder=False)
 
-    def get(self, path: bytes) -> Facts | None:
+    def get(self, path: bytes) -> EntryMetadata | None:
         """Give what is at a path; links are not followed."""
         row = self._run(f"{self._select} WHERE path = ?", (path,)).fetchone()
-        return None if row is None else Facts(*row[1:])
+        return None if row is None else EntryMetadata(*row[1:])
 
-    def all(self) -> Iterator[tuple[bytes, Facts]]:
+    def all(self) -> Iterator[tuple[bytes, EntryMetadata]]:
         """Give every path and what is there, sorted by path."""
         for path, *row in self._run(f"{self._select} ORDER BY path"):
-            yield path, Facts(*row)
+            yield path, EntryMetadata(*row)
 
     def groups_query(self, table: str, other: Tree) -> str:
         """Give SQL that makes a table of the paths which share a file, and the first of the names it has.
@@ -149,7 +149,7 @@ class Tree:
             step = here + b"/" + word if here else word
             facts = self.get(step)
             if facts is None:
-                self._put(step, Facts("folder"))
+                self._put(step, EntryMetadata("folder"))
             elif facts.kind == "symlink":
                 through, missing = self.leads_to(step, facts.link + b"/.")
                 if facts.link.startswith(b"/") or missing or self._kind(through) != "folder":
@@ -161,10 +161,10 @@ class Tree:
         return here
 
     def _kind(self, path: bytes) -> str:
-        facts = self.get(path) if path else Facts("folder")
+        facts = self.get(path) if path else EntryMetadata("folder")
         return facts.kind if facts is not None else ""
 
-    def _put(self, path: bytes, facts: Facts) -> None:
+    def _put(self, path: bytes, facts: EntryMetadata) -> None:
         self._inode += 1
         self._run(self._insert_file, (self._inode, *astuple(facts)))
         self._name(path, self._inode, is_folder=facts.kind == "folder")

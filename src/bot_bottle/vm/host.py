@@ -16,7 +16,7 @@ from bot_bottle.errors import AccelError, SmolvmError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child, CommandFailed, Completed
 from bot_bottle.host.redact import Secret
-from bot_bottle.secrets.fifo import handed_over
+from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.vm.capabilities import Kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
@@ -59,7 +59,7 @@ class Host(Protocol):
     ) -> AbstractContextManager[Attached]:
         """Run smolvm with these arguments on our own streams, until the block ends."""
 
-    def handing_over(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
+    def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
         """Give a path for each value, at which smolvm can read it once, until the block ends."""
 
     def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
@@ -127,9 +127,9 @@ class NativeHost:
         with process.attached(argv, env=self.smolvm.environment(env), terminal=tty) as child:
             yield _NativeAttached(child, None if tty else child.stderr)
 
-    def handing_over(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
+    def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
         """Give the paths of pipes in our own folder."""
-        return handed_over(values, self._folder) if values and self._folder else nullcontext({})
+        return secret_fifos(values, self._folder) if values and self._folder else nullcontext({})
 
     def path_of(self, file: Path) -> str:
         """Give the file's own path."""

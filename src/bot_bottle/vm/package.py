@@ -19,7 +19,7 @@ import zstandard
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths
 from bot_bottle.host.files import is_published, publish_dir
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.guest_rootfs import PACKAGE, installed
 
@@ -79,7 +79,7 @@ def prepare_installation(progress: Progress) -> Installation:
     try:
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
         waiting = f"waiting for another bot-bottle that makes smolvm {version} ready"
-        with locked(base / f"{version}.lock", lambda: progress.note(waiting)):
+        with exclusive_lock(base / f"{version}.lock", lambda: progress.note(waiting)):
             if not is_published(ready.folder, _stamp(source)):
                 with progress.stage("smolvm") as stage:
                     _prepare(source, ready.folder)

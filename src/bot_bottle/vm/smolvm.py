@@ -77,11 +77,11 @@ def find_smolvm(progress: Progress) -> Smolvm:
                 raise
     ready = prepare_installation(progress)
     env = {"SMOLVM_LIB_DIR": str(ready.folder), "SMOLVM_AGENT_ROOTFS_TAR": str(ready.agent_archive)}
-    env |= own_state(paths.machines_dir())
+    env |= state_environment(paths.machines_dir())
     return _asked(ready.program, "package smolmachines", env)
 
 
-def own_state(folder: Path) -> dict[str, str]:
+def state_environment(folder: Path) -> dict[str, str]:
     """Give the variables that make smolvm keep everything in `folder`, unless its path is too long for that.
 
     smolvm puts sockets 46 bytes below it, and a socket's path has 107 at most; it would refuse to start a
@@ -92,7 +92,7 @@ def own_state(folder: Path) -> dict[str, str]:
     return dict.fromkeys(("XDG_CACHE_HOME", "XDG_DATA_HOME"), str(folder))
 
 
-def refuse_named() -> None:
+def reject_foreign_binary() -> None:
     """Hold that no smolvm was named where it could not be used: on an emulated host. Raises SmolvmError."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
         _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
@@ -191,13 +191,13 @@ def exec_argv(
     argv += ["-w", workdir] if workdir else []
     argv += [word for variable in empty for word in ("-e", f"{variable}=")]
     for variable in env_names:
-        argv += ["--secret-env", f"{variable}={carrier(variable)}"]
+        argv += ["--secret-env", f"{variable}={carrier_variable(variable)}"]
     for variable, path in (secrets or {}).items():
         argv += ["--secret-file", f"{variable}={path}"]
     return (*argv, "--", *command)
 
 
-def carrier(variable: str) -> str:
+def carrier_variable(variable: str) -> str:
     """Name the host variable that carries a guest variable, so that a guest's PATH is not smolvm's own."""
     return f"BOTTLE_ENV_{variable}"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.files import remove_tree, replace_file
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.text import is_printable, printable
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
 from bot_bottle.workspace.git import Git, environment, init, program
@@ -85,7 +85,7 @@ class Clone:
     def scratch(self) -> Iterator[Path]:
         """Hold the clone and give a folder to work in, which is empty at first and gone afterwards."""
         path = self.folder / "scratch"
-        with locked(self.folder / "lock", lambda: None):
+        with exclusive_lock(self.folder / "lock", lambda: None):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o700)
             try:

@@ -21,7 +21,7 @@ from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import paths, process
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.wait import wait_until
 
 STRAY = "mount"
@@ -47,13 +47,13 @@ def shown_as(folder: Path, uid: int, gid: int, run: RunDir) -> Iterator[Path]:
     place = base / secrets.token_hex(8)
     run.record(STRAY, path=str(place))
     try:
-        with shield():
+        with defer_signals():
             place.mkdir(mode=0o700) if folder.is_dir() else place.touch(mode=0o600)
             with _namespace(uid, gid) as namespace:
                 _mount(folder, place, namespace)
         yield place
     finally:
-        with shield():
+        with defer_signals():
             remove(place)
 
 

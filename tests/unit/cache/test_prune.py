@@ -11,7 +11,7 @@ import pytest
 
 from bot_bottle.cache.cache import Cache, Entry, Key
 from bot_bottle.cache.entry import record_path
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 
 DAY = 86400.0
 
@@ -120,7 +120,7 @@ def test_what_is_being_made_is_left_alone(cache: Cache, key: Key) -> None:
     scrap = cache.folder / f"{key.stem}.abc.tmp"
     scrap.mkdir()
     (cache.folder / f"{key.stem}.json").write_text("{}")
-    with locked(cache.folder / f"{key.stem}.lock", lambda: None):
+    with exclusive_lock(cache.folder / f"{key.stem}.lock", lambda: None):
         assert cache.prune(keep_bytes=0).leftovers == ()
         assert scrap.exists()
     assert len(cache.prune().leftovers) == 3

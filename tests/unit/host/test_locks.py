@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bot_bottle.host.locks import claimed
+from bot_bottle.host.locks import try_lock_file
 
 BUSY = """
 import os, sys
 from pathlib import Path
-from bot_bottle.host.locks import claimed
+from bot_bottle.host.locks import try_lock_file
 lock, mark = map(Path, sys.argv[1:])
 held = 0
 while held < 200:
-    with claimed(lock) as free:
+    with try_lock_file(lock) as free:
         if free:
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # fails if another holds it too
             mark.unlink()
@@ -25,9 +25,9 @@ while held < 200:
 
 def test_a_claim_is_one_holders_and_leaves_no_file(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with claimed(lock) as first:
+    with try_lock_file(lock) as first:
         assert first
-        with claimed(lock) as second:
+        with try_lock_file(lock) as second:
             assert not second
         assert lock.exists()
     assert not lock.exists()

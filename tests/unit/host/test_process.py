@@ -132,8 +132,8 @@ def test_a_stray_is_only_ended_if_it_is_still_the_same_process() -> None:
 def test_a_signal_to_us_ends_the_children(signum: int, tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     program = (
-        "from bot_bottle.host import signals as interrupts; from bot_bottle.host import process\n"
-        "interrupts.install()\n"
+        "from bot_bottle.host import signals; from bot_bottle.host import process\n"
+        "signals.install()\n"
         f"process.run(['sh', '-c', 'echo $$ > {mark}; exec sleep 60'], timeout=60)\n"
     )
     ours = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import pytest
 
 from bot_bottle.errors import Interrupted
-from bot_bottle.host import signals as interrupts
+from bot_bottle.host import signals
 
 
 @pytest.fixture(autouse=True)
 def _installed() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in interrupts.SIGNALS}
-    interrupts.install()
+    before = {signum: signal.getsignal(signum) for signum in signals.SIGNALS}
+    signals.install()
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -35,14 +35,14 @@ def test_a_signal_is_raised_once_and_knows_its_number() -> None:
 
 def test_a_shield_lets_the_block_finish_first() -> None:
     done = []
-    with pytest.raises(Interrupted), interrupts.shield(), interrupts.shield():
+    with pytest.raises(Interrupted), signals.defer_signals(), signals.defer_signals():
         send()
         done.append(1)
     assert done == [1]
 
 
 def test_collected_signals_are_not_raised_and_the_handlers_come_back() -> None:
-    with interrupts.collected() as received:
+    with signals.capture_signals() as received:
         send(signal.SIGINT)
         send(signal.SIGTERM)
     assert received == [signal.SIGINT, signal.SIGTERM]
@@ -52,9 +52,9 @@ def test_collected_signals_are_not_raised_and_the_handlers_come_back() -> None:
 
 def test_a_signal_that_our_caller_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    interrupts.install()
+    signals.install()
     send(signal.SIGHUP)
-    with interrupts.collected() as received:
+    with signals.capture_signals() as received:
         send(signal.SIGHUP)
     assert received == []
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -64,7 +64,7 @@ def test_another_thread_holds_no_signal_back() -> None:
     inside, over = threading.Event(), threading.Event()
 
     def shielded() -> None:
-        with interrupts.shield():
+        with signals.defer_signals():
             inside.set()
             over.wait(5)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bot_bottle.errors import ImageError
 from bot_bottle.rootfs.tar_headers import header, header_size
 from bot_bottle.rootfs.tree import Folder, Inode
-from bot_bottle.tar import reader as tarread
+from bot_bottle.tar import reader
 from bot_bottle.tar.reader import BLOCK, Headers
 
 FIELDS = ("name", "type", "linkname", "mode", "uid", "gid", "size", "mtime", "devmajor", "devminor")
@@ -43,7 +43,7 @@ def test_a_header_is_read_as_the_standard_library_reads_it(
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")[-BLOCK:])
     if data.draw(st.booleans()):  # what is damaged is told, or means the same to both
         block[data.draw(st.integers(0, BLOCK - 1))] ^= data.draw(st.integers(1, 255))
-    plain = tarread._plain(bytes(block))
+    plain = reader._plain(bytes(block))
     if plain is not None:
         wanted = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
         assert facts(plain) == facts(wanted)
@@ -55,11 +55,11 @@ def test_usual_headers_are_read_the_quick_way() -> None:
             info = tarfile.TarInfo("usr/bin/name")
             info.type, info.uname = kind, "root"
             block = info.tobuf(format)
-            assert tarread._plain(block) is not None
+            assert reader._plain(block) is not None
             for at in (0, 101, 150, 300):
                 changed = bytearray(block)
                 changed[at] ^= 1
-                assert tarread._plain(bytes(changed)) is None
+                assert reader._plain(bytes(changed)) is None
                 try:
                     list(Headers(Stream(bytes(changed)), "it"))
                 except ImageError:

@@ -18,11 +18,10 @@ from bot_bottle.cli.main import bottle, run
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import SecretError, SpecError
-from bot_bottle.host import process
-from bot_bottle.host import redact as redaction
+from bot_bottle.host import process, redact
 from bot_bottle.host.redact import Secret, redacted, redacted_document
 from bot_bottle.network.policy import parse_policy
-from bot_bottle.secrets.fifo import handed_over
+from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.secrets.reference import LARGEST, Reference, parse, resolve
 
 CANARY = "canary-5a17-value"
@@ -30,8 +29,8 @@ CANARY = "canary-5a17-value"
 
 @pytest.fixture(autouse=True)
 def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_hidden", set())
-    monkeypatch.setattr(redaction, "_variables", set())
+    monkeypatch.setattr(redact, "_hidden", set())
+    monkeypatch.setattr(redact, "_variables", set())
 
 
 def value(reference: Reference) -> str:
@@ -279,7 +278,7 @@ def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
 
 def test_pipes_hand_values_over_once_and_go(tmp_path: Path) -> None:
     values = {"A": Secret("x" * LARGEST), "B": Secret("bb"), "C": Secret("never read")}
-    with handed_over(values, tmp_path) as paths:
+    with secret_fifos(values, tmp_path) as paths:
         assert [Path(paths[name]).stat().st_mode & 0o777 for name in "ABC"] == [0o600] * 3
         assert Path(paths["B"]).read_text() == "bb"
         assert len(Path(paths["A"]).read_text()) == LARGEST

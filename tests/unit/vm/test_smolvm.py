@@ -8,8 +8,15 @@ import pytest
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host.progress import Progress
-from bot_bottle.vm import guest_rootfs as guest
-from bot_bottle.vm.smolvm import Smolvm, carrier, create_argv, exec_argv, find_smolvm, own_state
+from bot_bottle.vm import guest_rootfs
+from bot_bottle.vm.smolvm import (
+    Smolvm,
+    carrier_variable,
+    create_argv,
+    exec_argv,
+    find_smolvm,
+    state_environment,
+)
 
 
 def program(folder: Path, body: str) -> Path:
@@ -75,7 +82,7 @@ def test_a_new_one_on_path_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_no_smolvm_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found_on_path(tmp_path, monkeypatch)
-    monkeypatch.setattr(guest, "PACKAGE", "no-such-package")
+    monkeypatch.setattr(guest_rootfs, "PACKAGE", "no-such-package")
     with pytest.raises(SmolvmError, match="not installed") as caught:
         find_smolvm(Progress())
     assert caught.value.next_step.startswith("pip install")
@@ -124,7 +131,7 @@ def test_values_of_variables_are_never_arguments() -> None:
     argv = exec_argv(
         "m", ("sh", "-c", "x"), tty=False, user="1000", workdir="/w", env_names=["PATH", "TOKEN"]
     )
-    assert f"TOKEN={carrier('TOKEN')}" in argv
+    assert f"TOKEN={carrier_variable('TOKEN')}" in argv
     assert argv[-3:] == ("sh", "-c", "x")
     assert argv[argv.index("--error-format") + 1] == "json"
     assert "-t" in exec_argv("m", ("sh",), tty=True, user="", workdir="", env_names=())
@@ -134,6 +141,6 @@ def test_values_of_variables_are_never_arguments() -> None:
 def test_what_smolvm_keeps_is_ours_where_its_sockets_fit(length: int, kept: bool) -> None:
     folder = Path("/" + "x" * (length - 1))
     expected = {"XDG_CACHE_HOME": str(folder), "XDG_DATA_HOME": str(folder)} if kept else {}
-    assert own_state(folder) == expected
-    assert Smolvm(Path("smolvm"), "1.32.2", "here", own_state(folder)).is_ours is kept
+    assert state_environment(folder) == expected
+    assert Smolvm(Path("smolvm"), "1.32.2", "here", state_environment(folder)).is_ours is kept
     assert len(f"{folder}/smolvm/vms/5aaa1866897fd0c8/port-forward.sock") <= 107 or not kept

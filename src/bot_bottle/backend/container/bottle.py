@@ -33,12 +33,11 @@ from bot_bottle.backend.container.seccomp import seccomp_options
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
-from bot_bottle.host import process
-from bot_bottle.host import signals as interrupts
+from bot_bottle.host import process, signals
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
 from bot_bottle.network.probes import BUSYBOX, KIT, Probe, Proof, canary
 from bot_bottle.network.proxy_process import Record
@@ -91,7 +90,7 @@ class ContainerBottle:
             self._create(tty=tty)
             argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
             with (
-                interrupts.collected() as received,
+                signals.capture_signals() as received,
                 process.attached(argv, terminal=tty) as client,
                 _relayed(client.stderr),
             ):
@@ -238,7 +237,7 @@ def launch(
         launch = replace(launch, env={**variables(withheld), **launch.env})
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
         door = stack.enter_context(gate(run, progress))
-        with shield():
+        with defer_signals():
             containers.record(run, STRAY, engine.program, label)
             stack.callback(_remove_quietly, engine.program, label)
         kept = Kept(withheld, door.folder / BUNDLE)
@@ -291,5 +290,5 @@ def _reader_is_gone() -> bool:
 
 
 def _remove_quietly(program: Path, label: str) -> None:
-    with shield(), suppress(BottleError):
+    with defer_signals(), suppress(BottleError):
         containers.remove(str(program), label)

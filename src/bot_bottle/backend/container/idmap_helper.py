@@ -25,7 +25,7 @@ from bot_bottle.host import paths, process
 from bot_bottle.host.process import CommandFailed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.vm.package import prepare_installation
 from bot_bottle.workspace.idmap import is_mounted, swapped
 from bot_bottle.workspace.spec import Mount
@@ -66,13 +66,13 @@ def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> I
     }
     run.record(STRAY, **facts)
     try:
-        with shield():
+        with defer_signals():
             for folder, place in zip(folders, places, strict=True):
                 place.mkdir(mode=0o700) if folder.is_dir() else place.touch(mode=0o600)
             _make(engine, image, mount, base, places, uid, gid)
         yield places
     finally:
-        with shield():
+        with defer_signals():
             sweep(facts)
 
 

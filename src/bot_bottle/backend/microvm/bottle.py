@@ -15,11 +15,11 @@ from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_ident
 from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.backend.users import of_artifact
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
-from bot_bottle.host import signals as interrupts
+from bot_bottle.host import signals
 from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress, Stage
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.ports import settled
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import Record
@@ -32,7 +32,7 @@ from bot_bottle.vm.smolvm import (
     GUEST_ENDED,
     GUEST_GONE,
     Smolvm,
-    carrier,
+    carrier_variable,
     create_argv,
     delete_argv,
     exec_argv,
@@ -69,8 +69,8 @@ class Bottle:
         """
         on_proved(self._proof)
         with (
-            interrupts.collected() as received,
-            self._host.handing_over(self.launch.secrets) as secrets,
+            signals.capture_signals() as received,
+            self._host.pass_secrets(self.launch.secrets) as secrets,
         ):
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
@@ -118,7 +118,7 @@ def _command(
         env_names=list(variables),
         secrets=secrets,
     )
-    return args, {carrier(name): value for name, value in variables.items()}
+    return args, {carrier_variable(name): value for name, value in variables.items()}
 
 
 def execute(launch: BottleConfig, progress: Progress, *, tty: bool) -> int:
@@ -150,7 +150,7 @@ def launch(
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
             if isinstance(host, NativeHost):
-                with shield():
+                with defer_signals():
                     _record(run, launch.name, host.smolvm)
                     if host.smolvm.is_ours:
                         stack.callback(_quietly, host, prune_argv())
@@ -255,7 +255,7 @@ def _record(run: RunDir, machine: str, smolvm: Smolvm) -> None:
 
 
 def _quietly(host: Host, args: tuple[str, ...]) -> None:
-    with shield(), suppress(BottleError):
+    with defer_signals(), suppress(BottleError):
         host.call(args, timeout=_QUICK)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import BottleError, SmolvmError
 from bot_bottle.host.progress import Progress
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.audit_log import Log
@@ -108,7 +108,7 @@ def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]
         try:
             yield
         finally:
-            with shield():
+            with defer_signals():
                 over.set()
                 watcher.join(_TIMEOUT)
                 look()

@@ -23,7 +23,7 @@ from typing import Literal
 
 from bot_bottle.errors import AccelError, BootError, SmolvmError
 from bot_bottle.host import paths, process, terminal
-from bot_bottle.host.locks import locked
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
@@ -51,7 +51,7 @@ from bot_bottle.vm.emulated.qemu import (
 )
 from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.package import Installation, prepare_installation
-from bot_bottle.vm.smolvm import AS_CALLER, refuse_named, start_argv
+from bot_bottle.vm.smolvm import AS_CALLER, reject_foreign_binary, start_argv
 
 _QUICK = 30.0
 _READY = 180.0  # seconds; ten on an idle machine
@@ -61,7 +61,7 @@ _FORMAT = "3"  # the folder of what a host is made of: raise it when one of thes
 
 def own_smolvm(progress: Progress) -> Installation:
     """Give the smolvm that runs in an emulated host, made ready. Raises SmolvmError."""
-    refuse_named()
+    reject_foreign_binary()
     return prepare_installation(progress)
 
 
@@ -81,7 +81,7 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         waiting = "waiting for another bot-bottle that makes the emulated host"
-        with locked(folder / "lock", lambda: progress.note(waiting)):
+        with exclusive_lock(folder / "lock", lambda: progress.note(waiting)):
             image, initramfs = kernel(folder, progress)
             disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
     except OSError as error:
@@ -166,7 +166,7 @@ class EmulatedHost:
             yield session
 
     @contextmanager
-    def handing_over(self, values: Mapping[str, Secret]) -> Iterator[Mapping[str, str]]:
+    def pass_secrets(self, values: Mapping[str, Secret]) -> Iterator[Mapping[str, str]]:
         """Give the paths of pipes inside: here there are none. The host, and they with it, ends with us."""
         paths = {name: f"/run/secret-{name}" for name in values}
         for name, path in paths.items():
