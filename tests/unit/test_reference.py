@@ -186,6 +186,13 @@ def test_the_demo_in_the_readme_prints_what_the_code_says() -> None:
     assert not old, "no longer printed; run make demo and show what it prints:\n" + "\n".join(old)
 
 
+def test_files_of_the_run_folder_that_contributing_names_are_those_that_the_code_makes() -> None:
+    rows = [row[0] for row in rows_of(CHECKOUT / "CONTRIBUTING.md") if ".log" in row[0] or ".jsonl" in row[0]]
+    named = {name.rpartition("/")[2] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert len(named) >= 5
+    assert not {name for name in named if not any(name in text for _, text in texts())}
+
+
 # --- settings
 
 
