@@ -47,6 +47,8 @@ def commands_page() -> str:
 def command_page(name: str) -> str:
     """Return the page of a command: its help, and that of the commands in it."""
     parts = [f"# bottle {name}\n"]
+    if others := [f"`bottle {other}`" for other, command in overview.ALIASES.items() if command == name]:
+        parts.append(f"Other names: {', '.join(others)}.\n")
     for path, command in tree(main.bottle, name):
         if path != [name]:
             parts.append(f"## bottle {' '.join(path)}\n")

@@ -271,6 +271,7 @@ def test_every_command_has_a_page_with_its_help() -> None:
     pages = reference.pages()
     assert "# bottle run\n\n```text\nUsage: bottle run " in pages["commands/run.md"]
     assert "## bottle cache prune\n\n```text\nUsage: bottle cache prune " in pages["commands/cache.md"]
+    assert "# bottle show\n\nOther names: `bottle inspect`.\n" in pages["commands/show.md"]
     listed = pages["commands/index.md"]
     for name in main.bottle.list_commands(click.Context(main.bottle)):
         assert f"commands/{name}.md" in pages

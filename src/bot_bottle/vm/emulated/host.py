@@ -260,7 +260,7 @@ def emulated_host(
 
 def _control(folder: Path, child: Child) -> Control:
     def connected() -> Control | None:
-        over = child.code is not None  # asked first: what it has opened is tried once more
+        over = child.code is not None  # asked first: what it has opened is tried again
         try:
             return Control(folder, partial(_last_words, folder, child))
         except OSError:
