@@ -1,4 +1,4 @@
-"""Would `bottle run` work here? Each thing it needs is looked at, and what is wrong has a next step."""
+"""Would `bottle run` work here? Each thing it needs is tried, and what is wrong has a next step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
-from bot_bottle.engine.engine import find_engine
-from bot_bottle.errors import BottleError
+from bot_bottle.engine.engine import Engine, find_engine
+from bot_bottle.errors import BottleError, Interrupted
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.sizes import available_memory
+from bot_bottle.pack.trial import try_image
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.host import Accel
@@ -48,23 +50,36 @@ def examine(
 ) -> Iterator[Check]:
     """Look at everything `bottle run` needs, in the order in which it needs it.
 
+    An image of one file is built and packed with the engine, if one answers, and removed again.
     `kvm` is what is known of KVM (default: this machine's). smolvm is made ready if it is not yet.
     """
     found = kvm or probe_kvm()
     # with a KVM that was asked for and is no use, nothing else is used in its place
     emulated = accel == "emulated" or (accel == "auto" and found.state != "good")
+    progress = progress or Progress()
+    engines: list[Engine] = []
+
+    def look_for_engine() -> Check:
+        engines.append(find_engine(engine, say=progress.note))
+        return _engine(engines[0])
+
     checks: tuple[tuple[str, Callable[[], Check]], ...] = (
-        ("engine", lambda: _engine(engine)),
+        ("engine", look_for_engine),
         ("disk", _disk),
-        ("smolvm", lambda: _smolvm(progress or Progress(), emulated=emulated)),
+        ("smolvm", lambda: _smolvm(progress, emulated=emulated)),
+        ("image", lambda: _image(engines[0])),
         ("kvm", lambda: _kvm(found, accel)),
         ("emulation", lambda: _emulation(needed=emulated)),
         ("memory", _memory),
         ("cache", _cache),
     )
     for name, check in checks:
+        if name == "image" and not engines:
+            continue  # which has been said
         try:
             yield check()
+        except Interrupted:
+            raise
         except BottleError as error:
             words = error.why.splitlines()
             yield Check(name, "bad", ": ".join([error.message, *words[:1]]), error.next_step)
@@ -73,13 +88,26 @@ def examine(
             yield Check(name, "bad", finding, "make it yours, or name another with BOT_BOTTLE_CACHE_DIR")
 
 
-def _engine(choice: str | None) -> Check:
-    engine = find_engine(choice)
+def _engine(engine: Engine) -> Check:
     return Check(
         "engine",
         "good",
         f"{engine.name} {engine.server_version or engine.client_version} ({engine.builder} builds)",
     )
+
+
+def _image(engine: Engine) -> Check:
+    with run_context() as run:
+        tried = try_image(engine, run)
+    if tried.error is not None:
+        return Check(
+            "image",
+            "bad",
+            f"{engine.name} could not {tried.step} an image of one file: {tried.words}",
+            tried.error.next_step or f"see what `{engine.name} info` and the engine's log say",
+        )
+    size, seconds = human_bytes(tried.size), f"{tried.seconds:.1f} s"
+    return Check("image", "good", f"built one of one file, packed it ({size}) and removed it in {seconds}")
 
 
 def _smolvm(progress: Progress, *, emulated: bool) -> Check:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bottle import Bottle, Ended
-from tests.support.engines import Docker
+from tests.support.bottle import Bottle, Ended, end, wait_until
+from tests.support.engines import Docker, Podman
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def checks(done: Ended) -> dict[str, dict[str, Any]]:
 
 def test_all_is_well(bottle: Bottle) -> None:
     found = checks(bottle("doctor", "--json"))
-    assert list(found) == ["engine", "disk", "smolvm", "kvm", "emulation", "memory", "cache"]
+    assert list(found) == ["engine", "disk", "smolvm", "image", "kvm", "emulation", "memory", "cache"]
     assert found["engine"]["finding"].startswith("docker ")
     assert "1.32.2" in found["smolvm"]["finding"]
 
@@ -85,3 +89,85 @@ def test_another_product_of_that_name_on_path_is_not_taken(bottle: Bottle, tmp_p
     found = checks(bottle("doctor", "--json", env={"PATH": path}))["smolvm"]
     assert found["mark"] == "good"
     assert "package smolmachines" in found["finding"]
+
+
+Trial = tuple[Bottle, str, Callable[..., bytes]]
+LABELLED = ("image", "ls", "--all", "--quiet", "--filter=label=bot-bottle.trial")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def trial(request: pytest.FixtureRequest, bottle: Bottle) -> Trial:
+    """Run `bottle` with one engine, whose client the function is."""
+    engine: Docker | Podman = request.getfixturevalue(request.param)
+    client = engine.docker if isinstance(engine, Docker) else engine.podman
+    changes = {**engine.variables, "BOT_BOTTLE_ENGINE": request.param}
+    return Bottle(bottle.cache, {**bottle.changes, **changes}), request.param, client
+
+
+def broken(folder: Path, name: str, script: str) -> dict[str, str]:
+    """Put an engine first on PATH that runs a script before it becomes the real one."""
+    real = shutil.which(name)
+    (folder / name).write_text(f'#!/bin/sh\nreal={real}\n{script}\nexec "$real" "$@"\n')
+    (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_an_image_is_built_and_packed_and_nothing_of_it_stays(trial: Trial) -> None:
+    bottle, _, client = trial
+    before = set(client("image", "ls", "--all", "--quiet").split())
+    check = checks(bottle("doctor", "--json"))["image"]
+    assert check["mark"] == "good", check
+    finding = r"built one of one file, packed it \(\S+ MB\) and removed it in \S+ s"
+    assert re.fullmatch(finding, check["finding"])
+    assert set(client("image", "ls", "--all", "--quiet").split()) <= before
+    assert client("ps", "--all", "--quiet", "--filter=label=bot-bottle.trial") == b""
+    assert bottle.artifacts == []
+    assert bottle.leftovers == []
+
+
+_WORDS = "echo 'Error: the store is on fire' >&2; exit 1"
+# where its storage is, is not found either: else nothing has to be exported
+_HIDDEN = """sed -E 's#"(DockerRootDir|graphRoot)": ?"[^"]*"#"\\1":"/nowhere"#'"""
+
+
+@pytest.mark.parametrize(
+    ("step", "script"),
+    [
+        ("build", f"case $1 in build) {_WORDS} ;; esac"),
+        ("pack", f'case $1 in save|push) {_WORDS} ;; info) "$real" "$@" | {_HIDDEN}; exit ;; esac'),
+        ("remove", f'case "$1 $2" in "image rm") {_WORDS} ;; esac'),
+    ],
+)
+def test_the_step_that_fails_is_said_in_the_engines_words(
+    trial: Trial, tmp_path: Path, step: str, script: str
+) -> None:
+    bottle, name, client = trial
+    check = checks(bottle("doctor", "--json", env=broken(tmp_path, name, script)))["image"]
+    assert check["mark"] == "bad"
+    assert f"{name} could not {step} an image of one file" in check["finding"]
+    assert "the store is on fire" in check["finding"]
+    left = client(*LABELLED).decode().split()
+    assert bool(left) == (step == "remove")
+    if left:
+        client("image", "rm", "--force", left[0])
+    assert bottle.leftovers == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_one_that_is_ended_in_the_middle_leaves_no_image(
+    trial: Trial, tmp_path: Path, signum: signal.Signals
+) -> None:
+    bottle, name, client = trial
+    built = tmp_path / "built"
+    script = f'case $1 in build) "$real" "$@"; touch {built}; exec sleep 100 ;; esac'
+    process = bottle.start("doctor", env=broken(tmp_path, name, script))
+    wait_until(lambda: built.exists() or process.poll() is not None)
+    assert client(*LABELLED) != b""
+    process.send_signal(signum)
+    done = end(process)
+    if signum == signal.SIGINT:
+        assert done.code == 130, done
+    else:
+        assert bottle("prune").code == 0
+    wait_until(lambda: not bottle.leftovers)
+    assert client(*LABELLED) == b""

@@ -22,10 +22,10 @@ host tar
 image secrets workspace
 config engine rootfs smolmachine
 cache registry verify vm
-network scan doctor
+network scan
 pack backend
 bottle
-api
+api doctor
 bench
 cli
 __main__

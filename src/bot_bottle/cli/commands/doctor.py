@@ -14,6 +14,8 @@ from bot_bottle.vm.host import Accel
 
 _HELP = """Check whether `bottle run` would work here: engine, smolvm, KVM, QEMU, memory, disk, cache.
 
+An image of one file is built and packed with the engine, and removed again.
+
 Exits with 0 only if it would. Every problem is printed with a next step.
 
 \b

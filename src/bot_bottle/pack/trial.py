@@ -1,0 +1,114 @@
+"""The proof that an engine's images become artifacts: one of one file is built, packed and removed again.
+
+It goes the way of `bottle run`, with a cache of its own in the run folder, so that it finds nothing and
+leaves nothing. What a killed command leaves in the engine is found by the image's label.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.engine import containers
+from bot_bottle.engine.engine import BuildRequest, Engine
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import BottleError, Interrupted
+from bot_bottle.host import paths, process
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import shield
+from bot_bottle.pack.converter import Converter
+from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.smolmachine import format as artifact_format
+
+STRAY = "trial-image"
+
+_LABEL = "bot-bottle.trial"
+_TIMEOUT = 60.0  # seconds
+_WORDS = 3  # lines of what an engine said
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """How a trial went: `step` is the one that failed, "" if none did; `size` is the artifact's, in bytes."""
+
+    seconds: float
+    size: int = 0
+    step: str = ""
+    error: BottleError | None = None
+
+    @property
+    def words(self) -> str:
+        """What failed and the end of what the engine said, in one line."""
+        if self.error is None:
+            return ""
+        return ": ".join([self.error.message, *self.error.why.splitlines()[-_WORDS:]])
+
+
+def try_image(engine: Engine, run: RunDir) -> TrialResult:
+    """Build an image of one file, pack it, read the artifact, and remove both. Raises Interrupted."""
+    token = secrets.token_hex(8)
+    begun = time.monotonic()
+    step = "build"
+    try:
+        with _removed_image(engine, run, token), _context(engine, run, token) as context:
+            image_id = engine.build(BuildRequest(context), lambda _: None)
+            step = "pack"
+            with paths.products_in(run.folder("trial")):
+                converter = Converter(run, Progress(), ConvertOptions(engine=engine.name))
+                entry = converter.convert(Source(image=image_id)).entry
+                artifact_format.verify(entry.path)
+                size = entry.path.stat().st_size
+            step = "remove"
+    except Interrupted:
+        raise
+    except BottleError as error:
+        return TrialResult(time.monotonic() - begun, step=step, error=error)
+    return TrialResult(time.monotonic() - begun, size)
+
+
+@contextmanager
+def _context(engine: Engine, run: RunDir, token: str) -> Iterator[Path]:
+    """Make a build context. The file is always the same, so that a builder's cache does not grow."""
+    with ExitStack() as stack:
+        folder = run.folder("trial")
+        if engine.program.resolve().name == "snap":  # which sees no hidden folder of ours
+            common = Path.home() / "snap" / "docker" / "common"
+            common.mkdir(parents=True, exist_ok=True)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=common)))
+        context = folder / "context"
+        context.mkdir()
+        (context / "file").write_text("bot-bottle\n")
+        os.utime(context / "file", (0, 0))
+        (context / "Dockerfile").write_text(f"FROM scratch\nCOPY file /file\nLABEL {_LABEL}={token}\n")
+        yield context
+
+
+@contextmanager
+def _removed_image(engine: Engine, run: RunDir, token: str) -> Iterator[None]:
+    """Remove the image with this label when the block ends, by any way. Raises EngineError."""
+    facts = {"program": str(engine.program), "label": f"{_LABEL}={token}"}
+    run.record(STRAY, **facts, variables=containers.engine_variables())
+    try:
+        yield
+    finally:
+        with shield():
+            _remove(facts["program"], facts["label"], dict(os.environ))
+
+
+def sweep(stray: Mapping[str, Any]) -> None:
+    """Remove the image of a command that was killed. Raises CommandFailed."""
+    _remove(stray["program"], stray["label"], containers.engine_environment(stray["variables"]))
+
+
+def _remove(program: str, label: str, env: Mapping[str, str]) -> None:
+    listing = [program, "image", "ls", "--all", "--quiet", "--no-trunc", f"--filter=label={label}"]
+    if found := process.run(listing, timeout=_TIMEOUT, env=env).text.split():
+        process.run([program, "image", "rm", "--force", *dict.fromkeys(found)], timeout=_TIMEOUT, env=env)
