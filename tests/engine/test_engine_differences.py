@@ -33,6 +33,8 @@ EXPECTED = {
     "other programs": "see there",
     "mount /sys/(dev/block|devices/virtual/powercap)": "podman masks the numbers of disks, docker power caps",
     "nice": "podman's containers are children of who runs them",
+    "read /proc/interrupts": "masked by newer engines: how often each device interrupts",
+    "socket family 40": "AF_VSOCK, to a hypervisor: docker before 23 and podman before 5 let it through",
     "status SigBlk": "podman's init leaves the signals of job control blocked",
     "variables": "podman sets container and TERM",
 }

@@ -109,7 +109,7 @@ def test_the_users_own_folder_does_not_change_that(world: tuple[Bottle, str], tm
         ("--security-opt=no-new-privileges", "--privileged", "Privileged"),
         ("--cap-", "--cap-add=CHOWN", "CapBnd: "),
         (
-            "--security-opt=no-new-privileges",
+            "--security-opt=",
             "--security-opt=seccomp=unconfined",
             "UserNamespace: made",
         ),
