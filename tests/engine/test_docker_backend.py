@@ -182,7 +182,7 @@ def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) 
         (["--packer=smolvm"], "--packer is for microVMs"),
         (["--accel=kvm"], "--accel is for microVMs"),
         (["--archive=x.tar"], "no archives"),
-        (["--json"], "--json goes with --plan"),
+        (["--json"], "--json needs --plan"),
     ],
 )
 def test_what_it_cannot_do_is_refused(bottle: Bottle, args: list[str], told: str) -> None:

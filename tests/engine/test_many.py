@@ -49,7 +49,7 @@ def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, git_image: st
     followed = bottle("logs", "-f", "blue")
     assert sorted(followed.out.splitlines()) == ["err", "last", "out"]
     until(lambda: states(bottle) == {"blue": "ended"})
-    assert "ended (3)" in bottle("ls").out
+    assert "exited (3)" in bottle("ls").out
     assert bottle("logs", "blue").out == followed.out
     assert bottle("rm", "blue").out == "blue\n"
     assert states(bottle) == {}
@@ -184,7 +184,7 @@ def test_eight_at_once_are_told_in_a_table(root: Caller, git_image: str) -> None
     lines = ended.out.splitlines()
     assert lines[0].split() == ["NAME", "STATUS", "COMMITS", "FILES", "LINES", "SECONDS"]
     assert [line.split()[:3] for line in lines[1:]] == [[f"try-{n}", "0", "1"] for n in range(1, 9)]
-    assert ended.err.count("begin ") == ended.err.count("end ") == 8
+    assert ended.err.count("start ") == ended.err.count("exit ") == 8
     root.left_nothing()
 
 

@@ -100,7 +100,7 @@ def test_a_clone_goes_when_its_work_is_kept(root: Caller, git_image: str) -> Non
     root.bottle("rm", "ship").failed(118, "no bottle named ship")
     repo.git("stash")
     assert run(root, repo, git_image, "echo more > lost", "--workspace", "clone", "--name", "two").code == 0
-    root.bottle("rm", "two").failed(116, "two holds work")
+    root.bottle("rm", "two").failed(116, "two has")
     assert root.bottle("rm", "--force", "two").code == 0
 
 

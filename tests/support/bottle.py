@@ -47,7 +47,7 @@ class Ended:
         assert self.code == code, self
         assert self.out == "", self
         assert "Traceback" not in self.err, self
-        assert "defect" not in self.err, self
+        assert "bug in bottle" not in self.err, self
         messages = [line for line in self.err.splitlines() if line.startswith("bottle: ")]
         assert len(messages) == 1, self
         assert len(self.err) < 5000, self
