@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import importlib.util
 import re
 import sys
@@ -19,6 +20,7 @@ from tests.support.documents import CHECKOUT, DOCUMENTS, code_blocks, prose
 from bot_bottle import errors
 from bot_bottle.cli import main
 from bot_bottle.config.settings import DEFAULTS
+from bot_bottle.pack.options import MAX_IMAGE_SIZE, parse_image_size
 
 SOURCES = CHECKOUT / "src" / "bot_bottle"
 DOCS = CHECKOUT / "docs"
@@ -35,6 +37,18 @@ STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("secrets.md", r"exit status is (\d+)", errors.LeakError),
     ("security.md", r"status (\d+)", errors.WallsError),
     ("workspaces.md", r"\(exit status (\d+)\)", errors.ConflictError),
+]
+
+FIGURES_SAID = [  # a document, a figure in it, where that is in the code, and how much one of it is
+    ("backends.md", r"(\d+) processes", "backend.container.commands.PIDS", 1),
+    ("fidelity.md", r"longer than (\d+) bytes", "rootfs.smolvm_compat.LONGEST_PATH", 1),
+    ("many-at-once.md", r"beyond (\d+) MiB", "bottle.logs.MOST", 1 << 20),
+    ("many-at-once.md", r"last (\d+) receipts", "bottle.records.KEEP", 1),
+    ("many-at-once.md", r"([\d.]+) GiB more", "vm.emulated.host.OWN_MEMORY_MIB", 1 << 10),
+    ("registry.md", r"at most (\d+) GiB", "registry.blob_cache.LIMIT", 1 << 30),
+    ("secrets.md", r"text of at most (\d+) KiB", "secrets.reference.LARGEST", 1 << 10),
+    ("secrets.md", r"first (\d+) MiB", "scan.scan.LARGEST", 1 << 20),
+    ("security.md", r"(\d+) processes", "backend.container.commands.PIDS", 1),
 ]
 
 KINDS = {
@@ -191,6 +205,25 @@ def test_files_of_the_run_folder_that_contributing_names_are_those_that_the_code
     named = {name.rpartition("/")[2] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert len(named) >= 5
     assert not {name for name in named if not any(name in text for _, text in texts())}
+
+
+# --- figures
+
+
+@pytest.mark.parametrize(("document", "pattern", "constant", "unit"), FIGURES_SAID)
+def test_figures_in_the_text_are_those_of_the_code(
+    document: str, pattern: str, constant: str, unit: int
+) -> None:
+    module, _, name = constant.rpartition(".")
+    value = getattr(importlib.import_module(f"bot_bottle.{module}"), name)
+    found = re.findall(pattern, text_of(DOCS / document))
+    assert found
+    assert {float(each) * unit for each in found} == {value}
+
+
+def test_the_largest_image_is_said_in_troubleshooting() -> None:
+    [found] = re.findall(r"more than (\d+) GiB", text_of(DOCS / "troubleshooting.md"))
+    assert parse_image_size(MAX_IMAGE_SIZE) == int(found) << 30
 
 
 # --- settings
