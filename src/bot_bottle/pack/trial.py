@@ -23,7 +23,7 @@ from bot_bottle.errors import BottleError, Interrupted
 from bot_bottle.host import paths, process
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import shield
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.smolmachine import format as artifact_format
@@ -61,7 +61,7 @@ def try_image(engine: Engine, run: RunDir) -> TrialResult:
         with _removed_image(engine, run, token), _context(engine, run, token) as context:
             image_id = engine.build(BuildRequest(context), lambda _: None)
             step = "pack"
-            with paths.products_in(run.folder("trial")):
+            with paths.override_cache_dir(run.folder("trial")):
                 converter = Converter(run, Progress(), ConvertOptions(engine=engine.name))
                 entry = converter.convert(Source(image=image_id)).entry
                 artifact_format.verify(entry.path)
@@ -99,7 +99,7 @@ def _removed_image(engine: Engine, run: RunDir, token: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with shield():
+        with defer_signals():
             _remove(facts["program"], facts["label"], dict(os.environ))
 
 
