@@ -71,8 +71,8 @@ def image_options(command: F) -> F:
     archive = click.option(
         "--archive",
         type=click.Path(path_type=Path),
-        metavar="FILE|FOLDER",
-        help="Use a docker-save archive or an OCI layout instead of building.",
+        metavar="FILE[:NAME]|FOLDER",
+        help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
     )
     image = click.option("--image", metavar="REF", help="Use an existing image instead of building.")
     return image(archive(command))

@@ -14,7 +14,7 @@ from bot_bottle.bottle.grants import requested_variables, require_grant
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.engine.engine import BuildRequest
-from bot_bottle.engine.source import Pull, Source, parse_build_args
+from bot_bottle.engine.source import STANDARD_INPUT, Pull, Source, parse_build_args
 from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
 from bot_bottle.secrets import reference
@@ -101,7 +101,15 @@ def source(ctx: click.Context, settings: Settings) -> Source:
             f"{sources[0]} and {sources[1]} exclude each other",
             next_step="have PATH built, or take what is built already with --image or --archive",
         )
-    return Source(image=image, archive=archive)
+    if archive is None:
+        return Source(image=image)
+    found = Source.of_archive(str(archive))
+    if found.archive == STANDARD_INPUT and (given.get("detach") or ctx.info_name == "fan"):
+        raise UsageError(
+            "an archive on standard input is for one bottle in the foreground",
+            next_step="write it to a file first",
+        )
+    return found
 
 
 def _named(ctx: click.Context, settings: Settings) -> Source:

@@ -10,6 +10,8 @@ from typing import Literal
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.errors import UsageError
 
+STANDARD_INPUT = Path("-")
+
 Pull = Literal["never", "missing", "always"]
 
 
@@ -17,22 +19,41 @@ Pull = Literal["never", "missing", "always"]
 class Source:
     """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them.
 
-    `pull` says when the engine is to get the image from its registry first.
+    `pull` says when the engine is to get the image from its registry first. `archive_name` chooses among the
+    images of an archive, by name or digest. The archive `-` is standard input.
     """
 
     build: BuildRequest | None = None
     image: str | None = None
     archive: Path | None = None
     pull: Pull = "never"
+    archive_name: str | None = None
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:
             raise UsageError("give one of a folder to build, --image and --archive")
 
+    @classmethod
+    def of_archive(cls, text: str) -> Source:
+        """Return the source that `FILE[:NAME]` or `FILE[@DIGEST]` means; a file of that name is first."""
+        if not Path(text).exists():
+            for at in range(len(text) - 1, 0, -1):
+                if text[at] in ":@" and _is_archive(text[:at]):
+                    return cls(archive=Path(text[:at]), archive_name=text[at + 1 :])
+        return cls(archive=Path(text))
+
     def __str__(self) -> str:
         if self.build is not None:
             return str(self.build.context.absolute())
-        return self.image or str(self.archive and self.archive.absolute())
+        if self.archive is None or self.archive == STANDARD_INPUT:
+            return self.image or "standard input"
+        return ":".join(filter(None, (str(self.archive.absolute()), self.archive_name)))
+
+
+def _is_archive(text: str) -> bool:
+    path = Path(text)
+    layout = (path / "index.json", path / "manifest.json")
+    return path == STANDARD_INPUT or path.is_file() or any(each.is_file() for each in layout)
 
 
 def parse_build_args(items: Iterable[str]) -> tuple[tuple[str, str | None], ...]:

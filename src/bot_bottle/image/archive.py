@@ -1,33 +1,33 @@
 """An image out of an archive: what `docker save` and `podman save` write, and OCI layouts, file or folder.
 
-Sources: Docker image-spec v1.2 ("Combined Image JSON + Filesystem Changeset Format": manifest.json), OCI
-image-spec v1.1 (image-layout.md, image-index.md, manifest.md).
+saved.py reads the former, layout.py the latter.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bot_bottle.errors import DiskFullError, ImageError
+from bot_bottle.host import paths
 from bot_bottle.host.files import disk_full
 from bot_bottle.image import layout
-from bot_bottle.image.archive_index import FolderMembers, Members, TarMembers, document, shown, whole
+from bot_bottle.image.archive_index import FolderMembers, Members, TarMembers, shown
+from bot_bottle.image.compressed import ARCHIVE_LIMIT, MAGIC_SIZE, compression, decompress
 from bot_bottle.image.index import Found
 from bot_bottle.image.layers import Blob, Layer
 from bot_bottle.image.platforms import suits
+from bot_bottle.image.saved import read_saved
 from bot_bottle.image.spec import Digest, ImageConfig, Platform
 from bot_bottle.tar.stream import TarStream
 
 _LAYER_LIMIT = 500  # what the kernel's overlayfs can stack, and more than any engine makes
-_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ\x00": "unxz"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,24 @@ class Image:
 
 
 @contextmanager
-def open_archive(path: Path, *, platform: Platform | None = None) -> Iterator[Image]:
-    """Open the one image in an archive file or OCI layout folder; its layers are readable inside the block.
+def open_archive(
+    path: Path, *, name: str | None = None, platform: Platform | None = None, limit: int = ARCHIVE_LIMIT
+) -> Iterator[Image]:
+    """Open an image in an archive file or OCI layout folder; its layers are readable inside the block.
 
-    Of an image for several platforms the one for `platform` is taken (default: this machine's). Raises
-    ImageError when it is not an archive, is damaged or cut short, holds several images, or none for the
-    platform. Layers are verified when they are read, everything else here.
+    A file may be compressed as a whole; decompressed it may hold an image of `limit` bytes. Of several images
+    it is the one that `name` names (see names.py), and of an image for several platforms the one for
+    `platform` (default: this machine's). Raises ImageError when it is not an archive, is damaged or cut
+    short, holds several images and no name is given, or none for the name or platform. Layers are verified
+    when they are read, everything else here.
     """
     wanted = platform or Platform.of_this_machine()
     with ExitStack() as stack:
-        members = _open_members(path, stack)
+        members = _open_members(path, stack, limit)
         if layout.is_layout(members):
-            yield image_found(layout.read(members, wanted), wanted)
+            yield image_found(layout.read(members, str(path), wanted, name), wanted)
         else:
-            config, blobs = _read_saved(members, path)
+            config, blobs = read_saved(members, str(path), wanted, name)
             yield image_of(config, blobs, [None] * len(blobs), wanted)
 
 
@@ -105,19 +109,22 @@ def as_tar(archive: Path, target: Path) -> Path:
     return target
 
 
-def _open_members(path: Path, stack: ExitStack) -> Members:
+def _open_members(path: Path, stack: ExitStack, limit: int) -> Members:
     if path.is_dir():
         return FolderMembers(path, stack)
     try:
         if path.exists() and not path.is_file():
             raise ImageError(f"{path} is neither a file nor a folder")
         file = stack.enter_context(path.open("rb"))
-        magic = os.pread(file.fileno(), 6, 0)
+        kind = compression(os.pread(file.fileno(), MAGIC_SIZE, 0))
     except OSError as error:
         raise ImageError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    for sign, tool in _COMPRESSED.items():
-        if magic.startswith(sign):
-            raise ImageError(f"{path} is compressed", next_step=f"decompress it first, with `{tool}`")
+    if kind is not None:
+        place = paths.runs_dir()
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        plain = stack.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))  # noqa: SIM115
+        decompress(file, kind, plain.fileno(), str(path), limit=limit)
+        return TarMembers(plain.fileno(), str(path))
     return TarMembers(file.fileno(), str(path))
 
 
@@ -147,50 +154,3 @@ def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None
     layers = (Layer(*facts) for facts in zip(config.diff_ids, digests, blobs, strict=True))
     own = Digest.of(config_bytes)
     return Image(config_bytes, config, own, tuple(layers), digests=frozenset({own}))
-
-
-def _read_saved(members: Members, path: Path) -> tuple[bytes, list[Blob]]:
-    """Read the manifest.json of `docker save`: one object for each image, its layers bottom first."""
-    raw = document(members, "manifest.json")
-    if raw is None:
-        raise ImageError(
-            f"{path} is not an image archive",
-            why="it has neither manifest.json (docker save) nor oci-layout and index.json (OCI)",
-            next_step="write one with `docker save` or `podman save`",
-        )
-    entry = _one_image(raw)
-    config_name, layer_names = entry.get("Config"), entry.get("Layers") or []
-    if not isinstance(config_name, str) or not isinstance(layer_names, list):
-        raise ImageError("manifest.json is malformed", why="Config must be a name, Layers a list")
-    config_blob = _named(members, config_name)
-    config = whole(config_blob, config_name)
-    stem = config_name.rpartition("/")[2].removesuffix(".json")
-    if len(stem) == 64 and stem != Digest.of(config).hex:
-        raise ImageError("the image config is damaged", why=f"its digest is not {stem}")
-    return config, [_named(members, name) for name in layer_names]
-
-
-def _one_image(raw: bytes) -> dict[str, Any]:
-    try:
-        entries = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ImageError("manifest.json is not JSON", why=str(error)) from error
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ImageError("manifest.json is malformed", why="it must be a list of images")
-    if any(entry.get("Config") != entries[0].get("Config") for entry in entries):
-        tags = [str(tag) for entry in entries for tag in entry.get("RepoTags") or ["(no name)"]]
-        raise ImageError(
-            f"the archive holds {len(entries)} images",
-            why=", ".join(shown(tag) for tag in tags[:20]),
-            next_step="save one image alone",
-        )
-    return dict(entries[0])
-
-
-def _named(members: Members, name: object) -> Blob:
-    if not isinstance(name, str):
-        raise ImageError("manifest.json is malformed", why="names must be strings")
-    blob = members.find(name)
-    if blob is None:
-        raise ImageError(f"the archive lacks {name[:200]!r}", next_step="save or download it again")
-    return blob

@@ -117,8 +117,12 @@ class Search:
         config = self._config(found.manifest)
         if config is None:
             raise ImageError(f"{self._what} lacks the image config {descriptor.get('digest')!r}")
-        names = self._ancestors(found.digest) | {found.digest, Digest(descriptor["digest"])}
-        return Found(config, blobs, digests, found.raw, names)
+        return Found(config, blobs, digests, found.raw, self.digests(found))
+
+    def digests(self, found: Candidate) -> frozenset[Digest]:
+        """Return what identifies an image: its manifest, its config, and each index above them."""
+        config = Digest(found.manifest["config"].get("digest") or "")
+        return self._ancestors(found.digest) | {found.digest, config}
 
     def nothing(self) -> ImageError:
         """Return the error that explains why no image was found."""

@@ -5,12 +5,15 @@ Source: OCI image-spec v1.1, image-layout.md, annotations.md (org.opencontainers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.archive_index import Members, document, shown
+from bot_bottle.image.archive_index import Members, document
 from bot_bottle.image.index import Candidate, Descriptor, Found, Search, objects
 from bot_bottle.image.layers import Blob
+from bot_bottle.image.names import means
+from bot_bottle.image.saved import no_such_name, several
 from bot_bottle.image.spec import Digest, Platform, parse_json
 
 # what names an image in index.json; containerd and docker write the whole name in the first one
@@ -22,8 +25,8 @@ def is_layout(members: Members) -> bool:
     return members.find("oci-layout") is not None and members.find("index.json") is not None
 
 
-def read(members: Members, wanted: Platform) -> Found:
-    """Return the image for a platform. Raises ImageError when there is none, or more than one."""
+def read(members: Members, what: str, wanted: Platform, name: str | None = None) -> Found:
+    """Return the image for a platform that `name` names, None for the only one. Raises ImageError."""
     marker = parse_json(document(members, "oci-layout") or b"", "oci-layout file")
     if marker.get("imageLayoutVersion") != "1.0.0":
         raise ImageError(
@@ -31,20 +34,27 @@ def read(members: Members, wanted: Platform) -> Found:
         )
     index = parse_json(document(members, "index.json") or b"", "index.json")
     search = Search(partial(find_blob, members), wanted, "the archive")
-    found: dict[Digest, tuple[str, Candidate]] = {}
-    for name, descriptors in _by_name(objects(index, "manifests")).items():
-        for candidate in search.best(descriptors)[: 1 if name else None]:
-            found.setdefault(candidate.digest, (name, candidate))
+    found: dict[Digest, tuple[set[str], Candidate]] = {}
+    for each, descriptors in _by_name(objects(index, "manifests")).items():
+        for candidate in search.best(descriptors)[: 1 if each else None]:
+            found.setdefault(candidate.digest, (set(), candidate))[0].add(each)
     if not found:
         raise search.nothing()
-    if len(found) > 1:
-        raise ImageError(
-            f"the archive holds several images for {wanted}",
-            why="\n".join(f"{digest} {shown(name)}".rstrip() for digest, (name, _) in found.items()),
-            next_step="save one image alone",
-        )
-    [(_, chosen)] = found.values()
-    return search.open(chosen)
+    chosen = {
+        digest: each
+        for digest, each in found.items()
+        if name is None or means(name, each[0], search.digests(each[1]))
+    }
+    if not chosen:
+        raise no_such_name(name or "", _told(found))
+    if len(chosen) > 1:
+        raise several(f"the archive holds several images for {wanted}", _told(chosen), what)
+    [(_, candidate)] = chosen.values()
+    return search.open(candidate)
+
+
+def _told(found: Mapping[Digest, tuple[set[str], Candidate]]) -> list[tuple[str, str]]:
+    return [(str(digest), min(names)) for digest, (names, _) in found.items()]
 
 
 def find_blob(members: Members, digest: Digest) -> Blob | None:

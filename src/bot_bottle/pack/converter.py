@@ -69,6 +69,7 @@ class Converter:
         self._packing = options.method
         self._accel = options.accel
         self._max_image_size = options.max_image_size
+        self._archives: dict[Path, Path] = {}
         self.cache = Cache(paths.artifacts_dir())
 
     @property
@@ -101,11 +102,23 @@ class Converter:
         if source.image is not None:
             self._pull(source.image, source.pull)
             return self.engine.image(source.image)
-        from bot_bottle.pack.making import opened_archive
+        from bot_bottle.pack.source_archive import opened_archive
 
-        assert source.archive is not None  # noqa: S101 - one of the three is there
-        with opened_archive(source.archive) as image:
+        with opened_archive(self._readable(source)) as image:
             return EngineImage(str(image.image_id), config_digest=image.image_id)
+
+    def _readable(self, source: Source) -> Source:
+        """Return a source whose archive, if it has one, can be read: in a file, and not compressed."""
+        if source.archive is None:
+            return source
+        from bot_bottle.pack.source_archive import plain_archive
+
+        if source.archive not in self._archives:
+            target = self._run.folder(f"archive-{len(self._archives)}") / "image.tar"
+            self._archives[source.archive] = plain_archive(
+                source.archive, target, self._max_image_size, self._progress
+            )
+        return replace(source, archive=self._archives[source.archive])
 
     def _pull(self, ref: str, pull: Pull) -> None:
         if pull == "always" or (pull == "missing" and not self.engine.exists(ref)):
@@ -138,7 +151,7 @@ class Converter:
     def opened(self, source: Source) -> Iterator[Image]:
         """Open a source's image, exported from the engine if it is not an archive, for the block."""
         image_id = "" if source.archive is not None else self.image_id(source)
-        with self._maker.opened(source, image_id) as image:
+        with self._maker.opened(self._readable(source), image_id) as image:
             yield image
 
     def why(self, source: Source) -> Explanation:
@@ -220,7 +233,7 @@ class Converter:
                 return self._pack_by_smolvm(source, image, temp)
             limits = self._packing.transport, self._max_image_size
             return self._maker.natively(
-                source, image.id, *limits, lambda packer, opened: pack(packer, opened, temp)
+                self._readable(source), image.id, *limits, lambda packer, opened: pack(packer, opened, temp)
             )
 
         return self._cached(source, config, write), losses
@@ -242,7 +255,8 @@ class Converter:
             return self._cached(source, opened.image_id, write)
 
         transport = self._packing.transport
-        entry = self._maker.natively(source, image.id, transport, self._max_image_size, find_or_pack)
+        source_now = self._readable(source)
+        entry = self._maker.natively(source_now, image.id, transport, self._max_image_size, find_or_pack)
         return entry, losses
 
     @cached_property
@@ -267,10 +281,11 @@ class Converter:
         return PackOptions(created=source_date(os.environ))
 
     def _pack_by_smolvm(self, source: Source, image: EngineImage, out: Path) -> Digest:
+        readable = self._readable(source)
         if self._via_registry:
             push = self._packing.transport == "push"
-            return self._maker.through_registry(self._smolvm, source, image.id, out, push=push)
-        return self._maker.by_smolvm(self._smolvm, source, image.id, out)
+            return self._maker.through_registry(self._smolvm, readable, image.id, out, push=push)
+        return self._maker.by_smolvm(self._smolvm, readable, image.id, out)
 
     @cached_property
     def _maker(self) -> Maker:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import is_containerd_store
+from bot_bottle.engine.engine_details import is_containerd_store, part
 from bot_bottle.engine.storage import stored_image
 from bot_bottle.errors import BottleError, EngineError, ImageError
 from bot_bottle.host import paths
@@ -122,7 +123,35 @@ class Exporter:
                 reference = registry.push_image(self._engine, image_id, _REPOSITORY, stage.say)
                 stage.conclude(f"pushed by {self._engine.name}")
             with registry.open_image(reference) as image:
-                yield image
+                yield self._identified(image, image_id)
+
+    def _identified(self, image: Image, image_id: str) -> Image:
+        """Return an image that was pushed with the id that it was asked for by, if it is what the id means.
+
+        Of an index of which the engine holds one platform it pushes that one's manifest, from which nothing
+        leads to the index: then all that the engine says of the id has to be so of the image.
+        """
+        wanted = Digest(image_id)
+        if wanted in image.digests or not self.containerd_store:
+            return image
+        described = self._engine.inspect(image_id)
+        run, config = part(described, "Config"), image.config
+        same = (
+            part(described, "RootFS").get("Layers") == [str(digest) for digest in config.diff_ids]
+            and (described.get("Os"), described.get("Architecture"))
+            == (config.platform.os, config.platform.architecture)
+            and all(
+                tuple(run.get(key) or ()) == tuple(value)
+                for key, value in (
+                    ("Entrypoint", config.entrypoint),
+                    ("Cmd", config.cmd),
+                    ("Env", config.env),
+                    ("User", config.user),
+                    ("WorkingDir", config.workdir),
+                )
+            )
+        )
+        return replace(image, digests=image.digests | {wanted}) if same else image
 
 
 def check_image_id(image: Image, image_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import DiskFullError, EngineError, ImageError, RegistryError, SpecError
+from bot_bottle.errors import DiskFullError, EngineError, ImageError, RegistryError, UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.files import disk_full
 from bot_bottle.host.progress import Progress
@@ -22,6 +22,7 @@ from bot_bottle.image.spec import Digest
 from bot_bottle.pack.export import Exporter, check_image_id
 from bot_bottle.pack.native import NativePacker
 from bot_bottle.pack.options import Transport
+from bot_bottle.pack.source_archive import opened_archive
 
 if TYPE_CHECKING:  # the native packer needs neither
     from bot_bottle.pack.smolvm import SmolvmPacker
@@ -52,7 +53,7 @@ class Maker:
     def opened(self, source: Source, image_id: str) -> Iterator[Image]:
         """Open a source's image, exported from the engine if it is not an archive, for the block."""
         if source.archive is not None:
-            with opened_archive(source.archive) as image:
+            with opened_archive(source) as image:
                 yield image
         else:
             with self.exporter.opened(image_id, "save") as image:
@@ -72,7 +73,7 @@ class Maker:
         """
         with NativePacker(self._run, self._progress, max_image_size) as packer:
             if source.archive is not None:
-                with opened_archive(source.archive) as image:
+                with opened_archive(source) as image:
                     return write(packer, image)
             exporter = self.exporter
             *first, last = exporter.transports(transport)
@@ -87,6 +88,11 @@ class Maker:
 
     def by_smolvm(self, packer: SmolvmPacker, source: Source, image_id: str, temp: Path) -> Digest:
         """Have smolvm write `temp`, of an archive."""
+        if source.archive_name is not None:
+            raise UsageError(
+                "smolvm packs an archive of one image only",
+                next_step="add --via registry, or leave out --packer smolvm",
+            )
         with disk_full_explained(temp):
             archive = source.archive or self.exporter.save(image_id)
             with open_archive(archive) as image:
@@ -109,21 +115,12 @@ class Maker:
             with self._progress.stage("push") as stage:
                 return registry.push_image(self._engine(), image_id, _REPOSITORY, stage.say)
         if source.archive is not None:
-            return registry.load(source.archive, _REPOSITORY)
+            return registry.load(source.archive, _REPOSITORY, source.archive_name)
         engine = self._engine()
         with self._progress.stage("export", engine.size(image_id) or None) as stage:
             reference = registry.load_image(engine, image_id, _REPOSITORY, stage.advance)
             stage.conclude(f"from {engine.name} into the registry")
             return reference
-
-
-@contextmanager
-def opened_archive(path: Path) -> Iterator[Image]:
-    """Open the image in an archive for the block. Raises SpecError when there is no such archive."""
-    if not path.exists():
-        raise SpecError(f"no such archive: {path}")
-    with open_archive(path) as image:
-        yield image
 
 
 @contextmanager

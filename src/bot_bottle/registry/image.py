@@ -43,14 +43,14 @@ class Content:
 
 
 @contextmanager
-def open_content(path: Path, *, verify: bool = True) -> Iterator[Content]:
+def open_content(path: Path, name: str | None = None, *, verify: bool = True) -> Iterator[Content]:
     """Open the image in an archive or OCI layout; its layers are readable inside the block.
 
-    Every layer is verified, but for an archive that an engine has just written: it has done that itself, and
-    whoever pulls does it again. Raises ImageError for what `open_archive` refuses, and for a layer that is
-    not what its digest says.
+    `name` chooses among several images. Every layer is verified, but for an archive that an engine has just
+    written: it has done that itself, and whoever pulls does it again. Raises ImageError for what
+    `open_archive` refuses, and for a layer that is not what its digest says.
     """
-    with open_archive(path) as image:
+    with open_archive(path, name=name) as image:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             digests = list(pool.map(functools.partial(_digest, verify=verify), image.layers))
         layers = tuple((digest, layer.blob) for digest, layer in zip(digests, image.layers, strict=True))
@@ -60,7 +60,7 @@ def open_content(path: Path, *, verify: bool = True) -> Iterator[Content]:
 def name_of(text: str) -> str:
     """Make a repository name of a reference or a file's name: `example.org/me/Agent:1` is `agent`."""
     last = text.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
-    stem = re.sub(r"\.(tar|oci|tgz)$", "", last.partition(":")[0])
+    stem = re.sub(r"\.(tar(\.\w+)?|oci|t[gbx]z2?|tzst)$", "", last.partition(":")[0])
     return re.sub(r"[^a-z0-9]+", "-", stem)[:100].strip("-") or "image"
 
 

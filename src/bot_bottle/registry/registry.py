@@ -64,12 +64,13 @@ class Registry:
         repository = self._repository(name)
         return Reference(self.address, repository, Client(self.port).resolve(repository, tag))
 
-    def load(self, path: Path, name: str = "image") -> Reference:
+    def load(self, path: Path, name: str = "image", image_name: str | None = None) -> Reference:
         """Serve the image in an archive or OCI layout, in the repository `name`; give its reference.
 
-        The file must stay as it is while it is served. Raises ImageError, RegistryError.
+        `image_name` chooses among several images. The file must stay as it is while it is served. Raises
+        ImageError, RegistryError.
         """
-        return self._load(path, name, verify=True)
+        return self._load(path, name, image_name, verify=True)
 
     def load_image(
         self,
@@ -86,7 +87,7 @@ class Registry:
         path = folder / "image.tar"
         with engine.save(ref) as stream:
             spool(stream, path, on_bytes)
-        return self._load(path, name, verify=False)  # as docker and podman have done
+        return self._load(path, name, None, verify=False)  # as docker and podman have done
 
     def push_image(
         self,
@@ -112,9 +113,9 @@ class Registry:
         """
         raise RegistryError("what is in the container can only be pulled", why=str(reference))
 
-    def _load(self, path: Path, name: str, *, verify: bool) -> Reference:
+    def _load(self, path: Path, name: str, image_name: str | None, *, verify: bool) -> Reference:
         repository = self._repository(name)
-        content = self._stack.enter_context(open_content(path, verify=verify))
+        content = self._stack.enter_context(open_content(path, image_name, verify=verify))
         self._take(repository, content)
         return Reference(self.address, repository, content.digest)
 

@@ -27,6 +27,7 @@ Examples:
   bottle pack
   bottle pack --image myagent:latest -o agent.smolmachine
   docker save myagent > a.tar; bottle pack --archive a.tar
+  bottle pack --archive images.tar.gz:myagent:latest
   bottle pack --json . | jq .seconds
 """
 
@@ -38,8 +39,8 @@ Examples:
 @click.option(
     "--archive",
     type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="Use a docker-save archive or an OCI layout (folder or tar) instead of building.",
+    metavar="FILE[:NAME]|FOLDER",
+    help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
 )
 @click.option(
     "-o",

@@ -16,6 +16,7 @@ import click
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cli import options
 from bot_bottle.engine.engine import Engine, find_engine
+from bot_bottle.engine.source import Source
 from bot_bottle.errors import Interrupted, UsageError
 from bot_bottle.host import process
 from bot_bottle.host.progress import Progress
@@ -106,7 +107,7 @@ def _open(form: Any, push: bool, engine: Engine | None) -> Iterator[Registry]:
 
 def _is_archive(source: str) -> bool:
     """Tell an archive from an image's name. Raises UsageError for a path where nothing is."""
-    if Path(source).exists():
+    if Path(source).exists() or Source.of_archive(source).archive_name is not None:
         return True
     if _PATH.match(source):
         raise UsageError(f"no such archive: {source}")
@@ -117,7 +118,11 @@ def _load(registry: Registry, engine: Engine | None, source: str, progress: Prog
     with progress.stage("load") as stage:
         stage.say(source)
         if engine is None or _is_archive(source):
-            reference = registry.load(Path(source), name_of(source))
+            found = Source.of_archive(source)
+            assert found.archive is not None  # noqa: S101 - so of_archive has it
+            reference = registry.load(
+                found.archive, name_of(found.archive_name or source), found.archive_name
+            )
         else:
             reference = registry.load_image(engine, source, name_of(source), stage.advance)
         stage.conclude(str(reference))

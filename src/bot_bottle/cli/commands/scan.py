@@ -65,8 +65,10 @@ def _source_of(target: str) -> Path | Source:
     path = Path(target)
     if path.suffix == ".smolmachine":
         return path
-    if path.is_file() or (path / "index.json").is_file() or (path / "manifest.json").is_file():
-        return Source(archive=path)
+    archive = Source.of_archive(target)
+    folder = (path / "index.json", path / "manifest.json")
+    if archive.archive_name is not None or any(each.is_file() for each in (path, *folder)):
+        return archive
     return Source(image=target)
 
 

@@ -12,7 +12,7 @@ import click
 from bot_bottle import api as artifacts
 from bot_bottle.cli import options
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import DifferenceError
+from bot_bottle.errors import DifferenceError, UsageError
 from bot_bottle.host.progress import human_bytes
 from bot_bottle.verify.findings import Finding
 from bot_bottle.verify.verify import Report
@@ -54,7 +54,11 @@ def command(
     verbose: bool,
 ) -> int:
     """Verify, print what differs, and say by the exit status whether that was to be expected."""
-    source = Source(image=image, archive=archive) if image is not None or archive is not None else None
+    source = Source(image=image) if image is not None else None
+    if archive is not None:
+        if image is not None:
+            raise UsageError("--image and --archive exclude each other")
+        source = Source.of_archive(str(archive))
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
     report = artifacts.verify(artifact, source, engine=engine, progress=progress)
     click.echo(json.dumps(described(report), indent=2) if as_json else shown(report))
