@@ -231,8 +231,9 @@ def test_the_largest_image_is_said_in_troubleshooting() -> None:
 
 def test_the_table_of_bottle_toml_is_that_of_the_model_and_the_options() -> None:
     rows = {row[0].strip("`[]"): row for row in rows_of(DOCS / "bottle-toml.md")[1:] if len(row) == 4}
-    keys = {key.name: key for key in reference.setting_keys() if not key.name.startswith("secrets.")}
-    assert rows.keys() == {*keys, "secrets.NAME"}
+    secrets = ("secrets.", "image.secrets.")
+    keys = {key.name: key for key in reference.setting_keys() if not key.name.startswith(secrets)}
+    assert rows.keys() == {*keys, *(f"{key}NAME" for key in secrets)}
     for name, key in keys.items():
         _, meaning, option, variable = rows[name]
         if option not in ("PATH", "after `--`", "`--image`", "`--network open`"):

@@ -23,6 +23,7 @@ from bot_bottle.host.text import printable
 
 # what widens a bottle's walls; everything else stays within them
 _WIDENING = ("egress.", "secrets.", "ports")
+_BUILD = ("image.secrets.", "image.ssh.")  # what a build of the file's gets of this user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class Request:
                 lines += [f"be reached on 127.0.0.1, {item}" for item in value]
             elif key == "variables":
                 lines += [f"read the variable {_plain(name)} of your environment" for name in value]
+            elif key.startswith(_BUILD):
+                what = "read the secret" if key.startswith(_BUILD[0]) else "use SSH as"
+                lines.append(f"have its build {what} {_plain(key.split('.', 2)[2])}: {_plain(value)}")
             elif key == "egress.allow":
                 lines += [f"reach {item}" for item in value]
             else:
@@ -57,10 +61,19 @@ class Request:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def requested_variables(settings: Settings) -> Request:
-    """Return which variables of this machine the file in force takes the values of."""
+def requested_by_build(settings: Settings) -> Request:
+    """Return what the file in force asks for before an image is built.
+
+    These are variables of this machine that it takes the values of, and the build's secrets and SSH agents,
+    without those that options override.
+    """
+    asked = {
+        key: str(each.value)
+        for key, each in settings.items()
+        if key.startswith(_BUILD) and each.origin == str(settings.file)
+    }
     names = settings.of_file.get("variables")
-    return Request(settings.project.resolve(), {"variables": names} if names else {})
+    return Request(settings.project.resolve(), {**({"variables": names} if names else {}), **asked})
 
 
 def requested_grants(settings: Settings, *, without: str = "") -> Request:

@@ -38,6 +38,20 @@ def build_options(command: F) -> F:
                 metavar="NAME[=VALUE]",
                 help="Set a build argument; without a value, from the environment.",
             ),
+            click.option(
+                "--build-secret",
+                "build_secrets",
+                multiple=True,
+                metavar="id=ID,env=...|src=...",
+                help="Let the build mount a secret, as docker build --secret does; also "
+                "keychain=SERVICE/ACCOUNT.",
+            ),
+            click.option(
+                "--ssh",
+                multiple=True,
+                metavar="default|ID=PATH",
+                help="Let the build use your SSH agent, or this key or socket.",
+            ),
             click.option("--target", metavar="STAGE", help="Build this stage of the Dockerfile."),
             click.option(
                 "--platform",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bot_bottle.bottle.grants import requested_variables, require_grant
+from bot_bottle.bottle.grants import requested_by_build, require_grant
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.engine.engine import BuildRequest
@@ -18,9 +18,11 @@ from bot_bottle.engine.source import STANDARD_INPUT, Pull, Source, parse_build_a
 from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
 from bot_bottle.secrets import reference
+from bot_bottle.secrets.build import parse_build_secrets, parse_ssh
 
 _OTHER_IMAGE = ("image", "archive", "dockerfile")
-_BUILD_ONLY = ("path", "dockerfile", "build_args", "target", "platform", "no_cache", "pull")
+_OF_BUILD = ("target", "build_args", "build_secrets", "ssh", "no_cache")
+_BUILD_ONLY = ("path", "dockerfile", "platform", "pull", *_OF_BUILD)
 
 
 def _variables(items: Iterable[str]) -> dict[str, str]:
@@ -35,6 +37,8 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dockerfile": ("image.dockerfile", Path),
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
+    "build_secrets": ("image.secrets", parse_build_secrets),
+    "ssh": ("image.ssh", parse_ssh),
     "env": ("env", _variables),
     "secrets": ("secrets", reference.parse),
     "backend": ("backend", str),
@@ -81,7 +85,7 @@ def source(ctx: click.Context, settings: Settings) -> Source:
     image, archive = given.get("image"), given.get("archive")
     _check_platform(given["platform"])
     if image is None and archive is None:
-        require_grant(requested_variables(settings), ask, yes=given.get("yes", False))
+        require_grant(requested_by_build(settings), ask, yes=given.get("yes", False))
         if settings.value("image.name") is not None and given["dockerfile"] is None:
             return _named(ctx, settings)
         request = BuildRequest(
@@ -89,6 +93,8 @@ def source(ctx: click.Context, settings: Settings) -> Source:
             dockerfile=settings.value("image.dockerfile"),
             target=settings.value("image.target"),
             build_args=tuple(settings.table("image.args").items()),
+            secrets=tuple(settings.table("image.secrets").values()),
+            ssh=tuple(settings.table("image.ssh").values()),
             platform=given["platform"],
             no_cache=given["no_cache"],
             pull=given["pull"],
@@ -115,7 +121,7 @@ def source(ctx: click.Context, settings: Settings) -> Source:
 def _named(ctx: click.Context, settings: Settings) -> Source:
     """Make the source of an image that the configuration names; it is pulled as docker run does."""
     for option in ctx.command.params:
-        if option.name in ("target", "build_args", "no_cache") and ctx.params[option.name]:
+        if option.name in _OF_BUILD and ctx.params[option.name]:
             raise UsageError(
                 f"{_name(option)} is for a build, and {settings.file} names an image",
                 next_step="leave it out, or name a Dockerfile with --file",

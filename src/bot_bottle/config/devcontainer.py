@@ -16,6 +16,7 @@ from bot_bottle.config.model import File, parse
 from bot_bottle.config.variables import Variables
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
+from bot_bottle.secrets.build import parse_build_secrets
 from bot_bottle.workspace.spec import PLACE
 
 # editors' own, or without meaning for a bottle: it ends with its command, maps users, and starts no service
@@ -29,7 +30,7 @@ _USED = {
     "forwardPorts", "appPort", "workspaceFolder",
 }  # fmt: skip
 _BUILD_IGNORED = {"cacheFrom"}
-_BUILD_USED = {"dockerfile", "context", "args", "target"}
+_BUILD_USED = {"dockerfile", "context", "args", "target", "options"}
 
 _IN_DOCKERFILE = "run it in the Dockerfile, with RUN, where its result is cached"
 # what to do instead; everything else needs a bottle.toml
@@ -134,10 +135,31 @@ class _Reader:
             raise SpecError(f"{self._path} cannot be used", why=printable(what, limit=80), next_step=_TOML)
         image = {"target": self._text("build.target", build.get("target"))}
         image["args"] = self._texts("build.args", build.get("args", {}), "image.args")
+        image["secrets"], image["ssh"] = self._mounts(build.get("options", []))
         for key in ("dockerfile", "context"):  # both are relative to the file's folder
             value = self._text(f"build.{key}", build.get(key, "."))
             image[key] = posixpath.normpath(f"{self._folder}/{value}") if isinstance(value, str) else value
         return image
+
+    def _mounts(self, options: Any) -> tuple[dict[str, Any], list[str]]:
+        """Return the secrets and SSH agents that options of `docker build` name; there may be no others."""
+        words = [self._text("build.options", each) for each in options] if isinstance(options, list) else []
+        if not isinstance(options, list) or not all(isinstance(word, str) for word in words):
+            raise SpecError(f"{self._path} cannot be used", why="build.options must be a list of texts")
+        secrets: list[str] = []
+        ssh: list[str] = []
+        left = iter(words)
+        for word in left:
+            name, equals, value = word.partition("=")
+            if name not in ("--secret", "--ssh"):
+                raise SpecError(
+                    f"{self._path} cannot be used",
+                    why=f"its build has the option {printable(name)}; a bottle's has --secret and --ssh",
+                    next_step=_TOML,
+                )
+            (secrets if name == "--secret" else ssh).append(value if equals else next(left, ""))
+        found = parse_build_secrets(secrets)
+        return {name: {each.kind: each.place} for name, each in found.items()}, ssh
 
     def _workdir(self) -> str | None:
         folder = self._text("workspaceFolder", self._document.get("workspaceFolder"))

@@ -25,6 +25,7 @@ SET = {
 """What a command finds in its environment."""
 
 INTERNAL = {
+    "BOT_BOTTLE_BUILD_SECRET": "Passes secrets to a build: `BOT_BOTTLE_BUILD_SECRET_0`, `_1`, ...",
     "BOT_BOTTLE_DETACHED": "Passes the state of `bottle run -d` to the process in the background.",
     "BOT_BOTTLE_PARENT": "Passes the process that a helper ends with.",
 }

@@ -18,6 +18,16 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class BuildSecretTable(_Table):
+    """`[image.secrets.ID]`: where the value of a secret for the build is, which is one of the three."""
+
+    env: str | None = Field(default=None, description="the variable of yours that has the value")
+    file: str | None = Field(default=None, description="the file that has the value")
+    keychain: str | None = Field(
+        default=None, description="the keychain entry that has the value: `service/account`"
+    )
+
+
 class ImageTable(_Table):
     """`[image]`: what is built, or the name of an image that is there already.
 
@@ -34,6 +44,11 @@ class ImageTable(_Table):
     )
     target: str | None = Field(default=None, description="the stage to build")
     args: dict[str, str] = Field(default={}, description="build arguments")
+    secrets: dict[str, BuildSecretTable] = {}
+    ssh: list[str] = Field(
+        default=[],
+        description="SSH agents that the build may use: `default`, or `ID=PATH` of a key or a socket",
+    )
 
 
 class EgressTable(_Table):
@@ -105,12 +120,14 @@ def parse(document: Mapping[str, Any], place: str) -> File:
 
 def _told(loc: list[str], kind: str, message: str) -> str:
     key = printable(".".join(loc), limit=80)
-    if loc[0] == "secrets" and len(loc) == 2:
+    place = loc[1:] if loc[:2] == ["image", "secrets"] else loc
+    if place[0] == "secrets" and len(place) == 2:
         return f"{key}: a value is never written here; say where it is, with one of env, file and keychain"
     if kind != "extra_forbidden":
         return f"{key}: {message[:1].lower()}{message[1:]}"
-    if loc[0] == "secrets" and len(loc) > 1:
-        return f"{key}: no such key; known are {', '.join(SecretTable.model_fields)}"
+    if place[0] == "secrets" and len(place) > 1:
+        secret = SecretTable if place is loc else BuildSecretTable
+        return f"{key}: no such key; known are {', '.join(secret.model_fields)}"
     known = [*File.model_fields]
     for table, fields in (("image", ImageTable.model_fields), ("egress", EgressTable.model_fields)):
         known += [f"{table}.{name}" for name in fields]

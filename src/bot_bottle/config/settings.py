@@ -9,6 +9,7 @@ from typing import Any
 
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
+from bot_bottle.secrets.build import BuildSecret, Ssh, parse_ssh
 from bot_bottle.secrets.reference import Reference, referred
 
 DEFAULT = "default"
@@ -21,6 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "image.dockerfile": None,
     "image.target": None,
     "image.args": {},
+    "image.secrets": {},
+    "image.ssh": {},
     "backend": "smolmachines",
     "workspace": "none",
     "command": (),
@@ -35,7 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "egress.open": False,
 }
 _PATHS = ("image.context", "image.dockerfile")
-_TABLES = ("image.args", "env", "secrets")  # joined by name, not replaced as a whole
+_REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
+_TABLES = ("image.args", "env", *_REFERENCES)  # joined by name, not replaced as a whole
 _LISTS = ("egress.allow", "ports")  # joined
 
 
@@ -118,7 +122,8 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
     if file is None:
         return Settings(settings, start)
     said = {key: each.value for key, each in of_file.items()}
-    said |= {f"secrets.{name}": str(reference) for name, reference in said.pop("secrets").items()}
+    for table in _REFERENCES:
+        said |= {f"{table}.{name}": str(reference) for name, reference in said.pop(table).items()}
     if file.variables:
         said["variables"] = list(file.variables)
     return Settings(settings, file.root, file.path, said)
@@ -131,7 +136,7 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None
-    built = [key for key in ("image.context", "image.dockerfile", "image.target", "image.args") if flat[key]]
+    built = [key for key in DEFAULTS if key.startswith("image.") and key != "image.name" and flat[key]]
     if flat["image.name"] is not None and built:
         raise SpecError(
             f"{file.path}: image.name and {built[0]} exclude each other",
@@ -144,19 +149,31 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
             flat[key] = file.inside(flat[key], key)
     if flat["command"] is not None:
         flat["command"] = tuple(flat["command"])
-    flat["secrets"] = {name: _reference(name, table, file) for name, table in flat["secrets"].items()}
+    for key in ("secrets", "image.secrets"):
+        flat[key] = {name: _reference(key, name, table, file) for name, table in flat[key].items()}
+    flat["image.ssh"] = {name: _ssh(each, file) for name, each in parse_ssh(flat["image.ssh"]).items()}
     return {key: Setting(value, str(file.path)) for key, value in flat.items() if value is not None}
 
 
-def _reference(name: str, table: Mapping[str, Any], file: ConfigFile) -> Reference:
-    """Make the reference of a `[secrets.NAME]`. A file in the repository is no place for a secret."""
-    place = table["file"]
-    if place is not None and not place.startswith(("/", "~/")):
-        raise SpecError(
-            f"{file.path}: secrets.{name}.file must be absolute, or begin with ~/",
-            why="what is in the repository is in its workspace, its image and its history",
-        )
+def _reference(key: str, name: str, table: Mapping[str, Any], file: ConfigFile) -> Reference:
+    """Return what a table says of a secret. A file in the repository is no place for one."""
+    if table["file"] is not None:
+        _check_outside(table["file"], f"{key}.{name}.file", file)
     try:
-        return referred(name, table, table["hosts"])
+        return referred(name, table, table.get("hosts", ()), Reference if key == "secrets" else BuildSecret)
     except SpecError as error:
         raise SpecError(f"{file.path}: {error.message}", why=error.why, next_step=error.next_step) from error
+
+
+def _ssh(ssh: Ssh, file: ConfigFile) -> Ssh:
+    for path in ssh.paths:
+        _check_outside(path, f"the path of {ssh.name} in image.ssh", file)
+    return ssh
+
+
+def _check_outside(place: str, what: str, file: ConfigFile) -> None:
+    if not place.startswith(("/", "~/")):
+        raise SpecError(
+            f"{file.path}: {what} must be absolute, or begin with ~/",
+            why="what is in the repository is in its workspace, its image and its history",
+        )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bot_bottle.engine.limits import podman_limits
-from bot_bottle.errors import SpecError
+from bot_bottle.errors import EngineError, SpecError
+from bot_bottle.secrets.build import BuildSecret, MountOptions, Ssh
 
 EngineName = Literal["docker", "podman"]
 
@@ -49,6 +50,8 @@ class BuildRequest:
     build_args: tuple[tuple[str, str | None], ...] = ()
     no_cache: bool = False
     pull: bool = False
+    secrets: tuple[BuildSecret, ...] = ()
+    ssh: tuple[Ssh, ...] = ()
 
     def find_dockerfile(self, engine: EngineName = "docker") -> Path:
         """Return the Dockerfile's absolute path; podman takes a Containerfile first. Raises SpecError."""
@@ -77,6 +80,9 @@ def check_ref(ref: str) -> str:
     return ref
 
 
+NO_MOUNTS = MountOptions((), {})
+
+
 class BuildResult(NamedTuple):
     """The files that a build writes: its image's id, and with buildx all of its digests as JSON."""
 
@@ -85,7 +91,12 @@ class BuildResult(NamedTuple):
 
 
 def build_argv(
-    program: Path, builder: Builder, request: BuildRequest, dockerfile: Path, result: BuildResult
+    program: Path,
+    builder: Builder,
+    request: BuildRequest,
+    dockerfile: Path,
+    result: BuildResult,
+    mounts: MountOptions = NO_MOUNTS,
 ) -> tuple[str, ...]:
     """Return the command line of a build. The values of build arguments are in `build_env`, not here."""
     argv = [str(program), "build", f"--iidfile={result.iidfile}", f"--file={dockerfile}"]
@@ -103,11 +114,24 @@ def build_argv(
     if request.platform:
         argv.append(f"--platform={request.platform}")
     argv += [f"--build-arg={key}" for key, _ in request.build_args]
+    argv += mounts.argv
     if request.no_cache:
         argv.append("--no-cache")
     if request.pull:
         argv.append("--pull")
     return (*argv, str(request.context.absolute()))
+
+
+def check_builder(builder: Builder, request: BuildRequest, environ: Mapping[str, str]) -> None:
+    """Refuse a request that the builder cannot carry out. Raises EngineError."""
+    if builder != "classic" or not (request.secrets or request.ssh):
+        return
+    option = "--build-secret" if request.secrets else "--ssh"
+    if environ.get("DOCKER_BUILDKIT"):
+        why, next_step = "DOCKER_BUILDKIT chooses that builder", "unset DOCKER_BUILDKIT"
+    else:
+        why, next_step = "its BuildKit is not there", "install docker's buildx plugin, or use --engine podman"
+    raise EngineError(f"docker's classic builder has no {option}", why=why, next_step=next_step)
 
 
 def build_env(builder: Builder, request: BuildRequest, environ: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,9 @@ from bot_bottle.engine.identity import EngineImage, fingerprint, image_of
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
+from bot_bottle.host.redact import redacted
 from bot_bottle.image.spec import Digest
+from bot_bottle.secrets.build import resolve_mounts
 from bot_bottle.tar.stream import TarStream
 
 __all__ = ["BuildRequest", "Engine", "EngineDetails", "EngineName", "NoSuchImageError", "find_engine"]
@@ -58,13 +60,16 @@ class Engine:
     def build_image(self, request: BuildRequest, on_line: Callable[[str], None]) -> EngineImage:
         """Build an image; each line of the build's output goes to `on_line`.
 
-        Raises SpecError when there is no Dockerfile, BuildError with the failing step's words.
+        Raises SpecError when there is no Dockerfile, SecretError when a secret is not there, BuildError with
+        the failing step's words.
         """
         dockerfile = request.find_dockerfile(self.name)
-        env = argv.build_env(self.builder, request, os.environ)
+        argv.check_builder(self.builder, request, os.environ)
+        mounts = resolve_mounts(request.secrets, request.ssh)
+        env = argv.build_env(self.builder, request, os.environ) | mounts.env
         with self._scratch() as folder:
             result = argv.BuildResult(folder / "image-id", folder / "metadata")
-            command = argv.build_argv(self.program, self.builder, request, dockerfile, result)
+            command = argv.build_argv(self.program, self.builder, request, dockerfile, result, mounts)
             done = self._follow(command, "build", str(dockerfile), on_line, env)
             if done.code:
                 raise words.not_built(self.name, self.builder, dockerfile, done.complaint)
@@ -233,7 +238,7 @@ class Engine:
         env: Mapping[str, str] | None = None,
     ) -> process.Completed:
         try:
-            return process.follow(command, lambda line: on_line(words.clean_line(line)), env=env)
+            return process.follow(command, lambda line: on_line(redacted(words.clean_line(line))), env=env)
         except process.CommandFailed as error:  # it could not be started
             raise words.refused(self.name, verb, ref, _said(error)) from error
 

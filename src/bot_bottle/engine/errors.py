@@ -182,6 +182,8 @@ def _mend(name: EngineName, why: str) -> str:
         return f"check the image in FROM and the way to its registry; `{name} login` if it is a private one"
     if "exec format error" in why.lower():
         return "the image is for another processor: leave --platform out, or install qemu-user-static"
+    if "requires BuildKit" in why:
+        return "install docker's buildx plugin, or use --engine podman"
     if "buildx component is missing" in why:
         return "unset DOCKER_BUILDKIT, or install docker's buildx plugin"
     return "correct the Dockerfile and run again"

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from bot_bottle.errors import CommandError, SecretError, SpecError
 from bot_bottle.host import process
@@ -25,10 +25,11 @@ KINDS: tuple[Kind, ...] = ("env", "file", "keychain")
 
 LARGEST = 64 << 10  # bytes of a value; a variable of a program has 128 KiB at most
 
+R = TypeVar("R", bound="Reference")
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _ENTRY = re.compile(r"[^/\0-\x1f-][^/\0-\x1f]*/[^/\0-\x1f]+")
 _HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_EXAMPLE = "--secret id=API_KEY,env=API_KEY or --secret id=API_KEY,src=FILE"
 _TIMEOUT = 60.0  # seconds; a keychain may ask its owner
 
 
@@ -44,11 +45,13 @@ class Reference:
     place: str
     hosts: tuple[str, ...] = ()
 
+    names: ClassVar[re.Pattern[str]] = _VARIABLE
+    rule: ClassVar[str] = "a secret has the name of a variable: letters, digits and _"
+    example: ClassVar[str] = "--secret id=API_KEY,env=API_KEY or --secret id=API_KEY,src=FILE"
+
     def __post_init__(self) -> None:
-        if not _VARIABLE.fullmatch(self.name):
-            raise SpecError(
-                "a secret has the name of a variable: letters, digits and _", next_step=f"as in {_EXAMPLE}"
-            )
+        if not self.names.fullmatch(self.name):
+            raise SpecError(self.rule, next_step=f"as in {self.example}")
         good = {
             "env": bool(_VARIABLE.fullmatch(self.place)),
             "file": bool(self.place) and "\0" not in self.place,
@@ -78,21 +81,23 @@ def parse(items: Iterable[str]) -> dict[str, Reference]:
     As docker's has it; `id=NAME` alone is the variable of that name. Raises SpecError, which repeats nothing
     but known words: what was typed may be the value.
     """
-    references = [_parsed(item) for item in items]
+    references = [parse_one(item, Reference) for item in items]
     return {each.name: each for each in references}
 
 
-def _parsed(item: str) -> Reference:
+def parse_one(item: str, kind_of: type[R]) -> R:
+    """Read one of them. Raises SpecError."""
+    write = f"write {kind_of.example}"
     fields: dict[str, list[str]] = {}
     for part in next(csv.reader([item]), []):
         key, equals, value = part.partition("=")
         key = {"source": "src"}.get(key, key)
         if not equals or key not in ("id", "type", "env", "src", "keychain", "host"):
-            raise SpecError("not the reference of a secret", next_step=f"write {_EXAMPLE}")
+            raise SpecError("not the reference of a secret", next_step=write)
         fields.setdefault(key, []).append(value)
     hosts = tuple(fields.pop("host", ()))
     if any(len(values) > 1 for values in fields.values()):
-        raise SpecError("a secret is named and found once", next_step=f"write {_EXAMPLE}")
+        raise SpecError("a secret is named and found once", next_step=write)
     single = {key: values[0] for key, values in fields.items()}
     name, kind = single.pop("id", ""), single.pop("type", "")
     places = {"file" if key == "src" else key: value for key, value in single.items()}
@@ -100,10 +105,10 @@ def _parsed(item: str) -> Reference:
         places = {"env": name}
     if kind and kind not in places:
         raise SpecError(f"the secret {_named(name)}: its type and where it is do not fit together")
-    return referred(name, places, hosts)
+    return referred(name, places, hosts, kind_of)
 
 
-def referred(name: str, places: Mapping[str, str | None], hosts: Sequence[str] = ()) -> Reference:
+def referred(name: str, places: Mapping[str, str | None], hosts: Sequence[str], kind_of: type[R]) -> R:
     """Make a reference of what was said of each kind. Raises SpecError unless exactly one was."""
     found = [(kind, place) for kind in KINDS if (place := places.get(kind)) is not None]
     if len(found) != 1:
@@ -112,7 +117,7 @@ def referred(name: str, places: Mapping[str, str | None], hosts: Sequence[str] =
             next_step="name one of env, file (src) and keychain",
         )
     kind, place = found[0]
-    return Reference(name, kind, place, tuple(hosts))
+    return kind_of(name, kind, place, tuple(hosts))
 
 
 def _named(name: str) -> str:
@@ -121,7 +126,12 @@ def _named(name: str) -> str:
 
 def resolve(references: Iterable[Reference]) -> dict[str, Secret]:
     """Read every value. Raises SecretError, with where it should be and never with what is there."""
-    return {each.name: Secret(_checked(each, _READ[each.kind](each))) for each in references}
+    return {each.name: Secret(_checked(each, read(each))) for each in references}
+
+
+def read(reference: Reference) -> str:
+    """Return the value as it is there. It is not hidden yet. Raises SecretError."""
+    return _READ[reference.kind](reference)
 
 
 def _checked(reference: Reference, value: str) -> str:
@@ -152,20 +162,29 @@ def _of_variable(reference: Reference) -> str:
 
 
 def _of_file(reference: Reference) -> str:
-    path = Path(os.path.expanduser(reference.place))  # noqa: PTH111 - pathlib raises where ~ is nobody's
+    path = expanded(reference.place)
+    try:
+        return read_file(reference, path, LARGEST + 2).decode()  # enough to tell that it is too large
+    except UnicodeDecodeError:
+        raise _not_text(reference) from None
+
+
+def expanded(place: str) -> Path:
+    """Return the path that a place names, which may begin with ~/."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111 - pathlib raises where ~ is nobody's
+
+
+def read_file(reference: Reference, path: Path, limit: int) -> bytes:
+    """Return what a file begins with, `limit` bytes at most. Raises SecretError."""
     try:
         with os.fdopen(_open(path, reference), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SecretError(f"the secret {reference.name}: {path} is no regular file")
-            data = file.read(LARGEST + 2)  # enough to tell that it is too large
+            return file.read(limit)
     except OSError as error:
         raise SecretError(
             f"the secret {reference.name} cannot be read from {path}", why=error.strerror or ""
         ) from error
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise _not_text(reference) from None
 
 
 def _open(path: Path, reference: Reference) -> int:

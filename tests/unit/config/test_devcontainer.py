@@ -163,7 +163,7 @@ def test_what_a_bottle_does_not_have_is_named(project: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('{"build": {"dockerfile": "D", "options": ["--x"]}}', "its build has options"),
+        ('{"build": {"dockerfile": "D", "options": ["--x"]}}', "its build has the option --x"),
         ('{"build": {"context": ".."}}', "names no dockerfile"),
         (
             '{"build": {"dockerfile": "D", "args": {"A": [1]}}}',

@@ -12,6 +12,7 @@ from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.config.settings import Setting
 from bot_bottle.host.text import printable
+from bot_bottle.secrets.build import Ssh
 from bot_bottle.secrets.reference import Reference
 
 _HELP = """Show the settings of `bottle run` with the same PATH and options, and where each value is from.
@@ -50,7 +51,7 @@ def _shown(key: str, setting: Setting) -> Any:
     """Give what may be shown: a variable given on the command line or by its name may be a secret."""
     if setting.private or (key.startswith(("env.", "image.args.")) and setting.origin.startswith("--")):
         return "(not shown)"
-    return str(setting.value) if isinstance(setting.value, Path | Reference) else setting.value
+    return str(setting.value) if isinstance(setting.value, Path | Reference | Ssh) else setting.value
 
 
 def _text(value: Any) -> str:
