@@ -48,6 +48,7 @@ def build_options(command: F) -> F:
             ),
             click.option(
                 "--ssh",
+                "build_ssh",
                 multiple=True,
                 metavar="default|ID=PATH",
                 help="Let the build use your SSH agent, or this key or socket.",

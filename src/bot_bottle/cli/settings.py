@@ -21,7 +21,7 @@ from bot_bottle.secrets import reference
 from bot_bottle.secrets.build import parse_build_secrets, parse_ssh
 
 _OTHER_IMAGE = ("image", "archive", "dockerfile")
-_OF_BUILD = ("target", "build_args", "build_secrets", "ssh", "no_cache")
+_OF_BUILD = ("target", "build_args", "build_secrets", "build_ssh", "no_cache")
 _BUILD_ONLY = ("path", "dockerfile", "platform", "pull", *_OF_BUILD)
 
 
@@ -38,7 +38,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "target": ("image.target", str),
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "build_secrets": ("image.secrets", parse_build_secrets),
-    "ssh": ("image.ssh", parse_ssh),
+    "build_ssh": ("image.ssh", parse_ssh),
     "env": ("env", _variables),
     "secrets": ("secrets", reference.parse),
     "backend": ("backend", str),

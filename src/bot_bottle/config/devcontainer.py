@@ -154,11 +154,14 @@ class _Reader:
             if name not in ("--secret", "--ssh"):
                 raise SpecError(
                     f"{self._path} cannot be used",
-                    why=f"its build has the option {printable(name)}; a bottle's has --secret and --ssh",
+                    why=f"its build has the option {printable(name, limit=80)}, not only --secret and --ssh",
                     next_step=_TOML,
                 )
             (secrets if name == "--secret" else ssh).append(value if equals else next(left, ""))
-        found = parse_build_secrets(secrets)
+        try:
+            found = parse_build_secrets(secrets)
+        except SpecError as error:
+            raise SpecError(f"{self._path}: {error.message}", next_step=error.next_step) from error
         return {name: {each.kind: each.place} for name, each in found.items()}, ssh
 
     def _workdir(self) -> str | None:

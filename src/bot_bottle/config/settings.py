@@ -151,7 +151,7 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
         flat["command"] = tuple(flat["command"])
     for key in ("secrets", "image.secrets"):
         flat[key] = {name: _reference(key, name, table, file) for name, table in flat[key].items()}
-    flat["image.ssh"] = {name: _ssh(each, file) for name, each in parse_ssh(flat["image.ssh"]).items()}
+    flat["image.ssh"] = _agents(flat["image.ssh"], file)
     return {key: Setting(value, str(file.path)) for key, value in flat.items() if value is not None}
 
 
@@ -165,10 +165,15 @@ def _reference(key: str, name: str, table: Mapping[str, Any], file: ConfigFile) 
         raise SpecError(f"{file.path}: {error.message}", why=error.why, next_step=error.next_step) from error
 
 
-def _ssh(ssh: Ssh, file: ConfigFile) -> Ssh:
-    for path in ssh.paths:
-        _check_outside(path, f"the path of {ssh.name} in image.ssh", file)
-    return ssh
+def _agents(items: list[str], file: ConfigFile) -> dict[str, Ssh]:
+    try:
+        found = parse_ssh(items)
+    except SpecError as error:
+        raise SpecError(f"{file.path}: {error.message}", next_step=error.next_step) from error
+    for ssh in found.values():
+        for path in ssh.paths:
+            _check_outside(path, f"the path of {ssh.name} in image.ssh", file)
+    return found
 
 
 def _check_outside(place: str, what: str, file: ConfigFile) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bot_bottle.bottle.grants import requested_grants, require_grant
+from bot_bottle.bottle.grants import requested_by_build, requested_grants, require_grant
 from bot_bottle.cli.main import bottle
 from bot_bottle.config import file
 from bot_bottle.config.settings import gather
@@ -118,3 +118,37 @@ def test_run_refuses_without_a_terminal_before_anything_is_built(project: Path) 
 def test_network_none_and_allow_exclude_each_other(project: Path) -> None:
     result = run("--network", "none", "--allow", "api.example.org", str(project))
     assert "exclude" in str(result.exception)
+
+
+BUILD = '[image]\nssh = ["default", "deploy=~/.ssh/id"]\n[image.secrets.npm-token]\nenv = "NPM_TOKEN"\n'
+COMMANDS = [("pack",), ("cache", "why"), ("run", "--plan"), ("fan", "2")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_a_build_gets_of_the_users_own_needs_a_grant(
+    project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no engine
+    write(project, BUILD)
+
+    def end(*options: str) -> str:
+        after = ("--", "true") if command[0] == "fan" else ()
+        return str(CliRunner().invoke(bottle, [*command, *options, str(project), *after]).exception)
+
+    refused = end()
+    for line in (
+        "have its build read the secret npm-token: env NPM_TOKEN",
+        "have its build use SSH as default: your agent",
+        "have its build use SSH as deploy: ~/.ssh/id",
+    ):
+        assert line in refused
+    # what an option says instead is no more the repository's to ask for
+    rest = end("--build-secret=id=npm-token,env=OTHER", "--ssh=deploy=/other")
+    assert ("as default" in rest, "npm-token" in rest, "deploy" in rest) == (True, False, False)
+    others = ("--build-secret=id=npm-token,env=OTHER", "--ssh=default", "--ssh=deploy=/other")
+    assert "not granted" not in end(*others)
+    require_grant(requested_by_build(gather({}, file.find(project, upwards=False))), lambda _: True)
+    assert "not granted" not in end()
+    write(project, BUILD.replace("NPM_TOKEN", "AWS_SECRET_ACCESS_KEY"))
+    assert "AWS_SECRET_ACCESS_KEY" in end()
+    assert "not granted" not in end("--archive", "missing.tar").replace(str(project), "")

@@ -371,3 +371,37 @@ def test_a_named_image_is_not_built(project: Path) -> None:
     write(project, UNDERSTOOD)
     for option in (("--target", "x"), ("--build-arg", "A=1"), ("--no-cache",)):
         assert "names an image" in str(run("pack", *option).exception)
+
+
+# --- options of its build
+
+
+def test_secrets_and_agents_of_its_build_need_a_grant(project: Path) -> None:
+    options = ["--secret=id=npmrc,src=~/.npmrc", "--secret", "id=TOKEN,env=TOKEN", "--ssh", "default"]
+    write(project, {"build": {"dockerfile": "D", "options": options}})
+    image = found(project).content.image
+    assert (image.secrets["npmrc"].file, image.secrets["TOKEN"].env) == ("~/.npmrc", "TOKEN")
+    assert image.ssh == ["default"]
+    for command in (("pack",), ("cache", "why"), ("run", "--plan")):
+        refused = str(run(*command).exception)
+        for line in ("npmrc: file ~/.npmrc", "TOKEN: env TOKEN", "SSH as default"):
+            assert line in refused
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--privileged"], "the option --privileged"),
+        (["--secret=id=A,env=A", "--network=host"], "the option --network"),
+        (["--secretive=x"], "the option --secretive"),
+        (["\x1b[31m--x"], r"the option \x1b[31m--x"),
+        ("--ssh=default", "must be a list of texts"),
+        ([["--ssh"]], "must be a list of texts"),
+        (["--secret"], "devcontainer.json: the id of a build's secret"),
+        (["--secret=id=A,src=.npmrc"], "must be absolute"),
+        (["--ssh"], "not an SSH agent or key"),
+    ],
+)
+def test_other_options_of_its_build_are_named(project: Path, options: Any, told: str) -> None:
+    write(project, {"build": {"dockerfile": "D", "options": options}})
+    assert told in str(run("config").exception)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.config.file import ConfigFile, find
+from bot_bottle.config.settings import gather
 from bot_bottle.errors import SpecError
+from bot_bottle.secrets.build import BuildSecret, Ssh
 
 
 def written(folder: Path, text: str | bytes, name: str = "bottle.toml") -> Path:
@@ -146,3 +148,37 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 def test_an_image_may_be_named_instead_of_built(tmp_path: Path) -> None:
     written(tmp_path, '[image]\nname = "debian:12"\n')
     assert found(tmp_path).content.image.name == "debian:12"
+
+
+def test_a_build_gets_secrets_by_reference(tmp_path: Path) -> None:
+    written(tmp_path, '[image]\nssh = ["default", "a=/k,~/l"]\n[image.secrets.npm-rc]\nfile = "~/.npmrc"\n')
+    settings = gather({}, found(tmp_path))
+    assert settings.table("image.secrets") == {"npm-rc": BuildSecret("npm-rc", "file", "~/.npmrc")}
+    assert settings.table("image.ssh") == {"default": Ssh("default"), "a": Ssh("a", ("/k", "~/l"))}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[image.secrets]\nA = "value-of-it"', "image.secrets.A: a value is never written here"),
+        (
+            '[image.secrets.A]\nvalue = "value-of-it"',
+            "image.secrets.A.value: no such key; known are",
+        ),
+        ('[image.secrets.A]\nhosts = ["a.org"]', "image.secrets.A.hosts: no such key"),
+        ("[image.secrets.A]", "the secret A is to be found in one place"),
+        ('[image.secrets.A]\nfile = ".npmrc"', "image.secrets.A.file must be absolute"),
+        ('[image.secrets."../x"]\nenv = "A"', "the id of a build's secret"),
+        ('[image]\nssh = ["a=id_rsa"]', "the path of a in image.ssh must be absolute"),
+        ('[image]\nssh = ["a=~root/.ssh/id"]', "the path of a in image.ssh must be absolute"),
+        ('[image]\nssh = ["-v"]', "not an SSH agent or key"),
+        ('[image]\nssh = "default"', "image.ssh: input should be a valid list"),
+        ('[image]\nname = "x"\nssh = ["default"]', "image.name and image.ssh exclude each other"),
+    ],
+)
+def test_a_mistake_in_them_is_told_and_no_value(tmp_path: Path, text: str, told: str) -> None:
+    written(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        gather({}, found(tmp_path))
+    assert told in str(caught.value)
+    assert "value-of-it" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from bot_bottle.engine import commands as argv
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.limits import podman_limits
-from bot_bottle.errors import SpecError
+from bot_bottle.errors import EngineError, SpecError
+from bot_bottle.secrets.build import BuildSecret, MountOptions, Ssh
 
 PROGRAM = Path("/bin/engine")
 FULL = BuildRequest(
@@ -198,3 +200,24 @@ def test_a_named_dockerfile_is_the_only_one_looked_for(
 def test_a_context_that_is_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="gone"):
         BuildRequest(tmp_path / "gone").find_dockerfile()
+
+
+SECRETS = BuildRequest(Path("/src"), secrets=(BuildSecret("token", "env", "TOKEN"),), ssh=(Ssh("default"),))
+
+
+@pytest.mark.parametrize("builder", ["buildkit", "buildx", "buildah"])
+def test_secrets_and_agents_are_options_of_the_build(builder: Builder) -> None:
+    argv.check_builder(builder, SECRETS, {})
+    mounts = MountOptions(("--secret=id=token,env=A", "--ssh=default"), {"A": "canary"})
+    result = argv.BuildResult(Path("/run/id"), Path("/run/metadata"))
+    command = argv.build_argv(PROGRAM, builder, SECRETS, Path("/src/Dockerfile"), result, mounts)
+    assert command[-3:] == (*mounts.argv, "/src")
+
+
+@pytest.mark.parametrize(("environ", "next_step"), [({}, "buildx"), ({"DOCKER_BUILDKIT": "0"}, "unset")])
+def test_the_classic_builder_is_refused_what_it_would_ignore(environ: dict[str, str], next_step: str) -> None:
+    for request, option in ((SECRETS, "--build-secret"), (replace(SECRETS, secrets=()), "--ssh")):
+        with pytest.raises(EngineError, match=option) as caught:
+            argv.check_builder("classic", request, environ)
+        assert next_step in caught.value.next_step
+    argv.check_builder("classic", replace(SECRETS, secrets=(), ssh=()), environ)
