@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 
-PARENT = "BOT_BOTTLE_PARENT"  # a helper's variable: with whom it ends
+PARENT = "BOT_BOTTLE_PARENT"  # a helper's variable: the pid of the process that it ends with
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end us with whoever started us, however that ends (prctl(2); linux only)."""
+    """Make the kernel kill us when our parent ends, however it ends (prctl(2); Linux only)."""
     parent = int(os.environ.pop(PARENT))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -25,12 +25,12 @@ def _end_with_parent() -> None:
 
 
 def helper(module: str, *arguments: object) -> list[str]:
-    """Give the command line of a helper."""
+    """Return the command line of a helper."""
     return [sys.executable, "-m", "bot_bottle.host.helper_process", module, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
-    """Give a helper's environment: ours, without a proxy that would be its own."""
+    """Return a helper's environment: ours, without proxy variables, which would apply to the helper."""
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return {**env, PARENT: str(os.getpid())}
 

@@ -1,7 +1,7 @@
-"""Locks that the kernel lets go of when their holder dies, on files and folders that may be removed.
+"""Locks that the kernel releases when their owner dies, on files and folders that may be removed.
 
-A lock on a path is worth nothing once the path names another file, so whoever gets a lock looks again. That
-is what lets run folders, lock files and artifacts go while others wait for them; and readers can share.
+A lock on a path is worth nothing once the path names another file, so the path is checked again after
+locking. Therefore run folders, lock files and artifacts can be removed while others wait for them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @contextmanager
 def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file alone, made if it is not there; `on_wait` is called once if another holds it."""
+    """Lock a file for the block, made if it is missing; `on_wait` is called once if another has the lock."""
     waited = False
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -34,13 +34,13 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def try_lock_file(path: Path) -> Iterator[bool]:
-    """Hold a lock file alone, made for it and removed afterwards, or say that another has it."""
+    """Make and lock a file for the block, then remove it. Yield False if another has the lock."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             free = _lock_now(fd, fcntl.LOCK_EX)
             if free and not is_same_file(fd, path):
-                continue  # its last holder has removed it
+                continue  # its last owner has removed it
             try:
                 yield free
             finally:
@@ -53,7 +53,10 @@ def try_lock_file(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold an existing file or folder alone, or say that another has it. What is not there is nobody's."""
+    """Lock an existing file or folder for the block, and yield whether it is locked.
+
+    False means that another has the lock; what is missing counts as locked.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -70,7 +73,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def shared_lock(path: Path) -> Iterator[int]:
-    """Hold an existing file together with others, and give its descriptor. Raises OSError when it is gone."""
+    """Lock an existing file, shared with others; yield its descriptor. Raises OSError if it was removed."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""Where bot-bottle keeps things. Nothing here touches the disk."""
+"""Where bot-bottle keeps its files. Nothing here touches the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _products: ContextVar[Path | None] = ContextVar("products", default=None)
 
 @contextmanager
 def override_cache_dir(folder: Path) -> Iterator[None]:
-    """Have artifacts and all that is kept to make others in another folder, until the block ends."""
+    """Use another folder for artifacts, and for what is cached to make others, until the block ends."""
     token = _products.set(folder)
     try:
         yield
@@ -22,7 +22,7 @@ def override_cache_dir(folder: Path) -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """Give the cache folder: `$BOT_BOTTLE_CACHE_DIR`, else `bot-bottle` in the user's cache folder."""
+    """Return the cache folder: `$BOT_BOTTLE_CACHE_DIR`, else `bot-bottle` in the user's cache folder."""
     if override := os.environ.get("BOT_BOTTLE_CACHE_DIR"):
         return Path(override).absolute()
     import platformdirs
@@ -31,7 +31,7 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Give the folder of what must not be lost: `$BOT_BOTTLE_STATE_DIR`, else in the user's state folder."""
+    """Return the folder of lasting state: `$BOT_BOTTLE_STATE_DIR`, or one in the user's state folder."""
     if override := os.environ.get("BOT_BOTTLE_STATE_DIR"):
         return Path(override).absolute()
     import platformdirs
@@ -40,22 +40,22 @@ def state_dir() -> Path:
 
 
 def bottle_dir(name: str) -> Path:
-    """Give the folder of one bottle, by its name."""
+    """Return the folder of one bottle, by its name."""
     return state_dir() / "bottles" / name
 
 
 def receipts_dir() -> Path:
-    """Give the folder of what is known of each run."""
+    """Return the folder of the records of runs."""
     return state_dir() / "receipts"
 
 
 def artifacts_dir() -> Path:
-    """Give the folder of cached `.smolmachine` files."""
+    """Return the folder of cached `.smolmachine` files."""
     return (_products.get() or cache_dir()) / "smolmachines"
 
 
 def headers_dir() -> Path:
-    """Give the folder of what is known of layers, so that they need not be read again."""
+    """Return the cache of layer tar headers."""
     return (_products.get() or cache_dir()) / "headers"
 
 
@@ -65,20 +65,20 @@ def config_digests_dir() -> Path:
 
 
 def layers_dir() -> Path:
-    """Give the folder of layers that an engine has pushed once."""
+    """Return the folder of layers that an engine has pushed once."""
     return (_products.get() or cache_dir()) / "layers"
 
 
 def runs_dir() -> Path:
-    """Give the folder that holds one folder for each command under way."""
+    """Return the folder that holds one folder for each command under way."""
     return cache_dir() / "runs"
 
 
 def emulation_dir() -> Path:
-    """Give the folder of the emulated host's kernel and disk."""
+    """Return the folder of the emulated host's kernel and disk."""
     return cache_dir() / "emulation"
 
 
 def machines_dir() -> Path:
-    """Give the folder of what smolvm keeps: microVMs, and artifacts that it has unpacked."""
+    """Return smolvm's folder: microVMs, and artifacts that it has unpacked."""
     return cache_dir() / "machines"

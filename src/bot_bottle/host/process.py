@@ -2,7 +2,7 @@
 
 Every child gets a session of its own, so that a Ctrl-C at the terminal reaches bot-bottle alone, which then
 decides; every child is ended on every way out; every wait has a limit; and there is one failure type.
-Arguments that must not be shown are `Masked`; a secret's value is struck out wherever it stands.
+Arguments that must not be shown are `Masked`; values of secrets are redacted everywhere.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Masked(str):
 
 
 def shown(argv: Sequence[str]) -> str:
-    """Give the command line as a shell would take it, with masked arguments hidden."""
+    """Return the command line as a shell would read it, with masked arguments hidden."""
     return redact.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
 
 
@@ -75,7 +75,7 @@ class Completed:
 
 
 class CommandFailed(CommandError):
-    """A program failed. Holds its argv, exit code and words, for the caller to explain."""
+    """A program failed. Has its command line, exit code and output, for the caller to explain."""
 
     def __init__(self, done: Completed, reason: str = "") -> None:
         name = Path(done.argv[0]).name
@@ -92,7 +92,7 @@ class CommandFailed(CommandError):
 
 
 def find(name: str) -> Path | None:
-    """Find a program on PATH, and in the folders of root's programs that some PATHs leave out."""
+    """Find a program on PATH, or in the folders of root's programs that some PATHs leave out."""
     found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
     return Path(found) if found else None
 
@@ -107,7 +107,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Completed:
-    """Run a program to its end and give what it said.
+    """Run a program to its end and return its output.
 
     `timeout` is in seconds; `input` and `output` may be files, for what is too much to hold; `env` is the
     whole environment (default: ours). Raises CommandFailed when it is not found, does not end in time or,
@@ -134,10 +134,10 @@ def follow(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Completed:
-    """Run a program, giving each line of its two streams to `on_line` as it comes.
+    """Run a program, and call `on_line` with each line of its two streams as it comes.
 
-    The result holds the last lines as `stderr`; its `code` is for the caller to judge. There is no limit of
-    time: a build takes what it takes, and the user sees it go on.
+    The result has the last lines as `stderr`; its `code` is for the caller to judge. There is no time limit:
+    a build takes as long as it takes, and the user sees its progress.
     """
     tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
     with _started(
@@ -155,11 +155,11 @@ def follow(
 def reading(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[BinaryIO]:
-    """Give a program's standard output as a stream, held nowhere.
+    """Yield a program's standard output as a stream; nothing is kept of it.
 
     When the block has read to the end, the program's status is checked: a stream that stopped because its
-    program failed raises CommandFailed and is never taken for whole. When the block ends early the program
-    is ended.
+    program failed raises CommandFailed and is never taken as complete. When the block ends early, the
+    program is ended.
     """
     with _started(
         argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -179,7 +179,7 @@ def reading(
 
 
 class Child:
-    """A program that runs beside us until it is stopped. Made by `background`."""
+    """A program that runs in the background until it is stopped. Made by `background`."""
 
     def __init__(self, popen: subprocess.Popen[bytes], argv: Sequence[str]) -> None:
         self._popen = popen
@@ -197,7 +197,7 @@ class Child:
         return self._popen.poll()
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, `timeout` seconds at most, and give its code or None."""
+        """Wait for its end, `timeout` seconds at most, and return its code or None."""
         _ended(self._popen, timeout)
         return self._popen.returncode
 
@@ -214,7 +214,7 @@ def background(
     cwd: Path | None = None,
     output: IO[bytes] | None = None,
 ) -> Iterator[Child]:
-    """Run a program beside us; when the block ends, so does it. `output` takes both its streams."""
+    """Run a program in the background and end it when the block ends. `output` takes both of its streams."""
     sink: Any = output if output is not None else subprocess.DEVNULL
     with _started(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink) as child:
         yield Child(child, argv)
@@ -269,7 +269,7 @@ def _started(
 
 
 def _end(child: subprocess.Popen[bytes], session: bool) -> None:
-    """End a child that may still run, and everything in its session; then let go of its pipes."""
+    """End a child that may still run, and everything in its session; then close its pipes."""
     wait = functools.partial(_ended, child)
     with defer_signals():
         if not session:

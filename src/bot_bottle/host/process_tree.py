@@ -33,7 +33,7 @@ class _Process:
 
 
 def start_time(pid: int) -> str:
-    """Give a mark of when a process started, "" if it does not live, so that a reused pid is told apart."""
+    """Return when a process started, in clock ticks since boot, or "" if it does not live."""
     process = _process(pid)
     return process.started if process else ""
 
@@ -41,7 +41,7 @@ def start_time(pid: int) -> str:
 def end_session(leader: int, wait: Callable[[float], bool]) -> None:
     """End the process `leader`, all in its group, and all that these have started and still wait for.
 
-    `wait` waits some seconds at most for the leader's end and tells whether it came. Members of the group
+    `wait` waits some seconds at most for the leader's end and returns whether it ended. Members of the group
     without children in it are asked first, so that their parents end by themselves and tidy up: podman 4.3,
     when it is asked itself in the middle of a build, goes and leaves the step's container running.
     """
@@ -112,7 +112,7 @@ def _send(pid: int, signum: int) -> None:
 
 
 def _family(leader: int) -> list[_Process]:
-    """Give all that descends from a process, without itself, parents first (linux only)."""
+    """Return all descendants of a process, without itself, parents first (Linux only)."""
     everybody = [process for path in Path("/proc").glob("[0-9]*") if (process := _process(int(path.name)))]
     family: list[_Process] = []
     parents = {leader}

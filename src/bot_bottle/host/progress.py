@@ -22,7 +22,7 @@ _TICK = 5.0  # seconds between two plain lines of one stage
 
 
 def human_bytes(count: float) -> str:
-    """Give a number of bytes as docker does: 1000 bytes are 1 kB."""
+    """Return a number of bytes as docker writes it: 1000 bytes are 1 kB."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -31,7 +31,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_count(count: int, noun: str) -> str:
-    """Give a number of things: `1 artifact`, `2 artifacts`."""
+    """Return a number of things: `1 artifact`, `2 artifacts`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -69,7 +69,7 @@ class Stage:
         return time.monotonic() - self.started
 
     def measure(self) -> str:
-        """Give bytes, rate and seconds in a few words."""
+        """Return bytes, rate and seconds in a few words."""
         if not self.done:
             return f"{self.seconds:.1f} s"
         rate = human_bytes(self.done / max(self.seconds, 0.001))
@@ -126,7 +126,7 @@ def _live_stage(name: str, total: int | None, stream: TextIO) -> Iterator[Stage]
 
 
 class Progress:
-    """Shows stages on `stream` (default: standard error) and keeps how long each took."""
+    """Shows stages on `stream` (default: standard error) and records how long each took."""
 
     def __init__(self, mode: Mode = "quiet", stream: TextIO | None = None) -> None:
         self.mode = mode
@@ -134,17 +134,17 @@ class Progress:
         self.seconds: dict[str, float] = {}
 
     def note(self, text: str) -> None:
-        """Say one line that matters beside the stages (not when quiet)."""
+        """Print one line that is of no stage (not when quiet)."""
         if self.mode != "quiet":
             print(text, file=self.stream, flush=True)
 
     def warn(self, text: str) -> None:
-        """Say one line that the user has to know, quiet or not."""
+        """Print one line that the user has to know, quiet or not."""
         print(f"warning: {text}", file=self.stream, flush=True)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """Show a stage for as long as the block lasts, and keep its seconds under `name`."""
+        """Show a stage until the block ends, and record its seconds under `name`."""
         if self.mode == "live":
             with _live_stage(name, total, self.stream) as stage:
                 yield stage
@@ -157,7 +157,7 @@ class Progress:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Keep the block's seconds under `name`, by whatever way it ends, and show nothing."""
+        """Record the block's seconds under `name`, however it ends, and show nothing."""
         begun = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What must never be shown: values of secrets, struck out of all that bot-bottle says, logs and keeps."""
+"""Values of secrets, which are redacted from everything that bot-bottle prints, logs and stores."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Secret:
         hide(value)
 
     def reveal(self) -> str:
-        """Give the value, to whoever hands it over."""
+        """Return the value, to pass it on."""
         return self._value
 
     def __repr__(self) -> str:
         return MASK
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not to be written down")
+        raise TypeError("a secret cannot be serialized")
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A value that a bottle never holds: what it sends to these hosts has it in a placeholder's stead."""
+    """A value that a bottle never has: what it sends to these hosts gets it instead of a placeholder."""
 
     value: Secret
     hosts: tuple[str, ...]
 
 
 def hide(value: str) -> None:
-    """Have a value struck out of every text, whole, line by line, and as JSON has it."""
+    """Redact a value from every text: as a whole, line by line, and as JSON writes it."""
     import json  # nobody who shows help should wait for it
 
     lines = [line for line in value.splitlines() if len(line) >= _WHOLE_LINE]
@@ -59,14 +59,14 @@ def hide_variable(name: str) -> None:
 
 
 def redacted(text: str) -> str:
-    """Give a text without the values that are hidden."""
+    """Return a text with the hidden values masked."""
     for value in sorted(_hidden, key=len, reverse=True):
         text = text.replace(value, MASK)
     return text
 
 
 def redacted_document(value: Any) -> Any:
-    """Give what JSON is made of, its texts without the values that are hidden."""
+    """Return a JSON document with the hidden values masked in its texts."""
     match value:
         case str():
             return redacted(value)
@@ -78,7 +78,7 @@ def redacted_document(value: Any) -> Any:
 
 
 def environment(env: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Give the environment for a program (None: ours), without the variables that secrets are read from."""
+    """Return the environment for a program (None: ours) without the variables that secrets are read from."""
     if not _variables:
         return env
     return {

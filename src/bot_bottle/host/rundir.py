@@ -1,9 +1,8 @@
-"""A folder for each command under way, and the sweep of what a killed command left.
+"""A folder for each running command, and the removal of what a killed command left.
 
-Everything temporary that a command makes lives in its run folder, or is named there as a `Stray` before it is
-made; programs are named when they start. The folder's lock is held by the kernel for as long as the command
-lives, so a folder whose lock can be taken belongs to nobody, and the next command removes it with all that it
-names.
+Everything temporary that a command makes is in its run folder, or is recorded there before it is made;
+programs are recorded when they start. The kernel keeps the folder's lock for as long as the command lives, so
+a folder whose lock is free belongs to nobody, and the next command removes it with everything it records.
 
 With `BOT_BOTTLE_KEEP_RUN=1` the folder itself is kept for debugging: all that it names is ended and removed
 as always, then it is renamed, so that no later command removes it.
@@ -42,12 +41,12 @@ class RunDir:
         self.path = path
 
     def record(self, kind: str, **facts: Any) -> None:
-        """Name something that lives outside the folder, before it is made, so that a sweep can end it."""
+        """Record something outside the folder, before it is made, so that a later command can remove it."""
         self._append({"kind": kind, **facts}, sync=True)
 
     def note(self, pid: int) -> None:
-        """Name a program that was just started. No sync: what that guards against ends programs as well."""
-        with contextlib.suppress(OSError):  # a full disk, say; whoever started the program still ends it
+        """Record a program that was just started. No sync: a crash of the machine ends programs as well."""
+        with contextlib.suppress(OSError):  # such as a full disk; the program is still ended by its parent
             self._append({"kind": "process", "pid": pid, "started": process_tree.start_time(pid)}, sync=False)
 
     def _append(self, stray: dict[str, Any], *, sync: bool) -> None:
@@ -58,7 +57,7 @@ class RunDir:
                 os.fsync(file.fileno())
 
     def folder(self, name: str) -> Path:
-        """Give a folder inside it, made if it is not there."""
+        """Return a folder inside it, made if it is missing."""
         path = self.path / name
         path.mkdir(mode=0o700, exist_ok=True)
         return path
@@ -66,7 +65,7 @@ class RunDir:
 
 @contextmanager
 def run_dir() -> Iterator[RunDir]:
-    """Hold a fresh folder until the block ends; then it is gone. It names the programs started meanwhile."""
+    """Yield a new folder, removed when the block ends. It records the programs started meanwhile."""
     with ExitStack() as stack:
         run = RunDir(_new(stack))
         with process_tree.observe_starts(run.note):
@@ -74,7 +73,7 @@ def run_dir() -> Iterator[RunDir]:
 
 
 def _new(stack: ExitStack) -> Path:
-    """Make a folder and hold its lock. A sweep that gets the lock first takes it for a dead one's."""
+    """Make a folder and lock it. A sweep that gets the lock first takes its command for dead."""
     base = paths.runs_dir()
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,14 +95,14 @@ def _new(stack: ExitStack) -> Path:
 
 
 def sweep(sweepers: dict[str, Sweeper]) -> int:
-    """Remove what dead commands left, and give how many there were.
+    """Remove what dead commands left, and return how many there were.
 
-    `sweepers` ends strays by kind. A stray whose sweeper fails keeps its folder, to be tried again.
+    `sweepers` has a function for each kind of leftover. If one fails, the folder stays and is tried again.
     """
     swept = 0
     base = paths.runs_dir()
     for path in sorted(base.glob("run-*")) if base.is_dir() else []:
-        with try_lock(path) as dead:  # else its command lives
+        with try_lock(path) as dead:  # else its command is alive
             if dead and path.is_dir() and _sweep_strays(path, sweepers):
                 _remove(path)
                 swept += 1

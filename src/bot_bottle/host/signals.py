@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP as one exception, raised once and never between taking a thing and owning it.
+"""Ctrl-C, SIGTERM and SIGHUP as one exception, raised once and never between getting something and owning it.
 
-A signal handler may raise between any two bytecodes: after a process is started, say, and before anybody
-holds it. `defer_signals()` closes that gap: inside it a signal waits, and is raised when the block ends.
+A signal handler may raise between any two bytecodes, such as after a process is started and before it has an
+owner. `defer_signals()` closes that gap: inside it a signal waits, and is raised when the block ends.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """Let the ending signals do nothing from now on, Python's own end included: it takes a moment only."""
+    """Ignore the ending signals from now on, also while Python itself ends, which takes only a moment."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Keep a signal waiting until the block has ended, so that what the block takes is also owned.
+    """Defer signals until the block has ended, so that everything it gets has an owner.
 
-    In another thread than the main one it does nothing: no signal is raised there, and none is its to hold.
+    It does nothing in threads other than the main one, in which no signal is raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,7 +69,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def capture_signals() -> Iterator[list[int]]:
-    """Collect signals in a list instead of raising them, for as long as a command inside is to have them."""
+    """Yield a list to which signals are added instead of being raised, for a command that is to get them."""
     received: list[int] = []
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     for signum, handler in before.items():

@@ -1,4 +1,4 @@
-"""The caller's terminal: raw while a command inside has it, and its size as it changes."""
+"""The caller's terminal: raw mode while a command inside uses it, and its size as it changes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def raw() -> Iterator[None]:
 
 
 @contextmanager
-def on_resize(tell: Callable[[int, int], None]) -> Iterator[None]:
-    """Call `tell(rows, columns)` now and whenever the terminal's size changes."""
+def on_resize(callback: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `callback(rows, columns)` now and whenever the terminal's size changes."""
 
     def changed(_signum: int = 0, _frame: FrameType | None = None) -> None:
         size = os.get_terminal_size(sys.stdout.fileno())
-        tell(size.lines, size.columns)
+        callback(size.lines, size.columns)
 
     before = signal.signal(signal.SIGWINCH, changed)
     changed()
