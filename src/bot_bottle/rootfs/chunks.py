@@ -91,7 +91,7 @@ def stretches(image: Layered, folders: Sequence[Folder], files: Sequence[Inode])
 
 
 def _entry_size(node: Inode) -> int:
-    """Give how many bytes of the tar an entry takes, with the links to it."""
+    """Return how many bytes of the tar an entry takes, with the links to it."""
     path = path_of(node)
     size = header_size(path, node) + (padded(node.size) if node.kind == tarfile.REGTYPE else 0)
     for parent, name in node.names or ():
@@ -161,7 +161,7 @@ class LayerData:
         self._held: list[int] = []
 
     def read(self, node: Inode, start: int, stop: int) -> Iterator[bytes]:
-        """Give a file's bytes from `start` to `stop`. Raises ImageError when the layer has changed."""
+        """Yield a file's bytes from `start` to `stop`. Raises ImageError when the layer has changed."""
         if node.extents is None:
             yield from self._take(node.layer, node.offset + start, stop - start)
             return
@@ -188,7 +188,7 @@ class LayerData:
                 self._drain()
 
     def close(self) -> None:
-        """Let go of the layer that is open."""
+        """Close the layer that is open."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

@@ -44,15 +44,15 @@ class Flattened:
         self.size = sum(stretch.size for stretch in self._stretches)
 
     def files(self) -> Iterator[tuple[bytes, Inode]]:
-        """Give the files by their first path, in the order in which `data` takes them."""
+        """Return the files by their first path, in the order in which `data` reads them."""
         return ((path_of(node), node) for node in self._files)
 
     def stretches(self) -> Iterator[Stretch]:
-        """Give the tar in stretches, in order."""
+        """Return the tar in stretches, in order."""
         return iter(self._stretches)
 
     def data(self) -> LayerData:
-        """Give what stretches are made from, to be finished and closed."""
+        """Return the data that stretches are made from, to be finished and closed."""
         return LayerData(self._image, verify=not self._verified)
 
     def chunks(self) -> Iterator[bytes]:
@@ -156,7 +156,7 @@ def _listed(root: Folder, longest: int, losses: UnsupportedEntries) -> tuple[lis
 
 
 def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join small pieces, so that whoever takes them is not called for each header."""
+    """Join small pieces, so that the caller does not get one for each header."""
     batch: list[bytes] = []
     held = 0
     for piece in pieces:

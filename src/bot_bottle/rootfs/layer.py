@@ -72,7 +72,7 @@ class LayerTree:
 
         Engines make a whiteout a device 0/0 then and there. So a folder that comes after replaces the
         whiteout and shows what is below; what came before stays, and a folder among it hides what is below.
-        In what is no folder nothing is hidden: umoci writes that, docker and podman refuse it.
+        Nothing is hidden in something that is not a folder: umoci writes that, docker and podman refuse it.
         """
         folder = find_folder(self.root, path, fill=self._quota, hide=True)
         name = mark[len(_WHITEOUT) :]
@@ -167,7 +167,7 @@ class LayerTree:
         node.xattrs = self._shared(shared) or None
 
     def _shared(self, value: _T) -> _T:
-        """Give one object for all equal values, of which there are many."""
+        """Return one object for all equal values, of which there are many."""
         return self._same.setdefault(value, value)  # type: ignore[return-value]
 
 

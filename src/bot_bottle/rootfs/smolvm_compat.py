@@ -1,8 +1,8 @@
-"""What smolvm's extraction would refuse is written so that it means the same; what it would lose is told.
+"""What smolvm's unpacker cannot represent: rewritten with the same meaning, or reported as unsupported.
 
 smolvm unpacks a layer on the host, where it must not write through a link that leads out of the folder. It
-ends the whole extraction at a link to `/` and at one that climbs over the root, though inside the guest both
-are plain links. It passes over devices, FIFOs and extended attributes, and reads whole seconds only.
+ends the whole extraction at a link to `/` and at one that leads above the root, though inside the guest both
+are plain links. It skips devices, FIFOs and extended attributes, and reads whole seconds only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CAPABILITY = "SCHILY.xattr.security.capability"
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """What does not come through: of which kind, how often, and a few of the paths."""
+    """Entries that a microVM cannot represent: of which kind, how many, and a few of the paths."""
 
     kind: str
     count: int
@@ -28,7 +28,7 @@ class Unsupported:
 
 
 class UnsupportedEntries:
-    """Counts losses by kind, in bounded space."""
+    """Counts unsupported entries by kind, in bounded space."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -42,7 +42,7 @@ class UnsupportedEntries:
             examples.append("/" + printable(path))
 
     def all(self) -> tuple[Unsupported, ...]:
-        """Give the losses, sorted by kind."""
+        """Return the counts, sorted by kind."""
         return tuple(
             Unsupported(kind, self._counts[kind], tuple(self._examples[kind]))
             for kind in sorted(self._counts)
@@ -50,7 +50,7 @@ class UnsupportedEntries:
 
 
 def make_portable(root: Folder, path: bytes, node: Inode, losses: UnsupportedEntries) -> bool:
-    """Change an entry so that smolvm extracts it with the same meaning; give False to leave it out."""
+    """Change an entry so that smolvm extracts it with the same meaning; return False to leave it out."""
     kind = node.kind
     if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
         if not path.startswith(b"dev/"):  # the guest fills /dev itself

@@ -68,7 +68,7 @@ def _plain(path: bytes, node: Inode, link: bytes | None) -> bytes | None:
 
 
 def header_size(path: bytes, node: Inode, link: bytes | None = None) -> int:
-    """Give the size of what `header` makes, in bytes."""
+    """Return the size of what `header` makes, in bytes."""
     if node.xattrs or isinstance(node.mtime, str):
         return len(header(path, node, link))
     name = len(path) + (node.kind == tarfile.DIRTYPE)

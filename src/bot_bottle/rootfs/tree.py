@@ -62,7 +62,7 @@ class Inode:
         self.names: list[tuple[Folder, bytes]] | None = None  # its further names
 
     def copy_metadata(self, other: Inode) -> None:
-        """Take the attributes of another inode."""
+        """Copy the attributes of another inode."""
         self.mode, self.uid, self.gid = other.mode, other.uid, other.gid
         self.mtime, self.xattrs = other.mtime, other.xattrs
 
@@ -85,12 +85,12 @@ class Folder(Inode):
 
 
 def join_path(folder: Folder, name: bytes) -> bytes:
-    """Give the path of a name in a listed folder."""
+    """Return the path of a name in a listed folder."""
     return folder.path + b"/" + name if folder.path else name
 
 
 def path_of(node: Inode) -> bytes:
-    """Give the path of an inode that has been listed: of its first name."""
+    """Return the path of an inode that has been listed: of its first name."""
     if isinstance(node, Folder):
         return node.path
     assert node.parent is not None  # noqa: S101 - set when it was listed
@@ -113,7 +113,7 @@ class Quota:
 def find_folder(root: Folder, path: bytes, fill: Quota | None = None, *, hide: bool = False) -> Folder | None:
     """Go along a path as the kernel would, with `root` as the root; links lead nowhere else.
 
-    With `fill`, what is missing is made, and counted there; without, None stands for what is no folder.
+    With `fill`, missing folders are made, and counted there; without, None stands for what is not a folder.
     Raises ImageError when something that is not a folder stands in the way of filling. With `hide`, where
     only something is to be hidden, None stands for that too, and for a link to nothing.
     """
@@ -155,7 +155,7 @@ def _made(folder: Folder, name: bytes, fill: Quota, *, hiding: bool) -> Folder:
 
 
 def split_path(path: bytes) -> tuple[bytes, bytes]:
-    """Clean a path by its words alone, the root being its own parent; give its folder and its name.
+    """Clean a path by its words alone, the root being its own parent; return its folder and its name.
 
     The name is empty for the root itself.
     """
@@ -175,5 +175,5 @@ def check_name(path: bytes, name: bytes) -> None:
 
 
 def shown(path: bytes) -> str:
-    """Give a path for an error, on one line and not too long."""
+    """Return a path for an error message, on one line and not too long."""
     return repr(path[:200].decode("utf-8", "backslashreplace"))
