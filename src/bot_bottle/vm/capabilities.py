@@ -35,7 +35,7 @@ _ENABLE = "enable virtualization in the firmware, or nesting in the cloud"
 
 @dataclass(frozen=True, slots=True)
 class Kvm:
-    """What is known of KVM here: its state, the reason in words, and what to do unless it is good."""
+    """The state of KVM here, the reason in words, and what to do unless it is good."""
 
     state: KvmState
     reason: str
@@ -43,7 +43,7 @@ class Kvm:
 
 
 def probe_kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Kvm:
-    """Tell whether KVM can boot a guest here, in about a millisecond."""
+    """Return whether KVM can boot a guest here; takes about a millisecond."""
     try:
         handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

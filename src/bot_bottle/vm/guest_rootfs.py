@@ -47,11 +47,11 @@ class Guest:
         return sum(map(len, self.read())) if size is None else size
 
     def check(self) -> None:
-        """Read all of it, and reckon its digest. Raises SmolvmError where it is damaged."""
+        """Read all of it and compute its digest. Raises SmolvmError where it is damaged."""
         _ = self.digest
         size = sum(map(len, self.read()))
         if size != self.size:
-            raise self._damaged(f"it holds {size} bytes and says {self.size}")
+            raise self._damaged(f"it has {size} bytes, and its header says {self.size}")
 
     @cached_property
     def digest(self) -> str:
@@ -63,13 +63,13 @@ class Guest:
             raise self._damaged(str(error)) from error
 
     def frames(self) -> Iterator[bytes]:
-        """Give the file as it is: zstd frames that an artifact can hold."""
+        """Yield the file as it is: zstd frames that can be put into an artifact."""
         with self.path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
     def read(self) -> Iterator[bytes]:
-        """Give the tar's bytes, uncompressed. Raises SmolvmError."""
+        """Yield the tar's bytes, uncompressed. Raises SmolvmError."""
         decompressor = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG_MAX)
         try:
             with (
@@ -86,7 +86,7 @@ class Guest:
 
 
 def guest_version() -> str:
-    """Give the smolvm version that the installed guest files are part of. Raises SmolvmError."""
+    """Return the smolvm version that the installed guest files are part of. Raises SmolvmError."""
     return installed()[1]
 
 
@@ -97,17 +97,17 @@ def find_guest() -> Guest:
     if not path.is_file():
         raise SmolvmError(
             f"the package {PACKAGE} {version} has no guest files",
-            why=f"{path} is not there",
+            why=f"{path} is missing",
             next_step=_NEXT_STEP,
         )
     return Guest(path, version)
 
 
 def installed() -> tuple[Path, str]:
-    """Give the folder that the package is installed into, and its version. Raises SmolvmError.
+    """Return the folder that the package is installed into, and its version. Raises SmolvmError.
 
-    The name of the metadata beside it says the version (PyPA, Recording installed projects). That is looked
-    at first: every command asks, and importlib.metadata takes a tenth of its start to load.
+    The name of the metadata beside it has the version (PyPA, Recording installed projects). That is tried
+    first: every command needs it, and loading importlib.metadata takes a tenth of a command's start.
     """
     spec = PathFinder.find_spec("smol")
     if spec is not None and spec.origin is not None:
@@ -122,7 +122,7 @@ def installed() -> tuple[Path, str]:
     except metadata.PackageNotFoundError as error:
         raise SmolvmError(
             "smolvm's guest files are not installed",
-            why=f"the Python package {PACKAGE}, which brings them, is not there",
+            why=f"the Python package {PACKAGE}, which contains them, is missing",
             next_step=f"pip install {PACKAGE}",
         ) from error
     return Path(str(distribution.locate_file(""))), distribution.version

@@ -60,22 +60,22 @@ class Host(Protocol):
         """Run smolvm with these arguments on our own streams, until the block ends."""
 
     def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
-        """Give a path for each value, at which smolvm can read it once, until the block ends."""
+        """Yield a path for each value, from which smolvm can read it once, until the block ends."""
 
     def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
         """Start a machine, with these variables for smolvm besides its own. Raises SmolvmError."""
 
     def path_of(self, file: Path) -> str:
-        """Give the path under which smolvm finds one of our files."""
+        """Return the path under which smolvm finds one of our files."""
 
     def port_of(self, port: int) -> int:
-        """Give the port of its own loopback at which smolvm has to listen, for one of ours to lead there."""
+        """Return the port of its own loopback on which smolvm has to listen for one of ours."""
 
     def tools(self, folder: Path) -> str:
-        """Give the path under which smolvm finds a folder with files of ours, for a machine to read."""
+        """Return the path under which smolvm finds a folder with files of ours, for a machine to read."""
 
     def folder(self, path: Path) -> str:
-        """Give the path under which smolvm finds the folder of ours that a machine shares."""
+        """Return the path under which smolvm finds the folder of ours that a machine shares."""
 
 
 def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
@@ -128,23 +128,23 @@ class NativeHost:
             yield _NativeAttached(child, None if tty else child.stderr)
 
     def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
-        """Give the paths of pipes in our own folder."""
+        """Yield the paths of pipes in our own folder."""
         return secret_fifos(values, self._folder) if values and self._folder else nullcontext({})
 
     def path_of(self, file: Path) -> str:
-        """Give the file's own path."""
+        """Return the file's own path."""
         return str(file.absolute())
 
     def port_of(self, port: int) -> int:
-        """Give the port itself."""
+        """Return the port itself."""
         return port
 
     def tools(self, folder: Path) -> str:
-        """Give the folder's own path."""
+        """Return the folder's own path."""
         return str(folder)
 
     def folder(self, path: Path) -> str:
-        """Give the folder's own path."""
+        """Return the folder's own path."""
         return str(path)
 
 
@@ -242,7 +242,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def error_message(text: bytes) -> str:
-    """Give smolvm's message out of its JSON error line, or the text itself."""
+    """Return smolvm's message out of its JSON error line, or the text itself."""
     for line in reversed(text.decode("utf-8", "replace").splitlines()):
         try:
             error = json.loads(line)["error"]

@@ -54,7 +54,7 @@ class Installation:
 
 
 def package_folder() -> tuple[Path, str] | None:
-    """Give the package's folder and version, or None when it is not installed. Does not import it."""
+    """Return the package's folder and version, or None when it is not installed. Does not import it."""
     try:
         site, version = installed()
     except SmolvmError:
@@ -64,7 +64,7 @@ def package_folder() -> tuple[Path, str] | None:
 
 
 def prepare_installation(progress: Progress) -> Installation:
-    """Give the package's smolvm ready to run, from the cache after the first time.
+    """Return the package's smolvm ready to run, from the cache after the first time.
 
     Raises SmolvmError when the package is not there or cannot be prepared.
     """
@@ -94,7 +94,7 @@ def prepare_installation(progress: Progress) -> Installation:
 
 
 def _stamp(source: Path) -> str:
-    """Give what tells one package from another of its version: the program's hash, as pip has recorded it.
+    """Return what distinguishes packages of one version: the program's hash, as pip has recorded it.
 
     Times would differ between virtual environments, which share the cache.
     """
@@ -115,7 +115,7 @@ def _prepare(source: Path, folder: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Have a file of ours in another place too, as a copy where it cannot be a hard link."""
+    """Make a hard link to a file, or a copy where that is not possible."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or a file of another user

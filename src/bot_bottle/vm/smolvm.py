@@ -1,4 +1,4 @@
-"""Which smolvm to use, and the command lines it takes. The real product is told from its namesake.
+"""Which smolvm to use, and its command lines. The real product is distinguished from its namesake.
 
 The program is found by `BOT_BOTTLE_SMOLVM`, else on PATH if it is recent enough, else in the PyPI package
 `smolmachines`. Everything about how smolvm 1.32 behaves that shapes a command line is decided here.
@@ -35,7 +35,7 @@ GUEST_GONE = ("connection closed", "is not running")
 
 _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
-# what would widen a bottle's walls or redirect its state if it came in with the user's environment
+# what would widen a bottle's network or redirect its state if it came from the user's environment
 _FOREIGN = re.compile(r"SMOLVM_|SMOL_")
 
 
@@ -49,7 +49,7 @@ class Smolvm:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Give the whole environment of a smolvm process: ours, less what would change what it does."""
+        """Return the whole environment of a smolvm process: ours, less what would change what it does."""
         clean = {key: value for key, value in os.environ.items() if not _FOREIGN.match(key)}
         return {**clean, **HARDENING, **self.env, **(extra or {})}
 
@@ -82,7 +82,7 @@ def find_smolvm(progress: Progress) -> Smolvm:
 
 
 def state_environment(folder: Path) -> dict[str, str]:
-    """Give the variables that make smolvm keep everything in `folder`, unless its path is too long for that.
+    """Return the variables that make smolvm keep everything in `folder`, unless its path is too long.
 
     smolvm puts sockets 46 bytes below it, and a socket's path has 107 at most; it would refuse to start a
     machine. Then it keeps things where it always does, in the user's folders.
@@ -93,7 +93,7 @@ def state_environment(folder: Path) -> dict[str, str]:
 
 
 def reject_foreign_binary() -> None:
-    """Hold that no smolvm was named where it could not be used: on an emulated host. Raises SmolvmError."""
+    """Check that no smolvm was named where it could not be used: on an emulated host. Raises SmolvmError."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
         _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
         raise SmolvmError(
@@ -143,7 +143,7 @@ def create_argv(
     network: Sequence[str] = (),
     credentials: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[str, ...]:
-    """Give `machine create` for an artifact; without options for the network it has none.
+    """Return `machine create` for an artifact; without options for the network it has none.
 
     `volumes` are FOLDER:GUEST-PATH, with `:ro` for one that the guest may only read. `credentials` are the
     variables of which the guest has placeholders, with the hosts that get what they stand for.
@@ -163,7 +163,7 @@ def create_argv(
 
 
 def start_argv(name: str) -> tuple[str, ...]:
-    """Give `machine start`."""
+    """Return `machine start`."""
     return ("machine", "start", "--error-format", "json", "--name", name)
 
 
@@ -178,7 +178,7 @@ def exec_argv(
     secrets: Mapping[str, str] | None = None,
     empty: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Give `machine exec`. Variables go by name: their values travel in the environment, never in argv.
+    """Return `machine exec`. Variables go by name: their values travel in the environment, never in argv.
 
     Those of `secrets`, each with a path to read it from, are not even there: a process's environment can be
     read for as long as it lasts. Those in `empty` are set to nothing, whatever the image says.
@@ -203,25 +203,25 @@ def carrier_variable(variable: str) -> str:
 
 
 def status_argv(name: str) -> tuple[str, ...]:
-    """Give `machine status`: what the machine is and does, as JSON."""
+    """Return `machine status`: the machine's settings and state, as JSON."""
     return ("machine", "status", "--error-format", "json", "--name", name, "--json")
 
 
 def events_argv(name: str) -> tuple[str, ...]:
-    """Give `machine egress-events`: what the machine was refused, as JSON, of which the newest are kept."""
+    """Return `machine egress-events`: the newest connections that the machine was refused, as JSON."""
     return ("machine", "egress-events", "--error-format", "json", "--name", name, "--json", "--limit", "1000")
 
 
 def update_argv(name: str, network: Sequence[str]) -> tuple[str, ...]:
-    """Give `machine update` for what a machine may reach besides; one that runs obeys at once."""
+    """Return `machine update` for further rules of what a machine may reach; they apply at once."""
     return ("machine", "update", "--error-format", "json", "--name", name, *network)
 
 
 def delete_argv(name: str) -> tuple[str, ...]:
-    """Give `machine delete`, which also ends a machine that runs."""
+    """Return `machine delete`, which also ends a machine that runs."""
     return ("machine", "delete", "--error-format", "json", "-f", "--name", name)
 
 
 def prune_argv() -> tuple[str, ...]:
-    """Give `pack prune`, which leaves a few unpacked artifacts, so that the next boot of one is quick."""
+    """Return `pack prune`, which leaves a few unpacked artifacts, so that the next boot of one is quick."""
     return ("pack", "prune", "--error-format", "json", "--keep", "3")

@@ -26,7 +26,7 @@ from bot_bottle.host import process
 from bot_bottle.vm.host import StderrFilter
 from bot_bottle.vm.smolvm import HARDENING
 
-SESSIONS = ("a", "b")  # one for the bottle's own command, one for what bottle asks beside it
+SESSIONS = ("a", "b")  # one for the bottle's own command, one for bottle's other commands
 PORTS = ("control", *(f"{stream}{session}" for session in SESSIONS for stream in ("in", "out", "err")))
 CONSOLE = "console"
 
@@ -51,7 +51,10 @@ Sink = Callable[[bytes], None]
 
 
 class Control:
-    """The control port: sends commands, and hears how each ended. `words` tells of a host that has ended."""
+    """The control port: sends commands and receives their exit statuses.
+
+    `words` returns the last output of a host that has ended.
+    """
 
     def __init__(self, folder: Path, words: Callable[[], str]) -> None:
         self._words = words
@@ -88,13 +91,13 @@ class Control:
             self._news.notify_all()
 
     def send(self, kind: str, script: str) -> int:
-        """Start a script in a session and give its number."""
+        """Start a script in a session and return its number."""
         number = next(self._ids)
         text = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
         try:
             self._socket.sendall(f"{number} {kind} {text}\n".encode())
         except OSError as error:
-            raise BootError("the emulated host is gone", why=str(error)) from error
+            raise BootError("the emulated host has ended", why=str(error)) from error
         return number
 
     def wait(self, number: int, timeout: float | None) -> int | None:
@@ -112,7 +115,7 @@ class Control:
             return None
 
     def close(self) -> None:
-        """Hang up, at which the host ends."""
+        """Close the connection, at which the host ends."""
         self._lines.close()
         self._socket.close()
 
@@ -132,7 +135,7 @@ def connect(folder: Path, name: str) -> socket.socket:
 
 
 class StreamRelay:
-    """Moves one session's streams between its ports and the caller's, on threads of its own."""
+    """Copies one session's streams between its ports and the caller's, on threads of its own."""
 
     def __init__(self) -> None:
         self._stop_read, self._stop_write = os.pipe()
@@ -147,11 +150,11 @@ class StreamRelay:
         self._start(plug, threading.Thread(target=self._feed, args=(plug, source), daemon=True))
 
     def drain(self, plug: socket.socket, sink: Sink) -> None:
-        """Give what comes from a port to `sink`."""
+        """Write what comes from a port to `sink`."""
         self._start(plug, threading.Thread(target=self._drain, args=(plug, sink), daemon=True))
 
     def finish(self, timeout: float | None = None) -> bool:
-        """The command has ended, so all it said is in the sockets: deliver that, and tell whether it is done.
+        """Deliver what the ended command has left in the sockets; return whether all of it is delivered.
 
         A caller who reads slowly is waited for, `timeout` seconds at most at a time.
         """
@@ -165,7 +168,7 @@ class StreamRelay:
         return not any(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Let go of everything, delivered or not."""
+        """Close everything, delivered or not."""
         self.finish(0)
         for plug in self._sockets:
             with contextlib.suppress(OSError):

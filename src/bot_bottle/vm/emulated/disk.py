@@ -39,7 +39,7 @@ _SIZE = 80 << 30  # apparent; the file is sparse, and what a run writes goes to 
 
 
 def root_disk(path: Path, smolvm: Installation, progress: Progress) -> Path:
-    """Give the disk image at `path`, made if it is not there. The caller holds a lock on its folder."""
+    """Return the disk image at `path`, made if it is missing. The caller has a lock on its folder."""
     if path.is_file():
         return path
     mke2fs = _mke2fs()
@@ -81,7 +81,7 @@ def root_disk(path: Path, smolvm: Installation, progress: Progress) -> Path:
 
 
 def check_disk() -> None:
-    """Hold that a root disk could be made here. Raises AccelError with what to install."""
+    """Check that a root disk could be made here. Raises AccelError with what to install."""
     _mke2fs()
     busybox()
     for name in _LIBRARIES:

@@ -60,13 +60,13 @@ _FORMAT = "3"  # the folder of what a host is made of: raise it when one of thes
 
 
 def own_smolvm(progress: Progress) -> Installation:
-    """Give the smolvm that runs in an emulated host, made ready. Raises SmolvmError."""
+    """Return the smolvm that runs in an emulated host, made ready. Raises SmolvmError."""
     reject_foreign_binary()
     return prepare_installation(progress)
 
 
 def check_emulation() -> str:
-    """Hold that an emulated host could be made here, and give QEMU's version. Raises AccelError."""
+    """Check that an emulated host could be made here, and return QEMU's version. Raises AccelError."""
     version = qemu_version()
     check_kernel(_folder())
     check_disk()
@@ -74,7 +74,7 @@ def check_emulation() -> str:
 
 
 def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
-    """Make kernel, initramfs and root disk if they are not in the cache, and give them."""
+    """Make kernel, initramfs and root disk if they are not in the cache, and return them."""
     find_qemu()
     smolvm = own_smolvm(progress)
     folder = _folder()
@@ -167,13 +167,13 @@ class EmulatedHost:
 
     @contextmanager
     def pass_secrets(self, values: Mapping[str, Secret]) -> Iterator[Mapping[str, str]]:
-        """Give the paths of pipes inside: here there are none. The host, and they with it, ends with us."""
+        """Yield the paths of pipes inside the host; they end with it, as it ends with us."""
         paths = {name: f"/run/secret-{name}" for name in values}
         for name, path in paths.items():
             value = shlex.quote(values[name].reveal())
             script = f"mkfifo -m 600 {path} || exit 1\n{{ printf %s {value} > {path}; rm -f {path}; }} &"
             if self._control.wait(self._control.send("quiet", script), _QUICK) != 0:
-                raise BootError("the emulated host cannot hand a secret over", next_step="try again")
+                raise BootError("cannot pass a secret to the emulated host", next_step="try again")
         yield paths
 
     def _resize(self, rows: int, columns: int) -> None:
@@ -184,24 +184,24 @@ class EmulatedHost:
         self.call(start_argv(machine), timeout=timeout, env={**env, **(AS_CALLER if self._shares else {})})
 
     def folder(self, path: Path) -> str:  # noqa: ARG002 - there is one, chosen at the boot
-        """Give the place of the folder that it may write to."""
+        """Return the path of the folder that it may write to."""
         return "/exchange"
 
     def tools(self, folder: Path) -> str:
-        """Give the place of a copy of the folder: smolvm's monitor has a user of its own in there."""
+        """Return the path of a copy of the folder: smolvm's monitor has a user of its own in the host."""
         target = self._folder / "share" / folder.name
         shutil.copytree(folder, target, dirs_exist_ok=True)
         copy = f"cp -r /share/{folder.name} /opt/ && chmod -R a+rX /opt/{folder.name}"
         if self._control.wait(self._control.send("quiet", copy), _QUICK) != 0:
-            raise BootError("the emulated host cannot take files over", next_step="try again")
+            raise BootError("cannot copy files to the emulated host", next_step="try again")
         return f"/opt/{folder.name}"
 
     def port_of(self, port: int) -> int:
-        """Give the port in there that one of ours leads to; it was told at the boot."""
+        """Return the port of the host that one of ours leads to, as given at the boot."""
         return published_port(self._published.index(port))
 
     def path_of(self, file: Path) -> str:
-        """Put a file into the shared folder (a hard link where possible) and give its path in there."""
+        """Put a file into the shared folder (a hard link where possible) and return its path in the host."""
         target = self._folder / "share" / file.name
         if not target.exists():
             try:
@@ -284,7 +284,7 @@ def _boot_error(folder: Path, child: Child) -> BootError:
 
 
 def _last_words(folder: Path, child: Child) -> str:
-    """Give what QEMU and the console of its machine said last."""
+    """Return the last output of QEMU and of its machine's console."""
     child.wait(5)
     words = [
         (folder / name).read_text("utf-8", "replace")[-1500:].strip()

@@ -45,7 +45,7 @@ _META_PACKAGE = "linux-image-amd64"
 
 
 def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
-    """Give kernel and initramfs, made in `folder` if they are not there. The caller holds a lock on it.
+    """Return kernel and initramfs, made in `folder` if they are missing. The caller has a lock on it.
 
     Raises AccelError with what to install when this machine has no means to make them.
     """
@@ -71,7 +71,7 @@ def kernel(folder: Path, progress: Progress) -> tuple[Path, Path]:
 
 
 def check_kernel(folder: Path) -> None:
-    """Hold that `kernel` has its files or could make them. Raises AccelError with what to do."""
+    """Check that `kernel` has its files or could make them. Raises AccelError with what to do."""
     if not all(path.is_file() for path in _files(folder)):
         _package_name()
 
@@ -92,7 +92,7 @@ def _package_name() -> str:
         raise _no_kernel(error.why) from error
     found = re.search(r"Depends: (linux-image-\S+)", depends)
     if found is None:
-        raise _no_kernel(f"apt knows no {_META_PACKAGE}")
+        raise _no_kernel(f"apt does not have {_META_PACKAGE}")
     return found.group(1)
 
 
@@ -137,7 +137,7 @@ def _initramfs(tree: Path, root: Path) -> bytes:
 
 
 def uncompressed(image: bytes) -> bytes:
-    """Give the kernel inside a bzImage, which QEMU starts directly, or the image itself where it would not.
+    """Return the kernel inside a bzImage, which QEMU starts directly, or the image itself where it would not.
 
     Left to itself the image unpacks itself in emulation, which takes a third of the time to the first shell.
     Sources: Linux, Documentation/arch/x86/boot.rst (setup_sects, payload_offset and payload_length) and
@@ -154,7 +154,7 @@ def uncompressed(image: bytes) -> bytes:
 
 
 def _loading_order(tree: Path) -> list[Path]:
-    """Give the wanted modules' files, each after those it needs. What the kernel has built in has no file."""
+    """Return the wanted modules' files, each after those it needs. What is built in has no file."""
     files = {
         re.sub(r"\.ko.*", "", path.name).replace("-", "_"): path
         for path in tree.glob("**/modules/*/kernel/**/*.ko*")
@@ -181,7 +181,7 @@ def _module(path: Path) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Undo the compression that the data's first bytes tell; what follows its end is not looked at."""
+    """Undo the compression that the data's first bytes show; what follows its end is ignored."""
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(data)
     if data.startswith(b"\x28\xb5\x2f\xfd"):

@@ -71,7 +71,7 @@ def qemu_version() -> str:
 
 
 def processor_argv(count: int) -> list[str]:
-    """Give the options for processors that have what KVM needs.
+    """Return the options for processors that have what KVM needs.
 
     With two, about every tenth nested guest ended in the middle of its boot or its work, and sometimes the
     emulated host with it. With one, none of a hundred did: each was up in up to 1.6 times the time, and two
@@ -93,7 +93,7 @@ def qemu_argv(
     published: Sequence[int] = (),
     processors: int = 1,
 ) -> list[str]:
-    """Give QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
+    """Return QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), *processor_argv(processors)]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", "file:console.log"]
