@@ -19,9 +19,11 @@ from bot_bottle.host.redact import Secret
 
 @contextmanager
 def secret_fifos(values: Mapping[str, Secret], folder: Path) -> Iterator[dict[str, str]]:
-    """Give a FIFO for each value, in a private folder within `folder`; whoever opens it reads the value.
+    """Yield the path of a FIFO for each value, in a private folder within `folder`.
 
-    When the block ends the FIFOs are gone, read or not.
+    A process that opens one reads the value.
+
+    When the block ends the FIFOs are removed, read or not.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix="handover-") as place:  # mode 0700
         pipes = {name: Path(place) / name for name in values}

@@ -68,7 +68,7 @@ class Reference:
                 )
 
     def described(self) -> dict[str, Any]:
-        """Give what plans and receipts have of it: neither the value nor the place."""
+        """Return what plans and records contain of it: neither the value nor where it is."""
         return {"name": self.name, "kind": self.kind, "hosts": list(self.hosts)}
 
     def __str__(self) -> str:
@@ -135,7 +135,7 @@ def read(reference: Reference) -> str:
 
 
 def _checked(reference: Reference, value: str) -> str:
-    """Give a value without its last line breaks: files end with one, and smolvm hands none over."""
+    """Return a value without trailing line breaks: files end with one, and smolvm passes none on."""
     value = value.rstrip("\n")
     if not value:
         raise SecretError(f"the secret {reference.name} is empty", why=f"it was read from {reference}")
@@ -179,7 +179,7 @@ def read_file(reference: Reference, path: Path, limit: int) -> bytes:
     try:
         with os.fdopen(_open(path, reference), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SecretError(f"the secret {reference.name}: {path} is no regular file")
+                raise SecretError(f"the secret {reference.name}: {path} is not a regular file")
             return file.read(limit)
     except OSError as error:
         raise SecretError(
@@ -188,9 +188,9 @@ def read_file(reference: Reference, path: Path, limit: int) -> bytes:
 
 
 def _open(path: Path, reference: Reference) -> int:
-    """Open a file that is no link, or one that stays in its folder.
+    """Open a file that is not a link, or a link that stays in its folder.
 
-    Whoever may write to the folder could otherwise have any file of the caller's handed over under this name;
+    Others who may write to the folder could otherwise pass on any file of the caller's under this name;
     links beside the file, as secret stores make them to swap values, cannot do that.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would keep us waiting
