@@ -61,12 +61,12 @@ class Finding:
 
 
 def is_known(path: str) -> bool:
-    """Tell whether a file's path is one that holds credentials."""
+    """Return whether a file's path is one of a credential file."""
     return _PATH.search(path) is not None
 
 
 def in_file(path: str, content: bytes) -> Iterator[tuple[int, str]]:
-    """Give the lines of a known file that make it a secret, and what they are."""
+    """Yield the lines of a credential file that make it a secret, and their kinds."""
     found = _PATH.search(path)
     if found is None:
         return
@@ -77,7 +77,7 @@ def in_file(path: str, content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def in_variables(env: Iterable[str], layer: str) -> Iterator[Finding]:
-    """Give the variables of an image that are secrets by their name."""
+    """Yield the variables of an image that are secrets by their name."""
     for item in env:
         name, _, value = item.partition("=")
         if _NAME.search(name) and not _NO_VALUE.fullmatch(value):
@@ -85,7 +85,7 @@ def in_variables(env: Iterable[str], layer: str) -> Iterator[Finding]:
 
 
 def in_command(text: str) -> bool:
-    """Tell whether a line of history sets a variable, or a build argument, that is a secret by its name."""
+    """Return whether a line of history sets a variable, or a build argument, that is a secret by its name."""
     return any(
         _NAME.search(name) and not _NO_VALUE.fullmatch(value) for name, value in _ASSIGNED.findall(text)
     )

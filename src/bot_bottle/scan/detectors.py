@@ -80,7 +80,7 @@ _MADE_UP = frozenset({"Basic Auth Credentials", "JSON Web Token"})
 
 @contextmanager
 def rules() -> Iterator[None]:
-    """Have the scanner's rules in force for the time of the block."""
+    """Enable the scanner's rules until the block ends."""
     plugins = [{"name": name} for name in (*_TOKENS, *_WORDS)]
     filters = [{"path": f"detect_secrets.filters.heuristic.{name}"} for name in _FILTERS]
     with transient_settings({"plugins_used": plugins, "filters_used": filters}):
@@ -88,12 +88,12 @@ def rules() -> Iterator[None]:
 
 
 def is_settings(path: str) -> bool:
-    """Tell whether a file's path (without a first slash) is one of settings, and not of a package's."""
+    """Return whether a file's path (without a first slash) is one of settings, and not of a package's."""
     return bool(_SETTINGS.fullmatch(path)) and not _PACKAGED.match(path)
 
 
 def in_text(path: str, text: str, *, settings: bool) -> Iterator[tuple[int, str]]:
-    """Give the number of each line (from 1) that looks like a secret, and the kind. To be used in `rules`."""
+    """Yield the number (from 1) and kind of each line that looks like a secret. To be used in `rules`."""
     pieces = [(number, piece) for number, piece in _pieces(text) if piece.strip()]
     places = range(len(pieces)) if settings else _candidates([piece for _, piece in pieces])
     told: set[tuple[int, str]] = set()
@@ -114,7 +114,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _candidates(lines: list[str]) -> list[int]:
-    """Give the lines in which something has the form of a token. Most texts have none of the kind."""
+    """Return the lines in which something has the form of a token. Most texts have none."""
     text = "\n".join(lines)
     patterns = [*_MORE.values()]
     for plugin in get_plugins():
@@ -134,6 +134,6 @@ def _kinds(line: str, following: str) -> Iterator[str]:
 
 
 def _has_key(line: str, following: str) -> bool:
-    """Tell whether a key follows its header: programs that read keys hold the header alone."""
+    """Return whether a key follows its header: programs that read keys contain the header alone."""
     after = re.split(r"PRIVATE KEY|PuTTY-User-Key-File-2|SSH2 ENCRYPTED", line, maxsplit=1)[-1]
     return bool(_AFTER_HEADER.match(f"{after}\n{following}"))

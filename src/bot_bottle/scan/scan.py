@@ -20,7 +20,7 @@ from bot_bottle.verify.entries import Stream
 LARGEST = 64 << 20  # bytes of a file that are looked at
 _PART = 1 << 20  # bytes of it that are looked at together
 _LARGEST_SETTINGS = 256 << 10  # bytes of a file whose every line is looked at for words
-_SAID = 20  # findings told of one file
+_SAID = 20  # findings reported for one file
 _BINARY = 8192  # bytes at the beginning, of which none is NUL in a text
 
 
@@ -93,7 +93,7 @@ def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[in
 
 
 def _parts(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Give a text in parts of whole lines, if they are not too long, and how many are before each."""
+    """Yield a text in parts of whole lines, if they are not too long, and how many lines are before each."""
     content, lines, seen = b"", 0, 0
     for piece in pieces:
         if not seen and b"\0" in piece[:_BINARY]:
