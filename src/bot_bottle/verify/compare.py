@@ -1,9 +1,9 @@
 """An image's tree against an artifact's: what differs, and whether it was to be expected.
 
-The rules of what is expected are those of smolvm 1.32.2, which unpacks a layer on the host: it passes over
-devices, FIFOs and extended attributes, gives symlinks to root, reads whole seconds, and refuses links that
-lead to the root or over it. They are written here once more, apart from the packer's own (image/portable.py):
-a mistake there is a difference here.
+The rules of what is expected are those of smolvm 1.32.2, which unpacks a layer on the host: it skips devices,
+FIFOs and extended attributes, gives symlinks to root, reads whole seconds, and refuses links that lead to the
+root or above it. They are written here a second time on purpose, apart from the packer's own
+(rootfs/smolvm_compat.py): a mistake there is a difference here.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def compare_config(image_id: str, config: ImageConfig, manifest: Manifest, found
             found.unexpected("setting", _NOT_EXPECTED, name, _listed(ours), _listed(theirs))
     for entry in config.env:
         if "=" not in entry:
-            found.expected("setting", "container engines leave out what is no NAME=VALUE", "env", entry)
+            found.expected("setting", "container engines leave out what is not NAME=VALUE", "env", entry)
 
 
 def _side_by_side(
@@ -166,7 +166,7 @@ def _link(image: Tree, path: bytes, ours: EntryMetadata, theirs: EntryMetadata, 
 
 
 def _names(facts: EntryMetadata) -> str:
-    """Give attributes by name, with the beginning of their values' hashes, so that a change shows."""
+    """Return attributes by name, with the beginning of their values' hashes, so that a change shows."""
     return ", ".join(f"{name} ({value[:8]})" for name, value in json.loads(facts.xattrs).items()) or "none"
 
 

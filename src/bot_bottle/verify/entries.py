@@ -25,7 +25,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class EntryMetadata:
-    """What a file of any kind is. Names and numbers of untrusted size are text.
+    """Metadata and content hash of a file of any kind. Names and numbers of untrusted size are text.
 
     `mtime` is in seconds, with a fraction where there is one. `content` is a file's SHA-256. `link` is a
     symlink's target. `xattrs` is JSON: the SHA-256 of each value by name.
@@ -58,7 +58,7 @@ class Entry:
 
 
 def read_entries(stream: Stream, what: str) -> Iterator[Entry]:
-    """Give the members of a tar one by one. Raises ImageError, naming `what`, for one that is damaged."""
+    """Yield the members of a tar one by one. Raises ImageError, naming `what`, for one that is damaged."""
     headers = Headers(stream, what, strict_end=True)
     for member in headers:
         name = member.name.encode("utf-8", "surrogateescape")
@@ -106,20 +106,20 @@ def _xattrs(records: Mapping[str, str]) -> str:
 
 
 def plain(name: bytes) -> bytes:
-    """Give an entry's path without `./`, double and last slashes; `..` and a first slash stay."""
+    """Return an entry's path without `./`, double and last slashes; `..` and a first slash stay."""
     clean = posixpath.normpath(name) if b".." not in name.split(b"/") else name
     return b"" if clean in (b".", b"") else clean
 
 
 class Stream:
-    """Pieces of bytes as a forward stream, for whoever reads tars."""
+    """Pieces of bytes as a forward stream, for reading a tar."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._piece = memoryview(b"")
 
     def read(self, count: int, /) -> bytes:
-        """Give `count` bytes, fewer only at the end."""
+        """Return `count` bytes, fewer only at the end."""
         parts = []
         while count and self._more():
             part, self._piece = self._piece[:count], self._piece[count:]
@@ -128,7 +128,7 @@ class Stream:
         return b"".join(parts)
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes; give how many there were."""
+        """Skip `count` bytes; return how many there were."""
         left = count
         while left and self._more():
             part, self._piece = self._piece[:left], self._piece[left:]

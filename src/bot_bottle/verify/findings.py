@@ -31,7 +31,7 @@ class Finding:
 
 
 class Findings:
-    """Gathers differences in bounded space."""
+    """Collects differences in bounded space."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[bool, str, str], Finding] = {}
@@ -49,7 +49,7 @@ class Findings:
         self._add(Finding(what, why, expected=False), path, image, artifact)
 
     def all(self) -> tuple[Finding, ...]:
-        """Give what was found, the unexpected first."""
+        """Return what was found, the unexpected first."""
         return tuple(self._found[key] for key in sorted(self._found))
 
     def _add(self, new: Finding, path: bytes | str, image: object, artifact: object) -> None:
@@ -60,7 +60,7 @@ class Findings:
 
 
 def shown_path(path: bytes | str) -> str:
-    """Give a path, or the name of a setting, on one line."""
+    """Return a path, or the name of a setting, on one line."""
     return path if isinstance(path, str) else "/" + _shown(path)
 
 

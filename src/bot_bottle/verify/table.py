@@ -20,7 +20,7 @@ _MARKS = ", ".join("?" for _ in fields(EntryMetadata))
 
 @contextmanager
 def tables(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Hold a database in `folder`, which the caller owns, for as long as the block lasts.
+    """Yield a connection to a new database in `folder`, which the caller owns.
 
     Raises DiskFullError when it does not fit there.
     """
@@ -44,7 +44,10 @@ def tables(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 class Tree:
-    """The files of one root filesystem by path. `refuse` is told why smolvm would not unpack a path."""
+    """The files of one root filesystem by path.
+
+    `refuse` is called with the reason why smolvm would not unpack a path, and the path.
+    """
 
     def __init__(
         self, connection: sqlite3.Connection, name: str, refuse: Callable[[str, bytes], None]
@@ -61,7 +64,7 @@ class Tree:
         self._insert_file = f"INSERT INTO {name}_files VALUES (?, {_MARKS})"
 
     def add(self, entry: Entry) -> None:
-        """Put an entry in its place, as whoever unpacks the tar would: over what has its name already."""
+        """Put an entry in its place as unpacking the tar would: over what has its name already."""
         self.count += 1
         path = self._place(plain(entry.name))
         if not path:
@@ -79,17 +82,17 @@ class Tree:
             self._name(path, inode, is_folder=False)
 
     def get(self, path: bytes) -> EntryMetadata | None:
-        """Give what is at a path; links are not followed."""
+        """Return what is at a path; links are not followed."""
         row = self._run(f"{self._select} WHERE path = ?", (path,)).fetchone()
         return None if row is None else EntryMetadata(*row[1:])
 
     def all(self) -> Iterator[tuple[bytes, EntryMetadata]]:
-        """Give every path and what is there, sorted by path."""
+        """Yield every path and what is there, sorted by path."""
         for path, *row in self._run(f"{self._select} ORDER BY path"):
             yield path, EntryMetadata(*row)
 
     def groups_query(self, table: str, other: Tree) -> str:
-        """Give SQL that makes a table of the paths which share a file, and the first of the names it has.
+        """Return SQL that makes a table of the paths which share a file, and the first of the file's names.
 
         Only paths that `other` has too count.
         """
@@ -126,7 +129,7 @@ class Tree:
         return b"/".join(here), b""
 
     def _place(self, path: bytes) -> bytes | None:
-        """Give a path with the links on its way followed, its folders made where they are missing.
+        """Return a path with the links on its way followed, its folders made where they are missing.
 
         None stands for one that smolvm would not unpack.
         """
@@ -170,7 +173,7 @@ class Tree:
         self._name(path, self._inode, is_folder=facts.kind == "folder")
 
     def _name(self, path: bytes, inode: int, *, is_folder: bool) -> None:
-        """Give a file a name. What had it goes, with all that was in it, but for a folder where one comes."""
+        """Put a file under a name; what had it is removed with its contents, but a folder under a folder."""
         if self._run(f"INSERT OR IGNORE INTO {self.name} VALUES (?, ?)", (path, inode)).rowcount:
             return
         if not (is_folder and self._kind(path) == "folder"):

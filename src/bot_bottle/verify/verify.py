@@ -41,8 +41,8 @@ def verify(
     """Verify every byte of an artifact and, with an image, compare what they hold and how they are run.
 
     The image's tree is the flattened one with nothing left out or rewritten. Memory does not grow with the
-    artifact: lists of files are kept in `scratch`. `on_bytes` is told how many bytes of the artifact were
-    read. Raises ArtifactError and ImageError for what is damaged.
+    artifact: lists of files are kept in `scratch`. `on_bytes` is called with how many bytes of the artifact
+    were read. Raises ArtifactError and ImageError for what is damaged.
     """
     found = Findings()
     with tables(scratch) as connection:
