@@ -45,7 +45,7 @@ class ForwardStream(Protocol):
     """What a tar is read from: bytes in order, some of them skipped."""
 
     def read(self, count: int, /) -> bytes:
-        """Give `count` bytes, fewer only at the end."""
+        """Return `count` bytes, fewer only at the end."""
 
     def skip(self, count: int, /) -> int:
         """Pass over `count` bytes; give how many there were."""
@@ -79,7 +79,7 @@ class Headers:
             self._skip(following - self._position)
 
     def data(self) -> Iterator[bytes]:
-        """Give the present member's data in pieces, holes as zeros; what is not taken is passed over."""
+        """Yield the current member's data in pieces, holes as zeros; what is not read is skipped."""
         at = 0
         for offset, length in self.extents if self.extents is not None else ((0, self._held),):
             yield from sparse.zeros(offset - at)
@@ -180,7 +180,7 @@ class Headers:
         self.extents = tuple((offset, length) for offset, length in extents if length)
 
     def _apply(self, info: tarfile.TarInfo, records: Records) -> None:
-        """Let PAX records replace fields; an empty one leaves the header's value, as the engines read it."""
+        """Replace fields by PAX records; an empty one leaves the header's value, as the engines read it."""
         info.pax_headers = records
         info.name = records.get("GNU.sparse.name") or records.get("path") or info.name
         info.linkname = records.get("linkpath") or info.linkname
@@ -247,7 +247,7 @@ class Headers:
 
 
 def checksum(block: bytes) -> int:
-    """Give the sum of a block's bytes, the quickest way there is: it is one half of Adler-32 (RFC 1950)."""
+    """Return the sum of a block's bytes, the quickest way there is: it is one half of Adler-32 (RFC 1950)."""
     return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
 
 

@@ -16,7 +16,7 @@ _ZEROS = bytes(1 << 20)
 
 
 def zeros(count: int) -> Iterator[bytes]:
-    """Give a hole of `count` bytes, in pieces."""
+    """Yield a hole of `count` bytes, in pieces."""
     while count > 0:
         yield _ZEROS[:count]
         count -= len(_ZEROS)

@@ -25,11 +25,11 @@ class TarStream(io.RawIOBase):
         self._last = b""
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True: it can be read."""
         return True
 
     def read(self, count: int | None = -1, /) -> bytes:
-        """Give `count` bytes, fewer only at the end; without a count, all that is left."""
+        """Return `count` bytes, fewer only at the end; without a count, all that is left."""
         data = self._source.read(-1 if count is None else count)
         self._last = (self._last + data if len(data) < len(_END_MARK) else data)[-len(_END_MARK) :]
         return data
@@ -63,7 +63,7 @@ class TarStream(io.RawIOBase):
             on_bytes(len(piece))
 
     def at_end(self) -> bool:
-        """Tell whether nothing is left to read; what is left is then no longer of use."""
+        """Return whether nothing is left to read; what is left is discarded."""
         return not self._source.closed and not self.read(1)
 
     @property
