@@ -14,6 +14,7 @@ from bot_bottle.cache.cache import Cache, Explanation
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
+from bot_bottle.engine.commands import check_ref
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.source import Pull, Source
@@ -100,6 +101,7 @@ class Converter:
                 stage.conclude(f"image {built.id[:19]} with {self.engine.name}")
                 return built
         if source.image is not None:
+            check_ref(source.image)  # before an engine is looked for
             self._pull(source.image, source.pull)
             return self.engine.image(source.image)
         from bot_bottle.pack.source_archive import opened_archive
