@@ -179,8 +179,8 @@ def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--packer=smolvm"], "--packer is for microVMs"),
-        (["--accel=kvm"], "--accel is for microVMs"),
+        (["--packer=smolvm"], "--packer does not work with --backend docker"),
+        (["--accel=kvm"], "--accel does not work with --backend docker"),
         (["--archive=x.tar"], "no archives"),
         (["--json"], "--json needs --plan"),
     ],

@@ -190,7 +190,7 @@ def test_eight_at_once_are_told_in_a_table(root: Caller, git_image: str) -> None
 
 def test_a_fan_that_does_not_fit_begins_nothing(root: Caller, git_image: str) -> None:
     fan(root, git_image, 3, "true", "-m", "1000g").failed(101, "memory are free", "--memory")
-    fan(root, git_image, 3, "true", "--workspace", "mount").failed(2, "clones")
+    fan(root, git_image, 3, "true", "--workspace", "mount").failed(2, "--workspace clone")
     detached(root, git_image, "try-2", "sleep 100")
     fan(root, git_image, 3, "true").failed(101, "try-2 is running")
     assert list(states(root.bottle)) == ["try-2"]

@@ -47,7 +47,8 @@ def test_a_dockerfile_becomes_an_artifact(bottle: Bottle, context: Context) -> N
     assert (root["file"], root["made"]) == (b"given", b"made\n")
     manifest = manifest_of(done.path)
     assert (manifest["user"], manifest["cmd"], manifest["network"]) == ("agent", ["/made"], False)
-    assert [line.split()[0] for line in done.err.splitlines()] == ["build", "export", "pack"]
+    stages = [line.split()[0] for line in done.err.splitlines()]  # a slow one is shown more than once
+    assert list(dict.fromkeys(stages)) == ["build", "export", "pack"]
     assert not bottle.leftovers
 
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -103,14 +103,15 @@ class Exporter:
 
     @contextmanager
     def _direct(self, image_id: str) -> Iterator[Image]:
-        with stored_image(self._engine, image_id) as image:
-            if image is None:
-                raise _NotDirect(
-                    f"the image cannot be read where {self._engine.name} keeps it",
-                    why="it takes root on the engine's machine, and overlay2 or containerd's image store",
-                    next_step="choose another --transport",
-                )
+        with ExitStack() as stack:
             with self._progress.stage("export") as stage:
+                image = stack.enter_context(stored_image(self._engine, image_id))
+                if image is None:
+                    raise _NotDirect(
+                        f"the image cannot be read where {self._engine.name} keeps it",
+                        why="it takes root on the engine's machine, and overlay2 or containerd's image store",
+                        next_step="choose another --transport",
+                    )
                 stage.conclude(f"not needed, read where {self._engine.name} keeps it")
             yield image
 
