@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.engine import commands as argv
 from bot_bottle.engine import errors as words
+from bot_bottle.engine.builder import choose_builder, has_buildx
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
 from bot_bottle.engine.errors import NoSuchImageError
@@ -39,14 +39,28 @@ _ANSWER_LIMIT = 16 << 20  # bytes of JSON; an image's description takes some kB
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A container engine that has answered. Made by `find_engine`. `timeout` (s) is for short commands."""
+    """A container engine that has answered. Made by `find_engine`. `timeout` (s) is for short commands.
+
+    `fixed_builder` carries out builds; None: buildx does, if it is there. What is asked is asked once.
+    """
 
     name: EngineName
     program: Path
     client_version: str
     server_version: str
-    builder: Builder
+    fixed_builder: Builder | None
     timeout: float = 60.0
+    _answers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def builder(self) -> Builder:
+        """What carries out the builds."""
+        if self.fixed_builder is not None:
+            return self.fixed_builder
+        if "builder" not in self._answers:
+            self._answers["builder"] = "buildx" if has_buildx(self.program, self.timeout) else "classic"
+        builder: Builder = self._answers["builder"]
+        return builder
 
     @property
     def buildkit(self) -> bool:
@@ -192,11 +206,14 @@ class Engine:
             raise misread
 
     def info(self) -> dict[str, Any]:
-        """Give what the engine says of itself."""
-        info = _json(self.name, self._run(argv.info_argv(self.program), "describe itself").stdout)
-        if not isinstance(info, dict):
-            raise EngineError(f"{self.name} described itself in a form that is not known")
-        return info
+        """Return what the engine says of itself."""
+        if "info" not in self._answers:
+            info = _json(self.name, self._run(argv.info_argv(self.program), "describe itself").stdout)
+            if not isinstance(info, dict):
+                raise EngineError(f"{self.name} described itself in a form that is not known")
+            self._answers["info"] = info
+        answer: dict[str, Any] = self._answers["info"]
+        return answer
 
     def details(self) -> EngineDetails:
         """Ask the engine about itself."""
@@ -334,38 +351,11 @@ def _ask(program: Path, timeout: float) -> Engine:
         raise EngineError(f"{name} does not answer", why=done.complaint, next_step=words.start(name))
     components = server.get("Components")
     served_by_podman = "Podman" in json.dumps(components)
-    asked = not os.environ.get("DOCKER_BUILDKIT")  # which decides, whatever there is
-    has_buildx = asked and _release(versions[0]) >= (23, 0) and _has_buildx(program, timeout)
-    builder = choose_builder(*versions, served_by_podman, has_buildx, os.environ)
-    return Engine("docker", program, *versions, builder)
-
-
-def choose_builder(
-    client: str, server: str, served_by_podman: bool, has_buildx: bool, environ: Mapping[str, str]
-) -> Builder:
-    """Choose what carries out docker's builds; DOCKER_BUILDKIT, where the user set it, decides.
-
-    Clients before 23 hold BuildKit, later ones leave it to the buildx plugin; servers have it from 18.09 on,
-    and podman's docker service has not.
-    """
-    modern: Builder = "buildx" if _release(client) >= (23, 0) else "buildkit"
-    if wish := environ.get("DOCKER_BUILDKIT"):
-        return "classic" if wish in ("0", "f", "F", "false", "False", "FALSE") else modern
-    if served_by_podman or _release(server) < (18, 9) or (modern == "buildx" and not has_buildx):
-        return "classic"
-    return modern
-
-
-def _has_buildx(program: Path, timeout: float) -> bool:
-    try:
-        return process.run(argv.buildx_argv(program), timeout=timeout, check=False).code == 0
-    except process.CommandFailed:
-        return False
-
-
-def _release(version: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    # which of the two it is takes another program's start, and only a build needs to know
+    with_buildx, without = (
+        choose_builder(*versions, served_by_podman, there, os.environ) for there in (True, False)
+    )
+    return Engine("docker", program, *versions, with_buildx if with_buildx == without else None)
 
 
 def _said(error: process.CommandFailed) -> str:

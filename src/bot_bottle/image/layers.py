@@ -6,16 +6,16 @@ The compression is told by its magic number: media types in the wild do not alwa
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import zstandard
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.gunzip import GZIP_MAGIC, GzipError, open_gzip
+from bot_bottle.image.hashing import BackgroundHash
 from bot_bottle.image.spec import Digest
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ CHUNK = 1 << 20  # bytes
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte of 0x50 to 0x5f; parallel compressors begin with one
+_MAGIC = 6  # bytes, at most
 _FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4"}
 _BROKEN = (OSError, EOFError, GzipError, zstandard.ZstdError)
 
@@ -48,7 +49,7 @@ class _Raw:
     def __init__(self, blob: Blob, digest: Digest | None) -> None:
         self._blob = blob
         self._position = 0
-        self._hash: Any = hashlib.new(digest.algorithm) if digest else None
+        self._hash = BackgroundHash(digest.algorithm) if digest else None
 
     def read(self, count: int = -1) -> bytes:
         count = CHUNK if count < 0 else count
@@ -71,12 +72,14 @@ class _Raw:
         return count
 
     def close(self) -> None:
-        """Nothing is held: the file belongs to the archive."""
+        """End what hashes. The file belongs to the archive."""
+        if self._hash is not None:
+            self._hash.close()
 
     def hexdigest(self) -> str | None:
         while self.read(CHUNK):
             pass
-        return str(self._hash.hexdigest()) if self._hash is not None else None
+        return self._hash.hexdigest() if self._hash is not None else None
 
 
 class LayerReader(Protocol):
@@ -103,13 +106,21 @@ class LayerReader(Protocol):
         """Let go of what is held."""
 
 
+@dataclass(slots=True)
+class Verification:
+    """Whether a layer has been read to its end, and found to be what its digests say."""
+
+    done: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob.
 
     `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob. `headers`
     opens it for who only wants the tar's headers; they are known to be right where it is `verified`. All of
-    it is where it is `sound`: then it need not be verified again.
+    it is where it is `sound`, or as soon as its `verification` is done: then it need not be verified again.
+    An `immutable` one is the same each time it is read; others have to be verified when their data is used.
     """
 
     diff_id: Digest
@@ -119,6 +130,8 @@ class Layer:
     headers: Callable[[], LayerReader] | None = field(default=None, repr=False, compare=False)
     verified: bool = field(default=False, compare=False)
     sound: bool = field(default=False, compare=False)
+    immutable: bool = field(default=False, compare=False)
+    verification: Verification = field(default_factory=Verification, repr=False, compare=False)
 
     def open(self, *, verify: bool = True) -> LayerReader:
         """Open the uncompressed tar stream, to be read in order.
@@ -132,6 +145,16 @@ class Layer:
     def open_headers(self) -> LayerReader:
         """Open it for reading headers and passing over what is between them. Nothing is verified."""
         return self.headers() if self.headers else self.open(verify=False)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether reading it takes decompression, each time."""
+        return self.opener is None and _compression(self.blob.pread(_MAGIC, 0)) is not None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all of it is known to be what its digests say."""
+        return self.sound or self.verification.done
 
     @property
     def size(self) -> int:
@@ -177,7 +200,7 @@ class LayerStream:
         blob_digest = layer.digest if verify and layer.digest != layer.diff_id else None
         self._raw = source or _Raw(layer.blob, blob_digest)
         self._source = self._raw if source else self._decompressed()
-        self._hash: Any = hashlib.new(layer.diff_id.algorithm) if verify else None
+        self._hash = BackgroundHash(layer.diff_id.algorithm) if verify else None
         self._plain = self._source is self._raw
         self._block = b""
         self._at = 0
@@ -228,6 +251,10 @@ class LayerStream:
         """Let go of what is held. The blob's file belongs to the archive and stays open."""
         self._block, self._at, self._ended = b"", 0, True
         self._source.close()
+        if not self._plain:  # else it is the same
+            self._raw.close()
+        if self._hash is not None:
+            self._hash.close()
 
     def __enter__(self) -> LayerStream:
         return self
@@ -238,23 +265,25 @@ class LayerStream:
         self.close()
 
     def _decompressed(self) -> Any:
-        magic = self._layer.blob.pread(6, 0)
+        magic = self._layer.blob.pread(_MAGIC, 0)
         for sign, name in _FOREIGN.items():
             if magic.startswith(sign):
                 raise ImageError(
                     f"{self._layer} is compressed with {name}, which is not understood",
                     next_step="save the image again; layers may be plain, gzip or zstd",
                 )
-        if magic.startswith(GZIP_MAGIC):
-            return open_gzip(self._raw)
-        if magic.startswith(_ZSTD) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
-            return zstandard.ZstdDecompressor().stream_reader(
-                self._raw,  # type: ignore[arg-type]
-                read_size=CHUNK,
-                read_across_frames=True,
-                closefd=False,
-            )
-        return self._raw
+        match _compression(magic):
+            case "gzip":
+                return open_gzip(self._raw)
+            case "zstd":
+                return zstandard.ZstdDecompressor().stream_reader(
+                    self._raw,  # type: ignore[arg-type]
+                    read_size=CHUNK,
+                    read_across_frames=True,
+                    closefd=False,
+                )
+            case None:
+                return self._raw
 
     def _fill(self) -> bool:
         """Take the next block; at the end, verify once."""
@@ -285,9 +314,18 @@ class LayerStream:
             raise _mismatch(self._layer, self._layer.diff_id, found)
         if self._layer.digest is None or not isinstance(self._raw, _Raw):
             return
-        found = self._raw.hexdigest()
-        if found is not None and found != self._layer.digest.hex:
-            raise _mismatch(self._layer, self._layer.digest, found)
+        stored = self._raw.hexdigest()
+        if stored is not None and stored != self._layer.digest.hex:
+            raise _mismatch(self._layer, self._layer.digest, stored)
+
+
+def _compression(magic: bytes) -> Literal["gzip", "zstd"] | None:
+    """Return what a blob that begins with `magic` is compressed with."""
+    if magic.startswith(GZIP_MAGIC):
+        return "gzip"
+    if magic.startswith(_ZSTD) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+        return "zstd"
+    return None
 
 
 def _mismatch(layer: Layer, wanted: Digest, found: str) -> ImageError:

@@ -73,7 +73,8 @@ class Exporter:
                 way = open_archive(self.save(image_id, watch))
         with way as image:
             check_image_id(image, image_id)
-            yield image
+            # nobody writes to what an engine or a registry keeps, or to the run folder
+            yield replace(image, layers=tuple(replace(layer, immutable=True) for layer in image.layers))
 
     def give_up(self, transport: Transport, error: BottleError) -> None:
         """Say that a transport does not work here and another is tried, unless that was to be expected."""

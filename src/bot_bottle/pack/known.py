@@ -13,7 +13,7 @@ from types import TracebackType
 import zstandard
 
 from bot_bottle.image.archive import Image
-from bot_bottle.image.layers import Layer, LayerReader
+from bot_bottle.image.layers import CHUNK, Layer
 from bot_bottle.pack.layer_headers import HeaderStore
 from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.frames import closing
@@ -32,7 +32,9 @@ def _known(layer: Layer, store: HeaderStore) -> Layer:
     kept = store.read(key)
     if kept is not None:
         return replace(layer, headers=partial(_Kept, kept), verified=True)
-    return replace(layer, headers=lambda: _Recorded(layer.open(verify=False), store, key))
+    # to find the headers all of it is decompressed, and here layers are read side by side
+    verify = layer.immutable and layer.compressed and not layer.is_sound
+    return replace(layer, headers=lambda: _Recorded(layer, store, key, verify=verify))
 
 
 class _Kept:
@@ -67,10 +69,14 @@ class _Kept:
 
 
 class _Recorded:
-    """A layer that is read from where it is; if that goes well, the headers that were read are kept."""
+    """A layer that is read from where it is; if that goes well, the headers that were read are kept.
 
-    def __init__(self, stream: LayerReader, store: HeaderStore, key: str) -> None:
-        self._stream = stream
+    With `verify` it is then read to its end, and verified.
+    """
+
+    def __init__(self, layer: Layer, store: HeaderStore, key: str, *, verify: bool) -> None:
+        self._verification = layer.verification if verify else None
+        self._stream = stream = layer.open(verify=verify)
         self._store = store
         self._key = key
         self._frame = zstandard.ZstdCompressor().compressobj()
@@ -97,7 +103,11 @@ class _Recorded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with self._stream:
+            if kind is None and self._verification is not None:
+                while self.some(CHUNK):
+                    pass
+                self._verification.done = True
         if kind is None and self._size < _LARGEST:
             self._add(self._frame.flush())
             frame = b"".join(self._parts)

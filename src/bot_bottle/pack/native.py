@@ -26,6 +26,7 @@ from bot_bottle.pack.precompress import Ahead
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, Flattened, flatten
 from bot_bottle.rootfs.smolvm_compat import Unsupported
 from bot_bottle.scan.credential_files import LARGEST, in_file, in_variables, is_known
+from bot_bottle.smolmachine.writer import threads
 from bot_bottle.vm.guest_rootfs import find_guest
 
 _TOLD = 5  # secrets named in one warning
@@ -97,7 +98,9 @@ class NativePacker:
                     next_step="allow more with --max-image-size, if that is what it should hold",
                 )
 
-        root = flatten(image, verify=False, on_bytes=grow)
+        # reading the headers of compressed layers means decompressing them, which releases Python's lock
+        beside = threads() if any(layer.compressed for layer in image.layers) else 1
+        root = flatten(image, verify=False, threads=beside, on_bytes=grow)
         grown = 0
         grow(root.size)  # holes count too: they are read and written as any bytes
         return root

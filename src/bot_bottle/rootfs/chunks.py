@@ -151,7 +151,7 @@ class LayerData:
         self._image = image
         self._verify = verify
         self._unread = [
-            number for number, layer in enumerate(image.layers) if not (layer.verified or layer.sound)
+            number for number, layer in enumerate(image.layers) if not (layer.verified or layer.is_sound)
         ]
         self._number = -1
         self._stream: LayerReader | None = None
@@ -229,7 +229,7 @@ class LayerData:
         self._stream = self._image.layers[number].open(verify=self._verifies(number))
 
     def _verifies(self, number: int) -> bool:
-        return self._verify and not self._image.layers[number].sound
+        return self._verify and not self._image.layers[number].is_sound
 
     def _drain(self) -> None:
         if self._stream is not None and self._verifies(self._number):

@@ -6,14 +6,19 @@ Nothing is unpacked, and memory holds one small record for each entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from operator import attrgetter
 
 from bot_bottle.errors import ImageError
-from bot_bottle.image.layers import CHUNK, Layered, LayerReader
+from bot_bottle.image.layers import CHUNK, Layer, Layered, LayerReader
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.rootfs.chunks import LayerData, Stretch, stretches
-from bot_bottle.rootfs.layer import merge_layer, read_layer
+from bot_bottle.rootfs.layer import LayerTree, merge_layer, read_layer
 from bot_bottle.rootfs.smolvm_compat import LONGEST_PATH, Unsupported, UnsupportedEntries, make_portable
 from bot_bottle.rootfs.tree import PATH_MAX, Folder, Inode, Quota, join_path, path_of
 
@@ -71,24 +76,22 @@ def flatten(
     *,
     portable: bool = True,
     verify: bool = True,
+    threads: int = 1,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Flattened:
     """Read every layer once, verifying it, and merge them.
 
     With `portable`, what smolvm could not extract is changed or left out (see portable.py and
     `Flattened.losses`). Without `verify` only headers are read, and layers are verified when their data is:
-    until that has been finished, nothing is to be made of it. `on_bytes` hears of layer bytes read,
-    uncompressed. Raises ImageError for a layer that is damaged or hostile.
+    until that has been finished, nothing is to be made of it. Up to `threads` layers are read side by side.
+    `on_bytes` hears of layer bytes read, uncompressed, from one thread at a time. Raises
+    ImageError for a layer that is damaged or hostile.
     """
-    root, quota = Folder(), Quota()
-    for number, layer in enumerate(image.layers):
-        with layer.open() if verify else layer.open_headers() as stream:
-            counted = _Counted(stream, on_bytes)
-            tree = read_layer(counted, number, str(layer), quota)
-            while verify and stream.some(CHUNK):
-                pass  # what follows the end mark belongs to the digest
-        merge_layer(root, tree)
-        del tree
+    root = Folder()
+    with closing(_trees(image, verify, on_bytes, threads)) as trees:
+        for tree in trees:
+            merge_layer(root, tree)
+            del tree
     losses = UnsupportedEntries()
     folders, files = _listed(root, LONGEST_PATH if portable else PATH_MAX, losses)
     if portable:
@@ -104,6 +107,43 @@ def flatten(
             why=f"{flattened.entries} entries of {_ENTRY_LIMIT}, {flattened.size} bytes of {_SIZE_LIMIT}",
         )
     return flattened
+
+
+def _trees(
+    image: Layered, verify: bool, on_bytes: Callable[[int], None], threads: int
+) -> Generator[LayerTree, None, None]:
+    """Read the layers, up to `threads` of them side by side, and yield their trees in their order."""
+    quota, lock = Quota(), threading.Lock()
+    ended = False
+
+    def count(size: int) -> None:
+        if ended:
+            raise ImageError("another layer could not be read")  # seen by nobody
+        with lock:
+            on_bytes(size)
+
+    def read(number: int, layer: Layer) -> LayerTree:
+        with layer.open() if verify else layer.open_headers() as stream:
+            tree = read_layer(_Counted(stream, count), number, str(layer), quota)
+            while verify and stream.some(CHUNK):
+                pass  # what follows the end mark belongs to the digest
+        return tree
+
+    if threads == 1:
+        yield from map(read, itertools.count(), image.layers)
+        return
+    coming: deque[Future[LayerTree]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="layers") as pool:
+        try:
+            for number, layer in enumerate(image.layers):
+                if len(coming) == threads:
+                    yield coming.popleft().result()
+                coming.append(pool.submit(read, number, layer))
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            ended = True
+            pool.shutdown(cancel_futures=True)
 
 
 class _Counted:

@@ -98,7 +98,10 @@ def path_of(node: Inode) -> bytes:
 
 
 class Quota:
-    """The memory that an image's list of files may take, so that a hostile one cannot take it all."""
+    """The memory that an image's list of files may take, so that a hostile one cannot take it all.
+
+    Several threads may spend of it: the counts that they may lose are few beside the limit.
+    """
 
     def __init__(self, limit: int = _QUOTA) -> None:
         self._left = limit

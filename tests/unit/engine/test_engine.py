@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.support.fake_engines import Fake, engine, fails, says
 
-from bot_bottle.engine.engine import Engine, choose_builder, find_engine
+from bot_bottle.engine.builder import choose_builder
+from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, UsageError
 
 NO_DAEMON = "Cannot connect to the Docker daemon at unix:///run/docker.sock. Is the docker daemon running?"
@@ -227,6 +228,17 @@ def test_the_builder(
 def test_a_new_client_is_asked_for_its_plugin(fake: Fake, plugin: str, builder: str) -> None:
     fake("docker", f'[ "$1" = buildx ] && {plugin}\n{says(docker_answer("28.2.2", "28.2.2"))}')
     assert find_engine().builder == builder
+
+
+def test_what_is_not_needed_is_not_asked(fake: Fake, tmp_path: Path) -> None:
+    fake("docker", f'echo "$*" >> {tmp_path}/calls\n{says(docker_answer("28.2.2", "28.2.2"))}')
+    found = find_engine()
+    asked = (tmp_path / "calls").read_text().splitlines()
+    assert len(asked) == 1, asked
+    for _ in range(2):
+        found.info()
+        assert found.builder == "buildx"
+    assert len((tmp_path / "calls").read_text().splitlines()) == 3
 
 
 def test_podmans_docker_service_has_no_buildkit(fake: Fake) -> None:

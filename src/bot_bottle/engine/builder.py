@@ -1,0 +1,39 @@
+"""What carries out docker's builds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from bot_bottle.engine.commands import Builder, buildx_argv
+from bot_bottle.host import process
+
+
+def choose_builder(
+    client: str, server: str, served_by_podman: bool, has_buildx: bool, environ: Mapping[str, str]
+) -> Builder:
+    """Choose what carries out docker's builds; DOCKER_BUILDKIT, where the user set it, decides.
+
+    Clients before 23 hold BuildKit, later ones leave it to the buildx plugin; servers have it from 18.09 on,
+    and podman's docker service has not.
+    """
+    modern: Builder = "buildx" if _release(client) >= (23, 0) else "buildkit"
+    if wish := environ.get("DOCKER_BUILDKIT"):
+        return "classic" if wish in ("0", "f", "F", "false", "False", "FALSE") else modern
+    if served_by_podman or _release(server) < (18, 9) or (modern == "buildx" and not has_buildx):
+        return "classic"
+    return modern
+
+
+def has_buildx(program: Path, timeout: float) -> bool:
+    """Return whether a docker client has the buildx plugin."""
+    try:
+        return process.run(buildx_argv(program), timeout=timeout, check=False).code == 0
+    except process.CommandFailed:
+        return False
+
+
+def _release(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
