@@ -1,8 +1,13 @@
-"""A second way into a folder of root's, on which its files look like those of another user.
+"""Files of the caller that look like those of another user, such as the bottle's.
 
-An idmapped mount (mount_setattr(2), linux 5.12): what is root's in the folder is the user's on the mount, and
-the other way round; all other owners are as they are. Only root can make one. It is for engines that run as
-root, whose containers have no user namespace of their own.
+For a program: it runs in a user namespace (user_namespaces(7)) in which the caller's number has become that
+user's. Files of the caller look like that user's, and what the program makes is the caller's. The caller needs
+no privileges for this, and the program has no capability, in the namespace or outside it, even if the caller
+is root.
+
+For engines that run as root, whose containers have no user namespace of their own: an id-mapped mount
+(mount_setattr(2), Linux 5.12) of a folder. What is root's in the folder is the user's on the mount, and the
+other way round; all other owners are as they are. Only root can make one.
 """
 
 from __future__ import annotations
@@ -12,14 +17,14 @@ import os
 import re
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import paths, process
-from bot_bottle.host.process import Child
+from bot_bottle.host.process import Child, CommandFailed
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.wait import wait_until
@@ -34,6 +39,56 @@ _AT_FDCWD = -100
 _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 0x2, 0x4, 0x100000
 _DETACH, _NOFOLLOW = 2, 8
 _ALL = (1 << 32) - 1
+
+# flags of a file system that a namespace may not remove: they have to be repeated
+_FLAGS = {
+    os.ST_NOSUID: "nosuid",
+    os.ST_NODEV: "nodev",
+    os.ST_NOEXEC: "noexec",
+    os.ST_NOATIME: "noatime",
+    os.ST_NODIRATIME: "nodiratime",
+    os.ST_RELATIME: "relatime",
+}
+
+# binds each path onto itself, read-only: PATH OPTIONS ... -- PROGRAM
+_BIND_READ_ONLY = """\
+while [ "$1" != -- ]; do
+  mount --no-canonicalize --bind -- "$1" "$1" && mount --no-canonicalize -o "$2" -- "$1" || exit 125
+  shift 2
+done
+shift
+exec "$@"
+"""
+
+
+def as_user(uid: int, gid: int, kept: Sequence[Path] = ()) -> tuple[str, ...]:
+    """Return what to put before a command line to run its program with the caller's files as a user's.
+
+    The program cannot change what is `kept`, whatever its user may do. Raises WorkspaceError when this
+    machine does not allow it.
+    """
+    mapped = ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--")
+    bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
+    prefix: tuple[str, ...] = (*mapped, *bare)
+    if kept:
+        places = [part for path in kept for part in (str(path), _options(path))]
+        own = ("unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c", _BIND_READ_ONLY, "sh")
+        prefix = (*own, *places, "--", *prefix)
+    try:
+        process.run([*prefix, "true"], timeout=30)
+    except CommandFailed as error:
+        raise WorkspaceError(
+            "cannot map your files to the bottle's user: user namespaces are not allowed here",
+            why=error.why,
+            next_step="allow user namespaces (sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+        ) from error
+    return prefix
+
+
+def _options(path: Path) -> str:
+    flags = os.statvfs(path).f_flag
+    return ",".join(["remount,bind,ro", *(name for flag, name in _FLAGS.items() if flags & flag)])
 
 
 @contextmanager

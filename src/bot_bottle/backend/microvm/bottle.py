@@ -40,7 +40,7 @@ from bot_bottle.vm.smolvm import (
     prune_argv,
     status_argv,
 )
-from bot_bottle.workspace.owned import as_user
+from bot_bottle.workspace.idmap import as_user
 
 _CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
 _BOOT = 300.0
