@@ -100,12 +100,12 @@ class PrivateEngine:
 
     def end_leftover(self) -> None:
         """End what a killed keeper left, or one whose engine is gone."""
-        processes.end_recorded(self.keeper)
+        processes.sweep_process(self.keeper)
         self.end()
 
     def end(self) -> None:
         """End the engine's programs and remove what they left outside the data folder."""
-        processes.end_recorded(self.processes)
+        processes.sweep_process(self.processes)
         self.bridge.remove()
         for name in FILES:
             (self.run / name).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def alive(state: Path) -> bool:
     return bool(marks) and all(started and start_time(pid) == started for pid, started in marks)
 
 
-def end_recorded(state: Path) -> None:
+def sweep_process(state: Path) -> None:
     """End the processes that were written down, the last one first."""
     for pid, started in reversed(recorded(state)):
         end(pid, started)

@@ -22,9 +22,9 @@ def _later(module: str, function: str, stray: dict[str, Any]) -> None:
 _container = partial(_later, "engine.containers", "sweep")
 
 SWEEPERS: dict[str, rundir.Sweeper] = {
-    "process": process_tree.end_recorded,
+    "process": process_tree.sweep_process,
     "machine": partial(_later, "backend.microvm.bottle", "sweep_machine"),
-    "mount": partial(_later, "workspace.idmap", "sweep"),
+    "mount": partial(_later, "workspace.idmap", "sweep_mount"),
     "engine-mount": partial(_later, "backend.container.idmap_helper", "sweep"),
     "bottle-container": _container,
     "look-container": _container,

@@ -10,7 +10,7 @@ from typing import Any
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
 from bot_bottle.secrets.build import BuildSecret, Ssh, parse_ssh
-from bot_bottle.secrets.reference import Reference, referred
+from bot_bottle.secrets.reference import Reference, make_reference
 
 DEFAULT = "default"
 DEFAULT_MEMORY = "4g"
@@ -160,7 +160,9 @@ def _reference(key: str, name: str, table: Mapping[str, Any], file: ConfigFile) 
     if table["file"] is not None:
         _check_outside(table["file"], f"{key}.{name}.file", file)
     try:
-        return referred(name, table, table.get("hosts", ()), Reference if key == "secrets" else BuildSecret)
+        return make_reference(
+            name, table, table.get("hosts", ()), Reference if key == "secrets" else BuildSecret
+        )
     except SpecError as error:
         raise SpecError(f"{file.path}: {error.message}", why=error.why, next_step=error.next_step) from error
 

@@ -80,7 +80,7 @@ def announce_start(pid: int) -> None:
         observer(pid)
 
 
-def end_recorded(stray: dict[str, Any]) -> None:
+def sweep_process(stray: dict[str, Any]) -> None:
     """End what a run folder records as `process` (its sweeper)."""
     end_orphan(int(stray["pid"]), str(stray["started"]))
 

@@ -22,7 +22,7 @@ Form = Literal["embedded", "container"]
 _SWEEPERS: dict[str, rundir.Sweeper] = {
     container.STRAY: containers.sweep,
     names.STRAY: names.sweep,
-    "process": process_tree.end_recorded,
+    "process": process_tree.sweep_process,
 }
 
 

@@ -105,10 +105,10 @@ def parse_one(item: str, kind_of: type[R]) -> R:
         places = {"env": name}
     if kind and kind not in places:
         raise SpecError(f"the secret {_named(name)}: its type and where it is do not fit together")
-    return referred(name, places, hosts, kind_of)
+    return make_reference(name, places, hosts, kind_of)
 
 
-def referred(name: str, places: Mapping[str, str | None], hosts: Sequence[str], kind_of: type[R]) -> R:
+def make_reference(name: str, places: Mapping[str, str | None], hosts: Sequence[str], kind_of: type[R]) -> R:
     """Make a reference of what was said of each kind. Raises SpecError unless exactly one was."""
     found = [(kind, place) for kind in KINDS if (place := places.get(kind)) is not None]
     if len(found) != 1:

@@ -75,15 +75,15 @@ class Clone:
         """The user's repository that it was made from. Raises WorkspaceError when that is gone."""
         return open_repository(Path(self.record.repository))
 
-    def noted(self, **changes: str) -> Clone:
-        """Give the clone with changes to its record, which are on the disk when this returns."""
+    def with_record(self, **changes: str) -> Clone:
+        """Return the clone with changes to its record, which are on the disk when this returns."""
         record = replace(self.record, **changes)  # type: ignore[arg-type]  # values are the commits
         _write(self.folder, record)
         return Clone(self.folder, record)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Hold the clone and give a folder to work in, which is empty at first and gone afterwards."""
+        """Lock the clone and yield a folder to work in, which is empty at first and removed afterwards."""
         path = self.folder / "scratch"
         with exclusive_lock(self.folder / "lock", lambda: None):
             shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +123,10 @@ def _create(
         filtered: tuple[str, ...] = ()
         if include_dirty:
             done = snapshot(
-                replace(repository.beside(Path(scratch) / "clean.git"), settings=repository.conversions),
+                replace(
+                    repository.with_shared_objects(Path(scratch) / "clean.git"),
+                    settings=repository.conversions,
+                ),
                 repository.top,
                 head,
                 repository.folder / "index",
@@ -132,7 +135,7 @@ def _create(
                 users=True,
             )
             base, filtered = done.commit, done.filtered
-        source = repository.behind(Path(scratch) / "source.git")
+        source = repository.with_alternate(Path(scratch) / "source.git")
         tags = repository.references(f"--merged={head}", "refs/tags")
         repository.update({f"{record.kept}base": (before, base)})
         references = {record.branch: base, **tags}
@@ -171,7 +174,7 @@ def _some(names: Iterable[bytes]) -> str:
 
 
 def _check_names(repository: Repository, record: Record) -> str:
-    """Give the base that an earlier bottle of this name left. Raises WorkspaceError when names are taken."""
+    """Return the base that an earlier bottle of this name left. Raises WorkspaceError if names are taken."""
     there = repository.references("refs/heads/bottle", f"refs/heads/bottle/{record.name}", record.kept[:-1])
     base = there.pop(f"{record.kept}base", "")
     in_the_way = [ref for ref in there if ref in (record.branch, "refs/heads/bottle")]
@@ -203,7 +206,7 @@ def _filled(folder: Path, source: Git, record: Record) -> Git:
 
 
 def _identity(record: Record) -> dict[str, str]:
-    """Give who commits in the clone: the user, as git knows him in his repository."""
+    """Return who commits in the clone: the user, as configured in the repository."""
     env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
     found = {"user.name": f"bottle {record.name}", "user.email": f"{record.name}@bottle.invalid"}
     for key in found:
@@ -220,12 +223,12 @@ def _identity(record: Record) -> dict[str, str]:
 
 
 def whole(folder: Path) -> bool:
-    """Tell whether a clone was finished. One that was not has never been worked in."""
+    """Return whether a clone was completed. Nobody has worked in one that was not."""
     return os.path.lexists(folder / "clone.json")
 
 
 def load(folder: Path) -> Clone:
-    """Give the clone in a folder. Raises WorkspaceError if there is no whole one."""
+    """Return the clone in a folder. Raises WorkspaceError if there is no complete one."""
     try:
         content = json.loads((folder / "clone.json").read_text())
         if content["version"] != _VERSION:

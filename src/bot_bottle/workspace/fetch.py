@@ -53,7 +53,7 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
     record = clone.record
     with clone.scratch() as scratch:
         repository = clone.repository()
-        intake = repository.behind(scratch / "intake.git")
+        intake = repository.with_alternate(scratch / "intake.git")
         references = take(clone.work, intake, record.object_format, record.packs)
         tips = _tips(intake, record, references)
         left: list[str] = []
@@ -63,9 +63,9 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
                 tips["uncommitted"] = _unchanged(intake, record, done) or done.commit
         elif record.uncommitted:
             tips["uncommitted"] = record.uncommitted
-        _transfer(intake, repository.beside(scratch / "clean.git"), record, tips)
+        _transfer(intake, repository.with_shared_objects(scratch / "clean.git"), record, tips)
         branch = _refer(repository, record, tips)
-        clone = clone.noted(
+        clone = clone.with_record(
             branch_at=branch or record.branch_at,
             head=tips["head"],
             uncommitted=tips.get("uncommitted", ""),
@@ -116,7 +116,7 @@ def _tips(intake: Git, record: Record, references: References) -> dict[str, str]
 
 
 def _commits(intake: Git, values: dict[str, str]) -> dict[str, str]:
-    """Give the commit of each reference that is one, or a tag of one, and is there."""
+    """Return the commit of each reference that is one, or a tag of one, and exists."""
     asked = "".join(f"{value}^{{commit}}\n" for value in values.values())
     lines = intake.run("cat-file", "--batch-check=%(objectname) %(objecttype)", input=asked.encode()).text
     found = {}
@@ -144,7 +144,7 @@ def _uncommitted(intake: Git, clone: Clone, parent: str, left: list[str]) -> Sna
 
 
 def _unchanged(intake: Git, record: Record, done: Snapshot) -> str:
-    """Give the commit of an earlier time that says the same, so that it is not made again and again."""
+    """Return an earlier commit with the same content, so that it is not made again and again."""
     if not record.uncommitted:
         return ""
     told = "rev-parse", "-q", "--verify"

@@ -55,7 +55,7 @@ _SETTINGS = (
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give the whole environment of a git process: ours, less what would change what git does."""
+    """Return the whole environment of a git process: ours, without what would change what git does."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     # git starts its parts by name, maybe from inside a hostile folder
     search = [part for part in os.environ.get("PATH", os.defpath).split(":") if part.startswith("/")]
@@ -103,12 +103,12 @@ class Git:
         return self.run(*args, check=check).stdout.decode("utf-8", "surrogateescape").splitlines()
 
     def argv(self, *args: str | Path) -> list[str]:
-        """Give the command line."""
+        """Return the command line."""
         settings = [part for setting in (*_SETTINGS, *self.settings) for part in ("-c", setting)]
         return [program(), "--no-pager", *settings, *map(str, args)]
 
     def environment(self) -> dict[str, str]:
-        """Give the environment."""
+        """Return the environment."""
         names = {
             "GIT_DIR": self.folder,
             "GIT_WORK_TREE": self.work_tree,

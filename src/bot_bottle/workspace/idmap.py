@@ -1,9 +1,9 @@
 """Files of the caller that look like those of another user, such as the bottle's.
 
 For a program: it runs in a user namespace (user_namespaces(7)) in which the caller's number has become that
-user's. Files of the caller look like that user's, and what the program makes is the caller's. The caller needs
-no privileges for this, and the program has no capability, in the namespace or outside it, even if the caller
-is root.
+user's. Files of the caller look like that user's, and what the program makes is the caller's. The caller
+needs no privileges for this, and the program has no capability, in the namespace or outside it, even if the
+caller is root.
 
 For engines that run as root, whose containers have no user namespace of their own: an id-mapped mount
 (mount_setattr(2), Linux 5.12) of a folder. What is root's in the folder is the user's on the mount, and the
@@ -92,8 +92,8 @@ def _options(path: Path) -> str:
 
 
 @contextmanager
-def shown_as(folder: Path, uid: int, gid: int, run: RunDir) -> Iterator[Path]:
-    """Mount root's `folder` (or file) for the time of the block as that user's, and give where.
+def idmapped_mount(folder: Path, uid: int, gid: int, run: RunDir) -> Iterator[Path]:
+    """Mount root's `folder` (or file) as that user's until the block ends, and yield the mount point.
 
     Raises WorkspaceError when the kernel or the file system cannot do it.
     """
@@ -112,13 +112,13 @@ def shown_as(folder: Path, uid: int, gid: int, run: RunDir) -> Iterator[Path]:
             remove(place)
 
 
-def sweep(stray: dict[str, Any]) -> None:
-    """Remove the mount that a killed command left (the sweeper of `mount` strays)."""
+def sweep_mount(stray: dict[str, Any]) -> None:
+    """Remove the mount that a killed command left (recorded as `mount`)."""
     remove(Path(stray["path"]))
 
 
 def is_mounted(place: Path) -> bool:
-    """Whether something is mounted there: of the same file system too, which os.path.ismount does not tell.
+    """Whether something is mounted there; os.path.ismount overlooks mounts of the same file system.
 
     Source: proc_pid_mountinfo(5), the fifth field, in which \\ooo stands for a byte.
     """
@@ -169,7 +169,7 @@ def _call(name: str, number: int, *arguments: Any) -> int:
 
 @contextmanager
 def _namespace(uid: int, gid: int) -> Iterator[int]:
-    """Give a descriptor of a user namespace whose map has root and the user in each other's place."""
+    """Yield a descriptor of a user namespace whose map swaps root and the user."""
     with process.background(["unshare", "--user", "sleep", "60"]) as child:
         own = Path(f"/proc/{child.pid}")
         _wait_for_namespace(child, own)
@@ -197,8 +197,8 @@ def _wait_for_namespace(child: Child, own: Path) -> None:
         )
 
 
-def swapped(one: int, other: int) -> list[tuple[int, int, int]]:
-    """Give a map that swaps two numbers and leaves all others: first inside, first outside, how many.
+def swap_id_map(one: int, other: int) -> list[tuple[int, int, int]]:
+    """Return a map that swaps two numbers and leaves all others: first inside, first outside, how many.
 
     Such are the lines of user_namespaces(7).
     """
@@ -211,4 +211,4 @@ def swapped(one: int, other: int) -> list[tuple[int, int, int]]:
 
 
 def _lines(number: int) -> str:
-    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in swapped(0, number))
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in swap_id_map(0, number))

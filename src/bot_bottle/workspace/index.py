@@ -103,7 +103,7 @@ def set_entries(git: Git, entries: Mapping[bytes, bytes]) -> None:
 
 
 def update(git: Git, names: Iterable[bytes], *how: str) -> None:
-    """Have git update the entries of these names."""
+    """Make git update the entries of these names."""
     _feed(git, names, "update-index", *how, "-z", "--stdin")
 
 

@@ -15,7 +15,7 @@ _GIT = ".git"
 
 
 def mount_of(folder: Path) -> Mount:
-    """Give the mount of a folder. `.git` in it is kept: hooks and settings written there would run here.
+    """Return the mount of a folder. `.git` in it is read-only: hooks written there would run here.
 
     Raises WorkspaceError for a folder that is too much to give away, or is not the caller's.
     """
@@ -44,7 +44,7 @@ def _check(folder: Path) -> None:
     elif any(path.resolve().is_relative_to(folder) for path in own):
         refusal = "bottle keeps its own files in it"
     elif not folder.is_dir():
-        refusal = "it is no folder"
+        refusal = "it is not a folder"
     elif folder.stat().st_uid != os.geteuid():
         refusal = f"it belongs to another user (uid {folder.stat().st_uid})"
     if refusal:
@@ -54,7 +54,7 @@ def _check(folder: Path) -> None:
         )
 
 
-def planted(mount: Mount) -> list[str]:
+def new_git_dirs(mount: Mount) -> list[str]:
     """Name what a bottle left in its mount that git here would obey: a `.git` that was not there before."""
     found = os.path.lexists(mount.source / _GIT) and _GIT not in mount.kept
     return [str(mount.source / _GIT)] if found else []

@@ -14,14 +14,14 @@ from bot_bottle.host.progress import Progress, human_count
 from bot_bottle.host.text import printable
 from bot_bottle.workspace.clone import Clone, create, load
 from bot_bottle.workspace.fetch import Work, collect
-from bot_bottle.workspace.mount import mount_of, planted
+from bot_bottle.workspace.mount import mount_of, new_git_dirs
 from bot_bottle.workspace.repository import open_repository
 from bot_bottle.workspace.review import Summary, summary
 from bot_bottle.workspace.spec import Mount, Request
 
 
 def clone_of(name: str) -> Clone:
-    """Give the clone of a bottle. Raises WorkspaceError if it has none."""
+    """Return the clone of a bottle. Raises WorkspaceError if it has none."""
     folder = _folder(name)
     if not folder.is_dir():
         raise WorkspaceError(
@@ -47,17 +47,17 @@ def based_on(request: Request) -> dict[str, Any]:
 def opened(
     request: Request, name: str, progress: Progress, facts: dict[str, Any] | None = None
 ) -> Iterator[Mount | None]:
-    """Give the mount of a bottle's workspace, or None. When the block ends, by any way, its work is safe.
+    """Yield the mount of a bottle's workspace, or None. However the block ends, its work is safe.
 
     A clone's work is brought into the user's repository; when that fails, the clone is kept and it is said.
-    What came of it is put into `facts`.
+    The result is put into `facts`.
     """
     if request.mode == "none":
         yield None
     elif request.mode == "mount":
         mount = mount_of(request.top)
         yield mount
-        for path in planted(mount):
+        for path in new_git_dirs(mount):
             progress.warn(f"the bottle made {path}: git obeys its settings when it is used there")
     else:
         clone = _made(request, name, progress)

@@ -88,7 +88,7 @@ class Repository:
         return tuple(f"{key}={value}" for key, value in found.items() if value.lower() in _SIMPLE)
 
     def head(self) -> str:
-        """Give the commit that is checked out. Raises WorkspaceError if there is none yet."""
+        """Return the commit that is checked out. Raises WorkspaceError if there is none yet."""
         done = self.git.run("rev-parse", "--verify", "-q", "HEAD^{commit}", check=False)
         if done.code or not _OBJECT_ID.fullmatch(done.text):
             raise WorkspaceError(
@@ -98,7 +98,7 @@ class Repository:
         return done.text
 
     def references(self, *patterns: str) -> dict[str, str]:
-        """Give the object of every reference that matches, by the reference's name."""
+        """Return the object of every reference that matches, by the reference's name."""
         found = {}
         for line in self.git.lines("for-each-ref", "--format=%(objectname) %(refname)", *patterns):
             value, _, name = line.partition(" ")
@@ -106,7 +106,7 @@ class Repository:
         return found
 
     def checked_out(self) -> set[str]:
-        """Give the references that are checked out in the repository or in a worktree of it."""
+        """Return the references that are checked out in the repository or in a worktree of it."""
         lines = self.git.lines("worktree", "list", "--porcelain")
         return {line.removeprefix("branch ") for line in lines if line.startswith("branch ")}
 
@@ -126,12 +126,12 @@ class Repository:
         if text:
             self.git.run("update-ref", "-m", "bottle", "--stdin", "-z", input=text)
 
-    def beside(self, folder: Path) -> Git:
-        """Give git on a new folder of ours that reads and writes this repository's objects alone."""
+    def with_shared_objects(self, folder: Path) -> Git:
+        """Return git on a new folder of ours that reads and writes only this repository's objects."""
         return replace(self._fresh(folder), objects=self.common / "objects")
 
-    def behind(self, folder: Path) -> Git:
-        """Give git on a new folder of ours that reads this repository's objects and writes to its own."""
+    def with_alternate(self, folder: Path) -> Git:
+        """Return git on a new folder of ours that reads this repository's objects and writes to its own."""
         git = self._fresh(folder)
         path = os.fsencode(self.common / "objects")
         # quoted as gitattributes(5) has it for odd names: \ooo for a byte
@@ -148,7 +148,7 @@ class Repository:
 
 
 def open_repository(start: Path) -> Repository:
-    """Give the repository that holds a folder. Raises WorkspaceError if there is none that can be used."""
+    """Return the repository that holds a folder. Raises WorkspaceError if there is none that can be used."""
     check_version()
     top = find_top(start)
     if top is None:
@@ -204,7 +204,7 @@ def _submodule(entry: Path, folder: Path) -> tuple[Path, Path]:
 def _path_in(file: Path) -> str:
     try:
         if not stat.S_ISREG(file.lstat().st_mode):
-            raise _refused(file, "it is no regular file")
+            raise _refused(file, "it is not a regular file")
         with file.open("rb") as opened:
             return os.fsdecode(opened.read(_SMALL)).rstrip("\n")
     except OSError as error:
@@ -219,7 +219,7 @@ def _check_whole(folder: Path, common: Path) -> None:
         parts = [folder / "HEAD", folder / "index", *(common / name for name in named)]
         parts += [objects, *objects.iterdir(), *(objects / "pack").glob("*"), *(objects / "info").glob("*")]
     except OSError as error:
-        raise WorkspaceError(f"{common} is no git folder", why=str(error)) from error
+        raise WorkspaceError(f"{common} is not a git folder", why=str(error)) from error
     for path in parts:
         if path.is_symlink():
             raise _refused(path, "it is a link")

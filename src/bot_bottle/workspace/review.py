@@ -42,7 +42,7 @@ class Summary:
 def summary(clone: Clone, work: Work) -> Summary:
     """Count what was brought back."""
     with clone.scratch() as scratch:
-        git = clone.repository().beside(scratch / "clean.git")
+        git = clone.repository().with_shared_objects(scratch / "clean.git")
         commits = int(git.run("rev-list", "--count", work.head, f"^{work.base}").text)
         added = removed = changed = 0
         for line in git.lines("diff", "--numstat", "--no-renames", *_PLAIN, work.base, work.newest):
@@ -55,9 +55,9 @@ def summary(clone: Clone, work: Work) -> Summary:
 
 @contextmanager
 def diff(clone: Clone, work: Work, *options: str) -> Iterator[BinaryIO]:
-    """Give what a bottle changed as git shows it: a stream of bytes that an agent chose."""
+    """Yield what a bottle changed as git shows it: a stream of bytes that an agent chose."""
     with clone.scratch() as scratch:
-        git = clone.repository().beside(scratch / "clean.git")
+        git = clone.repository().with_shared_objects(scratch / "clean.git")
         argv = git.argv("diff", *_PLAIN, *options, work.base, work.newest)
         with process.reading(argv, env=git.environment(), cwd=git.folder) as stream:
             yield stream
@@ -71,7 +71,7 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
     """
     repository = clone.repository()
     with clone.scratch() as scratch, repository.explain_missing():
-        git = repository.behind(scratch / "merge.git")
+        git = repository.with_alternate(scratch / "merge.git")
         index = repository.folder / "index"
         sparse = repository.is_sparse
         git = replace(git, settings=repository.conversions)
@@ -85,7 +85,7 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
         patch = _patch(git, scratch, there, merged)
         if patch.stat().st_size:
             _write(replace(git, work_tree=repository.top), patch)
-        clone = clone.noted(applied=work.newest)
+        clone = clone.with_record(applied=work.newest)
     return clone, [name.decode("utf-8", "surrogateescape") for name in names if name]
 
 
@@ -204,7 +204,7 @@ def merge_trees(git: Git, base: str, mine: str, theirs: str) -> str:
 
 
 def _entries(git: Git) -> tuple[set[bytes], dict[bytes, dict[int, Entry]]]:
-    """Give the names that are settled, and the stages of those that are not: 1 base, 2 mine, 3 theirs."""
+    """Return the names that are merged, and the stages of those that are not: 1 base, 2 mine, 3 theirs."""
     settled: set[bytes] = set()
     unmerged: dict[bytes, dict[int, Entry]] = {}
     with (git.folder / "entries").open("w+b") as file:
@@ -221,7 +221,7 @@ def _entries(git: Git) -> tuple[set[bytes], dict[bytes, dict[int, Entry]]]:
 
 
 def _merge_entry(git: Git, stages: dict[int, Entry]) -> Entry | tuple[()] | None:
-    """Give what becomes of a name: an entry, () if it goes, None if the sides cannot be joined."""
+    """Return the result for a name: an entry, () if it is removed, None if the sides cannot be merged."""
     base, mine, theirs = (stages.get(number) for number in (1, 2, 3))
     if base == mine or mine == theirs:
         return theirs or ()

@@ -111,7 +111,7 @@ def _add(
 
 
 def _walk(git: Git, work: Path) -> tuple[list[bytes], tuple[str, ...]]:
-    """Give the files and links that are not ignored, and the folders that are repositories of their own."""
+    """Return the files and links that are not ignored, and the folders that are repositories of their own."""
     found: list[bytes] = []
     left: list[str] = []
     level = [b""]
@@ -147,11 +147,11 @@ def _sort(entry: os.DirEntry[bytes], name: bytes, folders: list[bytes], plain: l
 def _check_rules(name: bytes, mode: int) -> None:
     """Raise OSError unless a file that git reads by itself is one that it can read: a pipe has no end."""
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise OSError(f"{os.fsdecode(name)}: its rules are in no regular file")
+        raise OSError(f"{os.fsdecode(name)}: its rules are not in a regular file")
 
 
 def _sorted_out(work: Path, names: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Tell the names that are files or links in real folders from those that are gone or something else."""
+    """Separate the names of files and links in real folders from those that are missing or something else."""
     top = os.fsencode(work)
     content: list[bytes] = []
     gone: list[bytes] = []
@@ -184,6 +184,6 @@ def _mode(top: bytes, path: bytes) -> int:
 
 
 def _ignored(git: Git, names: Iterable[bytes]) -> set[bytes]:
-    """Give the names that the folder's rules ignore."""
+    """Return the names that the folder's rules ignore."""
     asked = (b"./" + name for name in names)  # a leading colon would have a meaning
     return {name[2:] for name in read_names(git, "check-ignore", "-z", "--no-index", "--stdin", names=asked)}

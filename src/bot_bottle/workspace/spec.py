@@ -41,6 +41,6 @@ class Request:
 
 
 def find_top(start: Path) -> Path | None:
-    """Give the top folder of the repository that holds a folder: the nearest with a `.git`, or None."""
+    """Return the top folder of the repository that holds a folder: the nearest with a `.git`, or None."""
     start = start.resolve()
     return next((folder for folder in (start, *start.parents) if os.path.lexists(folder / ".git")), None)

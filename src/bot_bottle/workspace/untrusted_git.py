@@ -56,10 +56,11 @@ class References:
 
 
 def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> References:
-    """Copy the objects of `work`/.git into the store of `git` and give the references.
+    """Copy the objects of `work`/.git into the store of `git` and return the references.
 
-    `skip` names packs whose objects are known to be elsewhere. Raises WorkspaceError when `.git` is no folder
-    or holds what is no git object. Whether all objects that a reference needs are there is not checked.
+    `skip` names packs whose objects are known to be elsewhere. Raises WorkspaceError when `.git` is not a
+    folder or contains something that is not a git object. It is not checked whether all objects that a
+    reference needs are there.
     """
     try:
         with files.open_folder(work) as top, files.open_folder(".git", top) as folder:
@@ -94,7 +95,7 @@ def _take_packs(folder: int, git: Git, known: set[str]) -> None:
         new = [name for name in files.list_names(folder) if _PACK.fullmatch(name) and name not in known]
         for name in new:
             with suppress(FileNotFoundError), files.open_regular(name, folder) as source:
-                # garbage ends it at the first byte that is no object, wherever the file's end may be
+                # garbage ends it at the first byte that is not an object, wherever the file's end may be
                 git.run("index-pack", "--stdin", input=source)
         if not new:
             return
@@ -141,7 +142,7 @@ def _references(folder: int) -> References:
     if head.startswith(b"ref: refs/"):
         return References(os.fsdecode(head.removeprefix(b"ref: ")), values)
     if not _VALUE.fullmatch(head):
-        raise OSError("HEAD names no commit")
+        raise OSError("HEAD does not name a commit")
     return References(head.decode(), values)
 
 

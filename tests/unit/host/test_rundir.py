@@ -85,7 +85,7 @@ def test_programs_that_sigkill_left_are_ended_with_all_that_they_started() -> No
         killed.stdin.close()
     assert killed.returncode == -signal.SIGKILL
     assert all(process_tree.start_time(pid) for pid in pids)
-    assert rundir.sweep({"process": process_tree.end_recorded}) == 1
+    assert rundir.sweep({"process": process_tree.sweep_process}) == 1
     assert [alive(pid) for pid in pids] == [False, False]
 
 

@@ -407,7 +407,7 @@ def test_a_pipe_where_git_reads_keeps_commits_coming(
     os.mkfifo(agent.top / name)
     _, work = collect(clone, ended=True)
     assert (work.head, work.uncommitted) == (head, "")
-    assert "no regular file" in work.left[0]
+    assert "not in a regular file" in work.left[0]
 
 
 def test_what_is_no_file_is_not_work(user: Repo, agent: Repo, clone: Clone) -> None:

@@ -27,7 +27,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.vm.package import prepare_installation
-from bot_bottle.workspace.idmap import is_mounted, swapped
+from bot_bottle.workspace.idmap import is_mounted, swap_id_map
 from bot_bottle.workspace.spec import Mount
 
 STRAY = "engine-mount"
@@ -117,7 +117,9 @@ def _make(
 
 def _map(kind: str, mine: int, theirs: int) -> str:
     """Give mount(8)'s X-mount.idmap for two owners in each other's place."""
-    return " ".join(f"{kind}:{inside}:{outside}:{count}" for inside, outside, count in swapped(mine, theirs))
+    return " ".join(
+        f"{kind}:{inside}:{outside}:{count}" for inside, outside, count in swap_id_map(mine, theirs)
+    )
 
 
 def _argv(program: str, image: str, options: list[str], script: str, arguments: list[str]) -> list[str]:

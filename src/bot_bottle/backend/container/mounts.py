@@ -88,7 +88,9 @@ def _mapped_by_engine(engine: Engine, uid: int, gid: int) -> list[str]:
 
 def _mapped_by_us(mount: Mount, uid: int, gid: int, run: RunDir, stack: ExitStack) -> list[str]:
     folders = [mount.source, *(mount.source / name for name in mount.kept)]
-    return _placed(mount, [stack.enter_context(idmap.shown_as(each, uid, gid, run)) for each in folders])
+    return _placed(
+        mount, [stack.enter_context(idmap.idmapped_mount(each, uid, gid, run)) for each in folders]
+    )
 
 
 def _as_it_is(mount: Mount) -> list[str]:
