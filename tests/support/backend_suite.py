@@ -42,6 +42,16 @@ class Suite:
         )
         assert done.out.decode() == "0\n/t\nother 'words' é=\n2nd|1"
 
+    def test_large_and_odd_variables_arrive_as_they_are(self, attach: Attach) -> None:
+        env = {
+            "LARGE": "x" * ((127 << 10) - 10),
+            "LINES": "# one\n\ntwo\r\nthree=3\n",
+            "ODD": "  \"'`$(id) $HOME\\n \x01\x1b[31m\x7f é語🙂 ",
+        }
+        script = 'for each in "$LARGE" "$LINES" "$ODD"; do printf %s "$each" | sha256sum; done'
+        shown = attach("sh", "-c", script, env=env).out.decode().split()[::2]
+        assert shown == [hashlib.sha256(value.encode()).hexdigest() for value in env.values()]
+
     @pytest.mark.parametrize(
         ("script", "status"),
         [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("exit 1", 1), ("exit 255", 255)],

@@ -145,6 +145,9 @@ class Backend(Protocol):
         `archive` says whether the image is in an archive instead of an engine.
         """
 
+    def check_env(self, env: Mapping[str, str]) -> None:
+        """Refuse variables that this backend cannot give a command. Raises SpecError."""
+
     def host_overhead_mib(self, accel: Accel) -> int:
         """Return the MiB of memory that a bottle takes besides its own. Raises AccelError."""
 

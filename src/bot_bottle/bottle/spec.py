@@ -22,6 +22,9 @@ from bot_bottle.workspace.spec import MODES, Request
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = re.compile(r"[!-<>-~]+")  # of a variable; images have such as `a.b`
+_LARGEST_VARIABLE = 127 << 10  # bytes; execve(2) takes 128 KiB, and on its way it has a longer name
+_ALL_VARIABLES = 1 << 20  # bytes; execve(2) takes a quarter of the stack (8 MiB) with the arguments
 
 MINIMUM_MEMORY_MIB = 256
 DEFAULT_CPUS = 4
@@ -52,6 +55,7 @@ class BottleSpec:
         check_slug(self.slug)
         if self.backend not in BACKENDS:
             raise SpecError(f"no such backend: {self.backend!r}", next_step=f"use {' or '.join(BACKENDS)}")
+        check_env(self.env)
         self._check_secrets()
         if self.workspace.mode not in MODES:
             raise SpecError(
@@ -60,6 +64,7 @@ class BottleSpec:
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty is for --workspace clone")
         backend = backend_for(self.backend)
+        backend.check_env(dict(self.env))
         backend.check(self.egress, self.secrets, archive=self.source.archive is not None)
         self._check_command()
 
@@ -131,6 +136,35 @@ def parse_memory(text: str) -> int:
     return size >> 20
 
 
+def check_env(env: Iterable[tuple[str, str]]) -> None:
+    """Refuse variables that no command can be given. Raises SpecError."""
+    total = 0
+    for name, value in env:
+        if not _NAME.fullmatch(name) or "\0" in value:
+            raise SpecError(f"not a variable: {name[:50]!r}", next_step="give it another name or value")
+        try:
+            size = len(f"{name}={value}".encode()) + 1  # with its NUL, as execve(2) has it
+        except UnicodeEncodeError:
+            raise SpecError(
+                f"the variable {name} is not UTF-8 text",
+                why="engines and smolvm carry no other",
+                next_step="encode it, or put it into a file of the workspace or the image",
+            ) from None
+        if size > _LARGEST_VARIABLE:
+            raise SpecError(
+                f"the variable {name} is too large: {_LARGEST_VARIABLE >> 10} KiB are the most",
+                why=f"it has {size} bytes, and Linux gives a program no such variable",
+                next_step="put it into a file of the workspace or the image",
+            )
+        total += size
+    if total > _ALL_VARIABLES:
+        raise SpecError(
+            f"the variables are too large: {_ALL_VARIABLES >> 20} MiB are the most for all of them",
+            why=f"they have {total} bytes",
+            next_step="put them into a file of the workspace or the image",
+        )
+
+
 def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --env does. Raises SpecError."""
     found: dict[str, str] = {}
@@ -144,4 +178,5 @@ def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
             found[name] = value
         elif name in os.environ:  # docker leaves a variable out that is not set here
             found[name] = os.environ[name]
+    check_env(found.items())
     return tuple(found.items())

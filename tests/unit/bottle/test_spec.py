@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bot_bottle.backend import BackendName
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_env, parse_memory
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Source, parse_build_args
@@ -177,3 +178,47 @@ def test_a_port_that_is_taken_is_told(address: str) -> None:
     assert told.value.message == f"cannot publish {number}:80"
     assert f"port {number} of this machine" in told.value.why
     assert "write 80 alone" in told.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"A": "x" * (127 << 10)}, "A is too large"),
+        ({"A": "é" * (64 << 10)}, "A is too large"),  # bytes count, not characters
+        ({f"A{n}": "x" * (100 << 10) for n in range(11)}, "all of them"),
+        ({"A": "a\0b"}, "not a variable"),
+        ({"": "x"}, "not a variable"),
+        ({"A B": "x"}, "not a variable"),
+        ({"A=B": "x"}, "not a variable"),
+        ({"A\n": "x"}, "not a variable"),
+        ({"\udc80": "x"}, "not a variable"),
+        ({"A": "\udcff"}, "not UTF-8"),
+        ({"B": "\ud800"}, "not UTF-8"),  # as JSON may have it
+    ],
+)
+@pytest.mark.parametrize("backend", ["docker", "smolmachines"])
+def test_variables_that_no_program_can_have_are_refused(
+    backend: BackendName, env: dict[str, str], told: str
+) -> None:
+    with pytest.raises(SpecError, match=told) as caught:
+        BottleSpec(SOURCE, "ok", env=tuple(env.items()), backend=backend)
+    assert len(str(caught.value)) < 500
+
+
+def test_large_variables_pass() -> None:
+    env = {f"A{n}": "x" * ((127 << 10) - 10) for n in range(8)}
+    assert BottleSpec(SOURCE, "ok", env=tuple(env.items())).env == tuple(env.items())
+
+
+def test_names_of_images_pass() -> None:
+    assert BottleSpec(SOURCE, "ok", env=(("a.b", "x"),)).env == (("a.b", "x"),)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "DOCKER_HOST", "https_proxy", "NO_PROXY", "SSL_CERT_FILE", "GODEBUG"]
+)
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "x" * (40 << 10)])
+def test_a_name_that_the_engines_program_reads_holds_one_short_line(name: str, value: str) -> None:
+    with pytest.raises(SpecError, match=f"{name} must be one line"):
+        BottleSpec(SOURCE, "ok", env=((name, value),), backend="docker")
+    assert BottleSpec(SOURCE, "ok", env=((name, "short"), ("MINE", value)), backend="docker").env

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from bot_bottle.backend.base import Boot, BottleConfig, Machine
 from bot_bottle.backend.container import bottle, probes
+from bot_bottle.backend.container.commands import inherited_variables
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import SpecError
 from bot_bottle.host import rundir
@@ -38,6 +39,10 @@ class ContainerBackend:
                     "puts it in",
                     next_step=f"allow hosts instead, with --allow {secret.hosts[0]}",
                 )
+
+    def check_env(self, env: Mapping[str, str]) -> None:
+        """Refuse variables that the engine's own program would read. Raises SpecError."""
+        inherited_variables(env)
 
     def host_overhead_mib(self, _accel: Accel) -> int:
         """Return 0: a container takes no memory besides its own."""

@@ -18,8 +18,11 @@ PIDS = 4096
 
 # names that the engine's own client reads: in its environment they would change what it does
 _OWN_NAME = re.compile(
-    r"(PATH|HOME|TMPDIR|GODEBUG|(LD|DOCKER|CONTAINER|CONTAINERS|XDG|STORAGE|BUILDKIT)_.*)\Z"
+    r"(PATH|HOME|TMPDIR|SSH_AUTH_SOCK|GO[A-Z]+|(ALL|HTTPS?|NO)_PROXY|REGISTRY_AUTH_FILE"
+    r"|(LD|DOCKER|CONTAINER|CONTAINERS|XDG|STORAGE|BUILDKIT|BUILDAH|PODMAN|SSL_CERT)_.*)\Z",
+    re.IGNORECASE,
 )
+_LONGEST_LINE = 32 << 10  # bytes; docker reads lines of less than 64 KiB from such a file
 
 
 def create_argv(
@@ -60,15 +63,32 @@ def bind_option(source: Path, target: str, *more: str) -> str:
 def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
     """Give a private file with the variables for `--env-file`, and those that such a file cannot carry.
 
-    Those have a line break in their value and come from the client's own environment, so their names must
-    mean nothing to it. Raises SpecError.
+    Those come from the client's own environment. Raises SpecError.
     """
-    inherited = {name: value for name, value in env.items() if "\n" in value or "\r" in value}
-    for name in inherited:
-        if _OWN_NAME.match(name):
-            raise SpecError(f"a container's {name} cannot hold a line break")
+    inherited = inherited_variables(env)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="env-") as file:  # mode 0600
         lines = (f"{name}={value}\n" for name, value in env.items() if name not in inherited)
         file.writelines(os.fsencode(line) for line in lines)
         file.flush()
         yield Path(file.name), inherited
+
+
+def inherited_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that no file for `--env-file` can carry.
+
+    They hold a line break or are long. The engine's client takes them from its environment, so their names
+    must mean nothing to it. Raises SpecError.
+    """
+    inherited = {name: value for name, value in env.items() if not _fits_line(name, value)}
+    for name in inherited:
+        if _OWN_NAME.match(name):
+            raise SpecError(
+                f"a container's {name} must be one line of {_LONGEST_LINE >> 10} KiB at most",
+                why="the engine's own program reads this name, so it can only come from a file of lines",
+                next_step="set it in the command itself: -- sh -c 'export NAME=...; exec ...'",
+            )
+    return inherited
+
+
+def _fits_line(name: str, value: str) -> bool:
+    return len(os.fsencode(f"{name}={value}")) <= _LONGEST_LINE and not {"\n", "\r"} & set(value)
