@@ -142,7 +142,7 @@ def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None
         raise ImageError(
             f"the image is for {shown(str(config.platform))}, not for {wanted}",
             why="the processor of this machine does not run that variant" if variant else "",
-            next_step=f"build or save it for {wanted}",
+            next_step=f"build or pull it for {wanted}: docker and podman take --platform {wanted} for both",
         )
     if len(config.diff_ids) != len(blobs):
         raise ImageError(

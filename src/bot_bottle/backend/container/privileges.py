@@ -3,8 +3,8 @@
 Root in a container has seven capabilities, every other user has none. docker takes capabilities that were
 added as the bounding set of a container, and leaves them to root; podman makes them effective and ambient for
 an ordinary user too. So podman is asked to drop those of its defaults that nobody needs, which leaves the
-others to root alone. Root that joins an ordinary user's container (`exec`) has the seven with podman, and
-none with docker, where no-new-privileges keeps it from what the container's own user has not.
+others to root alone. Root that joins an ordinary user's container (`exec`) has the seven too; with docker
+20.10 it has none, as no-new-privileges keeps it there from what the container's own user has not.
 
 What was asked for is not relied on: before a command starts, its own /proc/self/status is read in its place
 (proc_pid_status(5)), and a user namespace is tried, in which it would have every capability.
