@@ -130,7 +130,7 @@ def test_a_conflict_is_told_and_changes_nothing(root: Caller, git_image: str) ->
     root.bottle("apply", "ship").failed(117, "README", "nothing was changed", "git merge")
     assert repo.git("status", "--porcelain") == before
     again = run(root, repo, git_image, "true", *CLONE)
-    again.failed(116, "earlier bottle named ship")
+    again.failed(116, "earlier bottle ship still exists")
 
 
 def test_a_command_that_fails_or_is_killed_loses_nothing(root: Caller, git_image: str) -> None:
@@ -183,8 +183,8 @@ def test_too_much_is_not_mounted(root: Caller, git_image: str, tmp_path: Path) -
     run(root, repo, git_image, "true", *MOUNT).failed(116, "belongs to another user")
     home = Repo(root.folder)
     run(root, home, git_image, "true", *MOUNT).failed(116, "your home folder")
-    run(root, Repo(Path("/etc")), git_image, "true", *MOUNT).failed(116, "the system's")
-    run(root, Repo(tmp_path), git_image, "true", *CLONE).failed(116, "no git repository")
+    run(root, Repo(Path("/etc")), git_image, "true", *MOUNT).failed(116, "system directory")
+    run(root, Repo(tmp_path), git_image, "true", *CLONE).failed(116, "not a git repository")
 
 
 def test_a_repositorys_file_asks_for_its_own_folder_alone(root: Caller, git_image: str) -> None:

@@ -140,7 +140,7 @@ def _checked(reference: Reference, value: str) -> str:
     if not value:
         raise SecretError(f"the secret {reference.name} is empty", why=f"it was read from {reference}")
     if "\0" in value:
-        raise SecretError(f"the secret {reference.name} holds a NUL byte, which no variable can")
+        raise SecretError(f"the secret {reference.name} contains a NUL byte, which a variable cannot")
     if len(value.encode("utf-8", "replace")) > LARGEST:
         raise _too_large(reference)
     return value

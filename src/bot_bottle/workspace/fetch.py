@@ -93,7 +93,7 @@ def _tips(intake: Git, record: Record, references: References) -> dict[str, str]
     missing = [name for name in (record.branch, "HEAD") if name in values and name not in commits]
     if missing or not (branch or checked_out):
         raise WorkspaceError(
-            "the bottle's repository has lost its commits",
+            "the bottle's repository is missing commits",
             why=f"{missing[0]} names a commit that is not there" if missing else "it has no branch any more",
         )
     head = branch or checked_out

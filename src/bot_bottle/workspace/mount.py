@@ -17,7 +17,7 @@ _GIT = ".git"
 def mount_of(folder: Path) -> Mount:
     """Return the mount of a folder. `.git` in it is read-only: hooks written there would run here.
 
-    Raises WorkspaceError for a folder that is too much to give away, or is not the caller's.
+    Raises WorkspaceError for a folder that a bottle must not have, or that is not the caller's.
     """
     folder = folder.resolve()
     _check(folder)
@@ -38,9 +38,9 @@ def _check(folder: Path) -> None:
     home = Path.home().resolve()
     own = (paths.state_dir(), paths.cache_dir())
     if str(folder) in _SYSTEM or folder.is_relative_to("/proc") or folder.is_relative_to("/sys"):
-        refusal = "it is the system's"
+        refusal = "system directory"
     elif home.is_relative_to(folder):
-        refusal = "it is your home folder, or holds it"
+        refusal = "it is your home folder, or contains it"
     elif any(path.resolve().is_relative_to(folder) for path in own):
         refusal = "bottle keeps its own files in it"
     elif not folder.is_dir():
@@ -49,12 +49,12 @@ def _check(folder: Path) -> None:
         refusal = f"it belongs to another user (uid {folder.stat().st_uid})"
     if refusal:
         raise WorkspaceError(
-            f"{folder} cannot be mounted: {refusal}",
-            next_step="take a folder of your own below it, or --workspace clone",
+            f"refusing to mount {folder}: {refusal}",
+            next_step="use a folder of your own below it, or --workspace clone",
         )
 
 
 def new_git_dirs(mount: Mount) -> list[str]:
-    """Name what a bottle left in its mount that git here would obey: a `.git` that was not there before."""
+    """Return a `.git` that was not in a mount before: git here would obey its configuration."""
     found = os.path.lexists(mount.source / _GIT) and _GIT not in mount.kept
     return [str(mount.source / _GIT)] if found else []

@@ -58,7 +58,7 @@ def opened(
         mount = mount_of(request.top)
         yield mount
         for path in new_git_dirs(mount):
-            progress.warn(f"the bottle made {path}: git obeys its settings when it is used there")
+            progress.warn(f"the bottle created {path}: running git there would apply its configuration")
     else:
         clone = _made(request, name, progress)
         try:
@@ -71,7 +71,7 @@ def _made(request: Request, name: str, progress: Progress) -> Clone:
     folder = _folder(name)
     if folder.exists():
         raise WorkspaceError(
-            f"the clone of an earlier bottle named {name} is still there",
+            f"a clone from an earlier bottle {name} still exists",
             next_step=f"give another --name, or bottle rm {name}",
         )
     with progress.stage("clone") as stage:

@@ -153,7 +153,7 @@ def open_repository(start: Path) -> Repository:
     top = find_top(start)
     if top is None:
         raise WorkspaceError(
-            f"{start.absolute()} is in no git repository",
+            f"not a git repository: {start.absolute()}",
             next_step="git init and commit, or use --workspace mount",
         )
     entry = top / ".git"
@@ -188,7 +188,7 @@ def _elsewhere(entry: Path) -> tuple[Path, Path]:
     known = folder.parent == common / "worktrees"
     # relative to the folder itself, as `git worktree add --relative-paths` writes it
     if not known or (folder / _path_in(folder / "gitdir")).resolve() != entry.resolve():
-        raise _refused(entry, f"{folder} does not know it as its worktree")
+        raise _refused(entry, f"it is not a registered worktree of {folder}")
     return folder, common
 
 
@@ -197,7 +197,7 @@ def _submodule(entry: Path, folder: Path) -> tuple[Path, Path]:
         "config", "--file", folder / "config", "--no-includes", "core.worktree", check=False
     )
     if not done.text or (folder / done.text).resolve() != entry.parent.resolve():
-        raise _refused(entry, f"{folder} does not know it as its work tree")
+        raise _refused(entry, f"it is not the work tree of {folder}")
     return folder, folder
 
 

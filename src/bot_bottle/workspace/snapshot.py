@@ -126,7 +126,9 @@ def _walk(git: Git, work: Path) -> tuple[list[bytes], tuple[str, ...]]:
                 for entry in inside:
                     _sort(entry, path + b"/" + entry.name if path else entry.name, folders, plain)
         if len(found) + len(plain) + len(folders) > _MOST:
-            raise WorkspaceError(f"{work} holds more than {_MOST} files", next_step="ignore what is built")
+            raise WorkspaceError(
+                f"more than {_MOST} files in {work}", next_step="add build output to .gitignore"
+            )
         ignored = _ignored(git, folders + plain)
         found += [name for name in plain if name not in ignored]
         level = [name for name in folders if name not in ignored]

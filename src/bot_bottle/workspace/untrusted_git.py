@@ -124,7 +124,9 @@ def _take_loose(source: BinaryIO, folder: Path, name: str, object_format: str) -
         whole = False
     if not whole:
         target.unlink()
-        raise WorkspaceError(f"the bottle's repository holds an object that is not what it says: {name}")
+        raise WorkspaceError(
+            f"the bottle's repository has an object whose content is not what its name says: {name}"
+        )
     target.chmod(0o444)
 
 

@@ -48,4 +48,4 @@ def test_outside_a_repository_nothing_is_looked_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "is in no git repository" in str(CliRunner().invoke(bottle, FAN).exception)
+    assert "not a git repository" in str(CliRunner().invoke(bottle, FAN).exception)

@@ -238,7 +238,7 @@ def test_a_worktree_of_another_repository_is_refused_with_relative_paths_too(
     (tmp_path / "stranger").mkdir()
     (tmp_path / "stranger/.git").write_text("gitdir: ../user/.git/worktrees/linked\n")
     (user.top / ".git/worktrees/linked/gitdir").write_text("../../../../linked/.git\n")
-    with pytest.raises(WorkspaceError, match="does not know it as its worktree"):
+    with pytest.raises(WorkspaceError, match="not a registered worktree"):
         open_repository(tmp_path / "stranger")
 
 
@@ -419,7 +419,7 @@ def test_a_branch_in_the_way_is_told(user: Repo, tmp_path: Path, taken: str) -> 
 
 
 def test_what_cannot_be_cloned_is_told(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="no git repository"):
+    with pytest.raises(WorkspaceError, match="not a git repository"):
         open_repository(tmp_path)
     empty = make_repo(tmp_path / "empty")
     with pytest.raises(WorkspaceError, match="no commit yet"):
