@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from bot_bottle.host.signals import SIGNALS
+from tests.support import engine_matrix
 from tests.support.callers import git_context
 from tests.support.canary import Canary
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
@@ -71,19 +72,34 @@ def shared_cache() -> Iterator[Path]:
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test run on each engine that it asks for."""
+    engine_matrix.parametrize(metafunc)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of one engine together."""
+    engine_matrix.sort(items)
+
+
 @pytest.fixture(scope="session")
-def docker() -> Iterator[Docker]:
-    """A real Docker engine. Its DOCKER_HOST is in the environment from here on."""
-    with private_docker() as engine, pytest.MonkeyPatch.context() as patch:
+def docker(request: pytest.FixtureRequest) -> Iterator[Docker]:
+    """A real Docker engine. Its DOCKER_HOST, and its client where it has one, are in the environment then."""
+    with (
+        private_docker(getattr(request, "param", None) or "") as engine,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name, value in engine.variables.items():
             patch.setenv(name, value)
         yield engine
 
 
 @pytest.fixture(scope="session")
-def podman() -> Iterator[Podman]:
+def podman(request: pytest.FixtureRequest) -> Iterator[Podman]:
     """podman with an empty storage of its own."""
-    with private_podman() as engine:
+    name: engine_matrix.Name = getattr(request, "param", None)
+    with private_podman(name or "") as engine:
         yield engine
 
 

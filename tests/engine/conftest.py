@@ -7,9 +7,12 @@ from typing import Protocol
 
 import pytest
 
+from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
+from tests.support.engine_matrix import Case, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
+from tests.support.layouts import config_digest
 
 
 class Context(Protocol):
@@ -29,6 +32,14 @@ def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
     """Run `bottle` with the podman of the tests. No docker answers."""
     silent = {"DOCKER_HOST": f"unix://{cache_dir}/nothing.sock", "BOT_BOTTLE_ENGINE": "podman"}
     return Bottle(cache_dir, {**podman.variables, **silent})
+
+
+@pytest.fixture
+def engine(
+    case: Case, docker: Docker, podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Engine:
+    """Each engine in turn, with each of its clients and builders, as bottle finds it."""
+    return use(case, podman.variables, monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -64,6 +75,12 @@ def saved(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("saved") / "image.tar"
     docker.docker("save", "--output", str(path), image)
     return path
+
+
+@pytest.fixture(scope="session")
+def image_config(saved: Path) -> str:
+    """The digest of the image's config, by which it is known to be the same wherever it is."""
+    return config_digest(saved)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The engine wrapper over real engines: every docker client on PATH with each of its builders, and podman."""
+"""The engine wrapper over real engines: each docker client with each of its builders, and each podman."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ import pytest
 from bot_bottle.engine.engine import BuildRequest, Engine, NoSuchImageError
 from bot_bottle.errors import BuildError, EngineError, SpecError
 from bot_bottle.image.spec import Platform
-from tests.support.engine_matrix import BASE, CASES, PODMAN, dockerfile, fresh_context, use
+from tests.support.engine_matrix import BASE, PODMAN, dockerfile, fresh_context
 from tests.support.engines import OWNER
-
-
-@pytest.fixture(params=CASES, ids=str)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
-    """Each engine in turn."""
-    return use(request.param, request, monkeypatch, tmp_path)
 
 
 @pytest.fixture

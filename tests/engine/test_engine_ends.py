@@ -22,14 +22,8 @@ import pytest
 
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, ImageError
-from tests.support.engine_matrix import CASES, docker_clients, dockerfile, fresh_context, use
+from tests.support.engine_matrix import docker_clients, dockerfile, fresh_context
 from tests.support.engines import Docker, Podman
-
-
-@pytest.fixture(params=CASES, ids=str)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
-    """Each engine in turn."""
-    return use(request.param, request, monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -100,9 +94,9 @@ def test_a_context_that_is_not_there_is_told(client: Path, monkeypatch: pytest.M
 
 
 def test_a_docker_command_that_is_podman(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: Path
+    podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: Path
 ) -> None:
-    for name, value in request.getfixturevalue("podman").variables.items():
+    for name, value in podman.variables.items():
         monkeypatch.setenv(name, value)
     shim = tmp_path / "bin" / "docker"
     shim.parent.mkdir()

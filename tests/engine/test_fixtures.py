@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from tests.support.engines import Docker, Podman
+import pytest
+
+from tests.support.engine_matrix import DOCKERS, PODMANS
+from tests.support.engines import CHOSEN, SCRIPT, Docker, Podman
 from tests.support.images import busybox_context
 
 
+@pytest.mark.each_docker
 def test_docker_builds_and_runs_an_image(docker: Docker, base_image: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {base_image}\nRUN echo made > /made\n")
     image = docker.build(tmp_path)
@@ -15,6 +20,7 @@ def test_docker_builds_and_runs_an_image(docker: Docker, base_image: str, tmp_pa
     assert docker.docker("run", "--rm", image, "cat", "/made") == b"made\n"
 
 
+@pytest.mark.each_podman
 def test_podman_builds_and_saves_an_image(podman: Podman, tmp_path: Path) -> None:
     context = busybox_context(tmp_path / "context")
     (context / "Dockerfile").write_text("FROM scratch\nCOPY rootfs /\nRUN echo made > /made\n")
@@ -22,3 +28,9 @@ def test_podman_builds_and_saves_an_image(podman: Podman, tmp_path: Path) -> Non
     archive = tmp_path / "image.tar"
     podman.podman("save", "--output", str(archive), image)
     assert archive.stat().st_size > 1_000_000
+
+
+def test_the_engines_are_those_of_scripts_engine() -> None:
+    listed = subprocess.run([SCRIPT, "list"], capture_output=True, check=True, timeout=30).stdout.decode()
+    names = {line.split()[0] for line in listed.splitlines()}
+    assert CHOSEN in names if CHOSEN else {*DOCKERS, *PODMANS} - {None} == names

@@ -13,10 +13,10 @@ import pytest
 from bot_bottle import ephemeral_registry
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
-from tests.support.engine_matrix import CASES, PODMAN, dockerfile, fresh_context, use
+from tests.support.engine_matrix import PODMAN, dockerfile, fresh_context
 from tests.support.engines import OWNER, call
 
-ENGINES = [case for case in CASES if not case.wish]  # what builds the image does not matter
+pytestmark = pytest.mark.any_builder
 
 # Ends bottle at its Nth command that changes the engine, before or after the engine carries that out.
 ENDING = """\
@@ -33,12 +33,6 @@ case "$1 $2" in
 esac
 exec "$PROGRAM" "$@"
 """
-
-
-@pytest.fixture(params=ENGINES, ids=str)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
-    """Each engine in turn."""
-    return use(request.param, request, monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
-from tests.support.engine_matrix import CASES, PODMAN, Case, dockerfile, fresh_context, use
+from tests.support.engine_matrix import CASES, PODMAN, dockerfile, fresh_context
 from tests.support.engines import LABEL, OWNER, Docker
 from tests.support.smolmachines import listed
 
@@ -23,20 +24,16 @@ RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
 """
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_way_out_gives_the_same_bytes(
-    case: Case, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    there = use(case, request, monkeypatch, tmp_path)
+def test_every_way_out_gives_the_same_bytes(engine: Engine, tmp_path: Path) -> None:
     folder = fresh_context(tmp_path / "context")
     (folder / "large").write_bytes(os.urandom(9_000_000))
-    image = there.build(dockerfile(folder, STEPS), lambda _line: None)
+    image = engine.build(dockerfile(folder, STEPS), lambda _line: None)
     digests = {}
     for transport in TRANSPORTS:
         bottle = Bottle(tmp_path / transport)
-        done = bottle("pack", "--json", "--image", image, "--engine", there.name, "--transport", transport)
+        done = bottle("pack", "--json", "--image", image, "--engine", engine.name, "--transport", transport)
         digests[transport] = json.loads(done.line)["digest"]
-        direct = f"read where {there.name} keeps it" in done.err
+        direct = f"read where {engine.name} keeps it" in done.err
         assert direct == (transport in ("direct", "auto")), done.err
         assert not bottle.leftovers
     assert len(set(digests.values())) == 1, digests
@@ -138,4 +135,4 @@ def test_archives_are_not_in_an_engine(bottle: Bottle, saved: Path) -> None:
 
 
 def test_podman_is_in_the_matrix() -> None:
-    assert any(case.program == PODMAN for case in CASES)
+    assert any(case.kind == PODMAN for case in CASES)

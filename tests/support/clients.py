@@ -31,9 +31,8 @@ class Skopeo:
     layout: Path
 
     def pull(self, reference: str, folder: Path) -> str:
-        skopeo(
-            "copy", "--preserve-digests", "--src-tls-verify=false", f"docker://{reference}", f"oci:{folder}:x"
-        )
+        options = ("--all", "--preserve-digests", "--src-tls-verify=false")
+        skopeo("copy", *options, f"docker://{reference}", f"oci:{folder}:x")
         return in_layout(folder)
 
     def push(self, target: str) -> None:

@@ -1,4 +1,13 @@
-"""Every engine there is to try: each docker client on PATH with each of its builders, and podman."""
+"""The engines that the tests run on, and how a test asks for one or for each.
+
+A test that needs an engine takes the fixture `docker` or `podman`. Marked `each_docker` or `each_podman` (a
+test, or a module by its `pytestmark`), it runs on each engine of that kind; with both marks, on each docker
+and then on each podman. `engine` is our own wrapper: of each docker client with each of its builders, and of
+each podman.
+
+The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
+engines, so that one runs at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,53 +18,128 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.engine.engine import BuildRequest, Engine, find_engine
-from tests.support.engines import LABEL, OWNER
+from tests.support.engines import CHOSEN, LABEL, OWNER, client_variables
 from tests.support.images import busybox_rootfs
 
 PODMAN = "podman"
 BASE = f"FROM scratch AS base\nLABEL {LABEL}={OWNER}\nCOPY rootfs /\n"
 
+# None is this machine's own, or the one that was chosen for the whole run
+Name = str | None
+OVERLAY2, CONTAINERD = "docker-28-overlay2", "docker-28-containerd"
+DOCKERS: list[Name] = [None, "docker-26-overlay2", "docker-26-containerd", OVERLAY2, CONTAINERD]
+PODMANS: list[Name] = [None, "podman-5.4", "podman-5.8"]
+if CHOSEN:
+    DOCKERS = PODMANS = [None]
+ENGINES = {"docker": DOCKERS, PODMAN: PODMANS}
+
 
 @dataclass(frozen=True)
 class Case:
-    """An engine to try. `wish` is DOCKER_BUILDKIT, "" for our own choice of a builder."""
+    """A client of an engine. `wish` is DOCKER_BUILDKIT, "" for our own choice of a builder."""
 
-    program: str
+    engine: Name = None
+    program: Path | None = None  # this machine's; or that which comes with `client`, or with the engine
+    client: Name = None
+    plugins: bool = True
     wish: str = ""
+    kind: str = "docker"
 
     def __str__(self) -> str:
-        return "-".join(part for part in (self.program, self.wish) if part)
+        parts = (self.engine or CHOSEN or f"own {self.kind}", self.client, self.program, self.wish)
+        return "-".join(str(part) for part in parts if part) + ("" if self.plugins else "-no-plugins")
 
 
 def docker_clients() -> list[Path]:
-    """Give the docker clients of this machine: there may be one of the system and a newer one."""
+    """Return the docker clients of this machine: there may be one of the system and a newer one."""
     found = [Path(folder) / "docker" for folder in os.environ["PATH"].split(os.pathsep)]
-    return list({path.resolve(): path for path in reversed(found) if os.access(path, os.X_OK)}.values())
+    clients = {path.resolve(): path for path in reversed(found) if os.access(path, os.X_OK)}
+    return [path for path in clients.values() if ".cache" not in path.parts]
 
 
-CASES = [
-    *(Case(str(client)) for client in docker_clients()),
-    *(Case(str(client), "0") for client in docker_clients()[:1]),  # the classic builder of the system's
-    Case(PODMAN),
-]
+def _cases() -> list[Case]:
+    system = docker_clients()
+    machines = [Case(program=program) for program in system]
+    classic = Case(program=system[0], wish="0")  # the classic builder of the system's
+    if CHOSEN.startswith("docker"):
+        return [Case(), Case(plugins=False, wish="0"), *machines, classic]
+    if CHOSEN:
+        return [Case(kind=PODMAN)]
+    return [
+        *machines,
+        classic,
+        Case(client=OVERLAY2),
+        Case("docker-26-overlay2"),
+        Case("docker-26-containerd"),
+        Case("docker-26-containerd", program=system[0]),
+        Case(OVERLAY2),
+        Case(CONTAINERD),
+        Case(CONTAINERD, plugins=False),
+        Case(CONTAINERD, program=system[0]),
+        Case(CONTAINERD, program=system[0], wish="0"),
+        *(Case(name, kind=PODMAN) for name in PODMANS),
+    ]
 
 
-def use(
-    case: Case, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Engine:
-    """Make the engine of a case the one that is found, and find it as a user's is found."""
+CASES = _cases()
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Let a test run on the engines that it asks for."""
+    marked = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "case" in metafunc.fixturenames:
+        cases = [case for case in CASES if not (case.wish and "any_builder" in marked)]
+        rows = [(*_pair(case.engine, case.kind), case) for case in cases]
+        metafunc.parametrize("docker, podman, case", rows, indirect=["docker", "podman"], ids=map(str, cases))
+        return
+    each = {kind: names for kind, names in ENGINES.items() if f"each_{kind}" in marked}
+    each = {kind: names for kind, names in each.items() if kind in metafunc.fixturenames}
+    if len(each) == 2:
+        pairs = list(dict.fromkeys(_pair(name, kind) for kind, names in each.items() for name in names))
+        ids = [docker or podman or CHOSEN or "own" for docker, podman in pairs]
+        metafunc.parametrize("docker, podman", pairs, indirect=True, ids=ids, scope="session")
+    for kind, names in each.items() if len(each) == 1 else ():
+        ids = [name or CHOSEN or "own" for name in names]
+        metafunc.parametrize(kind, names, indirect=True, ids=ids, scope="session")
+
+
+def _pair(name: Name, kind: str) -> tuple[Name, Name]:
+    """Return the docker and the podman of a test that is about one of them."""
+    return (None, name) if kind == PODMAN else (name, None)
+
+
+def sort(items: list[pytest.Item]) -> None:
+    """Put tests of one engine together, so that it starts once and ends after the last of them."""
+
+    def engines(item: pytest.Item) -> tuple[int, int]:
+        callspec = getattr(item, "callspec", None)
+        docker: Name = callspec.params.get("docker") if callspec else None
+        podman: Name = callspec.params.get("podman") if callspec else None
+        return DOCKERS.index(docker), PODMANS.index(podman)
+
+    items.sort(key=engines)
+
+
+def use(case: Case, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Engine:
+    """Make the engine of a case, which runs, the one that is found, and find it as a user's is found."""
     monkeypatch.delenv("BOT_BOTTLE_ENGINE", raising=False)
-    if case.program == PODMAN:
-        for name, value in request.getfixturevalue("podman").variables.items():
+    if case.kind == PODMAN:
+        for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return find_engine(PODMAN)
-    request.getfixturevalue("docker")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "docker").symlink_to(case.program)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    if case.client:
+        for name, value in client_variables(case.client).items():
+            monkeypatch.setenv(name, value)
+    if case.program:
+        (folder / "bin").mkdir()
+        (folder / "bin" / "docker").symlink_to(case.program)
+        monkeypatch.setenv("PATH", str(folder / "bin"), prepend=os.pathsep)
+    if case.program or not case.plugins:
+        monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker-config"))  # which names no plugins
     monkeypatch.setenv("DOCKER_BUILDKIT", case.wish)
     found = find_engine("docker")
-    assert found.program == tmp_path / "bin" / "docker"
+    if case.program:
+        assert found.program == folder / "bin" / "docker"
     assert not (case.wish and found.buildkit)
     return found
 

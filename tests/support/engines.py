@@ -16,12 +16,14 @@ from bot_bottle.engine.limits import podman_limits
 from bot_bottle.host.process_tree import start_time
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+SCRIPT = CHECKOUT / "scripts" / "engine"
+CHOSEN = os.environ.get("BOT_BOTTLE_TEST_ENGINE", "")  # the tests run on this engine alone
 LABEL = "bot-bottle.test"
 OWNER = f"{os.getpid()}-{start_time(os.getpid())}"
 
 
 def call(argv: list[str], env: dict[str, str], input: bytes | None = None) -> bytes:
-    """Run a program and give its standard output; its words are in the error when it fails."""
+    """Run a program and return its standard output; its words are in the error when it fails."""
     done = subprocess.run(argv, env=env, input=input or b"", capture_output=True, timeout=300)
     if done.returncode:
         words = (done.stderr or done.stdout).decode("utf-8", "replace")
@@ -97,26 +99,54 @@ class Podman:
 
 
 @contextmanager
-def private_docker() -> Iterator[Docker]:
-    """Hold the engine that answers, or a private one that `scripts/engine` starts."""
-    script = [str(CHECKOUT / "scripts" / "engine"), "run", "--", "sh", "-c", 'echo "$DOCKER_HOST"; exec cat']
-    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        host = holder.stdout.readline().decode()
-        assert host, "scripts/engine gave no engine; its reason is above"
-        docker = Docker({"DOCKER_HOST": host.strip()} if host.strip() else {})
+def private_docker(name: str = "") -> Iterator[Docker]:
+    """Hold the engine of that name; without one that which answers, or one of this machine's docker."""
+    with _held(_chosen(name, "docker")) as variables:
+        docker = Docker(variables)
         docker.remove_leftovers()
         try:
             yield docker
         finally:
             docker.remove_leftovers()
+
+
+def client_variables(name: str) -> dict[str, str]:
+    """Return what is changed in the environment for the docker client of an engine, and for its plugins."""
+    with _held(["--client", name]) as variables:
+        return variables
+
+
+def _chosen(name: str, kind: str) -> list[str]:
+    chosen = name or (CHOSEN if CHOSEN.startswith(kind) else "")
+    return ["--engine", chosen] if chosen else []
+
+
+@contextmanager
+def _held(options: list[str]) -> Iterator[dict[str, str]]:
+    """Hold an engine of scripts/engine, and give its address and what else it changes in the environment."""
+    names = ("DOCKER_HOST", "DOCKER_CONFIG", "PATH")
+    said = "; ".join(f'echo "${name}"' for name in names)
+    script = [str(SCRIPT), "run", *options, "--", "sh", "-c", f"{said}; exec cat"]
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        values = [holder.stdout.readline() for _ in names]
+        assert all(values), "scripts/engine gave no engine; its reason is above"
+        variables = {name: value.rstrip("\n") for name, value in zip(names, values, strict=True)}
+        address = {name: value for name, value in variables.items() if value and name == "DOCKER_HOST"}
+        others = {name: value for name, value in variables.items() if value != os.environ.get(name, "")}
+        try:
+            yield address | others
+        finally:
             holder.stdin.close()  # ends the holder, and with it the engine's last use
 
 
 @contextmanager
-def private_podman() -> Iterator[Podman]:
-    """Give podman a storage and settings of its own, so that the user's are neither read nor changed."""
+def private_podman(name: str = "") -> Iterator[Podman]:
+    """Give a podman, by its name or this machine's, a storage and settings of its own.
+
+    The user's are neither read nor changed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="bot-bottle-podman-"))
     storage, registries, settings = (folder / name for name in ("storage.conf", "registries.conf", "c.conf"))
     storage.write_text(
@@ -135,6 +165,9 @@ def private_podman() -> Iterator[Podman]:
         "BUILDAH_ISOLATION": "chroot",  # a build needs no cgroups then
         "TMPDIR": str(folder),
     }
+    if chosen := _chosen(name, "podman"):
+        with _held(chosen) as changed:
+            variables["PATH"] = changed["PATH"]
     try:
         yield Podman(folder, variables)
     finally:

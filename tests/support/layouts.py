@@ -29,6 +29,13 @@ def archive(saved: Path, form: Form, folder: Path) -> Path:
     return folder / "image.tar"
 
 
+def config_digest(saved: Path) -> str:
+    """Return the digest of the config of the one image in what `docker save` wrote."""
+    with tarfile.open(saved) as tar:
+        [entry] = json.loads(_content(tar, "manifest.json"))
+        return f"sha256:{hashlib.sha256(_content(tar, entry['Config'])).hexdigest()}"
+
+
 def _layout(saved: Path, layout: Path, *, compressed: bool, docker_too: bool) -> None:
     (layout / "blobs" / "sha256").mkdir(parents=True)
     with tarfile.open(saved) as tar:
