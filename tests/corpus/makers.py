@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bot_bottle.engine.limits import podman_limits
 from tests.corpus.scenarios import Add, Run, Step, base
 from tests.support.crafted import layer
 from tests.support.engine_matrix import docker_clients
@@ -42,7 +43,7 @@ def _docker(docker: Docker, steps: list[Step], folder: Path, *, buildkit: bool) 
 
 
 def _client(env: dict[str, str], *, buildkit: bool) -> str:
-    for client in map(str, docker_clients()):
+    for client in ("docker", *map(str, docker_clients())):
         version = call([client, "version", "--format", "{{.Client.Version}}"], env).decode()
         plugin = subprocess.run([client, "buildx", "version"], env=env, capture_output=True, timeout=30)
         if not buildkit or int(version.split(".")[0]) < 23 or plugin.returncode == 0:
@@ -53,7 +54,9 @@ def _client(env: dict[str, str], *, buildkit: bool) -> str:
 def _podman(podman: Podman, steps: list[Step], folder: Path) -> Path:
     """`podman build`; saved as docker saves."""
     context = _context(folder, steps)
-    podman.podman("build", "--layers", "--format=docker", f"--iidfile={folder}/id", str(context))
+    podman.podman(
+        "build", *podman_limits(), "--layers", "--format=docker", f"--iidfile={folder}/id", str(context)
+    )
     image, saved = (folder / "id").read_text(), folder / "saved.tar"
     podman.podman("save", "--quiet", "--format=docker-archive", "--output", str(saved), image)
     podman.podman("rmi", "--force", image)

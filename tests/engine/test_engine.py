@@ -8,6 +8,7 @@ import re
 import subprocess
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,15 @@ def run_output(lines: list[str]) -> list[str]:
 
 
 def files(engine: Engine, ref: str) -> set[str]:
-    """Give the names of all files in an image's layers."""
+    """Return the names of all files in an image's layers: a layer is what is a tar, whatever it is called."""
     names: set[str] = set()
     with engine.save(ref) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            if member.isfile() and member.name.endswith(".tar"):
-                with tarfile.open(fileobj=archive.extractfile(member), mode="r|") as layer:
-                    names |= {entry.name.removeprefix("./") for entry in layer}
+            with (
+                suppress(tarfile.ReadError),
+                tarfile.open(fileobj=archive.extractfile(member), mode="r|*") as layer,
+            ):
+                names |= {entry.name.removeprefix("./") for entry in layer}
     return names
 
 
@@ -104,7 +107,7 @@ def test_a_failing_step_is_told_in_its_own_words(engine: Engine, context: Path, 
     assert "7" in why[-1]
     assert "exit 7" in why[0]
     assert "fine" not in why
-    assert len(why) <= 6
+    assert len(why) <= 12  # newer BuildKit shows the lines of the Dockerfile
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,8 @@ def test_a_saved_image_is_a_docker_archive(engine: Engine, image: str) -> None:
             file = archive.extractfile(member) if member.name.endswith(".json") and member.isfile() else None
             members[member.name] = file.read() if file else b""
     (entry,) = json.loads(members["manifest.json"])
-    assert image.removeprefix("sha256:") in entry["Config"]
+    # the id is the config's; or, where containerd keeps the image, that of its manifest or index
+    assert image.removeprefix("sha256:") in entry["Config"] + members.get("index.json", b"").decode()
     assert set(entry["Layers"]) <= set(members)
 
 

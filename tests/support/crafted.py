@@ -75,9 +75,9 @@ def files_tar(files: dict[str, bytes]) -> bytes:
     return layer([file(name, data, mtime=0) for name, data in files.items()])
 
 
-def saved_files(layers: list[bytes]) -> dict[str, bytes]:
-    """The files of a docker-save archive in the old layout."""
-    conf = config(layers)
+def saved_files(layers: list[bytes], conf: bytes = b"") -> dict[str, bytes]:
+    """Return the files of a docker-save archive in the old layout, with this config or one for the layers."""
+    conf = conf or config(layers)
     names = [f"{number:064x}/layer.tar" for number in range(len(layers))]
     entry = {"Config": f"{digest(conf)[7:]}.json", "RepoTags": ["crafted:latest"], "Layers": names}
     return {

@@ -2,8 +2,8 @@
 
 A test that needs an engine takes the fixture `docker` or `podman`. Marked `each_docker` or `each_podman` (a
 test, or a module by its `pytestmark`), it runs on each engine of that kind; with both marks, on each docker
-and then on each podman. `engine` is our own wrapper: of each docker client with each of its builders, and of
-each podman.
+and then on each podman; marked `newest` too, on this machine's own and the newest of them. `engine` is our
+own wrapper: of each docker client with each of its builders, and of each podman.
 
 The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
 engines, so that one runs at a time.
@@ -88,12 +88,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Let a test run on the engines that it asks for."""
     marked = {mark.name for mark in metafunc.definition.iter_markers()}
     if "case" in metafunc.fixturenames:
-        cases = [case for case in CASES if not (case.wish and "any_builder" in marked)]
+        cases = CASES if "one_client" not in marked else _first_of_each_engine(CASES)
         rows = [(*_pair(case.engine, case.kind), case) for case in cases]
         metafunc.parametrize("docker, podman, case", rows, indirect=["docker", "podman"], ids=map(str, cases))
         return
     each = {kind: names for kind, names in ENGINES.items() if f"each_{kind}" in marked}
     each = {kind: names for kind, names in each.items() if kind in metafunc.fixturenames}
+    if "newest" in marked:
+        each = {kind: list(dict.fromkeys([names[0], names[-1]])) for kind, names in each.items()}
     if len(each) == 2:
         pairs = list(dict.fromkeys(_pair(name, kind) for kind, names in each.items() for name in names))
         ids = [docker or podman or CHOSEN or "own" for docker, podman in pairs]
@@ -101,6 +103,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     for kind, names in each.items() if len(each) == 1 else ():
         ids = [name or CHOSEN or "own" for name in names]
         metafunc.parametrize(kind, names, indirect=True, ids=ids, scope="session")
+
+
+def _first_of_each_engine(cases: list[Case]) -> list[Case]:
+    return list({(case.engine, case.kind): case for case in reversed(cases)}.values())[::-1]
 
 
 def _pair(name: Name, kind: str) -> tuple[Name, Name]:

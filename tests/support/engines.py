@@ -53,6 +53,12 @@ class Docker:
         return call(labelled, env).decode().strip()
 
     @cached_property
+    def containerd_store(self) -> bool:
+        """Tell whether its images lie in containerd's store."""
+        status = self.docker("info", "--format", "{{json .DriverStatus}}").decode()
+        return "io.containerd.snapshotter" in status
+
+    @cached_property
     def _builder(self) -> dict[str, str]:
         # a client of 23 or newer has BuildKit only through the buildx plugin; older ones have it built in
         version = call(["docker", "version", "--format", "{{.Client.Version}}"], self.env).decode()

@@ -6,8 +6,11 @@ import gzip
 import hashlib
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.support.crafted import files_tar, saved_files
 
 Form = Literal["docker-save", "docker-save-new", "oci-folder", "oci-tar", "oci-gzip"]
 FORMS: tuple[Form, ...] = ("docker-save", "docker-save-new", "oci-folder", "oci-tar", "oci-gzip")
@@ -16,17 +19,30 @@ _OCI = "application/vnd.oci.image"
 
 
 def archive(saved: Path, form: Form, folder: Path) -> Path:
-    """Give the image of a docker-save archive in another form, made in a new `folder`."""
+    """Return the image of an archive in another form, made in a new `folder`."""
     if form == "docker-save":
-        return saved
+        return _old_layout(saved, folder)
     layout = folder / "layout"
     _layout(saved, layout, compressed=form == "oci-gzip", docker_too=form == "docker-save-new")
-    if form in ("oci-folder", "oci-gzip"):
-        return layout
-    with tarfile.open(folder / "image.tar", "w") as tar:
+    return layout if form in ("oci-folder", "oci-gzip") else tar_of(layout, folder / "image.tar")
+
+
+def tar_of(layout: Path, target: Path) -> Path:
+    """Write a folder as a tar, and return that."""
+    with tarfile.open(target, "w") as tar:
         for path in sorted(layout.rglob("*")):
             tar.add(path, path.relative_to(layout), recursive=False)
-    return folder / "image.tar"
+    return target
+
+
+def change_manifest(layout: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of the one image in a folder, and with it the digest in the index."""
+    index = json.loads((layout / "index.json").read_text())
+    [entry] = index["manifests"]
+    manifest = json.loads((layout / _path(entry)).read_text())
+    change(manifest)
+    entry.update(_blob(layout, json.dumps(manifest).encode(), entry["mediaType"]))
+    (layout / "index.json").write_text(json.dumps(index))
 
 
 def config_digest(saved: Path) -> str:
@@ -34,6 +50,18 @@ def config_digest(saved: Path) -> str:
     with tarfile.open(saved) as tar:
         [entry] = json.loads(_content(tar, "manifest.json"))
         return f"sha256:{hashlib.sha256(_content(tar, entry['Config'])).hexdigest()}"
+
+
+def _old_layout(saved: Path, folder: Path) -> Path:
+    """Return the image as docker saved it before version 25, which may be as it is."""
+    with tarfile.open(saved) as tar:
+        if "index.json" not in tar.getnames():
+            return saved
+        [entry] = json.loads(_content(tar, "manifest.json"))
+        config = _content(tar, entry["Config"])
+        layers = [_plain(_content(tar, name)) for name in entry["Layers"]]
+    (folder / "saved.tar").write_bytes(files_tar(saved_files(layers, config)))
+    return folder / "saved.tar"
 
 
 def _layout(saved: Path, layout: Path, *, compressed: bool, docker_too: bool) -> None:
