@@ -168,40 +168,37 @@ REASONS = [
     ),
     Reason(
         ("docker export", "podman export", "podman image mount", "umoci unpack"),
-        "A folder that a layer implies but does not list has the time at which it was unpacked; ours has "
-        "1970.",
+        "A folder that a layer implies but does not list gets the time of unpacking; in bottle it gets 1970.",
         _unpacked_when,
     ),
     Reason(
         ("umoci unpack",),
-        "umoci leaves a folder as the layers below have it when a layer implies it and does not list it; in "
-        "docker and podman, and so in ours, it is root's with mode 0755.",
+        "A folder that a layer implies but does not list keeps the owner and mode of the layers below in umoci; "
+        "in docker, podman and bottle it belongs to root, with mode 0755.",
         _folder_stays,
     ),
     Reason(
         ("umoci unpack",),
-        "umoci leaves a folder with the time at which it was unpacked when something in it is made or "
-        "removed without being listed.",
+        "In umoci a folder gets the time of unpacking when something in it is created or removed and the "
+        "folder is not listed.",
         _time_of_change,
     ),
     Reason(
         ("umoci unpack",),
-        "umoci keeps times before 1970 and beyond 2262; docker and podman, and so ours, set them to 0.",
+        "umoci keeps times before 1970 and after 2262; docker, podman and bottle set them to 0.",
         _times_that_do_not_fit,
     ),
     Reason(
         ("umoci unpack",),
-        "umoci passes over the attributes that a hard link's entry has; docker and podman, and so ours, set "
-        "them on the file.",
+        "umoci ignores the attributes of a hard link's entry; docker, podman and bottle set them on the file.",
         _hard_links_attributes,
     ),
     Reason(
         ("umoci unpack",),
-        "umoci unpacks layer over layer into one folder; docker and podman unpack each by itself and let "
-        "overlayfs stack them. So they differ in a whiteout that is followed by its name in the same layer, "
-        "in an entry or whiteout whose folder is a link in a lower layer, in whiteouts in the form of "
-        "overlayfs, and in an opaque root, which overlayfs does not heed. Ours is as docker and podman have "
-        "it.",
+        "umoci unpacks all layers into one folder; docker and podman unpack each layer separately and let "
+        "overlayfs stack them. So they differ for a whiteout followed by its name in the same layer, an entry "
+        "or whiteout whose folder is a link in a lower layer, whiteouts in overlayfs's own form, and an opaque "
+        "root, which overlayfs ignores. bottle does the same as docker and podman.",
         lambda pair: ALL if pair.case in _UMOCIS_OWN else frozenset(),
     ),
 ]
