@@ -173,8 +173,8 @@ REASONS = [
     ),
     Reason(
         ("umoci unpack",),
-        "A folder that a layer implies but does not list keeps the owner and mode of the layers below in umoci; "
-        "in docker, podman and bottle it belongs to root, with mode 0755.",
+        "A folder that a layer implies but does not list keeps the owner and mode of the layers below in "
+        "umoci; in docker, podman and bottle it belongs to root, with mode 0755.",
         _folder_stays,
     ),
     Reason(
@@ -190,15 +190,16 @@ REASONS = [
     ),
     Reason(
         ("umoci unpack",),
-        "umoci ignores the attributes of a hard link's entry; docker, podman and bottle set them on the file.",
+        "umoci ignores the attributes of a hard link's entry; docker, podman and bottle set them on the "
+        "file.",
         _hard_links_attributes,
     ),
     Reason(
         ("umoci unpack",),
         "umoci unpacks all layers into one folder; docker and podman unpack each layer separately and let "
-        "overlayfs stack them. So they differ for a whiteout followed by its name in the same layer, an entry "
-        "or whiteout whose folder is a link in a lower layer, whiteouts in overlayfs's own form, and an opaque "
-        "root, which overlayfs ignores. bottle does the same as docker and podman.",
+        "overlayfs stack them. So they differ for a whiteout followed by its name in the same layer, an "
+        "entry or whiteout whose folder is a link in a lower layer, whiteouts in overlayfs's own form, and "
+        "an opaque root, which overlayfs ignores. bottle does the same as docker and podman.",
         lambda pair: ALL if pair.case in _UMOCIS_OWN else frozenset(),
     ),
 ]
