@@ -42,8 +42,13 @@ class Exporter:
 
     @cached_property
     def containerd_store(self) -> bool:
-        """Whether the engine is docker with containerd's image store: ids are no config digests there."""
-        return self._engine.name == "docker" and is_containerd_store(self._engine.info())
+        """Whether the engine is docker with containerd's image store: ids are no config digests there.
+
+        One that does not describe itself may still save its images, as every engine does.
+        """
+        with suppress(EngineError):
+            return self._engine.name == "docker" and is_containerd_store(self._engine.info())
+        return False
 
     def stored_config_digest(self, image_id: str) -> Digest | None:
         """Return the digest of an image's config where the engine keeps it, or None if it cannot be read."""
