@@ -36,9 +36,9 @@ ENTRIES = {
     entry.name: entry
     for entry in (
         Entry("docker-26-overlay2", "docker", "trixie"),
-        Entry("docker-26-containerd", "docker", "trixie", containerd_store=True),
+        Entry("docker-26-containerd", "docker", "trixie", containerd_store=True, own_containerd=True),
         Entry("docker-28-overlay2", "docker", "sid", own_containerd=True),
-        Entry("docker-28-containerd", "docker", "sid", containerd_store=True, own_containerd=True),
+        Entry("docker-28-containerd", "docker", "sid", containerd_store=True),
         Entry("podman-5.4", "podman", "trixie"),
         Entry("podman-5.8", "podman", "sid"),
     )

@@ -36,10 +36,10 @@ def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
 
 @pytest.fixture
 def engine(
-    case: Case, docker: Docker, podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine_case: Case, docker: Docker, podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Engine:
     """Each engine in turn, with each of its clients and builders, as bottle finds it."""
-    return use(case, podman.variables, monkeypatch, tmp_path)
+    return use(engine_case, podman.variables, monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from bot_bottle.host.process_tree import start_time
 from tests.support.engines import CHECKOUT, Docker
 
 # this machine's docker, which containerd runs beside, and one that starts its containerd itself
-ENGINES = ["", "docker-28-containerd"]
+ENGINES = ["", "docker-26-containerd"]
 Marks = list[tuple[int, str]]
 
 

@@ -13,10 +13,13 @@ import pytest
 from bot_bottle import ephemeral_registry
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
-from tests.support.engine_matrix import PODMAN, dockerfile, fresh_context
+from tests.support.engine_matrix import PODMAN, Case, dockerfile, fresh_context
 from tests.support.engines import OWNER, call
 
 pytestmark = pytest.mark.one_client  # what builds the image does not matter
+
+# docker 26 with containerd's image store removes an image with its last name, whoever gets the name
+LOSES_NAMELESS = "docker-26-containerd"
 
 # Ends bottle at its Nth command that changes the engine, before or after the engine carries that out.
 ENDING = """\
@@ -36,10 +39,29 @@ exec "$PROGRAM" "$@"
 
 
 @pytest.fixture
-def image(engine: Engine, tmp_path: Path) -> str:
+def nameless(engine: Engine, tmp_path: Path) -> str:
     """The id of an image of its own, without a name."""
     request = dockerfile(fresh_context(tmp_path / "context"), "RUN echo one > /one\n")
     return engine.build(request, lambda _line: None)
+
+
+@pytest.fixture
+def image(engine: Engine, engine_case: Case, nameless: str) -> str:
+    """The id of an image of its own, without a name where that can be pushed."""
+    if engine_case.engine == LOSES_NAMELESS:
+        engine.tag(nameless, f"bot-bottle-test-named:{OWNER}-{nameless[-12:]}")
+    return nameless
+
+
+def test_an_image_that_a_push_would_lose_is_not_pushed(
+    engine: Engine, engine_case: Case, nameless: str, tmp_path: Path
+) -> None:
+    asked = ("pack", "--image", nameless, "--engine", engine.name)
+    done = Bottle(tmp_path / "push")(*asked, "--transport", "push")
+    if engine_case.engine == LOSES_NAMELESS:
+        done.failed(103, f"would lose the image {nameless}", "give it a name: docker tag")
+    assert Bottle(tmp_path / "auto")(*asked).path
+    assert engine.exists(nameless)
 
 
 def told(engine: Engine, *args: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
-from tests.support.engine_matrix import CASES, PODMAN, dockerfile, fresh_context
+from tests.support.engine_matrix import CASES, CONTAINERD, PODMAN, Case, dockerfile, fresh_context
 from tests.support.engines import LABEL, OWNER, Docker
 from tests.support.smolmachines import listed
 
@@ -24,17 +24,19 @@ RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
 """
 
 
-def test_every_way_out_gives_the_same_bytes(engine: Engine, tmp_path: Path) -> None:
+def test_every_way_out_gives_the_same_bytes(engine_case: Case, engine: Engine, tmp_path: Path) -> None:
+    # an old client does not say which containerd the images are in
+    told = not (engine_case.program and engine_case.engine == CONTAINERD)
     folder = fresh_context(tmp_path / "context")
     (folder / "large").write_bytes(os.urandom(9_000_000))
     image = engine.build(dockerfile(folder, STEPS), lambda _line: None)
     digests = {}
-    for transport in TRANSPORTS:
+    for transport in (each for each in TRANSPORTS if told or each != "direct"):
         bottle = Bottle(tmp_path / transport)
         done = bottle("pack", "--json", "--image", image, "--engine", engine.name, "--transport", transport)
         digests[transport] = json.loads(done.line)["digest"]
         direct = f"read where {engine.name} keeps it" in done.err
-        assert direct == (transport in ("direct", "auto")), done.err
+        assert direct == (told and transport in ("direct", "auto")), done.err
         assert not bottle.leftovers
     assert len(set(digests.values())) == 1, digests
 

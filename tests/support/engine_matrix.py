@@ -87,10 +87,12 @@ CASES = _cases()
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Let a test run on the engines that it asks for."""
     marked = {mark.name for mark in metafunc.definition.iter_markers()}
-    if "case" in metafunc.fixturenames:
+    if "engine_case" in metafunc.fixturenames:
         cases = CASES if "one_client" not in marked else _first_of_each_engine(CASES)
         rows = [(*_pair(case.engine, case.kind), case) for case in cases]
-        metafunc.parametrize("docker, podman, case", rows, indirect=["docker", "podman"], ids=map(str, cases))
+        metafunc.parametrize(
+            "docker, podman, engine_case", rows, indirect=["docker", "podman"], ids=map(str, cases)
+        )
         return
     each = {kind: names for kind, names in ENGINES.items() if f"each_{kind}" in marked}
     each = {kind: names for kind, names in each.items() if kind in metafunc.fixturenames}

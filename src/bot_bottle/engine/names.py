@@ -7,6 +7,9 @@ With overlay2, docker also notes the digest by which an image was pushed as a na
 image from being removed. It goes with the tag that was pushed, but only where the image has another name. So
 an image gets a second one for as long as it is pushed.
 
+docker 25 to 27 with containerd's image store removes an image with its last name even where that name is given
+to another image. So an image without a name is not pushed from there.
+
 Source: moby, daemon/images/image_delete.go (ImageDelete).
 """
 
@@ -22,8 +25,9 @@ from bot_bottle.engine import commands as argv
 from bot_bottle.engine import containers
 from bot_bottle.engine import errors as words
 from bot_bottle.engine.commands import EngineName
-from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.engine_details import is_containerd_store, part
 from bot_bottle.engine.errors import NoSuchImageError
+from bot_bottle.errors import EngineError
 from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
@@ -89,6 +93,7 @@ def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: Ru
 
     What a killed command leaves of it is recorded in `run`, for `sweep`. Raises EngineError.
     """
+    _check_that_it_stays(engine, image)
     facts = {"program": str(engine.program), "engine": engine.name, "pushed": pushed, "second": second}
     run.record(STRAY, **facts, variables=containers.engine_variables())
     try:
@@ -99,6 +104,18 @@ def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: Ru
     finally:
         with defer_signals():
             engine.names.untag_pushed(pushed, second)
+
+
+def _check_that_it_stays(engine: Engine, image: str) -> None:
+    major = engine.server_version.partition(".")[0]
+    if engine.name == "podman" or major not in ("25", "26", "27") or not is_containerd_store(engine.info()):
+        return
+    if not engine.inspect(image).get("RepoTags"):
+        raise EngineError(
+            f"docker {engine.server_version} would lose the image {image} with a push",
+            why="with containerd's image store it removes an image with the last name of it",
+            next_step=f"give it a name: docker tag {image} NAME, or choose another --transport",
+        )
 
 
 def sweep(stray: Mapping[str, Any]) -> None:
