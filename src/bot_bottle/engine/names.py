@@ -7,8 +7,8 @@ With overlay2, docker also notes the digest by which an image was pushed as a na
 image from being removed. It goes with the tag that was pushed, but only where the image has another name. So
 an image gets a second one for as long as it is pushed.
 
-docker 25 to 27 with containerd's image store removes an image with its last name even where that name is given
-to another image. So an image without a name is not pushed from there.
+docker 25 to 27 with containerd's image store removes an image with its last name even where that name is
+given to another image. So an image without a name is not pushed from there.
 
 Source: moby, daemon/images/image_delete.go (ImageDelete).
 """
