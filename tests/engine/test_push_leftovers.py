@@ -98,9 +98,10 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
     ("transport", "names"), [("push", 0), ("push", 1), ("push", 2), ("save", 1), ("direct", 1), ("auto", 0)]
 )
 def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
-    engine: Engine, image: str, tmp_path: Path, transport: str, names: int
+    engine: Engine, engine_case: Case, nameless: str, tmp_path: Path, transport: str, names: int
 ) -> None:
-    named = [f"bot-bottle-test-left-{number}:{OWNER}" for number in range(names)]
+    image, least = nameless, int(engine_case.engine == LOSES_NAMELESS)
+    named = [f"bot-bottle-test-left-{number}:{OWNER}" for number in range(max(names, least))]
     for name in named:
         engine.tag(image, name)
     before = state(engine, image)
