@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.engine.engine import BuildRequest, Engine, NoSuchImageError
-from bot_bottle.errors import BuildError, EngineError, SpecError
+from bot_bottle.errors import BuildError, EngineError
 from bot_bottle.image.spec import Platform
 from tests.support.engine_matrix import BASE, PODMAN, dockerfile, fresh_context
 from tests.support.engines import OWNER
@@ -42,10 +42,11 @@ def files(engine: Engine, ref: str) -> set[str]:
     names: set[str] = set()
     with engine.save(ref) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            with (
-                suppress(tarfile.ReadError),
-                tarfile.open(fileobj=archive.extractfile(member), mode="r|*") as layer,
-            ):
+            # what docker saves has folders, and podman's has links beside the layers that they lead to
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None:
+                continue
+            with suppress(tarfile.ReadError), tarfile.open(fileobj=content, mode="r|*") as layer:
                 names |= {entry.name.removeprefix("./") for entry in layer}
     return names
 
@@ -140,17 +141,9 @@ def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines
     assert containers() <= before
 
 
-def test_podman_takes_a_containerfile_and_docker_does_not(
-    engine: Engine, context: Path, lines: list[str]
-) -> None:
+def test_a_containerfile_is_built_too(engine: Engine, context: Path, lines: list[str]) -> None:
     (context / "Containerfile").write_text(BASE)
-    request = BuildRequest(context)
-    if engine.name == PODMAN:
-        assert engine.exists(engine.build(request, lines.append))
-    else:
-        with pytest.raises(SpecError, match=f"there is no Dockerfile in {re.escape(str(context))}"):
-            engine.build(request, lines.append)
-        assert not lines
+    assert engine.exists(engine.build(BuildRequest(context), lines.append))
 
 
 # --- images
