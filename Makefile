@@ -17,7 +17,7 @@ help: ## this list
 demo: ## boot examples/hello in a microVM and compare it with this machine
 	@scripts/demo
 
-test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about forty minutes
+test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about fifty minutes
 	@$(WITH_ENGINE) scripts/test
 
 unit: setup-venv ## the unit tests: minutes; those marked root run for root only
@@ -32,7 +32,7 @@ vm: setup-test ## the tests that boot real microVMs
 bench: setup-slow ## measure what is claimed of speed and size: about half an hour
 	@$(WITH_ENGINE) $(VENV)/python -m benchmarks
 
-test-slow: setup-slow ## what takes minutes: a real agent image of 1 GB, thousands of made-up examples
+test-slow: setup-slow ## what takes minutes: a 1 GB agent image, all engines, thousands of made-up examples
 	@$(PYTEST) -q --hypothesis-profile=many tests/unit/smolmachine/test_format.py
 	@$(WITH_ENGINE) $(PYTEST) -m slow
 

@@ -12,6 +12,7 @@ from tests.support.engines import CHOSEN, SCRIPT, Docker, Podman
 from tests.support.images import busybox_context
 
 
+@pytest.mark.always
 @pytest.mark.each_docker
 def test_docker_builds_and_runs_an_image(docker: Docker, base_image: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {base_image}\nRUN echo made > /made\n")
@@ -20,6 +21,7 @@ def test_docker_builds_and_runs_an_image(docker: Docker, base_image: str, tmp_pa
     assert docker.docker("run", "--rm", image, "cat", "/made") == b"made\n"
 
 
+@pytest.mark.always
 @pytest.mark.each_podman
 def test_podman_builds_and_saves_an_image(podman: Podman, tmp_path: Path) -> None:
     context = busybox_context(tmp_path / "context")

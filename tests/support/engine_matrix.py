@@ -7,6 +7,10 @@ own wrapper: of each docker client with each of its builders, and of each podman
 
 The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
 engines, so that one runs at a time.
+
+What runs on all of them takes more than half an hour. So on other engines than this machine's own, docker 28
+with containerd's store and podman 5.8, and with other clients than their own and the oldest, a test is slow
+(`make test-slow`), unless it is marked `always`. `make engine ENGINE=NAME` runs all of the tier on one.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ PODMANS: list[Name] = [None, "podman-5.4", "podman-5.8"]
 if CHOSEN:
     DOCKERS = PODMANS = [None]
 ENGINES = {"docker": DOCKERS, PODMAN: PODMANS}
+QUICK: set[Name] = {None, CONTAINERD, "podman-5.8"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     marked = {mark.name for mark in metafunc.definition.iter_markers()}
     if "engine_case" in metafunc.fixturenames:
         cases = CASES if "one_client" not in marked else _first_of_each_engine(CASES)
-        rows = [(*_pair(case.engine, case.kind), case) for case in cases]
+        rows = [
+            pytest.param(*_pair(case.engine, case.kind), case, marks=_marks(marked, case.engine, case))
+            for case in cases
+        ]
         metafunc.parametrize(
             "docker, podman, engine_case", rows, indirect=["docker", "podman"], ids=map(str, cases)
         )
@@ -101,10 +109,18 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     if len(each) == 2:
         pairs = list(dict.fromkeys(_pair(name, kind) for kind, names in each.items() for name in names))
         ids = [docker or podman or CHOSEN or "own" for docker, podman in pairs]
-        metafunc.parametrize("docker, podman", pairs, indirect=True, ids=ids, scope="session")
+        rows = [pytest.param(*pair, marks=_marks(marked, pair[0] or pair[1])) for pair in pairs]
+        metafunc.parametrize("docker, podman", rows, indirect=True, ids=ids, scope="session")
     for kind, names in each.items() if len(each) == 1 else ():
         ids = [name or CHOSEN or "own" for name in names]
-        metafunc.parametrize(kind, names, indirect=True, ids=ids, scope="session")
+        rows = [pytest.param(name, marks=_marks(marked, name)) for name in names]
+        metafunc.parametrize(kind, rows, indirect=True, ids=ids, scope="session")
+
+
+def _marks(marked: set[str], engine: Name, case: Case | None = None) -> list[pytest.MarkDecorator]:
+    """Return the marks of a test's run on an engine, for a test that is `marked` so itself."""
+    common = case is None or engine is None or (case.plugins and not case.wish)
+    return [] if "always" in marked or (engine in QUICK and common) else [pytest.mark.slow]
 
 
 def _first_of_each_engine(cases: list[Case]) -> list[Case]:
