@@ -9,6 +9,8 @@ from pathlib import Path
 from bot_bottle.engine.commands import Builder, buildx_argv
 from bot_bottle.host import process
 
+_OLDEST_BUILDX = (0, 6)  # the first with --metadata-file
+
 
 def choose_builder(
     client: str, server: str, served_by_podman: bool, has_buildx: bool, environ: Mapping[str, str]
@@ -27,11 +29,17 @@ def choose_builder(
 
 
 def has_buildx(program: Path, timeout: float) -> bool:
-    """Return whether a docker client has the buildx plugin."""
+    """Return whether a docker client has a buildx plugin that is recent enough.
+
+    One without a release in its version was built from its sources, and is taken for a recent one.
+    """
     try:
-        return process.run(buildx_argv(program), timeout=timeout, check=False).code == 0
+        done = process.run(buildx_argv(program), timeout=timeout, check=False)
     except process.CommandFailed:
         return False
+    found = re.search(r" v?(\d+\.\d+)", done.text)
+    release = _release(found[1]) if found else (0, 0)
+    return done.code == 0 and not (0, 0) < release < _OLDEST_BUILDX
 
 
 def _release(version: str) -> tuple[int, int]:

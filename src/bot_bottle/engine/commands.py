@@ -130,7 +130,10 @@ def check_builder(builder: Builder, request: BuildRequest, environ: Mapping[str,
     if environ.get("DOCKER_BUILDKIT"):
         why, next_step = "DOCKER_BUILDKIT chooses that builder", "unset DOCKER_BUILDKIT"
     else:
-        why, next_step = "its BuildKit is not there", "install docker's buildx plugin, or use --engine podman"
+        why, next_step = (
+            "docker has BuildKit here only with its buildx plugin",
+            "install the buildx plugin, 0.6 or newer, or use --engine podman",
+        )
     raise EngineError(f"docker's classic builder has no {option}", why=why, next_step=next_step)
 
 

@@ -128,6 +128,8 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
     if _DENIED.search(last) or _SILENT.search(last):
         return refused(name, "build", str(dockerfile), last)
     why = build_words(builder, output)
+    if builder == "buildx" and (next_step := _mend_builder(why)):
+        return EngineError("docker's builder does not work", why=why, next_step=next_step)
     next_step = _need_buildkit(dockerfile, why) if builder == "classic" else ""
     return BuildError(f"{dockerfile} did not build", why=why, next_step=next_step or _mend(name, why))
 
@@ -173,6 +175,20 @@ def _buildkit_words(lines: list[str]) -> list[str]:
     return [lines[titles[-1]].strip(), *words, *(line for line in block[rule:] if not _NOISE.match(line))]
 
 
+def _mend_builder(why: str) -> str:
+    """Return what to do where buildx failed before it came to a Dockerfile; "" where that is not so."""
+    other = (
+        "`docker buildx ls` lists the builders; BUILDX_BUILDER=NAME chooses one, `default` is docker's own"
+    )
+    if re.search(r"builder activity time|open [^\n]*/buildx/[^\n]*: permission denied", why):
+        return "make buildx's folder writable, or name another with BUILDX_CONFIG"
+    if re.search(r'no builder "[^"\n]*" found|failed to (find driver|initialize builder)', why):
+        return f"name another builder: {other}"
+    if re.search(r"\[internal\] (booting buildkit|waiting for connection)", why):
+        return f"start that builder, or name another: {other}"
+    return ""
+
+
 def _mend(name: EngineName, why: str) -> str:
     if "no space left on device" in why.lower():
         return _make_room(name)
@@ -182,8 +198,6 @@ def _mend(name: EngineName, why: str) -> str:
         return f"check the image in FROM and the way to its registry; `{name} login` if it is a private one"
     if "exec format error" in why.lower():
         return "the image is for another processor: leave --platform out, or install qemu-user-static"
-    if "requires BuildKit" in why:
-        return "install docker's buildx plugin, or use --engine podman"
     if "buildx component is missing" in why:
         return "unset DOCKER_BUILDKIT, or install docker's buildx plugin"
     return "correct the Dockerfile and run again"

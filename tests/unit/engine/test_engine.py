@@ -224,7 +224,18 @@ def test_the_builder(
     assert choose_builder(client, server, by_podman, has_buildx, environ) == builder
 
 
-@pytest.mark.parametrize(("plugin", "builder"), [("exit 0", "buildx"), ("exit 1", "classic")])
+@pytest.mark.parametrize(
+    ("plugin", "builder"),
+    [
+        ("exit 0", "buildx"),
+        ("exit 1", "classic"),
+        ("echo github.com/docker/buildx 0.29.1+ds1 0.29.1+ds1-4 && exit", "buildx"),
+        ("echo github.com/docker/buildx v0.6.0 aabbcc && exit", "buildx"),
+        ("echo github.com/docker/buildx v0.5.1-docker 11057da && exit", "classic"),  # has no --metadata-file
+        ("echo github.com/docker/buildx v0.0.0+unknown && exit", "buildx"),
+        ("echo github.com/docker/buildx master-1234567 && exit", "buildx"),
+    ],
+)
 def test_a_new_client_is_asked_for_its_plugin(fake: Fake, plugin: str, builder: str) -> None:
     fake("docker", f'[ "$1" = buildx ] && {plugin}\n{says(docker_answer("28.2.2", "28.2.2"))}')
     assert find_engine().builder == builder

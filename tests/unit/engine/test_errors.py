@@ -320,3 +320,48 @@ def test_a_dockerfile_for_buildkit_and_a_docker_without(
     error = not_built("docker", "classic", plain / "Dockerfile", words)
     assert ("unset DOCKER_BUILDKIT" in error.next_step) == needed
     assert "BuildKit:" not in not_built("docker", "buildx", plain / "Dockerfile", words).next_step
+
+
+# buildx when it does not come as far as the Dockerfile
+NO_BUILDER = 'ERROR: no builder "nowhere" found'
+DEAD_BUILDER = """\
+#0 building with "dead" instance using remote driver
+
+#1 [internal] waiting for connection
+#1 ERROR: context deadline exceeded
+------
+ > [internal] waiting for connection:
+------
+ERROR: failed to build: context deadline exceeded"""
+NO_BUILDKIT_IMAGE = """\
+#0 building with "box" instance using docker-container driver
+
+#1 [internal] booting buildkit
+#1 pulling image moby/buildkit:buildx-stable-1 0.1s done
+#1 ERROR: Error response from daemon: failed to resolve reference "docker.io/moby/buildkit:buildx-stable-1": no such host
+------
+ > [internal] booting buildkit:
+------
+ERROR: failed to build: Error response from daemon: failed to resolve reference "docker.io/moby/buildkit:buildx-stable-1": no such host"""  # noqa: E501 - as it was printed
+NO_FOLDER = (
+    "ERROR: failed to build: failed to update builder last activity time: "
+    "open /home/me/.docker/buildx/activity/.tmp-default1984862626: permission denied"
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "word", "step"),
+    [
+        (NO_BUILDER, "nowhere", "BUILDX_BUILDER=NAME"),
+        (DEAD_BUILDER, "waiting for connection", "start that builder"),
+        (NO_BUILDKIT_IMAGE, "moby/buildkit", "start that builder"),
+        (NO_FOLDER, "permission denied", "BUILDX_CONFIG"),
+    ],
+)
+def test_a_builder_that_does_not_work_is_not_the_dockerfiles_fault(output: str, word: str, step: str) -> None:
+    error = not_built("docker", "buildx", Path("/p/Dockerfile"), output)
+    assert isinstance(error, EngineError)
+    assert "Dockerfile" not in error.message
+    assert word in error.why
+    assert step in error.next_step
+    assert isinstance(not_built("docker", "buildx", Path("/p/Dockerfile"), BUILDX), BuildError)
