@@ -75,6 +75,6 @@ def test_what_cannot_be_verified(bottle: Bottle, saved: Path, packed: Path, tmp_
     bottle("verify", "-q", tmp_path / "nowhere").failed(106, "cannot open")
     bottle("verify", "-q", packed, "--image", "no-such-image").failed(103, "no-such-image")
     bottle("verify", "-q", packed, "--archive", tmp_path / "nowhere").failed(101, "no such archive")
-    bottle("verify", "-q", packed, "--archive", packed).failed(105)
-    bottle("verify", "-q", packed, "--archive", saved, "--image", "x").failed(2, "one of")
+    bottle("verify", "-q", packed, "--archive", packed).failed(101, "is an artifact already")
+    bottle("verify", "-q", packed, "--archive", saved, "--image", "x").failed(2, "exclude each other")
     assert bottle.leftovers == []
