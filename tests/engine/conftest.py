@@ -66,7 +66,8 @@ def image(docker: Docker, base_image: str, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("image")
     lines = (f"FROM {base_image}", "RUN echo one > /one && echo two > /two", "RUN rm /two", "WORKDIR /srv")
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
-    return docker.build(folder)
+    # with a name of its own, it stays when a test takes another name from it
+    return docker.build(folder, "--tag", f"bot-bottle-test-image:{OWNER}")
 
 
 @pytest.fixture(scope="session")
