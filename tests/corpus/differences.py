@@ -128,6 +128,13 @@ def _exports(kept: Callable[[str], bool]) -> Callable[[Pair], frozenset[str]]:
     return covers
 
 
+def _without_value(pair: Pair) -> frozenset[str]:
+    if pair.ours is None or pair.theirs is None:
+        return frozenset()
+    valued = tuple(item for item in pair.theirs.xattrs if item[1])
+    return frozenset({"xattrs"}) if valued == pair.ours.xattrs else frozenset()
+
+
 def _times_that_do_not_fit(pair: Pair) -> frozenset[str]:
     zero = pair.ours is not None and pair.ours.kind != "folder" and pair.ours.mtime == 0
     return frozenset({"mtime"}) if zero else frozenset()
@@ -165,6 +172,12 @@ REASONS = [
         ("podman export",),
         "`podman export` leaves out every extended attribute but `security.capability` and `user.*`.",
         _exports(lambda name: name == "security.capability" or name.startswith("user.")),
+    ),
+    Reason(
+        ("podman export", "podman image mount"),
+        "podman 5 keeps an extended attribute without a value; docker, podman 4 and bottle leave it out, as "
+        "a pax record without a value removes its key.",
+        _without_value,
     ),
     Reason(
         ("docker export", "podman export", "podman image mount", "umoci unpack"),

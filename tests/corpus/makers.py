@@ -54,9 +54,8 @@ def _client(env: dict[str, str], *, buildkit: bool) -> str:
 def _podman(podman: Podman, steps: list[Step], folder: Path) -> Path:
     """`podman build`; saved as docker saves."""
     context = _context(folder, steps)
-    podman.podman(
-        "build", *podman_limits(), "--layers", "--format=docker", f"--iidfile={folder}/id", str(context)
-    )
+    options = [*podman_limits(), "--cap-add=MKNOD"]  # which podman 5 no longer gives a build by itself
+    podman.podman("build", *options, "--layers", "--format=docker", f"--iidfile={folder}/id", str(context))
     image, saved = (folder / "id").read_text(), folder / "saved.tar"
     podman.podman("save", "--quiet", "--format=docker-archive", "--output", str(saved), image)
     podman.podman("rmi", "--force", image)

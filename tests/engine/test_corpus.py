@@ -45,7 +45,8 @@ if CHOSEN:
 
 # how docker and podman of any version, and containerd, say that layers cannot be unpacked
 CANNOT_UNPACK = (
-    "rocessing tar file|failed to extract layer|invalid whiteout|invalid hardlink|unhandled tar header"
+    "rocessing tar file|unpacking failed|failed to extract layer|invalid whiteout|invalid hardlink"
+    "|unhandled tar header"
     "|duplicates of file paths|(mknod|openat|linkat|symlinkat|statat|mkdirat).*: "
 )
 # docker 28 takes the first, and docker with containerd's store the others too
