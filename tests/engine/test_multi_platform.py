@@ -44,6 +44,8 @@ def multi(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Multi:
         configs[platform] = f"sha256:{image}"
     layout = folder / "layout"
     podman.podman("manifest", "push", "--all", name, f"oci:{layout}:multi")
+    # podman 4 cannot list its images while an index is among them whose images came from its own storage
+    podman.podman("manifest", "rm", name)
     [entry] = json.loads((layout / "index.json").read_text())["manifests"]
     return Multi(layout, str(entry["digest"]), configs)
 
