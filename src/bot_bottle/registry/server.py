@@ -73,6 +73,7 @@ async def serve(
     finally:
         watch.cancel()
         acceptor.close()
+        server.pre_shutdown()  # else a connection on which nothing is asked any more is waited for
         await server.shutdown(_STOP_SECONDS)
         service.pool.shutdown()
         service.repositories.store.close()
