@@ -16,6 +16,7 @@ from bot_bottle.errors import EngineError, SpecError
 from bot_bottle.secrets.build import BuildSecret, MountOptions, Ssh
 
 EngineName = Literal["docker", "podman"]
+SaveFormat = Literal["docker-archive", "oci-archive"]
 
 Builder = Literal["classic", "buildkit", "buildx", "buildah"]
 """What carries out a build: docker's classic builder, the BuildKit in docker clients before 23, the buildx
@@ -224,7 +225,12 @@ def pull_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
     return (str(program), "pull", *plain, check_ref(ref))
 
 
-def save_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
-    """Give the command line that writes an image as a docker archive to standard output."""
-    form = ("--format=docker-archive",) if name == "podman" else ()
-    return (str(program), "save", *form, check_ref(ref))
+def save_argv(
+    program: Path, name: EngineName, ref: str, form: SaveFormat = "docker-archive"
+) -> tuple[str, ...]:
+    """Return the command line that writes an image as an archive to standard output.
+
+    docker has one format of archives, which is both.
+    """
+    chosen = (f"--format={form}",) if name == "podman" else ()
+    return (str(program), "save", *chosen, check_ref(ref))

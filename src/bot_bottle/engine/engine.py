@@ -173,14 +173,27 @@ class Engine:
         if done.code:
             raise words.refused(self.name, "pull", ref, done.complaint)
 
+    def write_archive(self, ref: str, write: Callable[[TarStream], None]) -> None:
+        """Save the image, and call `write` to write the archive to a file.
+
+        It is called again, with an OCI archive, if this image cannot be in a docker archive: that is slower,
+        as podman compresses the layers. Raises EngineError, and what `write` raises.
+        """
+        try:
+            with self.save(ref) as stream:
+                write(stream)
+        except words.NoDockerArchiveError:
+            with self.save(ref, "oci-archive") as stream:
+                write(stream)
+
     @contextmanager
-    def save(self, ref: str) -> Iterator[TarStream]:
-        """Give the image as a docker archive, a stream that is held nowhere.
+    def save(self, ref: str, form: argv.SaveFormat = "docker-archive") -> Iterator[TarStream]:
+        """Yield the image as an archive, a stream that is held nowhere.
 
         When the engine fails, the block ends with its EngineError, whatever the reader made of the part
         that came. A block that stops reading before the end has what it wanted.
         """
-        command = argv.save_argv(self.program, self.name, ref)
+        command = argv.save_argv(self.program, self.name, ref, form)
         misread: BaseException | None = None
         try:
             with process.reading(command) as source:

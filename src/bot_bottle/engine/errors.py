@@ -38,6 +38,9 @@ _INCOMPLETE = re.compile(
     r"|does not provide the specified platform|cannot overwrite digest",
     re.I,
 )
+# podman copies the media types of an image's layers, and docker's manifests have none for zstd
+_NO_DOCKER_FORMAT = re.compile(r"zstd compression is not supported for docker images", re.I)
+_OTHER_LOOPBACK = re.compile(r"dial tcp (127\.0\.0\.1|\[::1\]):\d+: connect: connection refused", re.I)
 _NO_ROOM = re.compile(r"no space left on device|disk quota exceeded", re.I)
 _USER_SOCKET = re.compile(r"/run/user/(\d+)/")
 # what the classic builder says of a Dockerfile that is written for BuildKit
@@ -60,6 +63,10 @@ _WHY_LINES = 20
 
 class NoSuchImageError(EngineError):
     """The engine does not hold the image: the name is wrong, or somebody removed it."""
+
+
+class NoDockerArchiveError(EngineError):
+    """The engine cannot write the image as a docker archive, and could as an OCI archive."""
 
 
 def clean_line(line: str) -> str:
@@ -94,15 +101,26 @@ def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
             why=words,
             next_step=f"check the name with `{name} image ls`, or get it with `{name} pull {ref}`",
         )
-    next_step = ""
+    message = f"{name} could not {f'{verb} {ref}'.strip()}"
+    if _NO_DOCKER_FORMAT.search(words):
+        return NoDockerArchiveError(message, why=words)
+    return EngineError(message, why=words, next_step=_next_step(name, verb, ref, words))
+
+
+def _next_step(name: EngineName, verb: str, ref: str, words: str) -> str:
     if _NO_ROOM.search(words):
-        next_step = _make_room(name)
-    elif _INCOMPLETE.search(words):
-        next_step = (
+        return _make_room(name)
+    if verb == "push" and _OTHER_LOOPBACK.search(words):
+        return (
+            f"{name} runs in another network than bottle, as rootless docker does, and cannot reach its "
+            "registry: use --transport save"
+        )
+    if _INCOMPLETE.search(words):
+        return (
             "the engine lacks parts of the image, perhaps those of other platforms: "
             f"`{name} pull --platform linux/ARCHITECTURE {ref or 'NAME'}`, or build it again"
         )
-    return EngineError(f"{name} could not {f'{verb} {ref}'.strip()}", why=words, next_step=next_step)
+    return ""
 
 
 def meant_endpoint() -> str:
@@ -198,6 +216,12 @@ def _mend(name: EngineName, why: str) -> str:
         return f"check the image in FROM and the way to its registry; `{name} login` if it is a private one"
     if "exec format error" in why.lower():
         return "the image is for another processor: leave --platform out, or install qemu-user-static"
+    if re.search(r"slirp4netns|\bpasta\b", why):
+        return (
+            "the network of a rootless build does not start: it needs pasta (Debian's package passt) or "
+            "slirp4netns, and /dev/net/tun, which you have to be able to open. "
+            "BUILDAH_ISOLATION=chroot builds without it"
+        )
     if "buildx component is missing" in why:
         return "unset DOCKER_BUILDKIT, or install docker's buildx plugin"
     return "correct the Dockerfile and run again"

@@ -70,13 +70,13 @@ def open_archive(
 
 
 def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> None:
-    """Write an engine's save stream to a new file, in a folder that the caller owns.
+    """Write an engine's save stream to a file, in a folder that the caller owns.
 
     `on_bytes` is called with the size of each piece that was written. Raises DiskFullError when it does not
     fit; what was written is removed then.
     """
     try:
-        with path.open("x+b", buffering=0) as file:
+        with path.open("w+b", buffering=0) as file:
             stream.pour(file.fileno(), on_bytes)
     except OSError as error:
         path.unlink(missing_ok=True)

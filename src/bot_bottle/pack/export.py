@@ -98,8 +98,7 @@ class Exporter:
                 stage.advance(count)
                 seen(count)
 
-            with self._engine.save(image_id) as stream:
-                spool(stream, archive, written)
+            self._engine.write_archive(image_id, lambda stream: spool(stream, archive, written))
             stage.conclude(f"from {self._engine.name}")
         return archive
 

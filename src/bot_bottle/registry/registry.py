@@ -85,8 +85,7 @@ class Registry:
         """
         folder = Path(tempfile.mkdtemp(prefix="image-", dir=self._folder))
         path = folder / "image.tar"
-        with engine.save(ref) as stream:
-            spool(stream, path, on_bytes)
+        engine.write_archive(ref, lambda stream: spool(stream, path, on_bytes))
         return self._load(path, name, None, verify=False)  # as docker and podman have done
 
     def push_image(

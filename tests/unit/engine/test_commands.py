@@ -110,6 +110,7 @@ def test_the_other_commands() -> None:
     assert argv.tag_argv(PROGRAM, "a", "b:c") == ("/bin/engine", "tag", "a", "b:c")
     assert argv.save_argv(PROGRAM, "docker", "a") == ("/bin/engine", "save", "a")
     assert argv.save_argv(PROGRAM, "podman", "a") == ("/bin/engine", "save", "--format=docker-archive", "a")
+    assert argv.save_argv(PROGRAM, "podman", "a", "oci-archive")[2] == "--format=oci-archive"
     assert argv.untag_argv(PROGRAM, "a:b") == ("/bin/engine", "untag", "a:b", "a:b")
     label = "--change=LABEL bot-bottle.empty=1"
     assert argv.import_empty_argv(PROGRAM, "a:b") == ("/bin/engine", "import", label, "-", "a:b")

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_bottle.engine.commands import Builder
-from bot_bottle.engine.errors import NoSuchImageError, build_words, clean_line, not_built, refused
+from bot_bottle.engine.errors import (
+    NoDockerArchiveError,
+    NoSuchImageError,
+    build_words,
+    clean_line,
+    not_built,
+    refused,
+)
 from bot_bottle.errors import BuildError, EngineError
 
 CLASSIC = """\
@@ -142,6 +149,7 @@ def test_a_long_output_keeps_its_end(builder: Builder) -> None:
         ('Head "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: no such host', "FROM"),
         ("exec /bin/sh: exec format error", "qemu-user-static"),
         ("ERROR: BuildKit is enabled but the buildx component is missing or broken.", "DOCKER_BUILDKIT"),
+        ('building at STEP "RUN x": failed to read from slirp4netns sync pipe: EOF', "/dev/net/tun"),
     ],
 )
 def test_a_failed_build_says_what_to_do(said: str, step: str) -> None:
@@ -188,7 +196,23 @@ def test_an_unknown_image_is_an_error_of_its_own(said: str) -> None:
 def test_any_other_refusal_keeps_the_engines_words() -> None:
     error = refused("podman", "push", "a/b", "Error: denied")
     assert type(error) is EngineError
-    assert (error.message, error.why) == ("podman could not push a/b", "Error: denied")
+    assert (error.message, error.why, error.next_step) == ("podman could not push a/b", "Error: denied", "")
+
+
+def test_a_push_that_cannot_reach_the_registry_says_so() -> None:
+    said = 'Get "http://127.0.0.1:38927/v2/": dial tcp 127.0.0.1:38927: connect: connection refused'
+    assert "--transport save" in refused("docker", "push", "a/b", said).next_step
+    assert "--transport" not in refused("docker", "pull", "a/b", said).next_step
+
+
+def test_layers_that_no_docker_archive_can_have_are_an_error_of_their_own() -> None:
+    said = (
+        "Error: creating an updated image manifest: Error during manifest conversion: "
+        '"application/vnd.oci.image.layer.v1.tar+zstd": zstd compression is not supported for docker images'
+    )
+    error = refused("podman", "save", "a", said)
+    assert isinstance(error, NoDockerArchiveError)
+    assert (error.message, error.why) == ("podman could not save a", said)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +244,10 @@ def test_no_output_makes_the_explanation_fail(builder: Builder, output: str) -> 
 
 # --- engines that cannot be used: what, why, next step
 
-TOO_OLD = "Error response from daemon: client version 1.41 is too old. Minimum supported API version is 1.44"
+TOO_OLD = (
+    "Error response from daemon: client version 1.41 is too old. Minimum supported API version is 1.44, "
+    "please upgrade your client to a newer version"
+)
 TOO_NEW = "Error response from daemon: client version 1.52 is too new. Maximum supported API version is 1.41"
 NO_CONTEXT = (
     'Failed to initialize: unable to resolve docker endpoint: context "far": context not found: open x'
@@ -247,7 +274,7 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (TOO_OLD, "client is too old for its server", "update the docker client"),
         (TOO_NEW, "server is too old for its client", "update the docker server"),
         (
-            "Error: API version 1.40 is not supported by this client: the minimum is 1.44",
+            "API version 1.41 is not supported by this client: the minimum supported API version is 1.44",
             "server is too old",
             "update the docker server",
         ),
