@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 from tests.support import fake_engines
 
-from bot_bottle.backend.container.privileges import check_seccomp, judge_privileges, privilege_options
-from bot_bottle.errors import BootError
+from bot_bottle.backend.container.privileges import (
+    check_limits,
+    check_seccomp,
+    judge_privileges,
+    privilege_options,
+)
+from bot_bottle.errors import BootError, WallsError
 
 DOCKER = fake_engines.engine(Path("docker"))
 PODMAN = fake_engines.engine(Path("podman"), "podman")
@@ -98,3 +103,14 @@ def test_an_engine_without_a_filter_is_refused() -> None:
     ):
         with pytest.raises(BootError, match="without a seccomp filter"):
             check_seccomp(engine, info)
+
+
+def test_a_docker_that_enforces_no_limits_is_refused() -> None:
+    limits = {"MemoryLimit": True, "PidsLimit": True, "CPUCfsQuota": False}
+    check_limits(DOCKER, limits)
+    check_limits(DOCKER, {})  # what it does not say, the container shows
+    with pytest.raises(WallsError, match="Memory, PidsLimit not in force") as caught:
+        check_limits(DOCKER, {"CgroupDriver": "none", "MemoryLimit": False, "PidsLimit": False})
+    assert "rootless" in caught.value.why
+    with pytest.raises(WallsError, match=": PidsLimit not in force"):
+        check_limits(DOCKER, {**limits, "PidsLimit": False})

@@ -27,12 +27,17 @@ from bot_bottle.backend.container.entrypoint import (
 )
 from bot_bottle.backend.container.mounts import mount_options
 from bot_bottle.backend.container.network import Network, network
-from bot_bottle.backend.container.privileges import check_seccomp, privilege_options
+from bot_bottle.backend.container.privileges import (
+    check_limits,
+    check_seccomp,
+    not_in_force,
+    privilege_options,
+)
 from bot_bottle.backend.container.probes import inside, judged, probes, prove_privileges
 from bot_bottle.backend.container.seccomp import seccomp_options
 from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
-from bot_bottle.errors import BootError, BottleError, EngineError, WallsError
+from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.host import process, signals
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
@@ -175,10 +180,7 @@ class ContainerBottle:
             del wanted["NetworkMode"]
         dropped = [key for key, value in wanted.items() if host.get(key) != value]
         if dropped:
-            raise WallsError(
-                f"{self._engine.name} does not keep a bottle's walls here: {', '.join(dropped)} not in force",
-                next_step="look at the engine's cgroup support, or use --backend smolmachines",
-            )
+            raise not_in_force(self._engine, dropped)
 
     def _status(self) -> int:
         state = self._inspected()["State"]
@@ -230,6 +232,7 @@ def launch(
     """
     info = engine.info()
     check_seccomp(engine, info)
+    check_limits(engine, info)
     label = f"{_LABEL}={launch.slug}"
     own = look(engine, image, launch)
     with ExitStack() as stack:

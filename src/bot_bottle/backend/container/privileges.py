@@ -16,7 +16,7 @@ from typing import Any
 
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.engine_details import part
-from bot_bottle.errors import BootError
+from bot_bottle.errors import BootError, WallsError
 from bot_bottle.network.probes import BUSYBOX, STATUS, Proof
 
 # what package managers, su and file owners need, by number (linux/capability.h)
@@ -32,6 +32,8 @@ _CAPABILITIES = {
 _ALL = f"{sum(1 << number for number in _CAPABILITIES.values()):016x}"
 _NONE = f"{0:016x}"
 
+# by the engine's names for them, what docker says of itself
+_LIMITS = {"Memory": "MemoryLimit", "PidsLimit": "PidsLimit"}
 # a filter of system calls is in force (seccomp(2), SECCOMP_MODE_FILTER)
 _FILTERED = "2"
 _FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
@@ -76,6 +78,29 @@ def check_seccomp(engine: Engine, info: dict[str, Any]) -> None:
             f"{engine.name} runs containers without a seccomp filter here",
             next_step="turn it on in the engine, or use --backend smolmachines",
         )
+
+
+def check_limits(engine: Engine, info: dict[str, Any]) -> None:
+    """Refuse a docker that accepts limits and does not enforce them. Raises WallsError.
+
+    A rootless one without cgroups says nothing of it when it makes a container, and describes the container
+    as if the limits were in force.
+    """
+    lacking = [limit for limit, key in _LIMITS.items() if engine.name == "docker" and info.get(key) is False]
+    if lacking:
+        raise not_in_force(engine, lacking)
+
+
+def not_in_force(engine: Engine, names: list[str]) -> WallsError:
+    """Return the error for an engine that does not enforce what it was asked for."""
+    message = f"{engine.name} does not enforce what a bottle needs: {', '.join(names)} not in force"
+    if not set(names) <= set(_LIMITS):
+        return WallsError(message, next_step="use --backend smolmachines")
+    return WallsError(
+        message,
+        why="limits need cgroups, which a rootless engine has with cgroup v2 alone, delegated to its user",
+        next_step="let the engine have cgroups, or use --backend smolmachines",
+    )
 
 
 def judge_privileges(output: bytes) -> Proof:
