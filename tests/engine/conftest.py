@@ -9,7 +9,7 @@ import pytest
 
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
-from tests.support.engine_matrix import Case, use
+from tests.support.engine_matrix import PODMAN, Case, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
 from tests.support.layouts import config_digest
@@ -40,6 +40,26 @@ def engine(
 ) -> Engine:
     """Each engine in turn, with each of its clients and builders, as bottle finds it."""
     return use(engine_case, podman.variables, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def containers(
+    engine_case: Case, docker: Docker, podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> Docker | Podman:
+    """Each engine in turn, as what bottles run on; it is the one that bottle finds."""
+    chosen: Docker | Podman = podman if engine_case.kind == PODMAN else docker
+    for name, value in chosen.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BOT_BOTTLE_ENGINE", engine_case.kind)
+    if chosen is podman:
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")  # no docker answers
+    return chosen
+
+
+@pytest.fixture
+def containers_bottle(cache_dir: Path, containers: Docker | Podman, engine_case: Case) -> Bottle:
+    """Run `bottle` on that engine."""
+    return Bottle(cache_dir, {**containers.variables, "BOT_BOTTLE_ENGINE": engine_case.kind})
 
 
 @pytest.fixture

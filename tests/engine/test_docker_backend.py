@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,17 @@ from typing import Any
 import pexpect
 import pytest
 
-from tests.engine.conftest import Context
 from tests.support.backend_suite import Attach, Ended, Suite
 from tests.support.bottle import PROGRAM, Bottle, wait_until
+from tests.support.engine_matrix import PODMAN, Case
 from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.terminals import interrupt
 
+pytestmark = [pytest.mark.one_client, pytest.mark.others_slow]
+
+INITS = {"docker": ("docker-init",), PODMAN: ("podman-init", "catatonit")}
+LOST_OUTPUT = {"docker": 1, PODMAN: 125}  # the status of the engine's client that could not write it
 WALLS = """
 ls /sys/class/net; cat /proc/net/route | wc -l
 grep -E "^(CapEff|CapBnd|NoNewPrivs|Seccomp):" /proc/self/status | tr -d "\\t"
@@ -28,9 +31,30 @@ cat /proc/1/comm
 
 
 @pytest.fixture(scope="module")
-def bottle_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build context of the suite's image."""
+    return busybox_context(tmp_path_factory.mktemp("suite"), BOTTLE_DOCKERFILE)
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, str]:
+    """The suite's image in each engine in which it was built."""
+    return {}
+
+
+@pytest.fixture
+def bottle_image(containers: Docker | Podman, engine_case: Case, built: dict[str, str], folder: Path) -> str:
     """The image of the suite."""
-    return docker.build(busybox_context(tmp_path_factory.mktemp("suite"), BOTTLE_DOCKERFILE))
+    name = str(engine_case)
+    if name not in built:
+        built[name] = containers.build(folder)
+    return built[name]
+
+
+@pytest.fixture
+def bottle(containers_bottle: Bottle) -> Bottle:
+    """Run `bottle` on each engine in turn."""
+    return containers_bottle
 
 
 @pytest.fixture
@@ -50,30 +74,31 @@ def attach(bottle: Bottle, bottle_image: str) -> Attach:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(bottle: Bottle, docker: Docker) -> Iterator[None]:
+def nothing_left(bottle: Bottle, containers: Docker | Podman) -> Iterator[None]:
     """Whatever a test does, no container and no process stays."""
     listing = ("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle")
-    before = docker.docker(*listing)
+    before = containers.client(*listing)
     yield
     assert not bottle.leftovers
-    assert docker.docker(*listing) == before
+    assert containers.client(*listing) == before
 
 
 class TestContainer(Suite):
     """What a container does as every backend does it."""
 
 
-def test_its_walls(attach: Attach) -> None:
+def test_its_walls(attach: Attach, engine_case: Case) -> None:
     done = attach("sh", "-c", WALLS, user="0")
-    assert done.out.decode().split() == [
+    *found, init = done.out.decode().split()
+    assert found == [
         "lo",
         "1",
         "CapEff:00000000000000fb",
         "CapBnd:00000000000000fb",
         "NoNewPrivs:1",
         "Seccomp:2",
-        "docker-init",
     ]
+    assert init in INITS[engine_case.kind]
 
 
 def test_values_of_variables_are_on_no_command_line(bottle: Bottle, bottle_image: str) -> None:
@@ -123,11 +148,11 @@ def test_the_second_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:
     assert "interrupted" in err
 
 
-def test_what_sigkill_leaves_is_swept(bottle: Bottle, bottle_image: str, docker: Docker) -> None:
+def test_what_sigkill_leaves_is_swept(bottle: Bottle, bottle_image: str, containers: Docker | Podman) -> None:
     process = started(bottle, bottle_image, "echo there; while :; do sleep 1; done")
     process.kill()
     process.wait(30)
-    assert docker.docker("ps", "--quiet", "--filter=label=bot-bottle.bottle") != b""
+    assert containers.client("ps", "--quiet", "--filter=label=bot-bottle.bottle") != b""
     assert bottle("cache", "prune").code == 0
     process.communicate(timeout=30)  # the client that held its streams has ended
     wait_until(lambda: not bottle.leftovers)
@@ -160,63 +185,22 @@ def test_a_terminal(bottle: Bottle, bottle_image: str) -> None:
     assert child.exitstatus is not None
 
 
-def test_a_plan_starts_nothing(bottle: Bottle, context: Context) -> None:
-    folder = context("RUN false")  # would not build
-    plan = json.loads(
-        bottle("run", "--plan", "--json", "--backend=docker", "-e", "A=b", folder, "--", "make").out
-    )
-    assert (plan["backend"], plan["command"], plan["env"]) == ("docker", ["make"], ["A"])
-    assert (plan["network"], plan["mounts"], plan["image_id"]) == ("none", [], None)
-
-
-def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) -> None:
-    plan = json.loads(bottle("run", "--plan", "--json", context("USER agent", 'CMD ["/x"]')).out)
-    assert Path(plan["artifact"]).is_file()
-    assert plan["command"] == ["/x"]
-    assert plan["backend"] == "smolmachines"
-
-
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["--packer=smolvm"], "--packer does not work with --backend docker"),
-        (["--accel=kvm"], "--accel does not work with --backend docker"),
-        (["--archive=x.tar"], "no archives"),
-        (["--json"], "--json needs --plan"),
-    ],
-)
-def test_what_it_cannot_do_is_refused(bottle: Bottle, args: list[str], told: str) -> None:
-    done = bottle("run", "--backend=docker", *args)
-    assert done.code in (2, 101), done
-    assert told in done.err
-
-
 def test_a_limit_that_is_not_in_force_is_refused(
-    bottle: Bottle, bottle_image: str, tmp_path: Path, docker: Docker
+    bottle: Bottle, bottle_image: str, tmp_path: Path, engine_case: Case
 ) -> None:
     """As an engine does whose kernel keeps no such limit: it warns, and drops it."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    real = subprocess.run(["which", "docker"], capture_output=True, check=True, text=True).stdout.strip()
-    (folder / "docker").write_text(
+    program = folder / engine_case.kind
+    real = subprocess.run(["which", program.name], capture_output=True, check=True, text=True).stdout.strip()
+    program.write_text(
         '#!/bin/bash\nfor arg; do case $arg in --memory*) ;; *) kept+=("$arg") ;; esac; done\n'
         f'exec {real} "${{kept[@]}}"\n'
     )
-    (folder / "docker").chmod(0o755)
+    program.chmod(0o755)
     env = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = bottle("run", "-q", "--backend=docker", "--image", bottle_image, "--", "true", env=env)
     done.failed(119, "Memory not in force")
-
-
-def test_podman_does_it_too(podman: Podman, cache_dir: Path, tmp_path: Path) -> None:
-    bottle = Bottle(cache_dir, {**podman.variables, "BOT_BOTTLE_ENGINE": "podman"})
-    image = podman.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE))
-    done = bottle(
-        "run", "-q", "--backend=docker", "--image", image, "-e", "GREETING=other", "--",
-        "sh", "-c", "id -u; echo $GREETING; ls /sys/class/net; exit 7",
-    )  # fmt: skip
-    assert (done.code, done.out) == (7, "1000\nother\nlo\n"), done
-    assert not bottle.leftovers
 
 
 # --- output that cannot be written ---
@@ -227,10 +211,10 @@ def run_into(bottle: Bottle, image: str, stdout: Any, command: str) -> subproces
     return subprocess.run(argv, env=bottle.env(), stdout=stdout, stderr=subprocess.PIPE, timeout=120)
 
 
-def test_a_full_disk_is_no_success(bottle: Bottle, bottle_image: str) -> None:
+def test_a_full_disk_is_no_success(bottle: Bottle, bottle_image: str, engine_case: Case) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         done = run_into(bottle, bottle_image, full, "echo lost")
-        assert done.returncode == 1, done.stderr
+        assert done.returncode == LOST_OUTPUT[engine_case.kind], done.stderr
         assert b"no space left" in done.stderr.lower()
         assert run_into(bottle, bottle_image, full, "exit 3").returncode == 3
 

@@ -11,8 +11,12 @@ import pytest
 
 from tests.support import inside
 from tests.support.bottle import Bottle
-from tests.support.engines import Docker, Podman
+from tests.support.engine_matrix import CONTAINERD, Name
+from tests.support.engines import CHOSEN, Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_python
+
+# this machine's own, or those that were chosen for the whole run; and the newest
+PAIRS: list[tuple[Name, Name]] = [(None, None)] if CHOSEN else [(None, None), (CONTAINERD, "podman-5.8")]
 
 # a pattern of what may differ, and why it is no matter, or cannot be made equal
 EXPECTED = {
@@ -72,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def images(docker: Docker, podman: Podman, folder: Path) -> dict[str, str]:
     """The image in each engine."""
     return {"docker": docker.build(folder), "podman": podman.build(folder)}
@@ -86,6 +90,7 @@ def found(bottle: Bottle, engine: str, image: str, user: str) -> dict[str, str]:
     return facts
 
 
+@pytest.mark.parametrize(("docker", "podman"), PAIRS, indirect=True, scope="session", ids=map(str, PAIRS))
 @pytest.mark.parametrize("user", ["0", "agent"])
 def test_both_engines_let_a_command_do_the_same(
     bottle: Bottle, podman: Podman, images: dict[str, str], user: str

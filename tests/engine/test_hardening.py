@@ -19,6 +19,8 @@ from tests.support.bottle import Bottle
 from tests.support.callers import Caller, caller
 from tests.support.engines import Docker
 
+pytestmark = [pytest.mark.each_docker, pytest.mark.others_slow]
+
 SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/run", "/var")
 
 

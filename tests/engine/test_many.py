@@ -7,13 +7,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pexpect
 import pytest
 
 from tests.support.bottle import PROGRAM, Ended, end
-from tests.support.callers import AGENT, Caller, caller
-from tests.support.engines import Docker
+from tests.support.callers import AGENT, Caller, caller, git_context
+from tests.support.engine_matrix import PODMAN, Case
+from tests.support.engines import Docker, Podman
 from tests.support.killing import killed_at_any_moment, states
 from tests.support.repos import Repo
 
@@ -223,5 +225,13 @@ def test_ctrl_c_ends_all_of_a_fan(root: Caller, git_image: str) -> None:
     root.left_nothing()
 
 
-def test_bottles_killed_at_any_moment_leave_nothing_and_lose_no_commit(root: Caller, git_image: str) -> None:
-    killed_at_any_moment(root, 20, 3.0, "--backend", "docker", "--image", git_image)
+@pytest.mark.one_client
+@pytest.mark.others_slow
+def test_bottles_killed_at_any_moment_leave_nothing_and_lose_no_commit(
+    containers: Docker | Podman, engine_case: Case, tmp_path: Path
+) -> None:
+    image = containers.build(git_context(tmp_path))
+    times = 8 if engine_case.engine or engine_case.kind == PODMAN else 20
+    with caller(0, containers) as who:
+        options = ("--backend", "docker", "--engine", engine_case.kind, "--image", image)
+        killed_at_any_moment(who, times, 3.0, *options)

@@ -16,6 +16,8 @@ from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
+pytestmark = pytest.mark.one_client
+
 # files of root's, one that others may read and one that they may not, and what only an owner may do
 TRIED = r"""
 id -u
@@ -49,17 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return busybox_context(tmp_path_factory.mktemp("privileges"), BOTTLE_DOCKERFILE + _MORE)
 
 
-@pytest.fixture(params=["docker", "podman"])
-def world(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[Bottle, str]]:
+@pytest.fixture
+def world(
+    containers: Docker | Podman, containers_bottle: Bottle, folder: Path
+) -> Iterator[tuple[Bottle, str]]:
     """Run `bottle` with an engine that has the image. No container stays."""
-    engine: Docker | Podman = request.getfixturevalue(request.param)
-    bottle: Bottle = request.getfixturevalue("bottle" if request.param == "docker" else "podman_bottle")
-    chosen = replace(bottle, changes={**bottle.changes, "BOT_BOTTLE_ENGINE": request.param})
-    yield chosen, engine.build(folder)
-    bottle("stop", "-t", "0", "rights")
-    listing = ("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle=rights")
-    left = engine.docker(*listing) if isinstance(engine, Docker) else engine.podman(*listing)
-    assert left == b""
+    yield containers_bottle, containers.build(folder)
+    containers_bottle("stop", "-t", "0", "rights")
+    assert containers.client("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle=rights") == b""
 
 
 def run(bottle: Bottle, image: str, *options: str) -> Ended:
@@ -77,6 +76,7 @@ def test_only_root_has_capabilities(world: tuple[Bottle, str], user: str, uid: i
     assert done.out.split() == (as_user(uid) if uid else AS_ROOT), done
 
 
+@pytest.mark.others_slow
 def test_what_joins_a_bottle_has_what_its_user_has(world: tuple[Bottle, str]) -> None:
     bottle, image = world
     for own in ("0", "agent"):
@@ -95,6 +95,7 @@ def test_what_joins_a_bottle_has_what_its_user_has(world: tuple[Bottle, str]) ->
         assert bottle("stop", "-t", "0", "rights").code == 0
 
 
+@pytest.mark.others_slow
 def test_the_users_own_folder_does_not_change_that(world: tuple[Bottle, str], tmp_path: Path) -> None:
     bottle, image = world
     (tmp_path / "work").mkdir()
@@ -103,6 +104,7 @@ def test_the_users_own_folder_does_not_change_that(world: tuple[Bottle, str], tm
     assert done.out.split() == as_user(1000), done
 
 
+@pytest.mark.others_slow
 @pytest.mark.parametrize(
     ("taken", "given", "told"),
     [

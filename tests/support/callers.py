@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.bottle import Bottle, Ended
-from tests.support.engines import LABEL, OWNER, Docker
+from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import busybox_context, copy_with_libraries
 from tests.support.repos import Repo, make_repo
 
@@ -77,16 +77,17 @@ class Caller:
 
 
 @contextmanager
-def caller(uid: int, docker: Docker, cache: Path | None = None) -> Iterator[Caller]:
-    """Give a caller. His folder is a shared mount, as most folders of most machines are."""
+def caller(uid: int, engine: Docker | Podman, cache: Path | None = None) -> Iterator[Caller]:
+    """Yield a caller; of podman it is root. His folder is a shared mount, as most folders are."""
     folder = Path(tempfile.mkdtemp(prefix="bot-bottle-user-"))
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     subprocess.run(["mount", "--make-shared", folder], check=True)
     try:
         folder.chmod(0o755)
         os.chown(folder, uid, uid)
-        changes = {**docker.variables, "BOT_BOTTLE_STATE_DIR": str(folder / "state"), "HOME": str(folder)}
-        prefix = _as(uid, docker) if uid else ()
+        changes = {**engine.variables, "BOT_BOTTLE_STATE_DIR": str(folder / "state"), "HOME": str(folder)}
+        assert isinstance(engine, Docker) or not uid, "podman's storage is of the user who runs it"
+        prefix = _as(uid, engine) if uid and isinstance(engine, Docker) else ()
         yield Caller(uid, folder, Bottle(cache or folder / "cache", changes, prefix=prefix))
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)

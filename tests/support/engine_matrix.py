@@ -10,7 +10,8 @@ engines, so that one runs at a time.
 
 What runs on all of them takes more than half an hour. So on other engines than this machine's own, docker 28
 with containerd's store and podman 5.8, and with other clients than their own and the oldest, a test is slow
-(`make test-slow`), unless it is marked `always`. `make engine ENGINE=NAME` runs all of the tier on one.
+(`make test-slow`), unless it is marked `always`; marked `others_slow`, it is so on all but this machine's
+own. `make engine ENGINE=NAME` runs all of the tier on one.
 """
 
 from __future__ import annotations
@@ -102,7 +103,11 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
             for case in cases
         ]
         metafunc.parametrize(
-            "docker, podman, engine_case", rows, indirect=["docker", "podman"], ids=map(str, cases)
+            "docker, podman, engine_case",
+            rows,
+            indirect=["docker", "podman"],
+            ids=map(str, cases),
+            scope="session",  # or each test would have an engine that was started for it
         )
         return
     each = {kind: names for kind, names in ENGINES.items() if f"each_{kind}" in marked}
@@ -123,7 +128,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def _marks(marked: set[str], engine: Name, case: Case | None = None) -> list[pytest.MarkDecorator]:
     """Return the marks of a test's run on an engine, for a test that is `marked` so itself."""
     common = case is None or engine is None or (case.plugins and not case.wish)
-    return [] if "always" in marked or (engine in QUICK and common) else [pytest.mark.slow]
+    quick = {None} if "others_slow" in marked else QUICK
+    return [] if "always" in marked or (engine in quick and common) else [pytest.mark.slow]
 
 
 def _first_of_each_engine(cases: list[Case]) -> list[Case]:

@@ -46,6 +46,8 @@ class Docker:
         """Run the docker client."""
         return call(["docker", *args], self.env, input)
 
+    client = docker
+
     def build(self, context: Path, *args: str) -> str:
         """Build an image and give its id. It is removed when the test run ends."""
         env = {**self.env, **self._builder}
@@ -98,6 +100,8 @@ class Podman:
     def podman(self, *args: str, input: bytes | None = None) -> bytes:
         """Run podman."""
         return call(["podman", *args], self.env, input)
+
+    client = podman
 
     def build(self, context: Path, *args: str) -> str:
         """Build an image and give its id."""
