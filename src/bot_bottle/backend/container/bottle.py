@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
-from bot_bottle.backend.container.commands import PIDS, bind_option, create_argv, env_file
+from bot_bottle.backend.container.commands import PIDS, bind_option, client_argv, create_argv, env_file
 from bot_bottle.backend.container.entrypoint import (
     ENTRYPOINT,
     Gate,
@@ -88,15 +88,14 @@ class ContainerBottle:
         EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
         and what `on_proved` raises, which is given what was found of the walls before the command starts.
         """
-        program = str(self._engine.program)
         with ExitStack() as held:
             tried = probes(self.launch.egress, held.enter_context(canary()))
             self._gate.ask(inside(tried))
             self._create(tty=tty)
-            argv = [program, "start", "--attach", "--interactive", _NO_DETACH, self.launch.name]
+            start = ("start", "--attach", "--interactive", _NO_DETACH, self.launch.name)
             with (
                 signals.capture_signals() as received,
-                process.attached(argv, terminal=tty) as client,
+                process.attached([*client_argv(self._engine), *start], terminal=tty) as client,
                 _relayed(client.stderr),
             ):
                 started = self._let_through(client, received, tried, on_proved, tty=tty)
@@ -266,7 +265,7 @@ def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> 
     options += [f"--workdir={launch.workdir}"] if launch.workdir else []
     with env_file(run.path, launch.variables(tty=tty)) as (path, inherited):
         options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
-        argv = [str(engine.program), "exec", *options, launch.name, *launch.command]
+        argv = [*client_argv(engine), "exec", *options, launch.name, *launch.command]
         env = {**os.environ, **inherited}
         with process.attached(argv, env=env, terminal=tty) as client, _relayed(client.stderr):
             code = client.wait()

@@ -53,6 +53,14 @@ def create_argv(
     return [*argv, f"--entrypoint={command[0]}", image, *command[1:]]
 
 
+def client_argv(engine: Engine) -> list[str]:
+    """Return how the engine's client begins where a command's own standard error is its standard error.
+
+    podman warns there of what it finds on this machine, such as cgroup v1.
+    """
+    return [str(engine.program), *(["--log-level=error"] if engine.name == "podman" else [])]
+
+
 def bind_option(source: Path, target: str, *more: str) -> str:
     """Give `--mount` for a folder or file. Engines read it as a line of CSV, so a path may hold anything."""
     fields = ["type=bind", f"source={source}", f"target={target}", *more]
