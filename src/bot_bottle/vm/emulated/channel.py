@@ -23,6 +23,7 @@ from pathlib import Path
 
 from bot_bottle.errors import BootError
 from bot_bottle.host import process
+from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.host import StderrFilter
 from bot_bottle.vm.smolvm import HARDENING
 
@@ -31,6 +32,8 @@ PORTS = ("control", *(f"{stream}{session}" for session in SESSIONS for stream in
 CONSOLE = "console"
 
 _CHUNK = 1 << 16
+_PAUSE = 0.5  # seconds
+_LINE = 5.0  # seconds, for the rest of a line that has begun
 
 _ENVIRONMENT = {
     **HARDENING,
@@ -53,11 +56,11 @@ Sink = Callable[[bytes], None]
 class Control:
     """The control port: sends commands and receives their exit statuses.
 
-    `words` returns the last output of a host that has ended.
+    `ended` returns the error of a host that ended while a command ran in it.
     """
 
-    def __init__(self, folder: Path, words: Callable[[], str]) -> None:
-        self._words = words
+    def __init__(self, folder: Path, ended: Callable[[], BootError]) -> None:
+        self._ended_error = ended
         self._socket = connect(folder, "control")
         self._lines = self._socket.makefile("rb")
         self._ids = itertools.count(1)
@@ -65,9 +68,15 @@ class Control:
         self._news = threading.Condition()
         self._lost = False
 
-    def wait_ready(self, timeout: float) -> bool:
-        """Wait until the host says that it takes commands."""
-        self._socket.settimeout(timeout)
+    def wait_ready(self, timeout: float, failed: Callable[[], bool]) -> bool:
+        """Wait until the host says that it takes commands; return False when `failed` says that it cannot."""
+
+        def said_something() -> bool:
+            return bool(select.select([self._socket], [], [], _PAUSE)[0])
+
+        if not wait_until(lambda: said_something() or failed(), timeout, pause=0) or failed():
+            return False
+        self._socket.settimeout(_LINE)
         try:
             ready = self._lines.readline(100) == b"ready\n"
         except OSError:
@@ -107,11 +116,7 @@ class Control:
             if number in self._ended:
                 return self._ended[number]
             if self._lost:
-                raise BootError(
-                    "the emulated host ended while a command ran in it",
-                    why=self._words(),
-                    next_step="try again",
-                )
+                raise self._ended_error()
             return None
 
     def close(self) -> None:

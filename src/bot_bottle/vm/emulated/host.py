@@ -38,6 +38,7 @@ from bot_bottle.vm.emulated.channel import (
     smolvm_script,
     write_to,
 )
+from bot_bottle.vm.emulated.console import QEMU_LOG, boot_error, ended_error, kernel_panic
 from bot_bottle.vm.emulated.disk import check_disk, root_disk
 from bot_bottle.vm.emulated.kernel import check_kernel, kernel
 from bot_bottle.vm.emulated.qemu import (
@@ -240,14 +241,14 @@ def emulated_host(
     )
     with ExitStack() as stack:
         with progress.stage("host") as stage:
-            log = stack.enter_context((folder / "qemu.log").open("wb"))
+            log = stack.enter_context((folder / QEMU_LOG).open("wb"))
             env = {**os.environ, "TMPDIR": str(folder)}
             child = stack.enter_context(process.background([*prefix, *argv], cwd=folder, output=log, env=env))
             control = _control(folder, child)
             stack.callback(control.close)
             stack.callback(child.send, signal.SIGKILL)
-            if not control.wait_ready(_READY):
-                raise _boot_error(folder, child)
+            if not control.wait_ready(_READY, lambda: bool(kernel_panic(folder))):
+                raise boot_error(folder, child, _READY, _folder())
             if port is not None:
                 forward_registry_port(control, port)
             if network:
@@ -262,34 +263,13 @@ def _control(folder: Path, child: Child) -> Control:
     def connected() -> Control | None:
         over = child.code is not None  # asked first: what it has opened is tried again
         try:
-            return Control(folder, partial(_last_words, folder, child))
+            return Control(folder, partial(ended_error, folder, child))
         except OSError:
             if over:
-                raise _boot_error(folder, child) from None
+                raise boot_error(folder, child, _READY, _folder()) from None
             return None
 
     control = wait_until(connected, 20, pause=0.02)
     if control is None:
-        raise _boot_error(folder, child)
+        raise boot_error(folder, child, _READY, _folder())
     return control
-
-
-def _boot_error(folder: Path, child: Child) -> BootError:
-    late = f"not ready within {_READY:g} s\n" if child.code is None else ""
-    return BootError(
-        "the emulated host did not come up",
-        why=f"{late}{_last_words(folder, child)}",
-        next_step="check free memory with `bottle doctor`, then try again",
-    )
-
-
-def _last_words(folder: Path, child: Child) -> str:
-    """Return the last output of QEMU and of its machine's console."""
-    child.wait(5)
-    words = [
-        (folder / name).read_text("utf-8", "replace")[-1500:].strip()
-        for name in ("qemu.log", "console.log")
-        if (folder / name).is_file()
-    ]
-    state = [] if child.code is None else [f"QEMU ended with status {child.code}"]
-    return "\n".join([*state, *filter(None, words)])

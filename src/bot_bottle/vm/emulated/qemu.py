@@ -28,13 +28,16 @@ from pathlib import Path
 from bot_bottle.errors import AccelError, BootError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed
+from bot_bottle.vm.emulated import console
 from bot_bottle.vm.emulated.channel import CONSOLE, PORTS, Control
 from bot_bottle.vm.emulated.kernel import busybox
 
 # The ticks are periodic because emulated interrupts get lost: QEMU notes one in a word that the entry into a
 # nested guest changes too, without a lock (7.2: helper_vmrun, interrupt_request). Where the next tick is due
 # only when the last one has been handled, a processor whose tick was lost stands still for good.
-KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 nohz=off highres=off"
+# Without a check of the timer: at the boot the kernel counts ticks for a moment, and panics when it sees too
+# few, as happens where QEMU has to wait for a processor (Linux, check_timer in io_apic.c).
+KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 nohz=off highres=off no_timer_check"
 
 _REGISTRY = "10.0.2.100"  # in the network between QEMU and the emulated host: it leads to the port
 _REGISTRY_CLIENT = "10.0.2.15/24"
@@ -96,7 +99,7 @@ def qemu_argv(
     """Return QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), *processor_argv(processors)]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-serial", "file:console.log"]
+    argv += ["-serial", f"file:{console.NAME}"]
     argv += network_options(port, network=network, published=published)
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
