@@ -27,6 +27,8 @@ from bot_bottle.network.rules import Network
 GATEWAY = "100.96.0.1"
 # names below it are asked for, which nobody allows: smolvm has to tell that it refused them
 REFUSED_NAME = "walls.bottle.invalid"
+# the probes that ask for one
+ASKING = ("dns-udp", "dns-tcp", "refused-host")
 
 # without a pattern every name would be resolved; this one leads nowhere (RFC 6761)
 _NO_NAME = "*.nothing.invalid"
