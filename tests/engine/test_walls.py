@@ -99,6 +99,29 @@ def test_a_wildcard_is_all_names_below_and_not_the_name_itself(
     assert {each["address"] for each in outside.seen()} == {WILD}
 
 
+def test_programs_get_the_variables_that_name_the_proxy(there: Bottle, client: str) -> None:
+    script = "env | grep -i proxy | sort"
+    proxy, local = "http://127.0.0.1:3128", "localhost,127.0.0.1,::1"
+    wanted = {**dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy)}
+    wanted |= {"NO_PROXY": local, "no_proxy": local, "NODE_USE_ENV_PROXY": "1"}
+    done = run(there, client, script, "--allow=api.example.org")
+    assert dict(line.split("=", 1) for line in done.out.splitlines()) == wanted
+    assert run(there, client, script).out == ""
+    own = run(there, client, script, "--allow=api.example.org", "--env=NODE_USE_ENV_PROXY=0")
+    assert "NODE_USE_ENV_PROXY=0\n" in own.out
+
+
+def test_each_allowed_address_of_a_name_is_tried(there: Bottle, client: str, outside: World) -> None:
+    script = (
+        "for each in http://moved https://moved http://both https://both; do"
+        " curl -sS --cacert /ca.pem $each.example.org/ || exit; done"
+    )
+    done = run(there, client, script, "--allow=moved.example.org", "--allow=both.example.org")
+    assert done.code == 0, done
+    assert done.out.splitlines() == [f"reached {API}:{port}" for port in (80, 443, 80, 443)]
+    assert {each["address"] for each in outside.seen()} == {API}  # not the LAN's, which is not allowed
+
+
 @pytest.mark.parametrize(
     ("allowed", "reachable"),
     [

@@ -20,6 +20,7 @@ from typing import Any
 
 API, OTHER, WILD = "9.9.9.10", "9.9.9.20", "9.9.9.30"
 LAN, METADATA, RESOLVER = "192.168.77.1", "169.254.169.254", "9.9.9.53"
+NOBODY = "9.9.9.40"  # nothing listens there
 ADDRESSES = (API, OTHER, WILD, LAN, METADATA, RESOLVER)
 UDP_PORTS = (53, 443)
 HOSTS = {
@@ -32,6 +33,12 @@ HOSTS = {
     "rebound.example.org": LAN,
     "clouded.example.org": METADATA,
     "looped.example.org": "127.0.0.1",
+    "moved.example.org": NOBODY,
+    "both.example.org": LAN,
+}
+SECOND = {  # addresses that follow others
+    "moved.example.org": API,
+    "both.example.org": API,
 }
 
 _ROOT = Path(__file__).parents[2]
@@ -64,7 +71,7 @@ def world(folder: Path) -> Iterator[World]:
     """Make a world, until the block ends."""
     name = f"bottle-test-{secrets.token_hex(4)}"
     made = World(name, folder)
-    lines = [f"{address} {host}" for host, address in HOSTS.items()]
+    lines = [f"{address} {host}" for hosts in (HOSTS, SECOND) for host, address in hosts.items()]
     (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
     (folder / "seen").touch()
     furnish(folder)
@@ -90,7 +97,7 @@ def furnish(folder: Path) -> None:
 
 
 def _devices(name: str) -> None:
-    commands = ["link set lo up", *(f"addr add {address}/32 dev lo" for address in ADDRESSES)]
+    commands = ["link set lo up", *(f"addr add {address}/32 dev lo" for address in (*ADDRESSES, NOBODY))]
     for command in commands:
         _run("ip", "-n", name, *command.split())
 

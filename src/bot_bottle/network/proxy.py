@@ -2,8 +2,8 @@
 
 A helper (see `parent`), built on mitmproxy; its arguments are SOCKET LOG POLICY [WITHHELD]. It listens on a
 socket that was made for it inside the container's network (see `door`). It holds every request to the policy:
-by the name that is asked for, by the address that this resolves to here, which is then the one that is
-connected to, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched, but
+by the name that is asked for, by the addresses that this resolves to here, of which the allowed ones are
+tried, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched, but
 for hosts that a secret is withheld for (see `withheld`).
 """
 
@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import certifi
 from mitmproxy import http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.master import Master
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.options import Options
@@ -31,18 +32,18 @@ from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import modes, tls
 from mitmproxy.proxy.layers.http import HTTPMode
-from mitmproxy.proxy.mode_servers import ServerInstance
-from mitmproxy.proxy.mode_specs import RegularMode
-from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler, ServerInstance
+from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode
+from mitmproxy.proxy.server import ConnectionIO
 
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.credentials import put_in
+from bot_bottle.network.dialing import connect, resolve
 from bot_bottle.network.policy import Verdict, load_policy
 from bot_bottle.network.rules import address_of
 
 _LARGEST_HELLO = 64 << 10  # bytes; a ClientHello has some hundred to two thousand
 _HTTPS = 443
-_RESOLVE = 20.0  # seconds
 
 
 class Walls:
@@ -126,27 +127,27 @@ class Walls:
         if flow.response is not None:
             flow.response.stream = True
 
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        """Resolve the name, hold the address to the policy, and let that address be the one."""
-        host, port = data.server.address or ("", 0)
-        if self._pinned.get(data.client.id) == (host, port):
-            return  # once more to where its tunnel leads
+    async def addresses(self, client: str, host: str, port: int) -> list[str]:
+        """Return the addresses of a host that are allowed. Raises OSError when there is none."""
+        if self._pinned.get(client) == (host, port):
+            return [host]  # already resolved, for its tunnel
         if not self._holds(host, port).allowed:
-            data.server.error = "it is not allowed"
-            return
+            raise OSError("it is not allowed")
         try:
-            found = await asyncio.wait_for(_resolve(host, port), _RESOLVE)
-        except (OSError, UnicodeError, TimeoutError) as error:
-            data.server.error = f"it does not resolve: {error}"
-            return
+            found = await resolve(host, port)
+        except OSError as error:
+            raise OSError(f"it does not resolve: {error}") from error
         verdicts = [(address, self._policy.decide_resolved(address, port)) for address in found]
         allowed = [address for address, verdict in verdicts if verdict.allowed]
-        if allowed:
-            data.server.address = self._pinned[data.client.id] = (allowed[0], port)
-            return
-        reason = verdicts[0][1].reason if verdicts else "it has no address"
-        self._log.refused(host, port, reason)
-        data.server.error = reason
+        if not allowed:
+            reason = verdicts[0][1].reason if verdicts else "it has no address"
+            self._log.refused(host, port, reason)
+            raise OSError(reason)
+        return allowed
+
+    def pin(self, client: str, address: str, port: int) -> None:
+        """Record the address of a client's tunnel, for another connection to it."""
+        self._pinned[client] = (address, port)
 
     def _decide(self, flow: http.HTTPFlow) -> None:
         verdict = self._holds(flow.request.host, flow.request.port)
@@ -214,10 +215,43 @@ def _host_of(header: str | None) -> str:
     return host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
 
 
-async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+class _Connection(ProxyConnectionHandler):
+    """A client's connection, and those to servers for it: each to an address that was decided on."""
+
+    def __init__(
+        self,
+        walls: Walls,
+        master: Master,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        mode: ProxyMode,
+    ) -> None:
+        super().__init__(master, reader, writer, master.options, mode)
+        self._walls = walls
+
+    async def open_connection(self, command: commands.OpenConnection) -> None:
+        """Connect to a server, tell the layers, and serve it; mitmproxy's own tries one address alone."""
+        server = command.connection
+        try:
+            host, port = (server.address or ("", 0))[:2]
+            allowed = await self._walls.addresses(self.client.id, host, port)
+            reader, writer = await connect(allowed, port)
+        except (OSError, asyncio.CancelledError) as error:
+            server.error = str(error) or "cancelled"
+            await self.server_event(events.OpenConnectionCompleted(command, server.error))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        server.peername = writer.get_extra_info("peername")
+        server.sockname = writer.get_extra_info("sockname")
+        server.address = (server.peername[0], port)
+        self._walls.pin(self.client.id, *server.address)
+        server.timestamp_start = server.timestamp_tcp_setup = time.time()
+        server.state = ConnectionState.OPEN
+        self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
+        await self.server_event(events.OpenConnectionCompleted(command, None))
+        await self.handle_connection(server)
+        server.timestamp_end = time.time()
 
 
 async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
@@ -235,7 +269,14 @@ async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
     loop.add_signal_handler(signal.SIGTERM, master.shutdown)
     listener = await loop.run_in_executor(None, _receive, door)
     instance: ServerInstance[RegularMode] = ServerInstance.make("regular", manager)
-    async with await asyncio.start_server(instance.handle_stream, sock=listener):
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(walls, master, reader, writer, instance.mode)
+        connection.layer = instance.make_top_layer(connection.layer.context)
+        with manager.register_connection(connection.client.id, connection):
+            await connection.handle_client()
+
+    async with await asyncio.start_server(serve, sock=listener):
         await master.run()
 
 

@@ -35,6 +35,7 @@ _TIMEOUT = 30.0  # seconds
 VARIABLES = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{ADDRESS}:{PORT}"),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
+    "NODE_USE_ENV_PROXY": "1",  # without it Node's fetch and http look at none of them
 }
 
 
