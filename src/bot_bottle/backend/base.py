@@ -139,7 +139,9 @@ class Backend(Protocol):
     def boots_artifact(self) -> bool:
         """Whether it boots a `.smolmachine`; otherwise it runs the image in the engine."""
 
-    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
+    def check(
+        self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
+    ) -> None:
         """Refuse what this backend cannot do, before anything is made. Raises SpecError.
 
         `archive` says whether the image is in an archive instead of an engine.

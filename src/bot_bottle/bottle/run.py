@@ -29,7 +29,7 @@ from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.secrets.reference import resolve
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.host import Accel
-from bot_bottle.workspace.open import based_on, opened
+from bot_bottle.workspace.open import based_on, check_workspace, opened
 from bot_bottle.workspace.spec import PLACE, Request
 
 
@@ -92,6 +92,9 @@ def _mounts(request: Request) -> list[str]:
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     """Decide what will run; for a microVM, build the image and make or find its artifact."""
     backend = backend_for(spec.backend)
+    check_workspace(spec.workspace, spec.slug)  # before a build that may take long
+    if spec.source.build is not None:
+        spec.source.build.find_dockerfile()
     env = {**backend.variables(spec.egress), **dict(spec.env)}
     command, conversion = spec.command, None
     workdir = spec.workdir or ("" if spec.workspace.mode == "none" else PLACE)

@@ -65,7 +65,7 @@ class BottleSpec:
             raise UsageError("--workspace-include-dirty is for --workspace clone")
         backend = backend_for(self.backend)
         backend.check_env(dict(self.env))
-        backend.check(self.egress, self.secrets, archive=self.source.archive is not None)
+        backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
         self._check_command()
 
     def _check_command(self) -> None:

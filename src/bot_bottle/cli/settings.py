@@ -79,13 +79,17 @@ def _name(option: click.Parameter) -> str:
     return max(option.opts, key=len) if isinstance(option, click.Option) else str(option.name).upper()
 
 
-def source(ctx: click.Context, settings: Settings) -> Source:
-    """Make the source that options and settings name. Raises UsageError when they name two, or exclude it."""
+def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> Source:
+    """Make the source that options and settings name. Raises UsageError when they name two, or exclude it.
+
+    Raises TrustError when the build gets more of this machine than was granted, unless it is only `shown`.
+    """
     given = ctx.params
     image, archive = given.get("image"), given.get("archive")
     _check_platform(given["platform"])
     if image is None and archive is None:
-        require_grant(requested_by_build(settings), ask, yes=given.get("yes", False))
+        if not shown:
+            require_build_grant(ctx, settings)
         if settings.value("image.name") is not None and given["dockerfile"] is None:
             return _named(ctx, settings)
         request = BuildRequest(
@@ -116,6 +120,12 @@ def source(ctx: click.Context, settings: Settings) -> Source:
             next_step="write it to a file first",
         )
     return found
+
+
+def require_build_grant(ctx: click.Context, settings: Settings) -> None:
+    """Require that what the build gets of this machine was granted, if one is made. Raises TrustError."""
+    if ctx.params.get("image") is None and ctx.params.get("archive") is None:
+        require_grant(requested_by_build(settings), ask, yes=ctx.params.get("yes", False))
 
 
 def _named(ctx: click.Context, settings: Settings) -> Source:

@@ -6,7 +6,7 @@ import click
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
-from bot_bottle.cli.settings import ask, source
+from bot_bottle.cli.settings import ask, require_build_grant, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
@@ -14,18 +14,14 @@ from bot_bottle.network.ports import parse_ports
 from bot_bottle.workspace.spec import Request
 
 
-def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
+def spec(ctx: click.Context, settings: Settings, *, shown: bool = False) -> BottleSpec:
     """Make the spec of one bottle. Raises UsageError and SpecError.
 
-    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be shown.
+    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be `shown`.
     """
-    egress = _egress(ctx, settings)
-    if not ctx.params.get("plan_only"):
-        without = "egress." if ctx.params.get("network") else ""
-        require_grant(requested_grants(settings, without=without), ask, yes=ctx.params["yes"])
-    where = source(ctx, settings)
+    where = source(ctx, settings, shown=True)
     name = ctx.params.get("name")
-    return BottleSpec(
+    made = BottleSpec(
         source=where,
         slug=check_slug(name) if name else make_slug(where),
         command=settings.value("command"),
@@ -37,9 +33,15 @@ def spec(ctx: click.Context, settings: Settings) -> BottleSpec:
         memory_mib=parse_memory(settings.value("memory")),
         backend=settings.value("backend"),
         workspace=_workspace(ctx, settings),
-        egress=egress,
+        egress=_egress(ctx, settings),
         ports=parse_ports(settings.value("ports")),
     )
+    if not (shown or ctx.params.get("plan_only")):
+        without = "egress." if ctx.params.get("network") else ""
+        require_grant(requested_grants(settings, without=without), ask, yes=ctx.params["yes"])
+    if not shown:
+        require_build_grant(ctx, settings)
+    return made
 
 
 def _egress(ctx: click.Context, settings: Settings) -> Policy:

@@ -22,6 +22,8 @@ Builder = Literal["classic", "buildkit", "buildx", "buildah"]
 """What carries out a build: docker's classic builder, the BuildKit in docker clients before 23, the buildx
 plugin of later ones, or podman's buildah."""
 
+BuildArgs = tuple[tuple[str, str | None], ...]
+
 EMPTY_LABEL = "bot-bottle.empty"  # of an image that only serves to take a name from another
 
 _REF = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9\[\]._:/@+-]{0,1023}\Z")
@@ -48,7 +50,7 @@ class BuildRequest:
     dockerfile: Path | None = None
     target: str | None = None
     platform: str | None = None
-    build_args: tuple[tuple[str, str | None], ...] = ()
+    build_args: BuildArgs = ()
     no_cache: bool = False
     pull: bool = False
     secrets: tuple[BuildSecret, ...] = ()
@@ -149,18 +151,21 @@ def build_env(builder: Builder, request: BuildRequest, environ: Mapping[str, str
     elif builder != "buildah":
         env["DOCKER_BUILDKIT"] = "1"
         env["BUILDX_NO_DEFAULT_ATTESTATIONS"] = "1"  # they hold the time, so no id would ever be seen again
-    for key, value in request.build_args:
+    check_build_args(request.build_args, environ)
+    env |= {key: value for key, value in request.build_args if value is not None}
+    return env
+
+
+def check_build_args(build_args: BuildArgs, environ: Mapping[str, str]) -> None:
+    """Refuse arguments whose names or values `environ` cannot carry to a build. Raises SpecError."""
+    for key, value in build_args:
         if not _ARG_NAME.match(key) or "\0" in (value or ""):
             raise SpecError(f"not a build argument: {key[:100]!r}", next_step="write it as NAME=VALUE")
-        if value is None or environ.get(key) == value:
-            continue
-        if _OWN_NAME.match(key):
+        if _OWN_NAME.match(key) and value is not None and environ.get(key) != value:
             raise SpecError(
                 f"the build argument {key} cannot be given: the engine's own program reads that name",
                 next_step="give the ARG another name in the Dockerfile, or a default there",
             )
-        env[key] = value
-    return env
 
 
 def version_argv(program: Path) -> tuple[str, ...]:

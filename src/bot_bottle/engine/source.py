@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bot_bottle.engine.engine import BuildRequest
+from bot_bottle.engine.commands import BuildRequest, check_build_args, check_ref
 from bot_bottle.errors import UsageError
 
 STANDARD_INPUT = Path("-")
@@ -20,7 +21,8 @@ class Source:
     """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them.
 
     `pull` says when the engine is to get the image from its registry first. `archive_name` chooses among the
-    images of an archive, by name or digest. The archive `-` is standard input.
+    images of an archive, by name or digest. The archive `-` is standard input. Raises SpecError for
+    names that no engine takes.
     """
 
     build: BuildRequest | None = None
@@ -32,6 +34,10 @@ class Source:
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:
             raise UsageError("give one of a folder to build, --image and --archive")
+        if self.image is not None:
+            check_ref(self.image)
+        if self.build is not None:
+            check_build_args(self.build.build_args, os.environ)
 
     @classmethod
     def of_archive(cls, text: str) -> Source:

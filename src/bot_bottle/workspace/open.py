@@ -43,6 +43,15 @@ def based_on(request: Request) -> dict[str, Any]:
         return {}
 
 
+def check_workspace(request: Request, name: str) -> None:
+    """Refuse what cannot be cloned or mounted for the bottle `name`. Raises WorkspaceError."""
+    if request.mode == "clone":
+        _check_new(name)
+        open_repository(request.project).head()
+    elif request.mode == "mount":
+        mount_of(request.top)
+
+
 @contextmanager
 def opened(
     request: Request, name: str, progress: Progress, facts: dict[str, Any] | None = None
@@ -67,13 +76,17 @@ def opened(
             _bring_back(clone, progress, {} if facts is None else facts)
 
 
-def _made(request: Request, name: str, progress: Progress) -> Clone:
-    folder = _folder(name)
-    if folder.exists():
+def _check_new(name: str) -> None:
+    if _folder(name).exists():
         raise WorkspaceError(
             f"a clone from an earlier bottle {name} still exists",
             next_step=f"give another --name, or bottle rm {name}",
         )
+
+
+def _made(request: Request, name: str, progress: Progress) -> Clone:
+    folder = _folder(name)
+    _check_new(name)
     with progress.stage("clone") as stage:
         clone = create(folder, open_repository(request.project), name, include_dirty=request.include_dirty)
         stage.conclude(f"of {clone.record.repository}, on the branch bottle/{name}")

@@ -31,15 +31,15 @@ def test_each_name_and_each_place_has_a_backend() -> None:
 
 def test_only_the_microvm_backend_takes_an_archive() -> None:
     with pytest.raises(SpecError, match="no archives"):
-        ContainerBackend().check(NOTHING, (), archive=True)
-    MicrovmBackend().check(NOTHING, (), archive=True)
+        ContainerBackend().check(NOTHING, (), (), archive=True)
+    MicrovmBackend().check(NOTHING, (), (), archive=True)
 
 
 def test_a_secret_for_a_host_needs_a_proxy_that_puts_it_in() -> None:
     secret = Reference("KEY", "env", "MINE", ("api.example.org",))
     with pytest.raises(SpecError, match="no proxy"):
-        ContainerBackend().check(OPEN, (secret,), archive=False)
-    ContainerBackend().check(parse_policy(["api.example.org"]), (secret,), archive=False)
+        ContainerBackend().check(OPEN, (secret,), (), archive=False)
+    ContainerBackend().check(parse_policy(["api.example.org"]), (secret,), (), archive=False)
 
 
 def test_programs_in_a_container_find_the_proxy_where_there_is_one() -> None:

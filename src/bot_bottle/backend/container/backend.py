@@ -14,6 +14,7 @@ from bot_bottle.host import rundir
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
+from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import VARIABLES, Record
 from bot_bottle.secrets.reference import Reference
@@ -25,8 +26,10 @@ class ContainerBackend:
 
     boots_artifact = False
 
-    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
-        """Refuse archives, and secrets for hosts where no proxy puts them in. Raises SpecError."""
+    def check(
+        self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
+    ) -> None:
+        """Refuse archives, and with an open network secrets for hosts, and ports. Raises SpecError."""
         if archive:
             raise SpecError(
                 "the docker backend runs images that the engine holds, no archives",
@@ -39,6 +42,11 @@ class ContainerBackend:
                     "puts it in",
                     next_step=f"allow hosts instead, with --allow {secret.hosts[0]}",
                 )
+        if egress.open and ports:
+            raise SpecError(
+                "a container with an open network publishes no ports",
+                next_step="name what it may reach, with --allow; or use --backend smolmachines",
+            )
 
     def check_env(self, env: Mapping[str, str]) -> None:
         """Refuse variables that the engine's own program would read. Raises SpecError."""

@@ -71,7 +71,6 @@ def network(
     """
     egress = launch.egress
     if egress.open:
-        _hold_no_ports(launch)
         yield Network("bridge" if engine.name == "docker" else "private")
         return
     if egress.closed and not launch.ports:
@@ -95,13 +94,6 @@ def network(
         _wait(engine, folder, made, holder, words)
         yield Network(
             f"container:{_id(engine, launch)}", shared=True, log=None if made is None else record.log
-        )
-
-
-def _hold_no_ports(launch: BottleConfig) -> None:
-    if launch.ports:
-        raise SpecError(
-            "a bottle without walls publishes no ports", next_step="name what it may reach, with --allow"
         )
 
 

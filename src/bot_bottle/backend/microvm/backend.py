@@ -12,6 +12,7 @@ from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
+from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import Record
 from bot_bottle.network.smolvm_policy import network_argv
@@ -32,9 +33,11 @@ class MicrovmBackend:
 
     boots_artifact = True
 
-    def check(self, egress: Policy, secrets: Sequence[Reference], *, archive: bool) -> None:
+    def check(
+        self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
+    ) -> None:
         """Refuse a policy that smolvm cannot enforce, and secrets that it cannot carry. Raises SpecError."""
-        del archive  # an artifact is made of it as of any image
+        del ports, archive  # any can be published; an artifact is made of an archive as of any image
         network_argv(egress)
         for secret in secrets:
             if secret.hosts and _RESERVED.fullmatch(secret.name):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.cli import options
+from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
 from bot_bottle.config.settings import Setting
 from bot_bottle.host.text import printable
@@ -19,6 +19,7 @@ _HELP = """Show the settings of `bottle run` with the same PATH and options, and
 
 Options override the environment, which overrides bottle.toml, which overrides the defaults. bottle.toml is
 searched in PATH; without PATH in the current folder and its parents, up to the top of the repository.
+Settings that `bottle run` refuses are refused here too, with the same message and exit status.
 
 \b
 Examples:
@@ -36,6 +37,7 @@ Examples:
 def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
     """Print the settings."""
     settings = inputs.settings(ctx)
+    specs.spec(ctx, settings, shown=True)  # what cannot be run is refused as `bottle run` does
     shown = {key: _shown(key, setting) for key, setting in settings.items()}
     if as_json:
         document = {key: {"value": shown[key], "from": settings[key].origin} for key in settings}
