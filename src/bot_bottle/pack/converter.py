@@ -14,7 +14,6 @@ from bot_bottle.cache.cache import Cache, Explanation
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
-from bot_bottle.engine.commands import check_ref
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.source import Pull, Source
@@ -38,7 +37,11 @@ if TYPE_CHECKING:  # imported on a cache miss only
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """An image and the artifact made of it, or found."""
+    """An image and the artifact made of it, or found.
+
+    `losses` are what this packing left out, and `seconds` the stages of this conversion: an artifact that was
+    found was packed by none.
+    """
 
     image_id: str
     entry: Entry
@@ -101,7 +104,6 @@ class Converter:
                 stage.conclude(f"image {built.id[:19]} with {self.engine.name}")
                 return built
         if source.image is not None:
-            check_ref(source.image)  # before an engine is looked for
             self._pull(source.image, source.pull)
             return self.engine.image(source.image)
         from bot_bottle.pack.source_archive import opened_archive
@@ -137,6 +139,7 @@ class Converter:
         transport = self._packing.transport
         if source.archive is not None and transport in ("direct", "push"):
             raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
+        before = dict(self._progress.seconds)
         image = self.image(source)
         config = self._config_digest(image)
         try:
@@ -147,7 +150,11 @@ class Converter:
             entry, losses = self._export_and_pack(source, image)
         if entry.hit:
             self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
-        return Conversion(image.id, entry, self._packing.packer, losses, dict(self._progress.seconds))
+        after = self._progress.seconds.items()
+        seconds = {
+            name: round(took - before.get(name, 0), 3) for name, took in after if took != before.get(name)
+        }
+        return Conversion(image.id, entry, self._packing.packer, losses, seconds)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Image]:
