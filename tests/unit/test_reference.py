@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from tests.support.documents import CHECKOUT, DOCUMENTS, code_blocks, prose
 
 from bot_bottle import errors
+from bot_bottle.bottle.spec import DEFAULT_CPUS
 from bot_bottle.cli import main
 from bot_bottle.config.settings import DEFAULTS
 from bot_bottle.pack.options import MAX_IMAGE_SIZE, parse_image_size
@@ -30,13 +31,28 @@ FOREIGN = {"--network=none", "--label", "--pids-limit=4096"}
 
 STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("backends.md", r"is refused \(exit status (\d+)\)", errors.WallsError),
+    ("backends.md", r"nothing starts \(exit status (\d+)\)", errors.WallsError),
     ("bottle-toml.md", r"exit status (\d+)", errors.TrustError),
     ("egress.md", r"status is (\d+)", errors.WallsError),
     ("fidelity.md", r"exit status (\d+)", errors.DifferenceError),
     ("secrets.md", r"before anything is built \(exit status (\d+)\)", errors.SecretError),
     ("secrets.md", r"exit status is (\d+)", errors.LeakError),
     ("security.md", r"status (\d+)", errors.WallsError),
-    ("workspaces.md", r"\(exit status (\d+)\)", errors.ConflictError),
+    ("workspaces.md", r"(?:\(exit status |\()(\d+)\)", errors.ConflictError),
+]
+
+# whose statuses are in tables that have tests of their own, or of earlier versions
+TABLES_OF_STATUSES = {"exit-statuses.md", "troubleshooting.md", "CHANGELOG.md"}
+
+DEFAULTS_SAID = [  # a document, what it says of a default, and the setting
+    ("backends.md", r"A bottle is (a microVM) by default", "backend"),
+    ("workspaces.md", r"`(\w+)` \(the default\)", "workspace"),
+    ("workspaces.md", r"By default, (nothing):", "workspace"),
+]
+DEFAULT_WORDS = {"a microVM": "smolmachines", "nothing": "none"}
+
+OPTIONS_SAID = [  # a document, what it says of an option's default, the command and the option
+    ("registry.md", r"`(\w+)` \(default\)", ("registry",), "form"),
 ]
 
 FIGURES_SAID = [  # a document, a figure in it, where that is in the code, and how much one of it is
@@ -103,7 +119,18 @@ def test_statuses_in_the_text_are_those_of_the_error(
 ) -> None:
     found = re.findall(pattern, text_of(DOCS / document))
     assert found
-    assert str(kind.exit_code) in found
+    assert {int(each) for each in found} == {kind.exit_code}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [each for each in DOCUMENTS if each.name not in TABLES_OF_STATUSES],
+    ids=lambda path: path.name,
+)
+def test_every_status_in_the_text_is_compared_with_an_error(document: Path) -> None:
+    text = re.sub(r"statuses 100 to 125|below 100 and above 125", "", text_of(document))
+    said = {int(each) for each in re.findall(r"\b(?:status(?:es)?(?: is| are)? |\()(1[0-2]\d)\b", text)}
+    assert said == {kind.exit_code for name, _, kind in STATUSES_SAID if name == document.name}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -255,7 +282,44 @@ def test_settings_have_defaults_options_and_variables() -> None:
     assert keys["secrets.NAME.keychain"].kind == "string"
 
 
+@pytest.mark.parametrize(("document", "pattern", "key"), DEFAULTS_SAID)
+def test_defaults_in_the_text_are_those_of_the_settings(document: str, pattern: str, key: str) -> None:
+    [said] = re.findall(pattern, text_of(DOCS / document))
+    assert DEFAULT_WORDS.get(said, said) == DEFAULTS[key]
+
+
+def test_the_settings_that_are_shown_as_defaults_are_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = [line.split() for block in code_blocks(DOCS / "bottle-toml.md") for line in block.splitlines()]
+    said = {row[0]: row[1] for row in shown if len(row) == 3 and row[2] == "default" and row[1][0] != "/"}
+    assert len(said) > 3
+    printed = CliRunner().invoke(main.bottle, ["config"]).output.splitlines()
+    found = {row[0]: row[1] for row in map(str.split, printed) if row[-1] == "default"}
+    assert said.items() <= found.items()
+
+
 # --- options and variables
+
+
+@pytest.mark.parametrize(("document", "pattern", "command", "option"), OPTIONS_SAID)
+def test_defaults_in_the_text_are_those_of_the_options(
+    document: str, pattern: str, command: tuple[str, ...], option: str
+) -> None:
+    [said] = re.findall(pattern, text_of(DOCS / document))
+    [found] = [each for each in reference.options_of(*command) if each.name == option]
+    assert said == found.default
+
+
+def test_defaults_in_the_help_are_those_of_the_code() -> None:
+    helps = {option.name: option.help or "" for option in reference.options_of("run")}
+    assert re.findall(r"default: (\w+)", helps["memory"]) == [DEFAULTS["memory"]]
+    assert re.findall(r"up to (\d+)", helps["cpus"]) == [str(DEFAULT_CPUS)]
+    [row] = [row for row in rows_of(DOCS / "bottle-toml.md") if row[0] == "`memory`"]
+    assert re.findall(r"default: `\"(\w+)\"`", row[1]) == [DEFAULTS["memory"]]
+    [row] = [row for row in rows_of(DOCS / "bottle-toml.md") if row[0] == "`cpus`"]
+    assert re.findall(r"up to (\d+)", row[1]) == [str(DEFAULT_CPUS)]
 
 
 def options() -> set[str]:
