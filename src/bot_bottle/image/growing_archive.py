@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.layers import Blob
 from bot_bottle.tar.reader import BLOCK, Headers
 
@@ -25,13 +26,13 @@ class Arriving:
 
     def advance(self, count: int) -> None:
         """Tell that `count` more bytes have been written."""
-        with self._changed:
+        with defer_signals(), self._changed:  # one that is raised while the lock is taken would keep it taken
             self._size += count
             self._changed.notify_all()
 
     def end(self) -> None:
         """Tell that nothing more will come, or that nobody needs to wait for it."""
-        with self._changed:
+        with defer_signals(), self._changed:
             self._ended = True
             self._changed.notify_all()
 

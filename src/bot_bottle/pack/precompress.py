@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bot_bottle.errors import BottleError
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.archive import Image
 from bot_bottle.image.growing_archive import Arriving
 from bot_bottle.image.layers import CHUNK, Blob, Layer, Layers
@@ -62,9 +63,10 @@ class Ahead:
         try:
             yield arriving.advance
         finally:
-            self._stop = True  # what has been made is enough: the rest is made where it is needed
-            arriving.end()
-            worker.join()
+            with defer_signals():  # the worker uses what is closed after this
+                self._stop = True  # what has been made is enough: the rest is made where it is needed
+                arriving.end()
+                worker.join()
 
     def marked(self, image: Image) -> Image:
         """Give an image of that archive with those of its layers marked as sound that have been verified."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.support.crafted import file, files_tar, layer, saved
 
-from bot_bottle.errors import ImageError
+from bot_bottle.errors import ImageError, Interrupted
+from bot_bottle.host import signals
 from bot_bottle.image.growing_archive import Arriving
 
 LAYERS = [layer([file(name, name.encode() * 3000)]) for name in "abc"]
@@ -111,3 +114,22 @@ def test_an_archive_that_is_no_tar_is_told(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         list(writer.arriving.layers())
     writer.end()
+
+
+def test_a_signal_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """Whenever it comes, also while the lock is being taken."""
+    dice = random.Random(0)  # noqa: S311
+    for _ in range(100):
+        arriving = Arriving(tmp_path / "image.tar")
+        waiting = threading.Thread(target=arriving.has, args=(1 << 62,), daemon=True)
+        waiting.start()
+        signals.install()
+        signal.signal(signal.SIGVTALRM, signal.getsignal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_VIRTUAL, dice.uniform(0.0001, 0.002))
+            while True:
+                arriving.advance(1)
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+        arriving.end()
+        waiting.join(30)
+        assert not waiting.is_alive()
