@@ -77,17 +77,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     engine_matrix.parametrize(metafunc)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of one engine together."""
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Put the tests of one engine together: in one process, where there are several, and after each other."""
+    engine_matrix.group(items)
+    yield
     engine_matrix.sort(items)
 
 
 @pytest.fixture(scope="session")
-def docker(request: pytest.FixtureRequest) -> Iterator[Docker]:
+def engine_copy() -> str:
+    """The copy of each docker engine that this process uses: none, all share one."""
+    return ""
+
+
+@pytest.fixture(scope="session")
+def docker(request: pytest.FixtureRequest, engine_copy: str) -> Iterator[Docker]:
     """A real Docker engine. Its DOCKER_HOST, and its client where it has one, are in the environment then."""
     with (
-        private_docker(getattr(request, "param", None) or "") as engine,
+        private_docker(getattr(request, "param", None) or "", engine_copy) as engine,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in engine.variables.items():

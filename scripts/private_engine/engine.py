@@ -30,13 +30,14 @@ FILES = ("docker.sock", "containerd.sock", "docker.pid", "keeper.json", "process
 
 
 class PrivateEngine:
-    """The private engine of an entry of the catalog, or of this machine's own docker."""
+    """The private engine of an entry of the catalog, or of this machine's own docker, or a copy of one."""
 
-    def __init__(self, entry: Entry | None = None) -> None:
+    def __init__(self, entry: Entry | None = None, copy: str = "") -> None:
         self.entry = entry
-        self.name = entry.name if entry else ""
+        self.copy = copy
+        self.name = "-".join(part for part in (entry and entry.name, copy) if part)
         self.suite = Suite(entry.suite) if entry else None
-        self.data = CACHE / "engines" / entry.name if entry else CACHE / "engine"
+        self.data = CACHE / "engines" / self.name if self.name else CACHE / "engine"
         self.run = run_folder(self.name)
         self.socket, self.containerd, self.pidfile, self.keeper, self.processes = (
             self.run / name for name in FILES
@@ -77,12 +78,13 @@ class PrivateEngine:
     def _start_keeper(self) -> None:
         """Start the keeper apart from this process, and wait until the engine answers."""
         begun = time.monotonic()
+        entry = self.entry.name if self.entry else ""
         what = f"a private {self.name}" if self.name else "a private Docker engine"
         print(f"engine   starting {what}", file=sys.stderr, flush=True)
         inlet, outlet = os.pipe()
         with self.log.open("wb") as log:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "private_engine.keeper", self.name],
+                [sys.executable, "-m", "private_engine.keeper", entry, self.copy],
                 stdin=subprocess.DEVNULL,
                 stdout=outlet,
                 stderr=log,
@@ -119,19 +121,22 @@ class PrivateEngine:
         remove(self.data)
 
     def _lock_out(self) -> None:
-        """Let nobody join it any more. Raises Failure when somebody uses it."""
-        deadline = time.monotonic() + ENDING_SECONDS  # the keeper has the lock while it ends the engine
-        while True:
-            try:
-                lock(self.run / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    what = self.name or "Docker engine"
-                    raise Failure(
-                        f"the private {what} is in use", "wait for the command that uses it"
-                    ) from None
+        """Let nobody join it any more, once the keeper has ended it. Raises Failure when somebody uses it."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        while not self._locked(fcntl.LOCK_EX):
+            # what others can share is the users'; the keeper, while it ends the engine, has the lock alone
+            if time.monotonic() > deadline and self._locked(fcntl.LOCK_SH):
+                what = self.name or "Docker engine"
+                raise Failure(f"the private {what} is in use", "wait for the command that uses it")
             time.sleep(0.05)
+
+    def _locked(self, how: int) -> bool:
+        """Take the users' lock if that can be had at once, for the rest of this process."""
+        try:
+            lock(self.run / "users.lock", how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def answers(host: str = "", docker: str = "docker") -> bool:

@@ -1,7 +1,7 @@
 """The keeper of the private engine: starts it, waits until nobody uses it, and ends it.
 
-`PrivateEngine.join` runs this, with the engine's name. It says `ready` on standard output; its standard error
-is the log.
+`PrivateEngine.join` runs this, with the names of the engine's entry and of the copy. It says `ready` on
+standard output; its standard error is the log.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ DISABLED = json.dumps([f"io.containerd.{name}" for name in ("grpc.v1.cri", "inte
 Started = list[subprocess.Popen[bytes]]
 
 
-def main(name: str) -> None:
+def main(name: str, copy: str) -> None:
     """Leave the caller, and keep the engine until nobody uses it."""
-    engine = PrivateEngine(catalog.entry(name) if name else None)
+    engine = PrivateEngine(catalog.entry(name) if name else None, copy)
     if os.fork():
         return
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -149,4 +149,4 @@ def wait_for(there: Callable[[], bool], started: Started) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,13 @@ class Context(Protocol):
     """Makes a build context from a Dockerfile's lines and the files that it copies."""
 
     def __call__(self, *lines: str, **files: bytes) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def engine_copy() -> str:
+    """A copy of each docker engine for each process after the first: tests look at all images there are."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return "" if worker == "gw0" else worker
 
 
 @pytest.fixture

@@ -21,18 +21,18 @@ STEP = "RUN --mount=type=secret,id=word sha256sum < /run/secrets/word > /sum && 
 
 
 @pytest.fixture(scope="module")
-def containerd() -> Iterator[Docker]:
-    with private_docker("docker-28-containerd") as engine:
+def containerd(engine_copy: str) -> Iterator[Docker]:
+    with private_docker("docker-28-containerd", engine_copy) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module", params=["docker-28-containerd", "docker-28-overlay2"])
-def target(request: pytest.FixtureRequest, containerd: Docker) -> Iterator[Docker]:
+def target(request: pytest.FixtureRequest, containerd: Docker, engine_copy: str) -> Iterator[Docker]:
     """The engine that the images are for; each has its client with buildx."""
     if request.param == "docker-28-containerd":
         yield containerd
         return
-    with private_docker(request.param) as engine:
+    with private_docker(request.param, engine_copy) as engine:
         yield engine
 
 

@@ -27,15 +27,15 @@ _HIDDEN = 'mount -t tmpfs -o mode=0000 tmpfs "$0" && exec "$@"'
 
 
 @pytest.fixture(scope="module")
-def containerd() -> Iterator[Docker]:
+def containerd(engine_copy: str) -> Iterator[Docker]:
     """A docker with containerd's image store, whose buildx attests what it builds."""
-    with private_docker("docker-28-containerd") as engine:
+    with private_docker("docker-28-containerd", engine_copy) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def overlay2() -> Iterator[Docker]:
-    with private_docker("docker-28-overlay2") as engine:
+def overlay2(engine_copy: str) -> Iterator[Docker]:
+    with private_docker("docker-28-overlay2", engine_copy) as engine:
         yield engine
 
 

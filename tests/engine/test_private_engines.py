@@ -9,7 +9,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,8 @@ class Checkout:
     folder: Path
     env: dict[str, str]
 
-    def start(self, *command: str, engine: str = "") -> subprocess.Popen[str]:
-        options = ["--engine", engine] if engine else []
+    def start(self, *command: str, engine: str = "", copy: str = "") -> subprocess.Popen[str]:
+        options = [*(["--engine", engine] if engine else []), *(["--copy", copy] if copy else [])]
         argv = [str(self.folder / "scripts" / "engine"), "run", *options, "--", *command]
         pipe = subprocess.PIPE
         return subprocess.Popen(argv, env=self.env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
@@ -49,6 +50,13 @@ class Seen:
         left = [name for name in files if (self.run_folder / name).exists()]
         return not any(is_alive(*each) for each in self.processes) and not left and not self.bridges()
 
+    def keeper_waits(self) -> bool:
+        """Tell whether the keeper waits for the lock that the engine's users hold. See proc_locks(5)."""
+        [[keeper, _]] = json.loads((self.run_folder / "keeper.json").read_text())
+        inode = (self.run_folder / "users.lock").stat().st_ino
+        waiting = (line.split() for line in Path("/proc/locks").read_text().splitlines() if "-> " in line)
+        return any(words[5] == str(keeper) and words[6].endswith(f":{inode}") for words in waiting)
+
     def bridges(self) -> list[str]:
         return [path.name for path in Path("/sys/class/net").glob(f"bb{self.run_folder.name[-8:]}")]
 
@@ -60,8 +68,9 @@ def see(process: subprocess.Popen[str]) -> Seen:
     assert host.startswith("unix:///run/bot-bottle-")
     folder = Path(host.removeprefix("unix://")).parent
     recorded = [pid for pid, _ in json.loads((folder / "processes.json").read_text())]
-    pids = [pid for each in recorded for pid in (each, *children(each))]
-    return Seen(folder, host, [(pid, start_time(pid)) for pid in pids])
+    # dockerd's containerd, and not what it has run for a moment, such as `runc --version`
+    own = [pid for each in recorded for pid in children(each) if name_of(pid) == "containerd"]
+    return Seen(folder, host, [(pid, start_time(pid)) for pid in (*recorded, *own)])
 
 
 @pytest.fixture
@@ -72,21 +81,30 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
     # no engine answers there, so that a private one has to
     env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
     yield Checkout(tmp_path, env)
-    cleaned = subprocess.run([tmp_path / "scripts" / "engine", "clean"], timeout=60)
+    cleaned = subprocess.run([tmp_path / "scripts" / "engine", "clean"], timeout=300)
     assert cleaned.returncode == 0
     assert [path.name for path in (tmp_path / ".cache").iterdir()] == ["suites"]
 
 
 def children(pid: int) -> list[int]:
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for text in lists for child in text.split()]
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # that thread has ended
+            found += map(int, path.read_text().split())
+    return found
+
+
+def name_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def is_alive(pid: int, started: str) -> bool:
     return started != "" and start_time(pid) == started
 
 
-def wait_until(there: Callable[[], bool], seconds: float = 40) -> bool:
+def wait_until(there: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while not there() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -141,7 +159,7 @@ def test_two_commands_share_the_engine_until_the_last_one_ends(checkout: Checkou
         seen = see(first)
         assert see(second) == seen
         first.communicate("go on\n", timeout=30)
-        time.sleep(0.5)  # time enough for a keeper that took the first one's end for the last
+        assert seen.keeper_waits(), "the keeper took the first one's end for the last"
         assert all(is_alive(*each) for each in seen.processes)
         out, err = second.communicate("go on\n", timeout=30)
     assert (first.returncode, second.returncode) == (0, 0), err
@@ -161,6 +179,36 @@ def test_two_engines_run_at_once_and_share_nothing(checkout: Checkout) -> None:
     assert [driver for driver, _ in said] == ["overlay2", "overlayfs"]
     assert said[0][1] != said[1][1]
     assert all(wait_until(each.is_gone) for each in seen)
+
+
+def test_a_copy_of_an_engine_is_another_one(checkout: Checkout, docker: Docker) -> None:
+    """Also where an engine answers. `clean`, which the fixture runs, knows of copies."""
+    answering = replace(checkout, env=docker.env)
+    script = "echo $DOCKER_HOST; read -r _; docker info --format '{{.DockerRootDir}}'"
+    one, other = (answering.start("sh", "-c", script, copy=copy) for copy in ("one", "other"))
+    with one, other:
+        seen = see(one), see(other)
+        hosts = {*(each.host for each in seen), docker.env.get("DOCKER_HOST", "")}
+        roots = {process.communicate("go on\n", timeout=30)[0] for process in (one, other)}
+    assert (len(hosts), len(roots)) == (3, 2)
+    assert all(wait_until(each.is_gone) for each in seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"copy": "../up"}, "'../up' cannot name a copy of an engine\nNext: use a few of a to z"),
+        (
+            {"copy": "one", "engine": "podman-5.8"},
+            "podman runs no engine to copy\nNext: give it another storage",
+        ),
+    ],
+)
+def test_a_copy_that_cannot_be(checkout: Checkout, options: dict[str, str], words: str) -> None:
+    with checkout.start("true", **options) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert words in err
 
 
 def test_a_docker_that_is_named_comes_with_its_client(checkout: Checkout) -> None:

@@ -6,7 +6,8 @@ and then on each podman; marked `newest` too, on this machine's own and the newe
 own wrapper: of each docker client with each of its builders, and of each podman.
 
 The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
-engines, so that one runs at a time.
+engines, so that one runs at a time. Where tests run in several processes, each process has a docker of this
+machine of its own, and all tests of any other engine, or of podman, are in one of them.
 
 What runs on all of them takes more than half an hour. So on other engines than this machine's own, docker 28
 with containerd's store and podman 5.8, and with other clients than their own and the oldest, a test is slow
@@ -141,6 +142,27 @@ def _pair(name: Name, kind: str) -> tuple[Name, Name]:
     return (None, name) if kind == PODMAN else (name, None)
 
 
+def group(items: list[pytest.Item]) -> None:
+    """Let pytest-xdist run the tests of each engine but this machine's docker in one process each."""
+    for item in items:
+        docker, _ = _engines(item)
+        if docker or _uses_podman(item):
+            item.add_marker(pytest.mark.xdist_group(docker or PODMAN))
+
+
+def _engines(item: pytest.Item) -> tuple[Name, Name]:
+    """Return the docker and the podman of a test, by name."""
+    callspec = getattr(item, "callspec", None)
+    return (callspec.params.get("docker"), callspec.params.get("podman")) if callspec else (None, None)
+
+
+def _uses_podman(item: pytest.Item) -> bool:
+    """Tell whether a test runs podman."""
+    callspec = getattr(item, "callspec", None)
+    case: Case | None = callspec.params.get("engine_case") if callspec else None
+    return case.kind == PODMAN if case else PODMAN in getattr(item, "fixturenames", ())
+
+
 def sort(items: list[pytest.Item]) -> None:
     """Put tests of one engine together, so that it starts once and ends after the last of them."""
 
@@ -149,9 +171,7 @@ def sort(items: list[pytest.Item]) -> None:
         return names.index(name) if name in names else len(names), name or ""
 
     def engines(item: pytest.Item) -> tuple[tuple[int, str], tuple[int, str]]:
-        callspec = getattr(item, "callspec", None)
-        docker: Name = callspec.params.get("docker") if callspec else None
-        podman: Name = callspec.params.get("podman") if callspec else None
+        docker, podman = _engines(item)
         return place(DOCKERS, docker), place(PODMANS, podman)
 
     items.sort(key=engines)

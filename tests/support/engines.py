@@ -109,9 +109,12 @@ class Podman:
 
 
 @contextmanager
-def private_docker(name: str = "") -> Iterator[Docker]:
-    """Hold the engine of that name; without one that which answers, or one of this machine's docker."""
-    with _held(_chosen(name, "docker")) as variables:
+def private_docker(name: str = "", copy: str = "") -> Iterator[Docker]:
+    """Hold the engine of that name; without one that which answers, or one of this machine's docker.
+
+    With `copy`, hold another engine of the same kind, which belongs to those who name the same copy.
+    """
+    with _held([*_chosen(name, "docker"), *(["--copy", copy] if copy else [])]) as variables:
         docker = Docker(variables)
         docker.remove_leftovers()
         try:
