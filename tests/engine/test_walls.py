@@ -158,7 +158,7 @@ def test_what_was_refused_is_told_with_its_reason(there: Bottle, client: str) ->
         ("other.example.org", 80),
         ("rebound.example.org", 443),
     ]
-    assert "not on the internet" in entries[1]["reason"]
+    assert "a private address" in entries[1]["reason"]
     assert "other.example.org:80  it is not allowed" in there("logs", "--egress", "walls").out
 
 

@@ -302,7 +302,7 @@ def test_a_smolvm_that_ignores_an_option_is_caught(
     bad: str,
 ) -> None:
     ended = run("echo started", *options, change=change)
-    ended.failed(119, "walls are not up", bad)
+    ended.failed(119, "network isolation is not in force", bad)
     told = receipt()
     assert not told["proof"][bad]["ok"]
     assert (told["exit_status"], told["place"]) == (119, "emulated")

@@ -1,6 +1,7 @@
-"""What a bottle was refused: one JSON document a line, with time, host, port and reason.
+"""Audit log of the connections that a bottle was refused: one JSON object a line.
 
-It lies beside the receipt of its run. A bottle chooses what it asks for, so that the file has a limit.
+Each has a time, host, port and reason. The log is stored beside the receipt of its run. Its size is limited,
+as the bottle decides what it tries to reach.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LONGEST = 300  # characters of a host
 
 
 class Log:
-    """The log of a bottle that runs."""
+    """The log of a running bottle."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,15 +34,15 @@ class Log:
         self._file.close()
 
     def refused(self, host: str, port: int, reason: str, *, when: str = "") -> None:
-        """Write down what was refused, now if it is not said when."""
+        """Write what was refused; `when` is a time in ISO 8601, now by default."""
         self._write(host, port, reason, when)
 
     def changed(self, rule: str) -> None:
-        """Write down that a rule was added."""
+        """Write that a rule was added."""
         self._write(rule, None, "allowed from now on")
 
     def _write(self, host: str, port: int | None, reason: str, when: str = "") -> None:
-        """Add a line. When the log is full, or the disk, it is not."""
+        """Append a line, unless the log or the disk is full."""
         now = when or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         line = json.dumps({"time": now, "host": host[:_LONGEST], "port": port, "reason": reason})
         try:
@@ -52,7 +53,7 @@ class Log:
 
 
 def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
-    """Give what was refused, and what will be for as long as `lasts` says that the bottle runs."""
+    """Yield what was refused, and what will be refused while `lasts` returns true."""
     while not path.exists():
         if not lasts():
             return
@@ -60,7 +61,7 @@ def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict
     with path.open("rb") as file:
         rest = b""
         while True:
-            going = lasts()  # asked first: what is refused last is read below
+            going = lasts()  # asked before reading, so that the last lines are not missed
             while data := file.read(1 << 16):
                 *lines, rest = (rest + data).split(b"\n")
                 yield from filter(None, map(_entry, lines))

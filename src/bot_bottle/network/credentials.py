@@ -1,7 +1,8 @@
-"""Secrets that a bottle never holds: it has a placeholder, and the way out puts the value in.
+"""Credentials: secrets that the bottle never has. It has a placeholder, which the proxy replaces.
 
-Only in the headers of HTTPS requests to the hosts that the secret is for. The bottle trusts an authority of
-its own run, whose key stays outside, so that these requests can be read on their way; others pass unread.
+The value is only put into headers of HTTPS requests to the hosts that the secret is for. The bottle trusts a
+certificate authority of its own run, whose key stays outside, so that the proxy can read these requests;
+connections to other hosts stay encrypted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bot_bottle.network.probes import KIT
 
 BUNDLE = "ca.pem"
 
-# what programs read the authorities from that they trust
+# variables from which programs read the file of authorities that they trust
 VARIABLES = dict.fromkeys(
     (
         "AWS_CA_BUNDLE",
@@ -36,7 +37,7 @@ VARIABLES = dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A secret of the variable `name`, for `hosts` alone."""
+    """A secret in the variable `name`, for `hosts` only."""
 
     name: str
     hosts: tuple[str, ...]
@@ -46,20 +47,20 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """All that is withheld, and where the bundle of the authorities goes that the bottle is to trust."""
+    """The credentials of a bottle, and the file with the authorities that the bottle is to trust."""
 
     secrets: Sequence[Withheld]
     bundle: Path
 
 
 def variables(withheld: Iterable[Withheld]) -> dict[str, str]:
-    """Give what a bottle gets instead of the values; nothing, if nothing is withheld."""
+    """Return the variables that a bottle gets instead of the values; none without credentials."""
     found = {each.name: each.placeholder for each in withheld}
     return {**VARIABLES, **found} if found else {}
 
 
 def put_in(header: bytes, values: Mapping[bytes, bytes]) -> bytes:
-    """Give a header's value with the placeholders replaced, those within Basic credentials too (RFC 7617)."""
+    """Return a header's value with placeholders replaced, also within Basic credentials (RFC 7617)."""
     scheme, space, rest = header.partition(b" ")
     if space and scheme.lower() == b"basic":
         try:

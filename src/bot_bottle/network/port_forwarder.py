@@ -1,9 +1,9 @@
-"""Lets this machine's loopback reach ports of a container.
+"""Forwards ports of this machine's loopback to ports of a container.
 
-A helper (see `egress.parent`) with the arguments SOCKET HOST:GUEST... Whoever holds the container's network
-makes a connection in it for each that comes here, and hands it out (unix(7), SCM_RIGHTS; see `holder`).
-Nothing is routed, and the container reaches nothing by it. On standard output is which port of this machine
-leads to which of the container, in JSON, when all are open.
+A helper process (see `host.helper_process`) with the arguments SOCKET HOST:GUEST... The process in the
+container's network namespace connects there for each client here, and passes the connection on (unix(7),
+SCM_RIGHTS; see `proxy_process`). Nothing is routed, and the container reaches nothing through it. When all
+ports are open, standard output has a JSON list of host and container ports.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _ADDRESS = "127.0.0.1"
 
 
 class Forwarder:
-    """The connections through one holder of a network."""
+    """Connections made by the process in one network namespace."""
 
-    def __init__(self, holder: socket.socket) -> None:
-        self._holder = holder
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
         self._one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket, guest: int) -> None:
-        """Lead what comes to a listener to a port of the container, forever."""
+        """Forward connections of a listener to a port of the container, forever."""
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.create_task(self._lead(reader, writer, guest))
-            self._tasks.add(task)  # asyncio itself does not keep it from being collected
+            self._tasks.add(task)  # asyncio has only weak references to tasks
             task.add_done_callback(self._tasks.discard)
 
         async with await asyncio.start_server(accept, sock=listener) as server:
@@ -50,15 +50,15 @@ class Forwarder:
             writer.close()
 
     async def _made(self, guest: int) -> socket.socket | None:
-        """Have a connection made in the container's network; None if nobody listens there."""
+        """Return a connection made in the container's network; None if nothing listens on the port."""
         async with self._one:
             return await asyncio.get_running_loop().run_in_executor(None, self._ask, guest)
 
     def _ask(self, guest: int) -> socket.socket | None:
-        self._holder.sendall(guest.to_bytes(2, "big"))
-        said, descriptors, _, _ = socket.recv_fds(self._holder, 1, 1)
+        self._channel.sendall(guest.to_bytes(2, "big"))
+        said, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         if not said:
-            os._exit(0)  # the network is gone, and so is the bottle
+            os._exit(0)  # the network namespace has ended, and so has the bottle
         if not descriptors:
             return None
         made = socket.socket(fileno=descriptors[0])
@@ -76,20 +76,20 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
 
 
 async def _run(path: Path, listeners: list[tuple[socket.socket, int]]) -> None:
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(str(path))
-        path.chmod(0o666)  # in a folder that is the user's alone
-        door.listen(1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        path.chmod(0o666)  # in a folder that only the user can enter
+        server.listen(1)
         found = [[listener.getsockname()[1], guest] for listener, guest in listeners]
         os.write(1, f"{json.dumps(found)}\n".encode())
-        holder, _ = await asyncio.get_running_loop().run_in_executor(None, door.accept)
-    path.unlink()  # which says that it is there
-    forwarder = Forwarder(holder)
+        channel, _ = await asyncio.get_running_loop().run_in_executor(None, server.accept)
+    path.unlink()  # its removal says that the connection is there
+    forwarder = Forwarder(channel)
     await asyncio.gather(*(forwarder.serve(listener, guest) for listener, guest in listeners))
 
 
 def main() -> None:
-    """Forward until ended."""
+    """Forward until terminated."""
     listeners = []
     for pair in sys.argv[2:]:
         host, _, guest = pair.partition(":")

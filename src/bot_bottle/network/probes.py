@@ -1,11 +1,11 @@
-"""What is tried from inside a bottle before its command starts, to prove that its walls are up.
+"""Probes: attempts to get out, made inside a bottle before its command starts, which prove its isolation.
 
-The probes are one script for the shell of a small kit: busybox and its loader, out of smolvm's own guest
-system, which a backend shows to the bottle at KIT, read-only. Nothing of the image is needed or trusted: the
-loader is named on every command line, so no program or library of the image runs.
+The probes are one script for the shell of a small toolkit: busybox and its loader from smolvm's guest system,
+mounted read-only in the bottle at KIT. Nothing of the image is needed or trusted: every command line names
+the loader, so no program or library of the image runs.
 
-All probes run at once; what has not answered when the time is up is silent. What comes back is written by
-whoever holds the bottle, so nothing in it counts but known names with known outcomes, once each.
+All probes run at once; one without an answer when the time is up is silent. The output comes from inside the
+bottle and may be forged, so only expected names with valid outcomes count, once each.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Literal, get_args
 from bot_bottle.errors import WallsError
 
 KIT = "/.bottle"
-# the kit's files: the loader by its own name, since no image has it at this place
+# files of the toolkit; the loader has a name of its own, since no image has it at this place
 BUSYBOX = (f"{KIT}/ld.so", "--library-path", KIT, f"{KIT}/busybox")
-SHELL = (*BUSYBOX, "sh", "-c")  # and then the script
-# the loader obeys these, and an image may set them: a backend sets them empty for the probes
+SHELL = (*BUSYBOX, "sh", "-c")  # the script follows
+# the loader obeys these, and an image may set them: a backend makes them empty for the probes
 CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
 
-# before the name of a line of proc_pid_status(5), among what probes found
+# prefix of lines of proc_pid_status(5) in the output of the probes
 STATUS = "status."
 
-SECONDS = 0.3  # that a probe is waited for, where processors are real
-_PATIENCE = 6.0  # seconds, for one whose silence would be a hole: a busy machine answers late, and is no hole
+SECONDS = 0.3  # timeout of a probe, where processors are real
+_PATIENCE = 6.0  # seconds, for a probe that must not be silent: a busy machine answers late
 
 Protocol = Literal["routes", "tcp", "udp", "icmp", "dns", "dnstcp", "proxy"]
 Outcome = Literal["open", "refused", "unreachable", "silent", "error"]
@@ -40,19 +40,19 @@ Outcome = Literal["open", "refused", "unreachable", "silent", "error"]
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _ASKED = re.compile(r"[A-Za-z0-9._:\[\]-]{1,260}")
-_MOST_OUTPUT = 1 << 16  # bytes of it that are read
+_MOST_OUTPUT = 1 << 16  # bytes of the output that are read
 
-# a wall that drops what it refuses, or that says so
+# a firewall drops packets, or rejects them
 CLOSED: frozenset[Outcome] = frozenset({"refused", "unreachable", "silent"})
 ANY: frozenset[Outcome] = frozenset(_OUTCOMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One attempt to get out, and the outcomes that hold with the walls up.
+    """One attempt to get out, and the outcomes that are expected under network isolation.
 
-    `ask` is the name that is asked for with `dns` and `dnstcp`, and HOST:PORT with `proxy`. `routes` needs no
-    address: it is open when the bottle has any way out of itself.
+    `ask` is the name to resolve with `dns` and `dnstcp`, and HOST:PORT with `proxy`. `routes` needs no
+    address: it is open when the bottle has a route to anything outside itself.
     """
 
     name: str
@@ -64,19 +64,19 @@ class Probe:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"bad name of a probe: {self.name!r}")
+            raise ValueError(f"invalid name of a probe: {self.name!r}")
         for text in filter(None, (self.address, self.ask)):
             if not _ASKED.fullmatch(text) or text.startswith("-"):
-                raise ValueError(f"bad target of a probe: {text!r}")
+                raise ValueError(f"invalid target of a probe: {text!r}")
 
 
-# A tool says who it is on the third descriptor, so that it can be ended: timeout(1) counts in whole seconds.
-# What it says after that is judged when it has ended, or when its time is up. $1 is the address, $2 the port,
-# $3 what is asked for. nc ends without a word where a connection is refused.
+# A tool reports its pid on descriptor 3, so that it can be killed: timeout(1) has only whole seconds. Its
+# output is judged when it has exited, or when its time is up. $1 is the address, $2 the port, $3 the request.
+# nc exits without a message where a connection is refused.
 _FUNCTIONS = r"""
 self() { read -r me rest </proc/self/stat; echo "${1:-pid} $me" >&3; }
 tcp() { self; exec $bb nc -vz "$1" "$2" 2>&1 </dev/null; }
-udp() { # sending is always possible: only an answer counts
+udp() { # sending always succeeds: only an answer counts
   { self; exec $bb nc -uv "$1" "$2" 2>&3 <<END
 bottle
 END
@@ -84,13 +84,13 @@ END
 }
 icmp() { self; exec $bb ping -c1 "$1" 2>&1 </dev/null; }
 dns() { self; exec $bb nslookup -type=a "$3" $1 2>&1 </dev/null; }
-dnstcp() { # $3 is a whole message; two bytes of the answer count what it says (RFC 1035, 4.1.1)
+dnstcp() { # $3 is a complete message; ANCOUNT of the answer says whether it has records (RFC 1035, 4.1.1)
   printf "$3" | { self; exec $bb nc -v "$1" "$2" 2>&3; } | {
     o=$($bb xxd -p -l 10)
     case $o in ????626f????????0000) echo nothing ;; ????626f*) echo answered ;; esac
   }
 }
-proxy() { # a proxy gives a request up whose sender has nothing more to say
+proxy() { # a proxy drops a request whose sender has closed its side
   { self beside; printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$3" "$3"; exec $bb sleep $seconds; } | {
     (self; exec $bb nc -v "$1" "$2" 2>&1)
     echo "end $?"
@@ -105,7 +105,7 @@ routes() { # a header, then the routes (proc(5)); of IPv6 not those of loopback 
   echo unreachable
 }
 judge() { # NAME KIND
-  pid= beside= s= r= t=60 # till it says who it is: without that it could not be ended, and would go on
+  pid= beside= s= r= t=60 # until it reports its pid, without which it could not be killed
   while [ -z "$r$s" ] && IFS= read -r -t $t line; do
     case $line in
       'pid '*) pid=${line#pid } t=$seconds ;;
@@ -133,7 +133,7 @@ try() { # NAME KIND ADDRESS PORT ASK
 
 
 def script(probes: Sequence[Probe], *, seconds: float = SECONDS, busybox: Sequence[str] = BUSYBOX) -> str:
-    """Give the script. It writes a line `NAME OUTCOME` for each probe, in any order, and always ends."""
+    """Return a shell script that writes a line `NAME OUTCOME` for each probe, in any order."""
     lines = [f"bb={shlex.quote(' '.join(busybox))}", _FUNCTIONS, "exec 2>/dev/null"]
     for probe in probes:
         ask = _message(probe.ask) if probe.protocol == "dnstcp" else probe.ask
@@ -143,73 +143,73 @@ def script(probes: Sequence[Probe], *, seconds: float = SECONDS, busybox: Sequen
 
 
 def _message(name: str) -> str:
-    """Give a question over TCP for a name's address, for printf: its number is "bo" (RFC 1035, 4.2.2)."""
+    """Return a DNS query over TCP, escaped for printf: type A, ID "bo" (RFC 1035, 4.1.1 and 4.2.2)."""
     labels = b"".join(bytes([len(part)]) + part for part in name.encode("ascii").split(b"."))
     message = b"bo\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
     return "".join(f"\\{byte:03o}" for byte in len(message).to_bytes(2, "big") + message)
 
 
 def outcomes(output: bytes, probes: Sequence[Probe]) -> dict[str, Outcome]:
-    """Read what the script wrote. A probe that is not told, or told twice, is an error."""
+    """Parse the output of the script. A probe without a line, or with two, is an error."""
     found: dict[str, list[Outcome]] = {probe.name: [] for probe in probes}
     for line in output[:_MOST_OUTPUT].decode("ascii", "replace").splitlines():
         name, _, word = line.partition(" ")
         if name in found:
-            found[name] += [known for known in _OUTCOMES if known == word] or ["error"]
-    return {name: told[0] if len(told) == 1 else "error" for name, told in found.items()}
+            found[name] += [outcome for outcome in _OUTCOMES if outcome == word] or ["error"]
+    return {name: each[0] if len(each) == 1 else "error" for name, each in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What each probe met, and whether that holds with the walls up."""
+    """The outcome of each probe, and whether it is as expected."""
 
     results: Mapping[str, tuple[str, bool]]
 
     def __or__(self, other: Proof) -> Proof:
-        """Return it together with what other probes met."""
+        """Return the outcomes of both."""
         return Proof({**self.results, **other.results})
 
     @property
     def holds(self) -> bool:
-        """Whether the walls are up."""
+        """Whether the network isolation is in force."""
         return all(ok for _, ok in self.results.values())
 
     def described(self) -> dict[str, dict[str, object]]:
-        """Give it as a JSON document."""
+        """Return the outcomes as a JSON document."""
         return {name: {"outcome": outcome, "ok": ok} for name, (outcome, ok) in self.results.items()}
 
     def require(self) -> None:
-        """Hold that the walls are up. Raises WallsError with what got out."""
+        """Check that all outcomes are as expected. Raises WallsError that names the others."""
         bad = [f"{name}: {outcome}" for name, (outcome, ok) in self.results.items() if not ok]
         if bad:
             raise WallsError(
-                "the bottle's walls are not up",
-                why="tried from inside, with what came of it: " + ", ".join(bad),
+                "network isolation is not in force",
+                why="probes from inside: " + ", ".join(bad),
                 next_step="see `bottle doctor`; the command was not started",
             )
 
 
 def judge(output: bytes, probes: Sequence[Probe]) -> Proof:
-    """Compare what the script wrote with what is accepted."""
+    """Compare the output of the script with the outcomes that are accepted."""
     met = outcomes(output, probes)
     return Proof({probe.name: (met[probe.name], met[probe.name] in probe.accepted) for probe in probes})
 
 
-# below those that connections come from (ip(7), ip_local_port_range): none takes one by itself
+# below the ephemeral ports of connections (ip(7), ip_local_port_range)
 PORTS = range(10_000, 30_000)
 
 
 @contextmanager
 def canary() -> Iterator[int]:
-    """Give a port of this machine's loopback that answers, for the time of the block.
+    """Yield a port of this machine's loopback that listens until the block ends.
 
-    It is none that connections come from by themselves: one of those may meet itself where nobody listens
-    (tcp(7) knows no difference), and would look like an answer.
+    It is outside the ephemeral ports: a connection from such a port may connect to itself where nothing
+    listens (simultaneous open, RFC 9293, 3.5), which would look like an answer.
     """
     with socket.socket() as listener:
         while True:
             port = secrets.choice(PORTS)
-            with suppress(OSError):  # taken
+            with suppress(OSError):  # in use
                 listener.bind(("127.0.0.1", port))
                 break
         listener.listen()

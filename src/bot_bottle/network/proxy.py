@@ -1,10 +1,10 @@
 """The forward proxy of one container: its only way out, run outside of it, for it alone.
 
-A helper (see `parent`), built on mitmproxy; its arguments are SOCKET LOG POLICY [WITHHELD]. It listens on a
-socket that was made for it inside the container's network (see `door`). It holds every request to the policy:
-by the name that is asked for, by the addresses that this resolves to here, of which the allowed ones are
-tried, and, inside a tunnel, by the name that TLS is begun for. What is encrypted passes untouched, but
-for hosts that a secret is withheld for (see `withheld`).
+A helper process (see `host.helper_process`), built on mitmproxy; its arguments are SOCKET LOG POLICY
+[CREDENTIALS]. It listens on a socket that was made for it inside the container's network namespace (see
+`proxy_process`). It checks every request against the policy: the requested name, the addresses to which it
+resolves here, of which the allowed ones are tried, and, inside a tunnel, the server name in the ClientHello.
+Encrypted data passes unread, except for hosts of a credential (see `credentials`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HTTPS = 443
 
 
 class Walls:
-    """The addon that decides."""
+    """The mitmproxy addon that applies the policy."""
 
     def __init__(self, policy: Path, log: Log, withheld: Mapping[str, Mapping[bytes, bytes]]) -> None:
         self._path = policy
@@ -58,30 +58,30 @@ class Walls:
         self._pinned: dict[str, tuple[str, int]] = {}  # by client: what that host resolved to
 
     def next_layer(self, data: layer.NextLayer) -> None:
-        """Speak HTTP with the client; what comes in a tunnel is looked at once and passed on."""
+        """Use HTTP with the client; check the start of what comes in a tunnel, and pass it on."""
         context = data.context
         if len(context.layers) == 1 and isinstance(context.layers[0], modes.HttpProxy):
             data.layer = layers.HttpLayer(context, HTTPMode.regular)
             return
         asked = self._tunnels.get(context.client.id, "")
-        if context.client.tls_established:  # by us, for a host that something is withheld for
+        if context.client.tls_established:  # by us, for a host of a credential
             data.layer = layers.HttpLayer(context, HTTPMode.transparent)
             return
         said = data.data_client()
         if starts_like_tls_record(said) and not data.data_server():
             name = _server_name(said)
             if name is None:
-                return  # more of it has to come
+                return  # the ClientHello is not complete
             data.layer = self._secured(context, asked, name)
         else:
             data.layer = layers.TCPLayer(context, ignore=True)
 
     def _secured(self, context: Context, asked: str, name: str) -> layer.Layer:
-        """Give what is to be made of TLS for a name, in a tunnel that was asked for."""
+        """Return the layer for TLS to a server name, in a tunnel to the host that was requested."""
         port = context.server.address[1] if context.server.address else 0
         if asked in self._withheld and port == _HTTPS:
             if name.lower() != asked:
-                self._log.refused(name, port, f"its tunnel is for {asked}")
+                self._log.refused(name, port, f"the tunnel was requested for {asked}")
                 return _Closed(context)
             outside = layers.ServerTLSLayer(context)
             outside.child_layer = layers.ClientTLSLayer(context)
@@ -91,7 +91,7 @@ class Walls:
         return layers.TCPLayer(context, ignore=True)
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        """Decide about a tunnel."""
+        """Decide about a tunnel (CONNECT, RFC 9110, 9.3.6)."""
         self._decide(flow)
         self._tunnels[flow.client_conn.id] = flow.request.host.lower().removesuffix(".")
 
@@ -101,19 +101,19 @@ class Walls:
         self._pinned.pop(client.id, None)
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Decide about a plain request. Its body is passed on as it comes."""
+        """Decide about a plain request. Its body is streamed."""
         flow.request.stream = True
         if flow.client_conn.tls_established:
             self._put_in(flow)
         elif flow.request.scheme != "http":
-            flow.response = _refusal(400, "this proxy speaks HTTP; for HTTPS it makes a tunnel (CONNECT)")
+            flow.response = _refusal(400, "this is an HTTP proxy; HTTPS needs a tunnel (CONNECT)")
         elif _host_of(flow.request.host_header) not in ("", flow.request.host.lower()):
             flow.response = _refusal(400, "the header Host names another host than the request")
         else:
             self._decide(flow)
 
     def _put_in(self, flow: http.HTTPFlow) -> None:
-        """Put in what is withheld from whoever sent a request."""
+        """Put credentials into a request in place of their placeholders."""
         host = self._tunnels.get(flow.client_conn.id, "")
         if _host_of(flow.request.host_header).removesuffix(".") not in ("", host):
             flow.response = _refusal(400, "the header Host names another host than the tunnel")
@@ -123,7 +123,7 @@ class Walls:
         flow.request.headers.fields = tuple((name, put_in(value, values)) for name, value in fields)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Pass a body on as it comes."""
+        """Stream the body of a response."""
         if flow.response is not None:
             flow.response.stream = True
 
@@ -164,7 +164,7 @@ class Walls:
         return verdict
 
     def _changed(self) -> bool:
-        """Read the policy again if somebody has widened it. It only ever grows (`bottle allow`)."""
+        """Read the policy again if `bottle allow` has added to it. Rules are only ever added."""
         stamp = _stamp(self._path)
         if stamp == self._read:
             return False
@@ -178,7 +178,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 class _Closed(layer.Layer):
-    """A tunnel that is refused: both its ends are closed."""
+    """A refused tunnel: both its ends are closed."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Start):
@@ -194,7 +194,7 @@ def _is_address(host: str) -> bool:
 
 
 def _server_name(said: bytes) -> str | None:
-    """Give the name that a ClientHello asks for, "" if it names none, None while it is not whole."""
+    """Return the server name in a ClientHello, "" if it has none, None while it is not complete."""
     try:
         hello = tls.parse_client_hello(said)
     except ValueError:
@@ -260,7 +260,7 @@ async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
     master.addons.add(walls, manager)
     if withheld:
         trusted = withheld["trusted"] or certifi.where()
-        master.addons.add(TlsConfig())  # makes its authority when it is told where
+        master.addons.add(TlsConfig())  # makes its authority when it gets the options
         options.update(confdir=withheld["folder"], ssl_verify_upstream_trusted_ca=trusted)
         own = Path(withheld["folder"], "mitmproxy-ca-cert.pem").read_bytes()
         Path(withheld["bundle"]).write_bytes(Path(trusted).read_bytes() + b"\n" + own)
@@ -281,10 +281,11 @@ async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
 
 
 def _receive(path: Path) -> socket.socket:
-    """Wait for the socket that was made inside the container's network (unix(7), SCM_RIGHTS)."""
+    """Wait for the socket that was made inside the container's network namespace (unix(7), SCM_RIGHTS)."""
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(path))
-        path.chmod(0o666)  # in a folder that is the user's alone; whoever holds the network has to reach it
+        # in a folder that only the user can enter; the process in the namespace may be another user's
+        path.chmod(0o666)
         door.listen(1)
         connection, _ = door.accept()
         with connection:
@@ -292,7 +293,7 @@ def _receive(path: Path) -> socket.socket:
             listener = socket.socket(fileno=descriptors[0])
             listener.setblocking(False)
             connection.sendall(b"\n")
-    path.unlink()  # which says that we have it
+    path.unlink()  # its removal says that the socket has arrived
     return listener
 
 

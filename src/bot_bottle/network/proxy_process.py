@@ -1,8 +1,8 @@
-"""The door of a container's network: a socket made inside it, on which a proxy outside of it answers.
+"""The proxy of a container: a process outside it, and a listening socket made inside its network namespace.
 
-A socket belongs to the network that it was made in, whoever holds it. So a program inside (see `holder`)
-makes one that listens and hands it out (unix(7), SCM_RIGHTS); the proxy needs no address that both can reach,
-and the network of the container no device but loopback.
+A socket belongs to the network namespace in which it was made, in whatever process it is used. So a program
+inside (PROGRAM) makes one that listens and passes it out (unix(7), SCM_RIGHTS). The proxy then needs no
+address that both sides reach, and the network of the container no device but loopback.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
-PORT = 3128  # where proxies have listened since squid
+PORT = 3128  # the customary port of proxies
 
 _SOCKET = "socket"
 _TIMEOUT = 30.0  # seconds
 
-# what programs look at; loopback is the container's own
+# variables with which programs are configured; loopback is the container's own
 VARIABLES = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{ADDRESS}:{PORT}"),
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
@@ -41,7 +41,7 @@ VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A proxy that waits for its socket. `folder` is what the maker has to see, `socket` its path there."""
+    """A proxy that waits for its socket. PROGRAM has to see `folder`; `socket` is the path in it."""
 
     folder: Path
     process: Child
@@ -49,26 +49,26 @@ class Door:
 
     @property
     def socket(self) -> Path:
-        """Where the proxy waits."""
+        """Where the proxy waits for its listening socket."""
         return self.folder / _SOCKET
 
     def complaint(self) -> str:
-        """Give the last of what the proxy said: nothing, as long as it is well."""
+        """Return the end of the proxy's error output; empty as long as all is well."""
         return self.words.read_text("utf-8", "replace")[-2000:].strip()
 
 
 def check_proxy() -> None:
-    """Hold that there is a proxy to run. Raises SpecError."""
+    """Check that mitmproxy is installed. Raises SpecError."""
     if importlib.util.find_spec("mitmproxy") is None:
         raise SpecError(
-            "a container that may reach something needs mitmproxy, which is not installed",
+            "--allow with --backend docker needs mitmproxy, which is not installed",
             next_step="pip install 'bot-bottle[egress]'; or use --backend smolmachines",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where a proxy writes what it refuses, and reads what it is held to, again whenever that has changed."""
+    """The log that a proxy writes, and the policy that it reads, again whenever it has changed."""
 
     log: Path
     policy: Path
@@ -76,21 +76,21 @@ class Record:
 
 @contextmanager
 def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) -> Iterator[Door]:
-    """Run a proxy that holds to a policy, until the block ends. `folder` is what the maker has to see.
+    """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
 
-    Raises WallsError when it does not come up.
+    Raises WallsError when the proxy does not start.
     """
     check_proxy()
-    words = run.path / "door.log"
+    words = run.path / "proxy.log"
     save_policy(policy, record.policy)
-    places = (_SOCKET, record.log, record.policy)  # a socket's path has 107 bytes at most
+    places = (_SOCKET, record.log, record.policy)  # the path of a socket has 107 bytes at most
     argv = helper("bot_bottle.network.proxy", *places)
     try:
         with ExitStack() as stack:
             if kept.secrets:
                 values = {each.name: each.value for each in kept.secrets}
                 pipes = stack.enter_context(secret_fifos(values, run.path))
-                argv.append(str(_told(kept, pipes, run)))
+                argv.append(str(_write_config(kept, pipes, run)))
             output = stack.enter_context(words.open("wb"))
             proxy = process.background(argv, env=environment(), cwd=folder, output=output)
             child = stack.enter_context(proxy)
@@ -101,8 +101,8 @@ def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) 
         record.policy.unlink(missing_ok=True)
 
 
-def _told(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
-    """Write down where the proxy finds what it is to put in, and where it writes the bundle."""
+def _write_config(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
+    """Write where the proxy finds its credentials, and where it writes the bundle; return the path."""
     found = [
         {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]}
         for each in kept.secrets
@@ -117,34 +117,34 @@ def _told(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
 def _wait(made: Door) -> None:
     wait_until(lambda: made.socket.exists() or made.process.code is not None, _TIMEOUT)
     if not made.socket.exists():
-        raise WallsError("the bottle's proxy did not come up", why=made.complaint())
+        raise WallsError("the bottle's proxy did not start", why=made.complaint())
 
 
-# `listen=PATH`: hand out a socket that listens, for a proxy. `connect=PATH`: for every port that is asked
-# for, in two bytes, hand out a connection to it; or say no. And hold the network until ended.
+# `listen=PATH`: pass on a listening socket, for a proxy. `connect=PATH`: for every port that is requested, in
+# two bytes, pass on a connection to it, or report a failure. Then keep the namespace until terminated.
 PROGRAM = f"""\
 import signal, socket, sys
 
-def listen(door):
+def listen(channel):
     with socket.create_server(("{ADDRESS}", {PORT}), backlog=128) as listener:
-        socket.send_fds(door, [b"l"], [listener.fileno()])
-        door.recv(1)
+        socket.send_fds(channel, [b"l"], [listener.fileno()])
+        channel.recv(1)
 
-def connect(door):
-    while asked := door.recv(2, socket.MSG_WAITALL):
+def connect(channel):
+    while asked := channel.recv(2, socket.MSG_WAITALL):
         try:
             made = socket.create_connection(("{ADDRESS}", int.from_bytes(asked, "big")), 5)
         except OSError:
-            door.sendall(b"n")
+            channel.sendall(b"n")
         else:
             with made:
                 made.settimeout(None)
-                socket.send_fds(door, [b"y"], [made.fileno()])
+                socket.send_fds(channel, [b"y"], [made.fileno()])
 
 for word in sys.argv[1:]:
     kind, _, path = word.partition("=")
-    door = socket.socket(socket.AF_UNIX)
-    door.connect(path)
-    {{"listen": listen, "connect": connect}}[kind](door)
+    channel = socket.socket(socket.AF_UNIX)
+    channel.connect(path)
+    {{"listen": listen, "connect": connect}}[kind](channel)
 signal.pause()
 """

@@ -1,7 +1,7 @@
 """One entry of `egress.allow`: a host, a pattern of hosts, an address or a range, with or without a port.
 
-Everything is brought into one form first, so that two spellings of a name are one name: lower case, no dot at
-the end, non-ASCII as punycode (RFC 5891), IPv4 that is mapped into IPv6 as IPv4.
+Every entry is normalized first, so that two spellings of a name are equal: lower case, no final dot,
+non-ASCII as punycode (RFC 5891), IPv4-mapped IPv6 addresses as IPv4.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bot_bottle.host.text import is_printable, printable
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# the widest ranges that can be named: more is most of the internet, which only `open` says
+# the widest prefixes that are accepted: wider is most of the internet, for which there is `open`
 _WIDEST = {4: 8, 6: 16}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::(.*))?")
@@ -25,9 +25,9 @@ _LONGEST = 300  # characters of an entry; a name has 253
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one entry allows. `target` is an exact name, `.example.org` for all names below that, or a range.
+    """What one entry allows. `target` is a name, `.example.org` for all names below it, or a range.
 
-    `port` is None where every port is.
+    `port` is None for all ports.
     """
 
     target: str | Network
@@ -44,14 +44,14 @@ class Rule:
 
 
 def parse(text: str) -> Rule:
-    """Read an entry. Raises SpecError with the reason and how it should be written."""
+    """Parse an entry. Raises SpecError with the reason and the correct form."""
     if len(text) > _LONGEST or not is_printable(text):
-        raise _refused(text, "it is no host, address or range")
+        raise _refused(text, "not a host, address or range")
     entry = text.strip()
     if "://" in entry:
-        raise _refused(text, "it is a URL", "write its host alone: api.example.org")
+        raise _refused(text, "this is a URL", "write only the host: api.example.org")
     if "%" in entry:
-        raise _refused(text, "an address with a zone means another thing on each machine")
+        raise _refused(text, "an address with a zone differs from machine to machine")
     host, port = _split(entry)
     number = None if port is None else _port(text, port)
     if "/" in host or ":" in host or _looks_like_ipv4(host):
@@ -60,22 +60,22 @@ def parse(text: str) -> Rule:
 
 
 def name_of(host: str) -> str:
-    """Give a host's name in the one form that names are compared in. Raises SpecError."""
+    """Return a host name in the form in which names are compared. Raises SpecError."""
     name = host.removesuffix(".")
     try:
         ascii_name = name.lower() if name.isascii() and "xn--" not in name.lower() else _punycode(name)
         for label in ascii_name.split("."):
             if not _LABEL.fullmatch(label):
-                raise ValueError(f"{label[:70]!r} cannot be a part of a host's name")
+                raise ValueError(f"{label[:70]!r} is not a valid label of a host name")
     except ValueError as error:
-        raise SpecError(f"not a host's name: {host[:80]!r}", why=str(error)) from error
+        raise SpecError(f"invalid host name: {host[:80]!r}", why=str(error)) from error
     if len(ascii_name) > 253:
-        raise SpecError(f"not a host's name: {host[:80]!r}", why="a name has 253 characters at most")
+        raise SpecError(f"invalid host name: {host[:80]!r}", why="a name has 253 characters at most")
     return ascii_name
 
 
 def _punycode(name: str) -> str:
-    import idna  # its tables take a while
+    import idna  # its tables take long to import
 
     encoded = idna.encode(name.lower(), uts46=True).decode("ascii")
     idna.decode(encoded)
@@ -83,14 +83,14 @@ def _punycode(name: str) -> str:
 
 
 def address_of(host: str) -> Address | None:
-    """Give the address that a text is, or None when it is a name. Raises ValueError for a broken address."""
+    """Return the address that a text is, or None for a name. Raises ValueError for an invalid address."""
     if ":" in host or _looks_like_ipv4(host):
         return plain(ipaddress.ip_address(host.strip("[]")))
     return None
 
 
 def plain(address: Address) -> Address:
-    """Give an IPv4 address that is written as an IPv6 one as what it is."""
+    """Return an IPv4-mapped IPv6 address as IPv4, and others unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
@@ -106,12 +106,12 @@ def _split(entry: str) -> tuple[str, str | None]:
 
 def _port(text: str, port: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise _refused(text, f"{port[:20]!r} is no port", "write it as api.example.org:443")
+        raise _refused(text, f"{port[:20]!r} is not a valid port", "write it as api.example.org:443")
     return int(port)
 
 
 def _looks_like_ipv4(host: str) -> bool:
-    """Whether it is a number in one of the forms that resolvers take for IPv4 (0x7f.1, 2130706433)."""
+    """Return whether a text is a form that resolvers accept as IPv4 (0x7f.1, 2130706433)."""
     last = host.removesuffix(".").rpartition(".")[2]
     return bool(re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last))
 
@@ -123,17 +123,17 @@ def _network(text: str, host: str) -> Network:
     except ValueError as error:
         raise _refused(text, str(error), "write it as 192.0.2.7 or 192.0.2.0/24") from error
     if "/" in host and given != network.network_address:
-        raise _refused(text, "the address has bits beyond its range", f"write {network}, or {given} alone")
+        raise _refused(text, "the address has host bits set", f"write {network}, or {given} alone")
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped:
         if network.prefixlen < 96:
-            raise _refused(text, "it holds all of IPv4")
+            raise _refused(text, "it contains all of IPv4")
         address = network.network_address.ipv4_mapped
         network = ipaddress.ip_network((address, network.prefixlen - 96))
     if network.prefixlen < _WIDEST[network.version]:
         raise _refused(
             text,
             f"it is wider than /{_WIDEST[network.version]}",
-            "name what is needed; whoever wants no walls says open = true",
+            "allow what is needed; open = true allows everything",
         )
     return network
 
@@ -143,11 +143,11 @@ def _name(text: str, host: str) -> str:
     if host.startswith("*"):
         start, name = ".", host.removeprefix("*.")
         if name in ("", ".", "*") or not host.startswith("*."):
-            raise _refused(text, "it names no domain", "write *.example.org, or open = true for no walls")
+            raise _refused(text, "a domain is missing", "write *.example.org, or open = true for everything")
         if "." not in name.removesuffix("."):
             raise _refused(text, "it is all of a top-level domain", "write *.example.org")
     if "*" in name:
-        raise _refused(text, "a star stands at the beginning, for whole parts", "write *.example.org")
+        raise _refused(text, "`*` is only allowed as the first label", "write *.example.org")
     try:
         return start + name_of(name)
     except SpecError as error:

@@ -1,16 +1,16 @@
-"""A policy as smolvm's options, and the probes that show it in force. What smolvm 1.32 really does, as tried:
+"""A policy as options of smolvm, and the probes that check it. Measured behaviour of smolvm 1.32:
 
 - `--allow-host NAME` also allows every name below it; `--allow-host-pattern` allows NAME, or `*.NAME` without
-  NAME itself. A name leads wherever it resolves to, so the neighbourhood has to be denied; a denial comes
-  before anything that is allowed.
-- With a pattern, the guest's resolver (wherever it sends its questions) answers for allowed names alone and
-  asks nobody about others. Without one it answers for all names.
-- A refused connection is reset at once. One that may go is answered before smolvm has dialled, so an address
-  where nobody is tells the difference. What is refused over UDP is not answered.
-- Ports cannot be told apart, and whoever may talk to an address may ask it for any name.
-- There is no IPv6 in such a guest; loopback and link-local addresses of the host are never reached.
-- `-p` alone gives a guest such a network, and lets out nothing, no name and no datagram either.
-  smolvm listens on 127.0.0.1, and on ::1 where there is one.
+  NAME itself. A name may resolve to any address, so private ranges have to be denied; a denial has precedence
+  over everything that is allowed.
+- With a pattern, the guest's resolver (whatever server it asks) answers for allowed names only and does not
+  forward others. Without one it answers for all names.
+- A refused connection is reset at once. An allowed one is accepted before smolvm has connected, so an address
+  without a host shows the difference. Refused UDP is not answered.
+- Rules have no ports, and what may connect to an address may resolve any name there.
+- Such a guest has no IPv6; loopback and link-local addresses of the host are never reached.
+- `-p` alone makes such a network without allowing anything, neither names nor datagrams.
+  smolvm listens on 127.0.0.1, and on ::1 where it exists.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, Outcome, Probe
 from bot_bottle.network.rules import Network
 
-# the resolver of a guest with a network, and the way out of it
+# the resolver and gateway of a guest with a network
 GATEWAY = "100.96.0.1"
-# names below it are asked for, which nobody allows: smolvm has to tell that it refused them
-REFUSED_NAME = "walls.bottle.invalid"
+# the probes ask for names below it, which no rule allows: smolvm has to report that it refused them
+REFUSED_NAME = "probe.bottle.invalid"
 # the probes that ask for one
 ASKING = ("dns-udp", "dns-tcp", "refused-host")
 
-# without a pattern every name would be resolved; this one leads nowhere (RFC 6761)
+# without a pattern every name would be resolved; this one resolves to nothing (RFC 6761)
 _NO_NAME = "*.nothing.invalid"
-_MOST = 100_000  # characters of a command line: one argument of a shell in the emulated host has 131,072
+_MOST = 100_000  # characters; an argument of a shell in the emulated host has 131,072 at most
 
-# What an allowed name may not lead to (RFC 6890 and the registries it begot). The ranges of documentation are
-# left out: the probes need addresses that only the list of what is allowed keeps closed.
+# What an allowed name may not resolve to (RFC 6890 and the registries that it created). Documentation ranges
+# are left out: the probes need addresses that are closed by the allow list only.
 _DENIED = [
     ipaddress.ip_network(text)
     for text in (
@@ -47,7 +47,7 @@ _DENIED = [
 ]
 _UNREACHABLE = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "169.254.0.0/16", "0.0.0.0/8")))
 
-# one of the ranges of documentation (RFC 5737), where nobody answers
+# a documentation range (RFC 5737), in which no host answers
 _PROOF = ipaddress.ip_network("192.0.2.0/24")
 _NOBODY = "192.0.2.1"
 _ALLOWED_NOBODY = "192.0.2.201"
@@ -58,7 +58,7 @@ _LAN = "192.168.254.253"
 
 
 def network_argv(policy: Policy) -> tuple[str, ...]:
-    """Give the options of `machine create`. Raises SpecError for what smolvm cannot keep."""
+    """Return the options of `machine create`. Raises SpecError for a rule that smolvm cannot enforce."""
     if policy.closed:
         return ()
     if policy.open:
@@ -72,7 +72,7 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
         argv += ["--deny-cidr", str(denied)]
     if sum(map(len, argv)) > _MOST:
         raise SpecError(
-            f"a microVM cannot be held to {len(policy.rules)} entries of egress",
+            f"too many --allow entries for a microVM: {len(policy.rules)}",
             why=f"smolvm takes them on its command line, {_MOST} characters at most",
             next_step="use patterns such as *.example.org, or --backend docker",
         )
@@ -80,9 +80,9 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
 
 
 def widening_argv(added: Policy) -> tuple[str, ...]:
-    """Give the options that let a machine which runs reach more: nothing is denied any less.
+    """Return the options that allow a running machine more; nothing that is denied becomes allowed.
 
-    Raises SpecError for what smolvm cannot keep, or denies until the machine ends.
+    Raises SpecError for a rule that smolvm cannot enforce, or denies until the machine ends.
     """
     for rule in added.rules:
         if not isinstance(rule.target, str) and any(map(rule.target.overlaps, _DENIED)):
@@ -94,7 +94,7 @@ def _allowing(policy: Policy) -> list[str]:
     argv: list[str] = []
     for rule in policy.rules:
         if rule.port is not None:
-            raise _cannot(str(rule), "smolvm does not tell ports apart", f"name it without :{rule.port}")
+            raise _cannot(str(rule), "smolvm cannot filter by port", f"write it without :{rule.port}")
         if isinstance(rule.target, str):
             argv += ["--allow-host-pattern", str(rule)]
         else:
@@ -105,24 +105,22 @@ def _allowing(policy: Policy) -> list[str]:
 
 def _hold_reachable(network: Network) -> None:
     if network.version == 6:
-        raise _cannot(str(network), "there is no IPv6 in a microVM", "name its IPv4 address")
+        raise _cannot(str(network), "there is no IPv6 in a microVM", "allow its IPv4 address")
     if network.overlaps(_PROOF):
-        raise _cannot(
-            str(network), f"nobody is in {_PROOF}, and the proof of its walls needs it", "take it out"
-        )
+        raise _cannot(str(network), f"{_PROOF} is reserved for bottle's own network probes", "remove it")
     for closed in _UNREACHABLE:
         if network.version == closed.version and network.overlaps(closed):
-            raise _cannot(str(network), f"smolvm never lets a guest reach {closed}", "take it out")
+            raise _cannot(str(network), f"smolvm never lets a guest reach {closed}", "remove it")
 
 
 def _cannot(entry: str, why: str, next_step: str) -> SpecError:
     return SpecError(
-        f"a microVM cannot be given {entry}", why=why, next_step=f"{next_step}; or use --backend docker"
+        f"a microVM cannot allow {entry}", why=why, next_step=f"{next_step}; or use --backend docker"
     )
 
 
 def _denied(policy: Policy) -> Iterator[Network]:
-    """Give what is denied: all that is, less what is named."""
+    """Yield the ranges to deny: all private ones, without those that are allowed."""
     rest: list[Network] = list(_DENIED)
     for rule in policy.rules:
         if not isinstance(rule.target, str):
@@ -138,9 +136,9 @@ def _without(network: Network, named: Network) -> Iterator[Network]:
 
 
 def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = False) -> list[Probe]:
-    """Give what is tried in a microVM.
+    """Return the probes of a microVM.
 
-    `loopback_port` listens on the host's loopback; `name` is one that nobody allows, never asked for before.
+    `loopback_port` listens on the host's loopback; `name` is not allowed, and was never asked for before.
     With `published` ports there is a network, whatever is allowed.
     """
     if policy.open:
@@ -165,7 +163,7 @@ def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = F
     if policy.closed:
         return found
     named = policy.first_name
-    # that it does not answer is no hole, and is only written down
+    # isolation holds even without an answer; the outcome is only recorded
     allowed = [Probe("allowed-host", "tcp", str(named.target), 443, accepted=ANY)] if named else []
     return [
         *found,
@@ -176,5 +174,5 @@ def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = F
 
 
 def _named(policy: Policy, address: str) -> frozenset[Outcome] | None:
-    """Give what may come of an address that is allowed."""
+    """Return the outcomes to expect at an address: any if it is allowed, else None."""
     return ANY if policy.decide(address, 443).allowed else None

@@ -1,6 +1,6 @@
-"""The kit that probes are run with: busybox and its loader, out of smolvm's guest system.
+"""The tools with which the probes run: busybox and its loader, from smolvm's guest system.
 
-It is made once for each version of smolvm, and shown to a bottle as probes.KIT, read-only.
+They are unpacked once for each version of smolvm, and mounted read-only in a bottle at probes.KIT.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.guest_rootfs import Guest, find_guest
 
-# in the guest system, and in the kit
+# names in the guest system, and here
 _FILES = (
     (re.compile(r"(\./)?lib/ld-musl-[a-z0-9_]+\.so\.1"), "ld.so"),
     (re.compile(r"(\./)?bin/busybox"), "busybox"),
@@ -26,12 +26,12 @@ _FILES = (
 
 
 def kit(progress: Progress) -> Path:
-    """Give the kit's folder, made if it is not there; anybody may read it. Raises SmolvmError."""
+    """Return the folder of the tools, readable by all users; unpack them if needed. Raises SmolvmError."""
     guest = find_guest()
     folder = paths.cache_dir() / "smolvm" / f"{guest.version}-kit"
     try:
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        waiting = "waiting for another bot-bottle that makes the kit which proves walls"
+        waiting = "waiting for another bot-bottle that prepares the network probes"
         with exclusive_lock(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             stamp = str(guest.path.stat().st_size)
             if not is_published(folder, stamp):
@@ -39,7 +39,7 @@ def kit(progress: Progress) -> Path:
                     _fill(partial, guest)
     except (OSError, tarfile.TarError, zstandard.ZstdError) as error:
         raise SmolvmError(
-            "what proves a bottle's walls cannot be made",
+            "cannot prepare the network probes",
             why=str(error),
             next_step=f"make {folder.parent} writable; or pip install --force-reinstall smolmachines",
         ) from error
@@ -57,4 +57,4 @@ def _fill(folder: Path, guest: Guest) -> None:
                     (folder / names[0]).write_bytes(source.read())
                     (folder / names[0]).chmod(0o755)
     if missing := [name for _, name in _FILES if not (folder / name).is_file()]:
-        raise OSError(f"{guest.path} holds no {' and no '.join(missing)}")
+        raise OSError(f"{guest.path} does not contain {' and '.join(missing)}")

@@ -73,12 +73,12 @@ def test_build_args_keep_the_difference_between_empty_and_not_given() -> None:
 
 
 @pytest.mark.parametrize("slug", ["a", "A-1_b", "x" * 63])
-def test_names_that_will_do(slug: str) -> None:
+def test_a_valid_bottle_name_is_accepted(slug: str) -> None:
     assert check_slug(slug) == slug
 
 
 @pytest.mark.parametrize("slug", ["", "-a", "a.b", "a/b", "../x", "x" * 64, "a\n", "ä"])
-def test_names_that_will_not(slug: str) -> None:
+def test_an_invalid_bottle_name_is_refused(slug: str) -> None:
     with pytest.raises(SpecError):
         check_slug(slug)
 
@@ -154,13 +154,13 @@ def test_what_is_no_port_of_this_machine_alone_is_refused(item: str) -> None:
         parse_ports([item])
 
 
-def test_one_port_of_this_machine_is_one_of_the_bottle() -> None:
+def test_a_host_port_that_is_published_twice_is_refused() -> None:
     assert len(parse_ports(["80", "81", "80"])) == 2
-    with pytest.raises(SpecError, match="two ports"):
+    with pytest.raises(SpecError, match="published twice"):
         parse_ports(["8080:80", "8080:81"])
 
 
-def test_ports_are_settled_on_what_is_free() -> None:
+def test_a_host_port_of_zero_becomes_a_free_port() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         free = other.getsockname()[1]
@@ -170,14 +170,14 @@ def test_ports_are_settled_on_what_is_free() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - which takes the loopback's as well
-def test_a_port_that_is_taken_is_told(address: str) -> None:
+def test_a_host_port_in_use_is_refused_with_its_number(address: str) -> None:
     with socket.create_server((address, 0)) as other:
         number = other.getsockname()[1]
         with pytest.raises(SpecError) as told:
             settled([Port(number, 80)])
     assert told.value.message == f"cannot publish {number}:80"
-    assert f"port {number} of this machine" in told.value.why
-    assert "write 80 alone" in told.value.next_step
+    assert f"host port {number}: " in told.value.why
+    assert "write 80 for any free port" in told.value.next_step
 
 
 @pytest.mark.parametrize(

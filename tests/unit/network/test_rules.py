@@ -30,29 +30,29 @@ from bot_bottle.network.rules import parse
         ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
     ],
 )
-def test_an_entry_has_one_form(entry: str, form: str) -> None:
+def test_every_spelling_of_an_entry_is_parsed_to_one_form(entry: str, form: str) -> None:
     assert str(parse(entry)) == form
 
 
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ("*", "names no domain"),
-        ("*.", "names no domain"),
-        ("*.*", "names no domain"),
+        ("*", "domain is missing"),
+        ("*.", "domain is missing"),
+        ("*.*", "domain is missing"),
         ("*.com", "top-level"),
         ("*.com.", "top-level"),
-        ("*example.org", "names no domain"),
-        ("api.*.example.org", "star"),
+        ("*example.org", "domain is missing"),
+        ("api.*.example.org", "first label"),
         ("fe80::1%eth0", "zone"),
         ("[fe80::1%eth0]:80", "zone"),
         ("https://api.example.org", "URL"),
         ("0.0.0.0/0", "wider"),
         ("0.0.0.0/1", "wider"),
         ("::/0", "wider"),
-        ("::ffff:0.0.0.0/90", "bits beyond"),
+        ("::ffff:0.0.0.0/90", "host bits"),
         ("::ffff:0:0/96", "wider"),
-        ("10.0.0.1/8", "bits beyond"),
+        ("10.0.0.1/8", "host bits"),
         ("2130706433", "IPv4"),
         ("0x7f.1", "IPv4"),
         ("0177.0.0.1", "IPv4"),
@@ -61,17 +61,17 @@ def test_an_entry_has_one_form(entry: str, form: str) -> None:
         ("api.example.org:65536", "port"),
         ("api.example.org:https", "port"),
         ("xn--zz--.example", "A-label"),
-        ("", "part of a host's name"),
-        ("a..example", "part of a host's name"),
-        ("a b.example", "part of a host's name"),
-        ("-a.example", "part of a host's name"),
-        ("a\n.example", "no host"),
-        (f"{'a' * 64}.example", "part of a host's name"),
+        ("", "label of a host name"),
+        ("a..example", "label of a host name"),
+        ("a b.example", "label of a host name"),
+        ("-a.example", "label of a host name"),
+        ("a\n.example", "not a host"),
+        (f"{'a' * 64}.example", "label of a host name"),
         (".".join(["a" * 49] * 6), "253"),
-        ("a" * 5000, "no host"),
+        ("a" * 5000, "not a host"),
     ],
 )
-def test_what_means_too_much_or_nothing_is_refused(entry: str, reason: str) -> None:
+def test_an_entry_that_is_too_wide_or_invalid_is_refused_with_the_reason(entry: str, reason: str) -> None:
     with pytest.raises(SpecError) as refused:
         parse(entry)
     assert reason in refused.value.why

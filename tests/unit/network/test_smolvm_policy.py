@@ -57,27 +57,27 @@ def test_an_allowed_name_leads_to_the_internet_or_to_what_is_named(named: list[s
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        ("api.example.org:443", "ports"),
+        ("api.example.org:443", "by port"),
         ("127.0.0.1", "never lets"),
         ("169.254.169.254", "never lets"),
         ("2001:db8::/32", "IPv6"),
-        ("192.0.2.0/28", "proof"),
+        ("192.0.2.0/28", "own network probes"),
     ],
 )
-def test_what_smolvm_cannot_keep_is_refused(entry: str, why: str) -> None:
+def test_a_rule_that_smolvm_cannot_enforce_is_refused(entry: str, why: str) -> None:
     with pytest.raises(SpecError, match=why) as caught:
         microvm.network_argv(parse_policy([entry]))
     assert "docker" in caught.value.next_step
 
 
-def test_a_policy_that_is_too_long_is_refused() -> None:
+def test_a_policy_too_long_for_a_command_line_is_refused() -> None:
     microvm.network_argv(parse_policy(f"host{number}.example.org" for number in range(1500)))
-    with pytest.raises(SpecError, match="10000 entries"):
+    with pytest.raises(SpecError, match="microVM: 10000"):
         microvm.network_argv(parse_policy(f"host{number}.example.org" for number in range(10_000)))
 
 
 def test_the_probes_fit_the_policy() -> None:
-    closed = {probe.name: probe for probe in microvm.probes(Policy(), 1234, "x.walls.bottle.invalid")}
+    closed = {probe.name: probe for probe in microvm.probes(Policy(), 1234, "x.probe.bottle.invalid")}
     assert closed["routes"].accepted == {"unreachable"}
     assert "control" not in closed
     published = {probe.name: probe for probe in microvm.probes(Policy(), 1234, "x.invalid", published=True)}
