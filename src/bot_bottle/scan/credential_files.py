@@ -1,7 +1,7 @@
-"""What is quick to know: files that hold credentials by their name, and variables that do by theirs.
+"""Credential files, recognized by their path, and variables of secrets, recognized by their name.
 
-`bottle pack` looks no further. A file counts when its content has what makes it a secret: an .npmrc without a
-token is none.
+`bottle pack` checks nothing else. A file counts when its content has a secret: an .npmrc without a token does
+not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LARGEST = 256 << 10  # bytes of such a file
 _URL_PASSWORD = rb"://[^\s:/@]*:[^\s@/]+@"
 _KEY = rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
 
-# the end of a path, and what makes it a secret
+# the end of a path, and the content that makes the file a secret
 _FILES = {
     r"\.env(\.[\w-]+)?": rb"(?im)^\s*(?:export )?\w*(?:key|token|secret|passw\w*)[ \t]*=[ \t\"']*[^\s\"'$<{]",
     r"[._]netrc": rb"(?i)\bpassword\s+\S",
@@ -46,9 +46,9 @@ _ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\S*)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """Where something looks like a secret, and of which kind: never what it is.
+    """Where something looks like a secret, and of which kind: never the value.
 
-    `layer` is a digest, or what it is else: `config`, `history`, `root`. `line` is 0 where there are none.
+    `layer` is a digest, or `config`, `history` or `root`. `line` is 0 where there are no lines.
     """
 
     layer: str
@@ -61,19 +61,19 @@ class Finding:
 
 
 def is_known(path: str) -> bool:
-    """Return whether a file's path is one of a credential file."""
+    """Return whether a path is one of a credential file."""
     return _PATH.search(path) is not None
 
 
 def in_file(path: str, content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a credential file that make it a secret, and their kinds."""
+    """Yield the lines of a credential file that contain a secret, and their kinds."""
     found = _PATH.search(path)
     if found is None:
         return
     number = next(n for n in range(len(_CONTENTS)) if found[f"f{n}"] is not None)
     for match in re.finditer(_CONTENTS[number], content):
         start = match.end() - 1  # a pattern may begin with the line breaks before
-        yield content.count(b"\n", 0, start) + 1, "credentials in a file made for them"
+        yield content.count(b"\n", 0, start) + 1, "credentials in a credential file"
 
 
 def in_variables(env: Iterable[str], layer: str) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def in_variables(env: Iterable[str], layer: str) -> Iterator[Finding]:
 
 
 def in_command(text: str) -> bool:
-    """Return whether a line of history sets a variable, or a build argument, that is a secret by its name."""
+    """Return whether a line of history sets a variable or build argument that is a secret by its name."""
     return any(
         _NAME.search(name) and not _NO_VALUE.fullmatch(value) for name, value in _ASSIGNED.findall(text)
     )

@@ -1,7 +1,7 @@
-"""The rules of the scanner `detect-secrets`, applied to text of any form. Loaded by `bottle scan` alone.
+"""The detectors of the library `detect-secrets`, applied to text of any form. Only `bottle scan` imports it.
 
-Every text is searched for what has the form of a token. That a word such as `password` stands before a value
-says something in settings alone: it is looked for in files that are such by their name.
+Every text is searched for tokens. A word such as `password` before a value is only significant in
+configuration files, which are recognized by their path.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WORDS = (
     "KeywordDetector",
     "SoftlayerDetector",
 )
-# what looks like a secret and stands for one: ${TOKEN}, <password>, aaaa, abcdef
+# placeholders: ${TOKEN}, <password>, aaaa, abcdef
 _FILTERS = (
     "is_indirect_reference",
     "is_likely_id_string",
@@ -53,7 +53,7 @@ _FILTERS = (
     "is_sequential_string",
     "is_templated_secret",
 )
-# keys of those whom bottles are for, which the scanner does not know
+# keys that agents often have, and the library does not detect
 _MORE = {
     "Anthropic API Key": re.compile(r"sk-ant-[a-z0-9]{3,12}-[\w-]{40,}"),
     "GitHub Token": re.compile(r"github_pat_\w{50,}"),
@@ -61,26 +61,26 @@ _MORE = {
     "OpenAI Token": re.compile(r"sk-(?:proj|svcacct|admin)-[\w-]{40,}"),
 }
 
-_LINE = 4096  # characters of a line that are looked at together; patterns take the square of it at worst
+_LINE = 4096  # characters of a line that are searched together; patterns take quadratic time at worst
 _OVERLAP = 512
-_JUDGED = 10_000  # lines of one text that are looked at closely
+_JUDGED = 10_000  # lines of one text that all detectors search
 _AFTER_HEADER = re.compile(r"-*\s*(?:\\r|\\n|\s)*[A-Za-z0-9+/=:, -]{16,}")
 
 _SETTINGS = re.compile(
     r"(?i)(.*/)?([^/]*\.(cfg|conf|env|ini|json|properties|tfvars|toml|ya?ml)|\.env[^/]*|\.[a-z]+rc|config)"
 )
-# what comes with packages, and is the same for everybody
+# files of packages, which are the same for everybody
 _PACKAGED = re.compile(
     r"usr/(?!local/etc/|src/app/)|(lib|bin|sbin|var/lib/(dpkg|apt|rpm)|etc/(ssl|ca-certificates|pam\.d))/"
     r"|(.*/)?(node_modules|site-packages|dist-packages|vendor)/"
 )
-# what their documentation is full of
+# common in the documentation of packages
 _MADE_UP = frozenset({"Basic Auth Credentials", "JSON Web Token"})
 
 
 @contextmanager
 def rules() -> Iterator[None]:
-    """Enable the scanner's rules until the block ends."""
+    """Enable the detectors until the block ends."""
     plugins = [{"name": name} for name in (*_TOKENS, *_WORDS)]
     filters = [{"path": f"detect_secrets.filters.heuristic.{name}"} for name in _FILTERS]
     with transient_settings({"plugins_used": plugins, "filters_used": filters}):
@@ -88,12 +88,12 @@ def rules() -> Iterator[None]:
 
 
 def is_settings(path: str) -> bool:
-    """Return whether a file's path (without a first slash) is one of settings, and not of a package's."""
+    """Return whether a path (without a first slash) is one of a configuration file outside of packages."""
     return bool(_SETTINGS.fullmatch(path)) and not _PACKAGED.match(path)
 
 
 def in_text(path: str, text: str, *, settings: bool) -> Iterator[tuple[int, str]]:
-    """Yield the number (from 1) and kind of each line that looks like a secret. To be used in `rules`."""
+    """Yield the number (from 1) and kind of each line that looks like a secret. Needs `rules`."""
     pieces = [(number, piece) for number, piece in _pieces(text) if piece.strip()]
     places = range(len(pieces)) if settings else _candidates([piece for _, piece in pieces])
     told: set[tuple[int, str]] = set()

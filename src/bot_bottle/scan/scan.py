@@ -1,4 +1,4 @@
-"""Images and artifacts searched for secrets: one file in memory at a time, and of that a bounded part."""
+"""Search of images and artifacts for secrets: one file at a time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.tar.reader import ForwardStream, Headers
 from bot_bottle.verify.entries import Stream
 
-LARGEST = 64 << 20  # bytes of a file that are looked at
-_PART = 1 << 20  # bytes of it that are looked at together
-_LARGEST_SETTINGS = 256 << 10  # bytes of a file whose every line is looked at for words
+LARGEST = 64 << 20  # bytes of a file that are searched
+_PART = 1 << 20  # bytes of it that are searched together
+_LARGEST_SETTINGS = 256 << 10  # bytes of a configuration file
 _SAID = 20  # findings reported for one file
 _BINARY = 8192  # bytes at the beginning, of which none is NUL in a text
 
 
 def scan_image(image: Image, on_bytes: Callable[[int], None]) -> Iterator[Finding]:
-    """Search every layer, what later ones delete too, and the config. Raises ImageError.
+    """Search every layer, also for files that later layers delete, and the config. Raises ImageError.
 
-    `on_bytes` hears of the layers' sizes as they are stored.
+    `on_bytes` is called with the sizes of the layers as they are stored.
     """
     with rules():
         yield from credential_files.in_variables(image.config.env, "config")
@@ -36,7 +36,7 @@ def scan_image(image: Image, on_bytes: Callable[[int], None]) -> Iterator[Findin
         for layer in image.layers:
             with layer.open() as stream:
                 yield from _in_tar(stream, str(layer.diff_id), str(layer))
-                while stream.some(CHUNK):  # what follows the tar's end belongs to the digest
+                while stream.some(CHUNK):  # data after the tar's end is part of the digest
                     pass
             on_bytes(layer.size)
 
@@ -57,7 +57,7 @@ def scan_artifact(path: Path, on_bytes: Callable[[int], None]) -> Iterator[Findi
 
 
 def _history(config: bytes) -> Iterator[Finding]:
-    """Search what an image remembers of its build: commands, and the build arguments that were in force."""
+    """Search the history of an image: commands, and build arguments."""
     history = parse_json(config, "image config").get("history")
     for number, step in enumerate(history if isinstance(history, list) else [], 1):
         command = step.get("created_by") if isinstance(step, dict) else None
@@ -93,7 +93,7 @@ def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[in
 
 
 def _parts(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield a text in parts of whole lines, if they are not too long, and how many lines are before each."""
+    """Yield a text in parts of complete lines, if these are short, each with the count of lines before."""
     content, lines, seen = b"", 0, 0
     for piece in pieces:
         if not seen and b"\0" in piece[:_BINARY]:

@@ -1,8 +1,8 @@
-"""What a build may use and no image holds: secrets and SSH, for `RUN --mount=type=secret` and `type=ssh`.
+"""Secrets and SSH agents for a build, not stored in the image: `RUN --mount=type=secret` and `type=ssh`.
 
-docker and podman read them when the build begins. A file is read by them; the value of a variable or of a
-keychain's entry is in the environment of the engine's program, under a name of ours. No value is on a command
-line, and bottle strikes what it can read of them out of all that it shows.
+docker and podman read them when the build begins. They read a file themselves; the value of a variable or of
+a keychain's entry is in the environment of the engine's program, under a variable of ours. No value is on a
+command line, and bottle redacts the values that it can read in all output.
 
 Sources: docker buildx build --secret, --ssh; buildah-build(1); moby/buildkit session/secrets (500 KiB).
 """
@@ -30,18 +30,18 @@ _VARIABLE = "BOT_BOTTLE_BUILD_SECRET_"
 
 @dataclass(frozen=True, slots=True)
 class BuildSecret(Reference):
-    """Where the value of the build's secret `name` is. It is for no hosts. Raises SpecError."""
+    """Where the value of the build secret `name` is. It has no hosts. Raises SpecError."""
 
     names: ClassVar[re.Pattern[str]] = _ID
-    rule: ClassVar[str] = "the id of a build's secret has letters, digits, _, . and -"
+    rule: ClassVar[str] = "the id of a build secret has letters, digits, _, . and -"
     example: ClassVar[str] = "--build-secret id=TOKEN,env=TOKEN or --build-secret id=TOKEN,src=FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class Ssh:
-    """An SSH agent that steps of the build may use: your own, or one with the keys or the socket in `paths`.
+    """An SSH agent for steps of the build: your own, or one with the keys or the socket in `paths`.
 
-    Raises SpecError for what cannot be one.
+    Raises SpecError for an invalid id or path.
     """
 
     name: str
@@ -59,33 +59,33 @@ class Ssh:
 
 
 class MountOptions(NamedTuple):
-    """What a build is given: options of its command line, and variables of its program."""
+    """Options of the engine's command line for a build, and variables of its program."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
 
 
 def parse_build_secrets(items: Iterable[str]) -> dict[str, BuildSecret]:
-    """Read `--build-secret id=ID[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT]`, by id.
+    """Parse `--build-secret id=ID[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT]`; return them by id.
 
-    `id=ID` alone is the variable of that name. Raises SpecError, which repeats nothing but known words.
+    `id=ID` alone is the variable of that name. Raises SpecError, which never repeats the input.
     """
     secrets = [parse_one(item, BuildSecret) for item in items]
     if any(each.hosts for each in secrets):
-        raise SpecError("a build's secret is for no hosts", next_step=f"write {BuildSecret.example}")
+        raise SpecError("a build secret has no hosts", next_step=f"write {BuildSecret.example}")
     return {each.name: each for each in secrets}
 
 
 def parse_ssh(items: Iterable[str]) -> dict[str, Ssh]:
-    """Read `--ssh default|ID[=SOCKET|KEY[,KEY...]]`, by id. Raises SpecError."""
+    """Parse `--ssh default|ID[=SOCKET|KEY[,KEY...]]`; return them by id. Raises SpecError."""
     parts = [item.partition("=") for item in items]
     return {name: Ssh(name, tuple(paths.split(",")) if equals else ()) for name, equals, paths in parts}
 
 
 def resolve_mounts(secrets: Sequence[BuildSecret], ssh: Sequence[Ssh]) -> MountOptions:
-    """Read what is needed of secrets, hide it, and return what the build is given.
+    """Read the secrets, hide their values in output, and return options and variables for the build.
 
-    Raises SecretError, with where a value should be and never with what is there.
+    Raises SecretError, which says where a value should be, and never contains one.
     """
     env: dict[str, str] = {}
     argv: list[str] = []
@@ -106,7 +106,7 @@ def _checked_file(secret: BuildSecret) -> Path:
     data = read_file(secret, path, LARGEST + 1)
     if len(data) > LARGEST:
         raise SecretError(
-            f"the secret {secret.name} is too large: builders take {LARGEST >> 10} KiB", why=str(path)
+            f"the secret {secret.name} is too large: builders accept {LARGEST >> 10} KiB", why=str(path)
         )
     hide(data.decode("utf-8", "replace"))
     return path
@@ -124,13 +124,13 @@ def _agent(ssh: Ssh) -> str:
         if not os.environ.get("SSH_AUTH_SOCK"):
             raise SecretError(
                 f"there is no SSH agent for --ssh {ssh.name}: SSH_AUTH_SOCK is not set",
-                next_step=f"start one with `ssh-agent`, or name a key: --ssh {ssh.name}=PATH",
+                next_step=f"start one with `ssh-agent`, or give a key: --ssh {ssh.name}=PATH",
             )
         return ssh.name
     paths = [expanded(place).absolute() for place in ssh.paths]
     for path in paths:
         if not path.exists():
             raise SecretError(
-                f"there is no SSH key or socket {path}", next_step="name a private key or an agent's socket"
+                f"there is no SSH key or socket {path}", next_step="give a private key or an agent's socket"
             )
     return f"{ssh.name}={','.join(map(str, paths))}"

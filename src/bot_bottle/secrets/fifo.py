@@ -1,7 +1,7 @@
-"""Values handed to a program without a trace: each through a pipe with a name, read once, kept nowhere.
+"""Values passed to a program through FIFOs: each is read once, and stored nowhere.
 
-A variable of the program's environment would do as well, but every process of the same user can read that
-for as long as the program runs, and a file lasts when its writer is killed.
+Every process of the same user can read a variable in the program's environment for as long as the program
+runs, and a file remains when its writer is killed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from bot_bottle.host.redact import Secret
 def secret_fifos(values: Mapping[str, Secret], folder: Path) -> Iterator[dict[str, str]]:
     """Yield the path of a FIFO for each value, in a private folder within `folder`.
 
-    A process that opens one reads the value.
-
-    When the block ends the FIFOs are removed, read or not.
+    A process that opens one reads the value. When the block ends the FIFOs are removed, read or not.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix="handover-") as place:  # mode 0700
         pipes = {name: Path(place) / name for name in values}
@@ -41,14 +39,14 @@ def secret_fifos(values: Mapping[str, Secret], folder: Path) -> Iterator[dict[st
 
 
 def _write(pipe: Path, value: Secret) -> None:
-    with contextlib.suppress(OSError):  # nobody reads on
+    with contextlib.suppress(OSError):  # the reader has closed it
         descriptor = os.open(pipe, os.O_WRONLY | os.O_CLOEXEC)  # waits for a reader
         with os.fdopen(descriptor, "wb") as file:
             file.write(value.reveal().encode())
 
 
 def _let_go(pipe: Path, writer: threading.Thread) -> None:
-    """End a writer that waits for a reader: become one, and go."""
+    """End a writer that waits for a reader: open the FIFO, and close it."""
     while writer.is_alive():
         os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         writer.join(0.01)

@@ -1,6 +1,6 @@
-"""Secrets by reference: where a value is to be found, and the value itself only when a bottle begins.
+"""Secrets by reference: where a value is. The value itself is only read when a bottle starts.
 
-A reference names a variable of the host, a file, or an entry of the keychain. It may be shown, kept and
+A reference names a variable of the host, a file, or an entry of the keychain. It may be shown, stored and
 compared; the value is read once, wrapped in a `Secret`, and written nowhere.
 """
 
@@ -30,14 +30,14 @@ R = TypeVar("R", bound="Reference")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _ENTRY = re.compile(r"[^/\0-\x1f-][^/\0-\x1f]*/[^/\0-\x1f]+")
 _HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_TIMEOUT = 60.0  # seconds; a keychain may ask its owner
+_TIMEOUT = 60.0  # seconds; a keychain may ask the user
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Where the value of the guest's variable `name` is, and the `hosts` that may be given it.
+    """Where the value of the guest's variable `name` is, and the `hosts` that may receive it.
 
-    Without hosts the command gets it as a variable. Raises SpecError for what cannot be a reference.
+    Without hosts the command gets it as a variable. Raises SpecError for an invalid reference.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Reference:
     hosts: tuple[str, ...] = ()
 
     names: ClassVar[re.Pattern[str]] = _VARIABLE
-    rule: ClassVar[str] = "a secret has the name of a variable: letters, digits and _"
+    rule: ClassVar[str] = "the id of a secret is a variable's name: letters, digits and _"
     example: ClassVar[str] = "--secret id=API_KEY,env=API_KEY or --secret id=API_KEY,src=FILE"
 
     def __post_init__(self) -> None:
         if not self.names.fullmatch(self.name):
-            raise SpecError(self.rule, next_step=f"as in {self.example}")
+            raise SpecError(self.rule, next_step=f"for example {self.example}")
         good = {
             "env": bool(_VARIABLE.fullmatch(self.place)),
             "file": bool(self.place) and "\0" not in self.place,
@@ -63,12 +63,12 @@ class Reference:
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 raise SpecError(
-                    f"the secret {self.name}: not the name of a host: {host[:80]!r}",
-                    next_step="name each host in full and in lower case, as api.example.org",
+                    f"the secret {self.name}: invalid host name: {host[:80]!r}",
+                    next_step="write each host in full and in lower case, for example api.example.org",
                 )
 
     def described(self) -> dict[str, Any]:
-        """Return what plans and records contain of it: neither the value nor where it is."""
+        """Return what plans and records contain: neither the value nor where it is."""
         return {"name": self.name, "kind": self.kind, "hosts": list(self.hosts)}
 
     def __str__(self) -> str:
@@ -76,45 +76,45 @@ class Reference:
 
 
 def parse(items: Iterable[str]) -> dict[str, Reference]:
-    """Read `--secret id=NAME[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT][,host=HOST...]`.
+    """Parse `--secret id=NAME[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT][,host=HOST...]`.
 
-    As docker's has it; `id=NAME` alone is the variable of that name. Raises SpecError, which repeats nothing
-    but known words: what was typed may be the value.
+    The form is docker's; `id=NAME` alone is the variable of that name. Raises SpecError, which never repeats
+    the input: it may be the value.
     """
     references = [parse_one(item, Reference) for item in items]
     return {each.name: each for each in references}
 
 
 def parse_one(item: str, kind_of: type[R]) -> R:
-    """Read one of them. Raises SpecError."""
+    """Parse one of them. Raises SpecError."""
     write = f"write {kind_of.example}"
     fields: dict[str, list[str]] = {}
     for part in next(csv.reader([item]), []):
         key, equals, value = part.partition("=")
         key = {"source": "src"}.get(key, key)
         if not equals or key not in ("id", "type", "env", "src", "keychain", "host"):
-            raise SpecError("not the reference of a secret", next_step=write)
+            raise SpecError("not a secret reference", next_step=write)
         fields.setdefault(key, []).append(value)
     hosts = tuple(fields.pop("host", ()))
     if any(len(values) > 1 for values in fields.values()):
-        raise SpecError("a secret is named and found once", next_step=write)
+        raise SpecError("each key may be given once, except host", next_step=write)
     single = {key: values[0] for key, values in fields.items()}
     name, kind = single.pop("id", ""), single.pop("type", "")
     places = {"file" if key == "src" else key: value for key, value in single.items()}
     if not places and kind != "file":
         places = {"env": name}
     if kind and kind not in places:
-        raise SpecError(f"the secret {_named(name)}: its type and where it is do not fit together")
+        raise SpecError(f"the secret {_named(name)}: its type does not match its source")
     return make_reference(name, places, hosts, kind_of)
 
 
 def make_reference(name: str, places: Mapping[str, str | None], hosts: Sequence[str], kind_of: type[R]) -> R:
-    """Make a reference of what was said of each kind. Raises SpecError unless exactly one was."""
+    """Make a reference from the place of one kind. Raises SpecError unless exactly one is given."""
     found = [(kind, place) for kind in KINDS if (place := places.get(kind)) is not None]
     if len(found) != 1:
         raise SpecError(
-            f"the secret {_named(name)} is to be found in one place",
-            next_step="name one of env, file (src) and keychain",
+            f"the secret {_named(name)} needs exactly one source",
+            next_step="give one of env, file (src) and keychain",
         )
     kind, place = found[0]
     return kind_of(name, kind, place, tuple(hosts))
@@ -125,17 +125,17 @@ def _named(name: str) -> str:
 
 
 def resolve(references: Iterable[Reference]) -> dict[str, Secret]:
-    """Read every value. Raises SecretError, with where it should be and never with what is there."""
+    """Read every value. Raises SecretError, which says where a value should be, and never contains one."""
     return {each.name: Secret(_checked(each, read(each))) for each in references}
 
 
 def read(reference: Reference) -> str:
-    """Return the value as it is there. It is not hidden yet. Raises SecretError."""
+    """Return the value as it is stored. It is not hidden in output yet. Raises SecretError."""
     return _READ[reference.kind](reference)
 
 
 def _checked(reference: Reference, value: str) -> str:
-    """Return a value without trailing line breaks: files end with one, and smolvm passes none on."""
+    """Return a value without trailing line breaks: files end with one, and smolvm removes them."""
     value = value.rstrip("\n")
     if not value:
         raise SecretError(f"the secret {reference.name} is empty", why=f"it was read from {reference}")
@@ -150,7 +150,7 @@ def _of_variable(reference: Reference) -> str:
     if reference.place not in os.environ:
         raise SecretError(
             f"the secret {reference.name} is not there: no variable {reference.place} is set",
-            next_step=f"export {reference.place}, or name another place",
+            next_step=f"export {reference.place}, or use another source",
         )
     hide_variable(reference.place)
     value = os.environ[reference.place]
@@ -164,18 +164,18 @@ def _of_variable(reference: Reference) -> str:
 def _of_file(reference: Reference) -> str:
     path = expanded(reference.place)
     try:
-        return read_file(reference, path, LARGEST + 2).decode()  # enough to tell that it is too large
+        return read_file(reference, path, LARGEST + 2).decode()  # enough to see that it is too large
     except UnicodeDecodeError:
         raise _not_text(reference) from None
 
 
 def expanded(place: str) -> Path:
-    """Return the path that a place names, which may begin with ~/."""
-    return Path(os.path.expanduser(place))  # noqa: PTH111 - pathlib raises where ~ is nobody's
+    """Return the path of a file, in which ~/ is expanded."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111 - pathlib raises where ~ has no owner
 
 
 def read_file(reference: Reference, path: Path, limit: int) -> bytes:
-    """Return what a file begins with, `limit` bytes at most. Raises SecretError."""
+    """Return the first `limit` bytes of a file. Raises SecretError."""
     try:
         with os.fdopen(_open(path, reference), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -190,23 +190,23 @@ def read_file(reference: Reference, path: Path, limit: int) -> bytes:
 def _open(path: Path, reference: Reference) -> int:
     """Open a file that is not a link, or a link that stays in its folder.
 
-    Others who may write to the folder could otherwise pass on any file of the caller's under this name;
-    links beside the file, as secret stores make them to swap values, cannot do that.
+    Other users who may write to the folder could otherwise expose any file of the caller under this name;
+    links beside the file, with which secret stores swap values, cannot do that.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would keep us waiting
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would block
     if path.is_symlink():
         folder, target = path.parent.resolve(), path.resolve()
         if not target.is_relative_to(folder):
             raise SecretError(
-                f"the secret {reference.name}: {path} is a link that leads out of its folder",
-                next_step="name the file itself",
+                f"the secret {reference.name}: {path} is a link to another folder",
+                next_step="give the path of the file itself",
             )
         path = target
     return os.open(path, flags)
 
 
 def _of_keychain(reference: Reference) -> str:
-    """Ask the keychain as the `keyring` programs keep it: by service and user name."""
+    """Read from the keychain, as the `keyring` programs store it: by service and user name."""
     service, _, account = reference.place.partition("/")
     if sys.platform == "darwin":
         argv = ["security", "find-generic-password", "-w", "-s", service, "-a", account]
@@ -214,7 +214,7 @@ def _of_keychain(reference: Reference) -> str:
         argv = ["secret-tool", "lookup", "service", service, "username", account]
     if process.find(argv[0]) is None:
         raise SecretError(
-            f"the secret {reference.name}: no keychain can be asked here",
+            f"the secret {reference.name}: there is no keychain program",
             why=f"{argv[0]} is not installed",
             next_step="install it (Debian: libsecret-tools), or use env or src",
         )
@@ -234,7 +234,7 @@ def _of_keychain(reference: Reference) -> str:
 
 
 def _too_large(reference: Reference) -> SecretError:
-    return SecretError(f"the secret {reference.name} is too large: {LARGEST >> 10} KiB are the most")
+    return SecretError(f"the secret {reference.name} is too large: the limit is {LARGEST >> 10} KiB")
 
 
 def _not_text(reference: Reference) -> SecretError:

@@ -60,7 +60,7 @@ def test_what_a_later_layer_deletes_is_found(tmp_path: Path) -> None:
     upper = [file("app/.wh.notes.txt", b""), file("root/.ssh/.wh.id_rsa", b"")]
     assert found(saved_image(tmp_path / "i.tar", lower, upper)) == [
         (digest(layer(lower)), "app/notes.txt", 2, "GitHub Token"),
-        (digest(layer(lower)), "root/.ssh/id_rsa", 1, "credentials in a file made for them"),
+        (digest(layer(lower)), "root/.ssh/id_rsa", 1, "credentials in a credential file"),
         (digest(layer(lower)), "root/.ssh/id_rsa", 1, "Private Key"),
     ]
 
@@ -96,7 +96,7 @@ def test_variables_and_history_are_looked_at(tmp_path: Path) -> None:
 def test_files_that_are_made_for_credentials(tmp_path: Path, path: str, content: str) -> None:
     image = saved_image(tmp_path / "i.tar", [file(path, content.encode())])
     line = next(n for n, text in enumerate(content.splitlines(), 1) if re.search("x9|BEGIN|eDk=", text))
-    assert (path, line, "credentials in a file made for them") in [each[1:] for each in found(image)]
+    assert (path, line, "credentials in a credential file") in [each[1:] for each in found(image)]
 
 
 @pytest.mark.parametrize(

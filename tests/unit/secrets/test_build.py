@@ -89,7 +89,7 @@ def test_a_file_is_named_and_its_content_hidden(tmp_path: Path, monkeypatch: pyt
     assert "canary-of-a-file" not in redacted("#7 0.2 password = canary-of-a-file")
 
 
-def test_bytes_that_are_no_text_are_a_secret_too(tmp_path: Path) -> None:
+def test_a_build_secret_may_have_bytes_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "store.p12").write_bytes(bytes(range(256)) * (LARGEST // 256))
     options = resolve_mounts([BuildSecret("store", "file", str(tmp_path / "store.p12"))], ())
     assert options.argv == (f"--secret=id=store,src={tmp_path}/store.p12",)
