@@ -1,1 +1,1 @@
-"""This machine: processes, signals, locks, files, folders, progress. Knows nothing of images or bottles."""
+"""This machine: processes, signals, locks, files, folders, progress. Independent of images and bottles."""

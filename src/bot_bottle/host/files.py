@@ -47,12 +47,12 @@ def replace_file(path: Path, data: bytes, partial: Path, mode: int = 0o600) -> N
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that a file system, or the user's quota on it, has no room left."""
+    """Return whether an error says that a file system, or the user's quota on it, has no room left."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_published(folder: Path, stamp: str) -> bool:
-    """Whether a folder is complete, and was published with this stamp."""
+    """Return whether a folder is complete, and was published with this stamp."""
     try:
         return (folder / _STAMP).read_text() == stamp
     except OSError:
@@ -119,7 +119,7 @@ def list_names(inside: int) -> list[str]:
 
 
 def is_folder(name: str, inside: int) -> bool:
-    """Whether an open folder contains a folder of this name."""
+    """Return whether an open folder contains a folder of this name."""
     try:
         return stat.S_ISDIR(os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode)
     except OSError:

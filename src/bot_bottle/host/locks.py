@@ -85,7 +85,7 @@ def shared_lock(path: Path) -> Iterator[int]:
 
 
 def is_same_file(fd: int, path: Path) -> bool:
-    """Whether an open file is still the one that its path names."""
+    """Return whether an open file is still the one that its path names."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:

@@ -144,8 +144,8 @@ def _check_kind(path: Path, there: os.stat_result) -> None:
 
 
 def _is_special(major: int, minor: int) -> bool:
-    """Whether a character device does more than take bytes. Source: Linux's admin-guide/devices.txt."""
-    if major == 1:  # memory; but null, zero and full take whatever is written
+    """Return whether a character device is more than a sink (Linux admin-guide/devices.txt)."""
+    if major == 1:  # memory, except null, zero and full, which accept all that is written
         return minor not in (3, 5, 7)
     return major in (4, 5, 10) or 136 <= major <= 143  # consoles, terminals, miscellaneous
 

@@ -36,7 +36,7 @@ def human_count(count: int, noun: str) -> str:
 
 
 class Stage:
-    """One stage under way. Workers call `advance` and `say`; neither costs anything worth counting."""
+    """A running stage. Workers call `advance` and `say`, which cost next to nothing."""
 
     def __init__(self, name: str, total: int | None) -> None:
         self.name = name
@@ -52,20 +52,20 @@ class Stage:
         self.tick()
 
     def say(self, detail: str) -> None:
-        """Show what is being worked on right now."""
+        """Show what is being worked on now."""
         self.detail = detail
         self.tick()
 
     def conclude(self, result: str) -> None:
-        """Say in a few words how the stage ended: `cache hit`, a file's name."""
+        """Set a few words on how the stage ended: `cache hit`, a file's name."""
         self.result = result
 
     def tick(self) -> None:
-        """Show the stage as it is, if it is time to."""
+        """Show the current state of the stage, if it is time to."""
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted, in seconds."""
+        """Seconds since the stage began."""
         return time.monotonic() - self.started
 
     def measure(self) -> str:

@@ -9,15 +9,15 @@ from typing import Any, NoReturn
 
 MASK = "***"
 
-_SHORTEST = 4  # characters: shorter ones are in half of all words, and keep nothing safe
-_WHOLE_LINE = 8  # characters of one line of a value, as of a private key, that is struck out by itself
+_SHORTEST = 4  # characters; shorter values are part of too many words
+_WHOLE_LINE = 8  # characters of one line of a value, such as a private key's, that is redacted by itself
 
 _hidden: set[str] = set()
 _variables: set[str] = set()
 
 
 class Secret:
-    """A value that does not show itself: not printed, not in JSON, not pickled. It is hidden from then on."""
+    """A value that does not show itself: not printed, not in JSON, not pickled. Output redacts it."""
 
     __slots__ = ("_value",)
 
@@ -26,7 +26,7 @@ class Secret:
         hide(value)
 
     def reveal(self) -> str:
-        """Return the value, to pass it on."""
+        """Return the value."""
         return self._value
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A value that a bottle never has: what it sends to these hosts gets it instead of a placeholder."""
+    """A value that a bottle never has: the proxy puts it into requests to these hosts for a placeholder."""
 
     value: Secret
     hosts: tuple[str, ...]
@@ -46,7 +46,7 @@ class Credential:
 
 def hide(value: str) -> None:
     """Redact a value from every text: as a whole, line by line, and as JSON writes it."""
-    import json  # nobody who shows help should wait for it
+    import json  # not needed to print help
 
     lines = [line for line in value.splitlines() if len(line) >= _WHOLE_LINE]
     forms = {value, value.strip(), json.dumps(value)[1:-1], *lines}
@@ -54,7 +54,7 @@ def hide(value: str) -> None:
 
 
 def hide_variable(name: str) -> None:
-    """Keep a variable of ours, which a secret is read from, out of the environment of all that we start."""
+    """Remove a variable of ours, from which a secret is read, from the environment of all programs."""
     _variables.add(name)
 
 

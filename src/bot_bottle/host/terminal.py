@@ -13,7 +13,7 @@ from types import FrameType
 
 
 def is_terminal() -> bool:
-    """Whether standard input and output are both a terminal."""
+    """Return whether standard input and output are both a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 

@@ -30,7 +30,7 @@ def printable_lines(text: str | bytes) -> str:
 
 
 def is_printable(text: str) -> bool:
-    """Whether `printable` would leave the text as it is."""
+    """Return whether `printable` would leave the text as it is."""
     return text.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""Waiting for something that tells nobody when it happens."""
+"""Waiting for something that sends no notification."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def probe_kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuin
     finally:
         os.close(handle)
     if version != _API_VERSION:
-        return Kvm("unusable", f"{device} speaks KVM API {version}, not {_API_VERSION}", "use a newer kernel")
+        return Kvm("unusable", f"{device} has KVM API {version}, not {_API_VERSION}", "use a newer kernel")
     if platform.machine() == "x86_64" and not _hardware_virtualization(cpuinfo):
         reason = "KVM is here without hardware virtualization (no vmx or svm), so a guest would never boot"
         return Kvm("unusable", reason, "use a machine whose cloud offers nested virtualization")
@@ -72,7 +72,7 @@ def _hardware_virtualization(cpuinfo: Path) -> bool:
         with cpuinfo.open() as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")
     except OSError:
-        return True  # cannot tell: let the boot decide
+        return True  # not certain: the boot shows it
     return not {"vmx", "svm"}.isdisjoint(flags.split())
 
 

@@ -35,7 +35,7 @@ class Guest:
 
     @cached_property
     def size(self) -> int:
-        """The tar's size in bytes, uncompressed. Raises SmolvmError for a file that is cut short."""
+        """The tar's size in bytes, uncompressed. Raises SmolvmError for a truncated file."""
         try:
             with self.path.open("rb") as file:
                 size = check_frames(
@@ -51,7 +51,7 @@ class Guest:
         _ = self.digest
         size = sum(map(len, self.read()))
         if size != self.size:
-            raise self._damaged(f"it has {size} bytes, and its header says {self.size}")
+            raise self._damaged(f"it has {size} bytes, but its header states {self.size}")
 
     @cached_property
     def digest(self) -> str:
@@ -63,7 +63,7 @@ class Guest:
             raise self._damaged(str(error)) from error
 
     def frames(self) -> Iterator[bytes]:
-        """Yield the file as it is: zstd frames that can be put into an artifact."""
+        """Yield the file unchanged: zstd frames that can be part of an artifact."""
         with self.path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
@@ -91,7 +91,7 @@ def guest_version() -> str:
 
 
 def find_guest() -> Guest:
-    """Find the installed guest files, without reading them. Raises SmolvmError."""
+    """Return the installed guest files, without reading them. Raises SmolvmError."""
     folder, version = installed()
     path = folder / _FILE
     if not path.is_file():

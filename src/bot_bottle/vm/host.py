@@ -27,17 +27,18 @@ class Attached(Protocol):
     """A smolvm command on the caller's own streams."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end and for all it said to be delivered, `timeout` seconds at most.
+        """Wait until it has exited and all its output is delivered, `timeout` seconds at most.
 
-        Gives its exit status, or None while it runs. Raises BrokenPipeError when our own streams have gone.
+        Returns its exit status, or None while it runs. Raises BrokenPipeError when our own streams are
+        closed.
         """
 
     def end(self) -> None:
-        """End it now."""
+        """Kill it."""
 
     @property
     def failure(self) -> str:
-        """What smolvm itself complained of, or "" when the exit status is the command's own."""
+        """smolvm's own error message, or "" when the exit status is the command's own."""
 
     @property
     def last_line(self) -> str:
@@ -52,7 +53,7 @@ class Host(Protocol):
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Completed:
-        """Run smolvm with these arguments to its end. Raises SmolvmError, with smolvm's own words."""
+        """Run smolvm with these arguments and return the result. Raises SmolvmError with its message."""
 
     def attach(
         self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]
@@ -79,7 +80,7 @@ class Host(Protocol):
 
 
 def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
-    """Decide where microVMs run. `auto` takes KVM where it can boot a guest. Raises AccelError."""
+    """Decide where microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
     if accel == "emulated" or (accel == "auto" and kvm.state != "good"):
         return "emulated"
     if kvm.state != "good":
@@ -95,7 +96,7 @@ class NativeHost:
     kind: Literal["kvm", "emulated"] = "kvm"
 
     def __init__(self, smolvm: Smolvm, prefix: Sequence[str] = (), folder: Path | None = None) -> None:
-        """Take the `folder` for what is temporary, if there is one of our own for it."""
+        """Use `folder` for temporary files, if one is given."""
         self.smolvm = smolvm
         self._folder = folder
         self._prefix = prefix
@@ -103,11 +104,11 @@ class NativeHost:
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Completed:
-        """Run smolvm to its end."""
+        """Run smolvm and return the result."""
         return self._run([str(self.smolvm.program), *args], timeout, env, check=check)
 
     def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
-        """Start a machine, behind the prefix if there is one: it says as whom the machine's monitor runs."""
+        """Start a machine, behind the prefix if there is one: it sets the user of the machine's monitor."""
         argv = [*self._prefix, str(self.smolvm.program), *start_argv(machine)]
         self._run(argv, timeout, {**env, **(AS_CALLER if self._prefix else {})}, check=True)
 
@@ -122,13 +123,13 @@ class NativeHost:
 
     @contextmanager
     def attach(self, args: Sequence[str], *, tty: bool, env: Mapping[str, str]) -> Iterator[Attached]:
-        """Run smolvm on our streams. Standard error passes through us, to tell smolvm's failures."""
+        """Run smolvm on our streams. Standard error passes through us, to find smolvm's error messages."""
         argv = [str(self.smolvm.program), *args]
         with process.attached(argv, env=self.smolvm.environment(env), terminal=tty) as child:
             yield _NativeAttached(child, None if tty else child.stderr)
 
     def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
-        """Yield the paths of pipes in our own folder."""
+        """Yield the paths of FIFOs in our own folder."""
         return secret_fifos(values, self._folder) if values and self._folder else nullcontext({})
 
     def path_of(self, file: Path) -> str:
@@ -191,9 +192,9 @@ class _NativeAttached:
 
 
 class StderrFilter:
-    """Passes a command's standard error through and holds back smolvm's own last word.
+    """Passes a command's standard error on, except for smolvm's own last line.
 
-    smolvm fails with status 1, which a command may give as well; the difference is a last line
+    smolvm fails with status 1, which a command may return as well; the difference is a last line
     `{"error":{"code":...,"message":...}}` (its `--error-format json`).
     """
 
@@ -206,14 +207,14 @@ class StderrFilter:
         self.failure = ""
 
     def feed(self, data: bytes) -> None:
-        """Take more of the stream."""
+        """Add data of the stream."""
         data = self._held + data
         keep = self._line_start(data)
         self._held = data[keep:]
         self._write(data[:keep])
 
     def close(self, code: int) -> None:
-        """The stream has ended with this exit status: judge what was held back."""
+        """End the stream: drop or write the last line, depending on this exit status."""
         if self._held.startswith(self._START) and code == 1:
             self.failure = error_message(self._held)
         if not self.failure:
@@ -221,7 +222,7 @@ class StderrFilter:
         self._held = b""
 
     def _line_start(self, data: bytes) -> int:
-        """Where the last line starts, if it may be smolvm's; else the end of the data."""
+        """Return where the last line starts, if it may be smolvm's; else the end of the data."""
         start = data.rstrip(b"\n").rfind(b"\n") + 1
         line = data[start : start + 65536]
         may_be = line.startswith(self._START) or (line and self._START.startswith(line))
@@ -229,7 +230,7 @@ class StderrFilter:
 
     @property
     def last_line(self) -> str:
-        """The last line that passed through, or its last kilobyte."""
+        """The last line that was passed on, or its last kilobyte."""
         return self._tail.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")
 
     def _write(self, data: bytes) -> None:
@@ -242,7 +243,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def error_message(text: bytes) -> str:
-    """Return smolvm's message out of its JSON error line, or the text itself."""
+    """Return smolvm's message from its JSON error line, or the text itself."""
     for line in reversed(text.decode("utf-8", "replace").splitlines()):
         try:
             error = json.loads(line)["error"]
@@ -253,7 +254,7 @@ def error_message(text: bytes) -> str:
 
 
 def checked(done: Completed) -> Completed:
-    """Raise SmolvmError, in smolvm's own words, unless the call succeeded."""
+    """Return a successful result. Raises SmolvmError, with smolvm's message, for any other."""
     if done.code:
         words = error_message(done.stderr.strip() or done.stdout)
         raise SmolvmError(f"smolvm {' '.join(done.argv[1:3])} failed with exit status {done.code}", why=words)

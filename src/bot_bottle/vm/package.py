@@ -1,8 +1,9 @@
-"""The smolvm of the PyPI package `smolmachines`, made ready to run.
+"""The smolvm of the PyPI package `smolmachines`, prepared to run.
 
-The package holds the program under another name (`smol-vmm`), its libraries, and two disk templates that are
-20 and 10 GiB of almost nothing, compressed. smolvm judges its own name by the real path, so the program is
-hard-linked or copied; and the templates are unpacked here, sparse, where it would take 15 silent seconds.
+The package has the program under another name (`smol-vmm`), its libraries, and two compressed disk templates
+of 20 and 10 GiB that are nearly empty. smolvm checks its own name by the real path, so the program is
+hard-linked or copied; the templates are unpacked sparse, where smolvm would take 15 seconds without a
+message.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Installation:
 
     @property
     def agent_archive(self) -> Path:
-        """The guest's root files, as the package has them (`.tar.zst`)."""
+        """The guest's root filesystem, as the package has it (`.tar.zst`)."""
         return self.folder / _AGENT
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What an emulated host needs of it besides the guest's files."""
+        """The files that an emulated host needs besides the guest's."""
         return tuple(self.folder / name for name in ("smolvm", *_LIBRARIES, *_TEMPLATES))
 
 
@@ -78,17 +79,17 @@ def prepare_installation(progress: Progress) -> Installation:
         return ready
     try:
         base.mkdir(mode=0o755, parents=True, exist_ok=True)
-        waiting = f"waiting for another bot-bottle that makes smolvm {version} ready"
+        waiting = f"waiting for another bot-bottle that prepares smolvm {version}"
         with exclusive_lock(base / f"{version}.lock", lambda: progress.note(waiting)):
             if not is_published(ready.folder, _stamp(source)):
                 with progress.stage("smolvm") as stage:
                     _prepare(source, ready.folder)
-                    stage.conclude(f"smolvm {version} made ready")
+                    stage.conclude(f"smolvm {version} prepared")
     except OSError as error:
         raise SmolvmError(
             f"cannot prepare smolvm in {base}",
             why=str(error),
-            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+            next_step="make it writable and free some space, or set BOT_BOTTLE_CACHE_DIR to another",
         ) from error
     return ready
 
@@ -96,7 +97,7 @@ def prepare_installation(progress: Progress) -> Installation:
 def _stamp(source: Path) -> str:
     """Return what distinguishes packages of one version: the program's hash, as pip has recorded it.
 
-    Times would differ between virtual environments, which share the cache.
+    Timestamps would differ between virtual environments, which share the cache.
     """
     for file in importlib.metadata.files(PACKAGE) or ():
         if file.name == "smol-vmm" and file.hash is not None:

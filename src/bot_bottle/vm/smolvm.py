@@ -1,4 +1,4 @@
-"""Which smolvm to use, and its command lines. The real product is distinguished from its namesake.
+"""Which smolvm to use, and its command lines. Another product has the same name.
 
 The program is found by `BOT_BOTTLE_SMOLVM`, else on PATH if it is recent enough, else in the PyPI package
 `smolmachines`. Everything about how smolvm 1.32 behaves that shapes a command line is decided here.
@@ -23,25 +23,25 @@ MINIMUM = (1, 32, 0)
 # the plain command line leaves both off; a bottle never runs without them
 HARDENING = {"SMOLVM_SECCOMP": "enforce", "SMOLVM_LANDLOCK": "enforce"}
 
-# root's monitor gets a user of its own, who may not write to a folder of root's; a machine that shares one
-# runs as its caller instead, with no capability left
+# root's monitor gets a user of its own, who may not write to a folder of root; a machine that shares one runs
+# as its caller instead, without capabilities
 AS_CALLER = {"SMOLVM_VM_UID_DROP": "off"}
 
-# what it says when the guest is gone before it could be spoken to
+# smolvm's message when the guest ended before its agent answered
 GUEST_ENDED = "before the agent was ready"
 
-# the same, when it could be spoken to until then, or had been
+# its messages when the guest ended later
 GUEST_GONE = ("connection closed", "is not running")
 
 _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 
-# what would widen a bottle's network or redirect its state if it came from the user's environment
+# variables of the user's environment that would change a bottle's network or redirect its state
 _FOREIGN = re.compile(r"SMOLVM_|SMOL_")
 
 
 @dataclass(frozen=True, slots=True)
 class Smolvm:
-    """A smolvm command that answered: where it is, its version, and the environment it is run with."""
+    """A smolvm command that answered: its path, its version, and its environment."""
 
     program: Path
     version: str
@@ -55,17 +55,17 @@ class Smolvm:
 
     @property
     def is_ours(self) -> bool:
-        """Whether what it keeps is in our cache folder, and not with the user's own machines."""
+        """Whether its state is in our cache folder, and not with the user's own machines."""
         return "XDG_CACHE_HOME" in self.env
 
     def packs_archives(self) -> bool:
-        """Whether `pack create` takes an image archive. Up to 1.22 it took registry references alone."""
+        """Return whether `pack create` accepts an image archive. 1.22 only takes registry references."""
         argv = [str(self.program), "pack", "create", "--help"]
         return "docker save" in process.run(argv, timeout=15, check=False, env=self.environment()).text
 
 
 def find_smolvm(progress: Progress) -> Smolvm:
-    """Find smolvm and make it ready. Raises SmolvmError, which says what was found instead."""
+    """Return a smolvm that is ready to run. Raises SmolvmError, which says what was found instead."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
         return _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
     on_path = process.find("smolvm")
@@ -82,10 +82,10 @@ def find_smolvm(progress: Progress) -> Smolvm:
 
 
 def state_environment(folder: Path) -> dict[str, str]:
-    """Return the variables that make smolvm keep everything in `folder`, unless its path is too long.
+    """Return the variables that make smolvm store everything in `folder`, unless its path is too long.
 
     smolvm puts sockets 46 bytes below it, and a socket's path has 107 at most; it would refuse to start a
-    machine. Then it keeps things where it always does, in the user's folders.
+    machine. Then it uses its usual folders of the user.
     """
     if len(os.fsencode(folder)) > _SOCKET_PATH_MAX - len("/smolvm/vms/0123456789abcdef/port-forward.sock"):
         return {}
@@ -93,7 +93,7 @@ def state_environment(folder: Path) -> dict[str, str]:
 
 
 def reject_foreign_binary() -> None:
-    """Check that no smolvm was named where it could not be used: on an emulated host. Raises SmolvmError."""
+    """Check that BOT_BOTTLE_SMOLVM is not set: an emulated host cannot use it. Raises SmolvmError."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
         _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
         raise SmolvmError(
@@ -104,13 +104,13 @@ def reject_foreign_binary() -> None:
 
 
 def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
-    """Ask a program whether it is smolvm, and which."""
+    """Ask a program for its name and version. Raises SmolvmError unless it is a recent smolvm."""
     candidate = Smolvm(program, "", origin, env)
     try:
         done = process.run([str(program), "--version"], timeout=15, env=candidate.environment())
     except CommandFailed as error:
         raise SmolvmError(
-            f"{program} does not run", why=error.why, next_step=f"correct {origin}, which leads to it"
+            f"{program} does not run", why=error.why, next_step=f"correct {origin}, where it was found"
         ) from error
     found = re.fullmatch(r"smolvm (\d+)\.(\d+)\.(\d+)\S*", done.text)
     pack_help = process.run(
@@ -119,15 +119,15 @@ def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
     if found is None or pack_help.code:
         raise SmolvmError(
             f"{program} is another product that is also named smolvm",
-            why=f"it calls itself: {done.text[:200]}",
-            next_step="put smolvm of smolmachines first on PATH, or name it with BOT_BOTTLE_SMOLVM",
+            why=f"its name and version: {done.text[:200]}",
+            next_step="put smolvm of smolmachines first on PATH, or set BOT_BOTTLE_SMOLVM to it",
         )
     version = ".".join(found.groups())
     if tuple(int(part) for part in found.groups()) < MINIMUM:
         needed = ".".join(map(str, MINIMUM))
         raise SmolvmError(
             f"{program} is smolvm {version}; {needed} or newer is needed",
-            next_step="upgrade it, or take it off PATH: the package smolmachines brings its own",
+            next_step="upgrade it, or remove it from PATH: the package smolmachines contains one",
         )
     return Smolvm(program, version, origin, env)
 
@@ -145,12 +145,12 @@ def create_argv(
 ) -> tuple[str, ...]:
     """Return `machine create` for an artifact; without options for the network it has none.
 
-    `volumes` are FOLDER:GUEST-PATH, with `:ro` for one that the guest may only read. `credentials` are the
-    variables of which the guest has placeholders, with the hosts that get what they stand for.
+    `volumes` are FOLDER:GUEST-PATH, with `:ro` for a read-only one. `credentials` are the variables of which
+    the guest has placeholders, with the hosts that receive their values.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
-    run twice. `/proc/self/exe` stands for a command in every image, even an empty one: it is the guest's own
-    init, which ends at once.
+    run twice. `/proc/self/exe` is a command that exists in every image, even an empty one: the guest's own
+    init, which exits at once.
     """
     argv = ["machine", "create", "--error-format", "json", "--from", artifact, "--name", name]
     argv += ["--cpus", str(cpus), "--mem", str(memory_mib)]
@@ -178,10 +178,11 @@ def exec_argv(
     secrets: Mapping[str, str] | None = None,
     empty: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Return `machine exec`. Variables go by name: their values travel in the environment, never in argv.
+    """Return `machine exec`. Variables go by name: their values are in the environment, never in argv.
 
-    Those of `secrets`, each with a path to read it from, are not even there: a process's environment can be
-    read for as long as it lasts. Those in `empty` are set to nothing, whatever the image says.
+    The values of `secrets` are not even there: smolvm reads each from the path that is given, since the
+    environment of a process can be read as long as it runs. Variables in `empty` are set to "", whatever the
+    image says.
 
     Without `-i` smolvm forwards no input and holds back output up to a limit, so it is always there.
     """
@@ -198,7 +199,7 @@ def exec_argv(
 
 
 def carrier_variable(variable: str) -> str:
-    """Name the host variable that carries a guest variable, so that a guest's PATH is not smolvm's own."""
+    """Return the host variable that transports a guest variable: a guest's PATH must not be smolvm's."""
     return f"BOTTLE_ENV_{variable}"
 
 
@@ -223,5 +224,5 @@ def delete_argv(name: str) -> tuple[str, ...]:
 
 
 def prune_argv() -> tuple[str, ...]:
-    """Return `pack prune`, which leaves a few unpacked artifacts, so that the next boot of one is quick."""
+    """Return `pack prune`, which keeps a few unpacked artifacts, so that the next boot of one is quick."""
     return ("pack", "prune", "--error-format", "json", "--keep", "3")

@@ -1,7 +1,7 @@
-"""A private clone of a repository for one bottle: its own history, its own branch, no way back by itself.
+"""A private clone of a repository for one bottle, with its own history and branch.
 
-A clone's folder holds `work`, which the bottle sees and owns from then on, and beside it what only we write:
-`clone.json` (what it was made from and what was brought back) and `index` (what git knew of the files when
+A clone's folder has `work`, which the bottle sees and owns from then on, and beside it what only we write:
+`clone.json` (what it was made from and what was fetched from it) and `index` (git's state of the files when
 they were written, so that the agent's own index is not needed).
 """
 
@@ -33,7 +33,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a clone was made from, and what of it was brought back; all but the first part are commits."""
+    """What a clone was made from, and what was fetched from it; all but the first part are commits."""
 
     name: str
     repository: str
@@ -49,18 +49,18 @@ class Record:
 
     @property
     def branch(self) -> str:
-        """The branch in the clone, and in the user's repository once there is work."""
+        """The branch in the clone, and in the user's repository once there are commits."""
         return f"refs/heads/bottle/{self.name}"
 
     @property
     def kept(self) -> str:
-        """Where the user's repository keeps all that was brought back; it starts with this."""
+        """The prefix of the user's references to all that was fetched."""
         return f"refs/bottle/{self.name}/"
 
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone in its folder. `missing` says what the user's folder has that a new one lacks."""
+    """A clone in its folder. `missing` lists what the user's folder has that a new one lacks."""
 
     folder: Path
     record: Record
@@ -72,7 +72,7 @@ class Clone:
         return self.folder / "work"
 
     def repository(self) -> Repository:
-        """The user's repository that it was made from. Raises WorkspaceError when that is gone."""
+        """Return the user's repository that it was made from. Raises WorkspaceError when that is gone."""
         return open_repository(Path(self.record.repository))
 
     def with_record(self, **changes: str) -> Clone:
@@ -98,7 +98,7 @@ def create(folder: Path, repository: Repository, name: str, *, include_dirty: bo
     """Clone what is checked out in a repository into a new `folder`, onto a branch of the bottle's name.
 
     The clone has the history of that commit and the tags in it, and nothing else of the repository. With
-    `include_dirty` it starts from a commit of what is uncommitted. When it fails, nothing of it is left.
+    `include_dirty` it starts from a commit of the uncommitted changes. On failure nothing of it remains.
     Raises WorkspaceError.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
@@ -150,7 +150,7 @@ def _create(
 
 
 def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
-    """Say what of the user's folder is not in a new clone, though git knows of it."""
+    """Return notes on what of the user's folder is not in a new clone, though git tracks it."""
     entries = list_entries(git)
     filters = filters_of(git, entries.files)
     lfs = [name for name, value in filters.items() if value == b"lfs" and is_pointer_file(git, name)]
@@ -158,7 +158,7 @@ def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
     if lfs:
         notes.append(f"git LFS: {_some(lfs)} are pointers, without their content")
     if others := [name for name, value in filters.items() if value != b"lfs"]:
-        notes.append(f"filters: {_some(others)} are as git keeps them; no filter was run")
+        notes.append(f"filters: {_some(others)} are as git stores them; no filter was run")
     if filtered:
         names = _some(map(os.fsencode, filtered))
         notes.append(f"filters: {names} are as they were committed, even if you changed them")
@@ -168,7 +168,7 @@ def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
 
 
 def _some(names: Iterable[bytes]) -> str:
-    """Name the first few."""
+    """Return the first few names, and how many more there are."""
     shown = [printable(name) for name in sorted(names)]
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
@@ -189,7 +189,7 @@ def _check_names(repository: Repository, record: Record) -> str:
 
 
 def _filled(folder: Path, source: Git, record: Record) -> Git:
-    """Make the clone itself: objects by git's own transport, so that no file is shared with the source."""
+    """Make the clone itself. git's transport copies the objects, so that no file is shared."""
     work = folder / "work"
     branch = record.branch.removeprefix("refs/heads/")
     init(work, record.object_format, "-b", branch)

@@ -45,10 +45,10 @@ class Work:
 
 
 def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
-    """Bring what a bottle has done into the user's repository, as often as wanted, and say what it was.
+    """Fetch what a bottle has done into the user's repository, and return what it was. May be repeated.
 
-    While the bottle lives (not `ended`) only commits are brought: its files may change under our hands.
-    Raises WorkspaceError when the clone holds what cannot be taken; then nothing has changed.
+    While the bottle runs (not `ended`) only commits are fetched: its files may change while they are read.
+    Raises WorkspaceError when the clone contains what cannot be fetched; then nothing has changed.
     """
     record = clone.record
     with clone.scratch() as scratch:
@@ -83,7 +83,7 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
 
 
 def _tips(intake: Git, record: Record, references: References) -> dict[str, str]:
-    """Choose the commits to bring, by their names under refs/bottle/NAME/; all they need must be there."""
+    """Return the commits to fetch, by their names under refs/bottle/NAME/; all they need must be there."""
     names = [name for name in references.values if name.startswith(_WORK)]
     values = {name: references.values[name] for name in names}
     if references.head_commit:
@@ -132,7 +132,7 @@ def _is_ancestor(git: Git, older: str, newer: str) -> bool:
 
 
 def _uncommitted(intake: Git, clone: Clone, parent: str, left: list[str]) -> Snapshot | None:
-    """Commit what is in the folder; what stands in the way is said, and does not keep the commits back."""
+    """Commit what is in the folder; a failure is added to `left`, and does not prevent fetching commits."""
     message = f"Uncommitted work of bottle {clone.record.name}"
     try:
         done = snapshot(intake, clone.work, parent, clone.folder / "index", message)
@@ -154,7 +154,7 @@ def _unchanged(intake: Git, record: Record, done: Snapshot) -> str:
 
 
 def _transfer(intake: Git, clean: Git, record: Record, tips: dict[str, str]) -> None:
-    """Move new objects into the user's store; every one is checked as git fsck does, or none comes in."""
+    """Move new objects into the user's store; each is checked as git fsck does, or none is stored."""
     _set(clean, {"refs/known/base": record.base})
     _set(intake, {f"{record.kept}{name}": commit for name, commit in tips.items()})
     options = ("-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
@@ -168,7 +168,7 @@ def _set(git: Git, references: dict[str, str]) -> None:
 
 
 def _refer(repository: Repository, record: Record, tips: dict[str, str]) -> str:
-    """Set the user's references to what was brought; give where his branch is if it is ours to move."""
+    """Set the user's references to what was fetched; return where the branch is if it is ours to move."""
     there = repository.references(record.kept[:-1], record.branch)
     now = there.pop(record.branch, "")
     wanted = {f"{record.kept}{name}": commit for name, commit in tips.items()}

@@ -53,7 +53,7 @@ def lfs_entry(git: Git, work: Path, name: bytes) -> bytes | None:
 
 
 def is_pointer_file(git: Git, name: bytes) -> bool:
-    """Whether a file in the folder of `git` is the pointer of an LFS file."""
+    """Return whether a file in the folder of `git` is the pointer of an LFS file."""
     assert git.work_tree is not None  # noqa: S101 - a clone has one
     try:
         with _opened(git.work_tree, name) as file:

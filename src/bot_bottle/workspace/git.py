@@ -1,9 +1,9 @@
-"""git, run so that nothing it works on has a say: no hook, no setting, no driver, no other transport.
+"""git, run so that the repository has no influence on it: no hook, setting, driver or other transport.
 
 Settings name programs: fsmonitor, filters, merge drivers, hooks, ssh commands, remotes. So work on objects is
-done in a fresh git folder of ours, whose settings are ours, which borrows the objects of another repository.
-The few commands that must run in a repository itself (to read and write its references) run no program that
-it could name, and get settings from us that go over its own.
+done in a new git folder of ours, with settings of ours, which uses the objects of another repository
+(alternates). The few commands that must run in a repository itself (to read and write its references) run no
+program that it could name, and get settings from us that override its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MINIMUM = (2, 32)  # GIT_CONFIG_GLOBAL, `apply --3way --cached`
 _LIMIT = 3600.0  # seconds; to copy a large repository takes minutes
 _NOWHERE = os.devnull
 
-# the environment may name programs, settings and other repositories: none of it is ours
+# the environment may name programs, settings and other repositories: none of it is used
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_SYSTEM": _NOWHERE,
@@ -50,7 +50,7 @@ _SETTINGS = (
     "protocol.file.allow=always",
     "gc.auto=0",
     "maintenance.auto=false",
-    "safe.directory=*",  # git's guard against the settings of others, which have no say here anyway
+    "safe.directory=*",  # git's ownership check of settings, which are not used here anyway
 )
 
 
@@ -84,7 +84,7 @@ class Git:
         output: IO[bytes] | None = None,
         check: bool = True,
     ) -> Completed:
-        """Run a git command to its end. Raises WorkspaceError with git's own words, without `check` never."""
+        """Run a git command and return its result. With `check`, raises WorkspaceError with git's message."""
         try:
             return process.run(
                 self.argv(*args),
@@ -99,7 +99,7 @@ class Git:
             raise _explained(error, str(args[0])) from error
 
     def lines(self, *args: str, check: bool = True) -> list[str]:
-        """Run a git command and give the lines of what it said."""
+        """Run a git command and return its output as lines."""
         return self.run(*args, check=check).stdout.decode("utf-8", "surrogateescape").splitlines()
 
     def argv(self, *args: str | Path) -> list[str]:
@@ -139,7 +139,7 @@ def program() -> str:
 
 
 def check_version() -> None:
-    """Raise WorkspaceError if git is too old to be kept from its own settings."""
+    """Raise WorkspaceError if git is too old to ignore the user's settings."""
     done = process.run([program(), "--version"], timeout=15, env=environment())
     found = re.search(r"(\d+)\.(\d+)", done.text)
     if found is None or tuple(map(int, found.groups())) < _MINIMUM:

@@ -118,9 +118,9 @@ def sweep_mount(stray: dict[str, Any]) -> None:
 
 
 def is_mounted(place: Path) -> bool:
-    """Whether something is mounted there; os.path.ismount overlooks mounts of the same file system.
+    """Return whether something is mounted there; os.path.ismount overlooks mounts of the same file system.
 
-    Source: proc_pid_mountinfo(5), the fifth field, in which \\ooo stands for a byte.
+    Source: proc_pid_mountinfo(5), the fifth field, in which \\ooo is an octal escape.
     """
     with Path("/proc/self/mountinfo").open("rb") as file:
         points = [line.split(b" ")[4] for line in file]

@@ -59,7 +59,7 @@ def read_tree(git: Git, tree: str, index: Path, *, sparse: bool) -> None:
             return
         if sparse:
             raise WorkspaceError(
-                f"cannot tell what the sparse checkout leaves out: {index} cannot be read",
+                f"cannot determine what the sparse checkout leaves out: {index} cannot be read",
                 why=printable_lines(done.complaint),
                 next_step="git status has to work there; or git sparse-checkout disable",
             )
@@ -81,7 +81,7 @@ def _copy(index: Path, git: Git) -> os.stat_result | None:
 
 
 def list_entries(git: Git, *, check: bool = True) -> Tracked:
-    """Return what an index holds, but for what a merge has left open."""
+    """Return the entries of an index, without those that a merge has left unresolved."""
     found = Tracked()
     for line in read_names(git, "ls-files", "-z", "-v", "--stage", check=check):
         facts, _, name = line.partition(b"\t")

@@ -1,4 +1,4 @@
-"""A bottle's workspace for the time that the bottle lives, and what is said of its work when it ends."""
+"""A bottle's workspace for the time that the bottle runs, and the report on its work when it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _folder(name: str) -> Path:
 
 
 def based_on(request: Request) -> dict[str, Any]:
-    """Say which repository a bottle belongs to, and which commit is checked out there; nothing if none is."""
+    """Return which repository a bottle belongs to, and which commit is checked out there; {} without one."""
     try:
         repository = open_repository(request.project)
         return {"repository": str(repository.top), "base": repository.head()}
@@ -108,7 +108,7 @@ def _bring_back(clone: Clone, progress: Progress, facts: dict[str, Any]) -> None
 
 
 def told(clone: Clone, work: Work, counted: Summary) -> list[str]:
-    """Say what a bottle has done, in a few lines."""
+    """Return a few lines that describe what a bottle has done."""
     name = clone.record.name
     lines = []
     if counted.commits:

@@ -1,7 +1,7 @@
-"""The user's repository: found, looked over, and read. It may come from a stranger too.
+"""The user's repository: found, checked, and read. It is untrusted too.
 
-A `.git` that is made of links leads to somebody else's history, so only one that is whole is taken. Nothing
-in it is run (see git.py).
+Links in a `.git` may lead to another user's history, so only a complete one is accepted. Nothing in it is run
+(see git.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bot_bottle.workspace.spec import find_top
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CONVERSIONS = r"^core\.(autocrlf|eol|filemode|symlinks|ignorecase)$"
 _SIMPLE = ("true", "false", "input", "lf", "crlf", "native")
-_SMALL = 4096  # bytes of a file that holds a path
-_BLOCK = 512  # bytes that st_blocks counts in
+_SMALL = 4096  # bytes of a file with a path
+_BLOCK = 512  # bytes; the unit of st_blocks
 _QUICK = 120.0  # seconds
 
 
@@ -38,7 +38,7 @@ class Repository:
 
     @property
     def git(self) -> Git:
-        """git in the repository itself: to read and write references, and for nothing else."""
+        """git in the repository itself, only to read and write references."""
         return Git(self.folder, limit=_QUICK)
 
     @property
@@ -52,35 +52,35 @@ class Repository:
         return self.git.run("config", "--type=bool", "core.sparseCheckout", check=False).text == "true"
 
     def clone_size(self) -> int:
-        """Return about how many bytes a clone of what is checked out takes: its objects and its files.
+        """Return the approximate size of a clone of what is checked out, in bytes: its objects and its files.
 
-        Ignored files are not in a clone; of a sparse file the holes are not counted.
+        Ignored files are not in a clone; holes of sparse files are not counted.
         """
         head = self.head()
         objects = sum(
             path.lstat().st_blocks * _BLOCK for path in (self.common / "objects").rglob("*") if path.is_file()
         )
-        # MODE TYPE OBJECT SIZE, with - for a submodule or an object that is not there
+        # MODE TYPE OBJECT SIZE, with - for a submodule or a missing object
         sizes = [line.split(None, 4)[3] for line in self.git.lines("ls-tree", "-r", "-l", head, check=False)]
         return objects + sum(int(size) for size in sizes if size.isdecimal())
 
     @contextmanager
     def explain_missing(self) -> Iterator[None]:
-        """Say what git's failures in the block come from, if this is a partial clone."""
+        """Explain git's failures in the block, if this is a partial clone."""
         try:
             yield
         except WorkspaceError as error:
             if error.next_step or not any((self.common / "objects/pack").glob("*.promisor")):
                 raise
             raise WorkspaceError(
-                f"{self.top} is a partial clone, and lacks objects that are needed",
+                f"{self.top} is a partial clone, and needed objects are missing",
                 why=f"{error.message}: {error.why}",
                 next_step="get them with git fetch --refetch --no-filter, or use --workspace mount",
             ) from error
 
     @property
     def conversions(self) -> tuple[str, ...]:
-        """The settings by which its files differ from what git keeps of them, as `KEY=VALUE`."""
+        """The settings that change files between the folder and git's objects, as `KEY=VALUE`."""
         env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
         asked = [program(), "config", "--get-regexp", _CONVERSIONS]
         done = process.run(asked, timeout=_QUICK, check=False, env=env, cwd=self.top)
@@ -98,7 +98,7 @@ class Repository:
         return done.text
 
     def references(self, *patterns: str) -> dict[str, str]:
-        """Return the object of every reference that matches, by the reference's name."""
+        """Return the object of every matching reference, by the reference's name."""
         found = {}
         for line in self.git.lines("for-each-ref", "--format=%(objectname) %(refname)", *patterns):
             value, _, name = line.partition(" ")
@@ -111,9 +111,9 @@ class Repository:
         return {line.removeprefix("branch ") for line in lines if line.startswith("branch ")}
 
     def update(self, references: dict[str, tuple[str, str]]) -> None:
-        """Set references from an old to a new value, all or none; "" stands for no reference.
+        """Set references from an old to a new value, all or none; "" means that there is no reference.
 
-        Raises WorkspaceError, for one when somebody has changed one of them meanwhile.
+        Raises WorkspaceError, also when one of them has been changed meanwhile.
         """
         none = "0" * (40 if self.object_format == "sha1" else 64)
         commands = []
@@ -134,7 +134,7 @@ class Repository:
         """Return git on a new folder of ours that reads this repository's objects and writes to its own."""
         git = self._fresh(folder)
         path = os.fsencode(self.common / "objects")
-        # quoted as gitattributes(5) has it for odd names: \ooo for a byte
+        # quoted as in gitattributes(5): \ooo is an octal escape
         quoted = b"".join(b"\\%03o" % byte for byte in path)
         (folder / "objects/info/alternates").write_bytes(b'"' + quoted + b'"\n')
         return git
@@ -148,7 +148,7 @@ class Repository:
 
 
 def open_repository(start: Path) -> Repository:
-    """Return the repository that holds a folder. Raises WorkspaceError if there is none that can be used."""
+    """Return the repository of a folder. Raises WorkspaceError if there is none, or it cannot be used."""
     check_version()
     top = find_top(start)
     if top is None:
@@ -172,12 +172,12 @@ def open_repository(start: Path) -> Repository:
 
 def _refused(entry: Path, why: str) -> WorkspaceError:
     return WorkspaceError(
-        printable(f"{entry} is not used: {why}"), why="it may lead to the history of somebody else"
+        printable(f"{entry} is not used: {why}"), why="it may lead to another user's history"
     )
 
 
 def _elsewhere(entry: Path) -> tuple[Path, Path]:
-    """Follow a `.git` file (gitrepository-layout(5)) to a git folder that knows of it."""
+    """Follow a `.git` file (gitrepository-layout(5)) to a git folder that lists it as its worktree."""
     words = _path_in(entry)
     if not words.startswith("gitdir: "):
         raise _refused(entry, "it does not name a git folder")
@@ -228,6 +228,6 @@ def _check_whole(folder: Path, common: Path) -> None:
     for name in ("alternates", "http-alternates"):
         if os.path.lexists(objects / "info" / name):
             raise WorkspaceError(
-                f"{common} borrows objects of another repository",
+                f"{common} uses objects of another repository",
                 next_step="make it independent: git repack -a -d && rm .git/objects/info/alternates",
             )

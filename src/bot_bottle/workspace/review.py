@@ -1,4 +1,4 @@
-"""Look at a bottle's work, put it into one's own folder, and see whether it may be thrown away."""
+"""Review of a bottle's work: show it, put it into the user's folder, and check whether it may be removed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Summary:
 
 
 def summary(clone: Clone, work: Work) -> Summary:
-    """Count what was brought back."""
+    """Count what was fetched."""
     with clone.scratch() as scratch:
         git = clone.repository().with_shared_objects(scratch / "clean.git")
         commits = int(git.run("rev-list", "--count", work.head, f"^{work.base}").text)
@@ -55,7 +55,7 @@ def summary(clone: Clone, work: Work) -> Summary:
 
 @contextmanager
 def diff(clone: Clone, work: Work, *options: str) -> Iterator[BinaryIO]:
-    """Yield what a bottle changed as git shows it: a stream of bytes that an agent chose."""
+    """Yield a bottle's changes as git shows them: a stream of bytes that an agent chose."""
     with clone.scratch() as scratch:
         git = clone.repository().with_shared_objects(scratch / "clean.git")
         argv = git.argv("diff", *_PLAIN, *options, work.base, work.newest)
@@ -64,9 +64,9 @@ def diff(clone: Clone, work: Work, *options: str) -> Iterator[BinaryIO]:
 
 
 def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
-    """Put what a bottle changed into the user's folder, and give the names that changed there.
+    """Put a bottle's changes into the user's folder, and return the names that changed there.
 
-    It is merged in three ways with what the folder holds, committed or not. Nothing is committed or staged.
+    It is a three-way merge with the content of the folder, committed or not. Nothing is committed or staged.
     Raises ConflictError, which lists the places, before anything is written.
     """
     repository = clone.repository()
@@ -90,7 +90,7 @@ def apply(clone: Clone, work: Work) -> tuple[Clone, list[str]]:
 
 
 def _check_filters(git: Git, top: Path, changed: list[bytes]) -> None:
-    """Raise ConflictError for changes of files that are in the folder in another form than git keeps them."""
+    """Raise ConflictError for changes of files that the folder has in another form than git stores them."""
     old = [name for status, name in zip(changed[::2], changed[1::2], strict=False) if status != b"A"]
     work = replace(git, work_tree=top, index=git.folder / "snapshot.index")
     if found := filters_of(work, old):
@@ -105,7 +105,7 @@ def _check_filters(git: Git, top: Path, changed: list[bytes]) -> None:
 def _checked_out(git: Git, top: Path, tree: str, changed: list[bytes]) -> str:
     """Return the tree without those changed files that a sparse checkout leaves out: they are new there.
 
-    Raises ConflictError for what cannot be seen in the folder: that such a file goes.
+    Raises ConflictError for the removal of such a file, which the folder cannot show.
     """
     absent = {
         name: status
@@ -142,10 +142,10 @@ def _write(git: Git, patch: Path) -> None:
 
 
 def unfetched(clone: Clone) -> list[str]:
-    """Return what of an ended bottle's work would be lost with its clone, and how each is kept.
+    """Return what of an ended bottle's work would be lost with its clone, and how to keep each.
 
-    What is there is brought back first. Commits have to be on a branch or tag of the user's, uncommitted work
-    has to have been applied.
+    Its work is fetched first. Commits have to be on a branch or tag of the user, uncommitted work has to have
+    been applied.
     """
     try:
         clone, work = collect(clone, ended=True)
@@ -166,13 +166,13 @@ def unfetched(clone: Clone) -> list[str]:
 
 
 def discard(clone: Clone) -> None:
-    """Remove a clone, and the references that keep its work apart from the user's branches."""
+    """Remove a clone, and the references that separate its work from the user's branches."""
     try:
         repository = clone.repository()
         kept = repository.references(clone.record.kept[:-1])
         repository.update({name: (value, "") for name, value in kept.items()})
     except WorkspaceError:
-        pass  # the user's repository is gone, or not usable any more: then so are its references
+        pass  # without a usable repository there are no references to remove
     files.remove_tree(clone.folder)
 
 

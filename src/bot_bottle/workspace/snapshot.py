@@ -1,7 +1,7 @@
-"""A commit of what is in a folder, committed or not, without a word from the folder about how.
+"""A commit of what is in a folder, committed or not, without running anything that the folder names.
 
-git is asked only what it answers by reading: which names are ignored, and what plain files hold. It never
-looks for changes by itself, because then it would ask nested repositories, and run what their settings name.
+git only answers what it can by reading: which names are ignored, and what plain files contain. It never looks
+for changes by itself, because then it would run git in nested repositories, with their settings.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _AUTHOR = {
 class Snapshot:
     """A commit of a folder's content.
 
-    `left` names repositories in it that were not taken, `filtered` changed files that are as they were: only
-    a filter could turn them into what git keeps of them.
+    `left` names nested repositories, which are not included; `filtered` changed files that are included
+    unchanged, since only a filter could turn them into what git stores.
     """
 
     commit: str
@@ -52,13 +52,13 @@ def snapshot(
 ) -> Snapshot:
     """Commit all of a folder that is not ignored, onto `parent`, into a repository of our own.
 
-    `index` is what git recorded of the files at some time, to spare reading those that did not change. What
-    it marks as not checked out, or as to be taken for unchanged, stays as it is there; in a `sparse` checkout
-    files that are in the folder all the same are taken, as git does. Names that are neither files nor links
-    are left out. A file that LFS keeps elsewhere stays the pointer that it was; if the folder is the `users`
-    own, one that changed becomes another pointer, and what other filters would change is left as it was.
+    `index` is git's state of the files at some time, so that unchanged files are not read. What it marks as
+    not checked out, or as assumed unchanged, stays as it is there; in a `sparse` checkout, files that exist
+    in the folder all the same are included, as git does. Names that are neither files nor links are left out.
+    A file of LFS stays the pointer that it was; if the folder is the `users` own, a changed one becomes a new
+    pointer, and what other filters would change is left as it was.
 
-    Nobody may write to the folder meanwhile. Returns the parent itself when it holds the same. Raises
+    Nobody may write to the folder meanwhile. Returns the parent itself when the content is the same. Raises
     WorkspaceError.
     """
     own = replace(git, work_tree=work, index=git.folder / "snapshot.index")
@@ -165,7 +165,7 @@ def _sorted_out(work: Path, names: Iterable[bytes]) -> tuple[list[bytes], list[b
 
 
 def _is_real(top: bytes, folder: bytes, real: dict[bytes, bool]) -> bool:
-    """Whether a folder is one all the way down, with no link on the way. `real` keeps what is known."""
+    """Return whether a folder is real all the way down, without a link. `real` caches the answers."""
     if folder not in real:
         ends = [place for place, char in enumerate(folder) if char == ord("/")] + [len(folder)]
         before = True

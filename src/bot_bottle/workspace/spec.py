@@ -1,4 +1,4 @@
-"""What a backend has to know of a workspace: which folder the bottle sees, where, and what of it is kept."""
+"""What a backend needs of a workspace: which folder the bottle sees, where, and what of it is read-only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PLACE = "/workspace"
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A folder of the caller's that the bottle's user may write to, as if it were his own.
+    """A folder of the caller that the bottle's user may write to as if it were their own.
 
-    What is made in it is the caller's on this machine. `kept` names files and folders in it that the bottle
-    sees and cannot change.
+    Files that are made in it belong to the caller on this machine. `kept` names files and folders in it that
+    are read-only in the bottle.
     """
 
     source: Path

@@ -35,7 +35,7 @@ _PACKED_LINE = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64}) (refs/\S+)")
 _LOCK = ".lock"  # ends the name of what git is about to write, and of no reference
 
 _MOST_REFERENCES = 10_000
-_MOST_LOOKS = 100  # for packs, so that who makes them without end is left at last
+_MOST_LOOKS = 100  # for packs, so that an agent that makes packs without end does not block us
 _DEEPEST = 32  # folders of references in folders of references
 _LARGEST_OBJECT = 513 << 20  # bytes of a loose object; git packs a file of more than 512 MiB at once
 _LARGEST_LIST = 16 << 20  # bytes of packed-refs
@@ -58,9 +58,9 @@ class References:
 def take(work: Path, git: Git, object_format: str, skip: Collection[str]) -> References:
     """Copy the objects of `work`/.git into the store of `git` and return the references.
 
-    `skip` names packs whose objects are known to be elsewhere. Raises WorkspaceError when `.git` is not a
-    folder or contains something that is not a git object. It is not checked whether all objects that a
-    reference needs are there.
+    `skip` names packs whose objects are stored elsewhere. Raises WorkspaceError when `.git` is not a folder
+    or contains something that is not a git object. Whether all objects that a reference needs are there is
+    not checked.
     """
     try:
         with files.open_folder(work) as top, files.open_folder(".git", top) as folder:
@@ -90,7 +90,7 @@ def _take_objects(objects: int, git: Git, object_format: str, skip: Collection[s
 
 
 def _take_packs(folder: int, git: Git, known: set[str]) -> None:
-    """Take every pack that is not known; again while there are new ones, which replace what has gone."""
+    """Copy every new pack; repeat while there are new ones, which may replace removed packs."""
     for _ in range(_MOST_LOOKS):
         new = [name for name in files.list_names(folder) if _PACK.fullmatch(name) and name not in known]
         for name in new:
@@ -125,13 +125,13 @@ def _take_loose(source: BinaryIO, folder: Path, name: str, object_format: str) -
     if not whole:
         target.unlink()
         raise WorkspaceError(
-            f"the bottle's repository has an object whose content is not what its name says: {name}"
+            f"the bottle's repository has an object whose content does not match its name: {name}"
         )
     target.chmod(0o444)
 
 
 def _references(folder: int) -> References:
-    """Read HEAD, packed-refs and the files below refs; a file goes over a line of packed-refs."""
+    """Read HEAD, packed-refs and the files below refs; a file overrides a line of packed-refs."""
     values: dict[str, str] = {}
     for name, content in _loose(folder, "refs", 0):
         if _VALUE.fullmatch(content):

@@ -42,7 +42,7 @@ def test_no_plain_text_of_an_encrypting_filter_is_committed(
         assert agent.shows("HEAD", name) == "cnffjbeq"
     assert "new.key" not in agent.names("HEAD")
     assert clone.missing == (
-        "filters: old.key, same.key are as git keeps them; no filter was run",
+        "filters: old.key, same.key are as git stores them; no filter was run",
         "filters: new.key, old.key, same.key are as they were committed, even if you changed them",
     )
 

@@ -292,5 +292,5 @@ def smolvm_script(args: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def _unread(plug: socket.socket) -> int:
-    """How much of what was sent the other side has not read (unix(7), SIOCOUTQ)."""
+    """Return how much of what was sent the other side has not read (unix(7), SIOCOUTQ)."""
     return int(struct.unpack("i", fcntl.ioctl(plug, termios.TIOCOUTQ, bytes(4)))[0])

@@ -24,7 +24,7 @@ from bot_bottle.host.files import replace_file
 from bot_bottle.host.process import CommandFailed
 from bot_bottle.host.progress import Progress
 
-# what the emulated host is made of; what these need is read from the modules themselves
+# modules of the emulated host; the modules they need are read from them
 _MODULES = (
     "virtio_pci",
     "virtio_blk",
@@ -81,7 +81,7 @@ def _files(folder: Path) -> tuple[Path, Path]:
 
 
 def _package_name() -> str:
-    """Name the package that the newest-kernel package stands for."""
+    """Return the package that the newest-kernel package depends on."""
     if platform.machine() != "x86_64":
         raise AccelError(
             f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
@@ -154,7 +154,7 @@ def uncompressed(image: bytes) -> bytes:
 
 
 def _loading_order(tree: Path) -> list[Path]:
-    """Return the wanted modules' files, each after those it needs. What is built in has no file."""
+    """Return the files of the modules, each after those it needs. A built-in module has no file."""
     files = {
         re.sub(r"\.ko.*", "", path.name).replace("-", "_"): path
         for path in tree.glob("**/modules/*/kernel/**/*.ko*")
@@ -181,7 +181,7 @@ def _module(path: Path) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """Undo the compression that the data's first bytes show; what follows its end is ignored."""
+    """Return data without the compression that its first bytes show; what follows its end is ignored."""
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(data)
     if data.startswith(b"\x28\xb5\x2f\xfd"):
@@ -192,7 +192,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def busybox() -> Path:
-    """Find a static busybox. Raises AccelError when there is none."""
+    """Return a static busybox. Raises AccelError when there is none."""
     found = process.find("busybox")
     if found is None:
         raise AccelError(
