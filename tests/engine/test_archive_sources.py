@@ -75,7 +75,7 @@ def test_a_bomb_is_refused_before_the_disk_is_full(offline: Bottle, tmp_path: Pa
         pipe = "head -c 3000000000 /dev/zero | zstd -q -c"
         subprocess.run(["sh", "-c", pipe], stdout=file, check=True, timeout=120)
     refused = offline("pack", "--archive", path, "--max-image-size", "50m")
-    refused.failed(105, "holds more than is allowed", "--max-image-size")
+    refused.failed(105, "is larger than allowed", "--max-image-size")
     assert not offline.leftovers
 
 

@@ -180,7 +180,7 @@ def test_an_image_of_another_platform_alone_is_explained(
     saved = tmp_path / "saved.tar"
     podman.podman("save", "--format=oci-archive", f"--output={saved}", multi.configs["linux/arm64"][7:])
     podman_bottle("pack", "--archive", saved).failed(
-        105, "holds no image for linux/amd64", "linux/arm64", "Next:"
+        105, "has no image for linux/amd64", "linux/arm64", "Next:"
     )
     podman_bottle("pack", "--engine=podman", "--image", multi.configs["linux/arm64"]).failed(
         105, "linux/arm64"

@@ -1,4 +1,4 @@
-"""An image out of an archive: what `docker save` and `podman save` write, and OCI layouts, file or folder.
+"""An image in an archive: what `docker save` and `podman save` write, and OCI layouts, file or folder.
 
 saved.py reads the former, layout.py the latter.
 """
@@ -27,16 +27,16 @@ from bot_bottle.image.saved import read_saved
 from bot_bottle.image.spec import Digest, ImageConfig, Platform
 from bot_bottle.tar.stream import TarStream
 
-_LAYER_LIMIT = 500  # what the kernel's overlayfs can stack, and more than any engine makes
+_LAYER_LIMIT = 500  # the limit of the kernel's overlayfs, and more than any engine makes
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as its archive holds it. `layers` are bottom first; they can be read while it is open.
+    """An image in an archive. `layers` are bottom first; they can be read while the archive is open.
 
-    `manifest_bytes` is an OCI layout's manifest of it, verified; docker-save archives have none. `digests`
-    are all that identify it, each verified: its config's, its manifest's, and each index's on the way to it.
-    An engine names it by one of them: by the config's, or in containerd's image store by one of the others.
+    `manifest_bytes` is its manifest in an OCI layout, verified; docker-save archives have none. `digests` are
+    all that identify it, each verified: of its config, its manifest, and each index that leads to it. The
+    image id of an engine is one of them: the config's, or in containerd's image store one of the others.
     """
 
     config_bytes: bytes = field(repr=False)
@@ -53,11 +53,10 @@ def open_archive(
 ) -> Iterator[Image]:
     """Open an image in an archive file or OCI layout folder; its layers are readable inside the block.
 
-    A file may be compressed as a whole; decompressed it may hold an image of `limit` bytes. Of several images
-    it is the one that `name` names (see names.py), and of an image for several platforms the one for
-    `platform` (default: this machine's). Raises ImageError when it is not an archive, is damaged or cut
-    short, holds several images and no name is given, or none for the name or platform. Layers are verified
-    when they are read, everything else here.
+    A file may be compressed as a whole; decompressed it may contain an image of `limit` bytes. `name` chooses
+    among several images (see names.py), `platform` (default: this machine's) among the platforms of one.
+    Raises ImageError when it is not an archive, is damaged or truncated, contains several images and no name
+    is given, or none for the name or platform. Layers are verified when they are read, everything else here.
     """
     wanted = platform or Platform.of_this_machine()
     with ExitStack() as stack:
@@ -72,8 +71,8 @@ def open_archive(
 def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> None:
     """Write an engine's save stream to a file, in a folder that the caller owns.
 
-    `on_bytes` is called with the size of each piece that was written. Raises DiskFullError when it does not
-    fit; what was written is removed then.
+    `on_bytes` is called with the size of each piece that was written. Raises DiskFullError when the disk is
+    full; then the file is removed.
     """
     try:
         with path.open("w+b", buffering=0) as file:
@@ -84,15 +83,15 @@ def spool(stream: TarStream, path: Path, on_bytes: Callable[[int], None]) -> Non
             raise DiskFullError(
                 f"the image does not fit in {path.parent}",
                 why=error.strerror or "",
-                next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
+                next_step="free some space, or set BOT_BOTTLE_CACHE_DIR to another folder",
             ) from error
         raise ImageError(f"cannot write {path}", why=error.strerror or str(error)) from error
 
 
 def as_tar(archive: Path, target: Path) -> Path:
-    """Give an archive as one file whose name ends in `.tar`: itself, or `target`, made from it.
+    """Return an archive as one file whose name ends in `.tar`: itself, or `target`, made from it.
 
-    Programs that tell an archive from a registry reference by its name take no other.
+    Some programs distinguish an archive from a registry reference by its name, and accept no other.
     """
     if archive.is_dir():
         with tarfile.open(target, "x") as tar:
@@ -129,13 +128,13 @@ def _open_members(path: Path, stack: ExitStack, limit: int) -> Members:
 
 
 def image_found(found: Found, wanted: Platform) -> Image:
-    """Return an image that an index led to. Raises ImageError."""
+    """Return the image that an index led to. Raises ImageError."""
     image = image_of(found.config, found.blobs, found.digests, wanted)
     return replace(image, manifest_bytes=found.manifest, digests=image.digests | found.names)
 
 
 def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None], wanted: Platform) -> Image:
-    """Make an image of its config, and its layers' blobs and their digests. Raises ImageError."""
+    """Return an image, made of its config, and its layers' blobs and digests. Raises ImageError."""
     config = ImageConfig.parse(config_bytes)
     if config.platform.architecture and not suits(config.platform, wanted):
         variant = replace(config.platform, variant="") == replace(wanted, variant="")
@@ -150,7 +149,7 @@ def image_of(config_bytes: bytes, blobs: list[Blob], digests: list[Digest | None
             why=f"its config lists {len(config.diff_ids)} layers, its manifest {len(blobs)}",
         )
     if len(blobs) > _LAYER_LIMIT:
-        raise ImageError(f"the image has {len(blobs)} layers; {_LAYER_LIMIT} are the most there can be")
+        raise ImageError(f"the image has {len(blobs)} layers; the limit is {_LAYER_LIMIT}")
     layers = (Layer(*facts) for facts in zip(config.diff_ids, digests, blobs, strict=True))
     own = Digest.of(config_bytes)
     return Image(config_bytes, config, own, tuple(layers), digests=frozenset({own}))

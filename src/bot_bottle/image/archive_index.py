@@ -1,7 +1,7 @@
 """The files of an archive by name, whether it is one tar file or a folder. Nothing is extracted.
 
-A tar is indexed once, by its headers; its members are then byte ranges of it. A name never leads out of the
-archive, whatever a manifest or a symlink says.
+A tar is indexed once, by its headers; its members are then byte ranges of it. Names in a manifest or symlink
+that lead outside the archive are errors.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Members(Protocol):
     """Finds the files of an archive."""
 
     def find(self, name: str) -> Blob | None:
-        """Give a regular file by its relative name, or None. Raises ImageError for a name that leads out."""
+        """Return a regular file by its relative name, or None. Raises ImageError for a name outside."""
 
 
 def document(members: Members, name: str) -> bytes | None:
-    """Read a small file, or give None if it is not there. Raises ImageError when it is too large."""
+    """Return the content of a small file, or None if it is missing. Raises ImageError if it is too large."""
     blob = members.find(name)
     return None if blob is None else whole(blob, name)
 
 
 def whole(blob: Blob, name: str) -> bytes:
-    """Read a small blob into memory. Raises ImageError when it is too large or cut short."""
+    """Return the content of a small blob. Raises ImageError when it is too large or truncated."""
     if blob.size > DOCUMENT_LIMIT:
         raise ImageError(f"{name!r} in the archive is too large", why=f"{blob.size} bytes of JSON")
     data = blob.pread(blob.size, 0)
@@ -56,7 +56,7 @@ class FolderMembers:
         self._known: dict[str, Blob] = {}
 
     def find(self, name: str) -> Blob | None:
-        """Give a regular file by its relative name, or None. Raises ImageError for a name that leads out."""
+        """Return a regular file by its relative name, or None. Raises ImageError for a name outside."""
         name = inside(name)
         if name not in self._known:
             path = Path(os.path.realpath(self._root / name))
@@ -103,7 +103,7 @@ class TarMembers:
             self._files[name] = (member.offset_data, member.size)
 
     def find(self, name: str) -> Blob | None:
-        """Give a regular file by its relative name, or None. Raises ImageError for a name that leads out."""
+        """Return a regular file by its relative name, or None. Raises ImageError for a name outside."""
         name = inside(name)
         for _ in range(_LINK_LIMIT):
             if name not in self._links:
@@ -114,22 +114,22 @@ class TarMembers:
 
 
 def inside(name: str) -> str:
-    """Clean a relative name. Raises ImageError when it is absolute or leads out of the archive."""
+    """Return a relative name without `.` and `..`. Raises ImageError when it is absolute or leads outside."""
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "../")) or clean == "..":
         raise ImageError("the archive names a file outside itself", why=repr(name[:200]))
     if not is_printable(clean):
-        raise ImageError("the archive has a name that cannot be right", why=repr(name[:200]))
+        raise ImageError("the archive has an invalid name", why=repr(name[:200]))
     return clean
 
 
 def shown(text: str) -> str:
-    """Give words of an archive for an error, on one line and not too long."""
+    """Return text from an archive for an error message, on one line and shortened."""
     return printable(text, limit=200)
 
 
 class _FileStream:
-    """A file read in order from its beginning, for headers: data is passed over without being read."""
+    """A file read in order from its beginning, for headers: data is skipped without being read."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

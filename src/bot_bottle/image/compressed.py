@@ -1,7 +1,7 @@
-"""Archives that are compressed as a whole, as `docker load` takes them, decompressed into a file.
+"""Archives that are compressed as a whole, as `docker load` accepts them, decompressed into a file.
 
-The magic number says how, not the file's name. What comes out is bounded, and so is the
-memory that it takes.
+The compression is recognized by its magic number, not by the file's name. The size of the output and the
+memory are bounded.
 
 Sources: RFC 1952 (gzip), RFC 8878 (zstd), the .xz file format 1.1.0, bzip2's manual.
 """
@@ -25,7 +25,7 @@ MAGIC_SIZE = 6
 
 _PIECE = 1 << 20  # bytes
 _XZ_MEMORY = 256 << 20  # bytes; `xz -9` needs 65 MiB
-_ROOM = 64 << 20  # bytes that an archive may have beside the image's own, for headers and documents
+_ROOM = 64 << 20  # bytes that an archive may have besides the image's own, for headers and documents
 _MAGICS = {
     GZIP_MAGIC: "gzip",
     b"BZh": "bzip2",
@@ -36,7 +36,7 @@ _MAGICS = {
 
 
 def compression(magic: bytes) -> str | None:
-    """Return how a file is compressed that begins with these bytes, None if it is not."""
+    """Return the compression of a file that begins with these bytes, or None."""
     return next((name for sign, name in _MAGICS.items() if magic.startswith(sign)), None)
 
 
@@ -49,19 +49,19 @@ def decompress(
     limit: int = ARCHIVE_LIMIT,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> None:
-    """Write what `source` holds, decompressed, to the file descriptor `target`; None is: as it comes.
+    """Write the content of `source`, decompressed, to the file descriptor `target`; None means unchanged.
 
     `limit` is the size in bytes that the image may have. `on_bytes` is called with the size of each piece.
-    Raises ImageError for what is damaged or too large, DiskFullError.
+    Raises ImageError for damaged or too large data, DiskFullError.
     """
     left = limit + _ROOM
     for piece in _explained(_READERS[kind](source), what):
         left -= len(piece)
         if left < 0:
             raise ImageError(
-                f"{what} holds more than is allowed",
+                f"{what} is larger than allowed",
                 why=f"decompressed it has more than {limit} bytes",
-                next_step="allow more with --max-image-size, if that is what it should hold",
+                next_step="raise the limit with --max-image-size, if the size is right",
             )
         try:
             _write(target, piece)
@@ -70,7 +70,7 @@ def decompress(
                 raise DiskFullError(
                     f"{what} does not fit on the disk when it is decompressed",
                     why=error.strerror or "",
-                    next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
+                    next_step="free some space, or set BOT_BOTTLE_CACHE_DIR to another folder",
                 ) from error
             raise
         on_bytes(len(piece))

@@ -1,4 +1,4 @@
-"""An archive that is still being written: its layers are given as soon as each is there."""
+"""An archive that is still being written: its layers can be read as soon as each is complete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.layers import Blob
 from bot_bottle.tar.reader import BLOCK, Headers
 
-_MAGIC = b"ustar"  # of POSIX's and GNU's headers
+_MAGIC = b"ustar"  # of POSIX and GNU headers
 _MAGIC_AT = 257
 
 
 class Arriving:
-    """A tar that somebody writes to `path`, and tells so; others wait for what has not come yet."""
+    """A tar that one thread writes to `path`, reporting its progress; others wait for more of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -25,28 +25,28 @@ class Arriving:
         self._changed = threading.Condition()
 
     def advance(self, count: int) -> None:
-        """Tell that `count` more bytes have been written."""
-        with defer_signals(), self._changed:  # one that is raised while the lock is taken would keep it taken
+        """Report that `count` more bytes have been written."""
+        with defer_signals(), self._changed:  # a signal raised while the lock is taken would keep it taken
             self._size += count
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Tell that nothing more will come, or that nobody needs to wait for it."""
+        """Report that nothing more will come, or that nobody needs to wait for it."""
         with defer_signals(), self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def has(self, size: int) -> bool:
-        """Wait until there are `size` bytes, or there will not be; tell which."""
+        """Wait until `size` bytes have been written, or never will be; return whether they have."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._size >= size)
             return self._size >= size
 
     def layers(self) -> Iterator[Blob]:
-        """Give each member that is itself a tar, uncompressed, when all of it is there.
+        """Yield each member that is itself an uncompressed tar, as soon as it is complete.
 
-        A blob can be read until the next one is asked for. Raises ImageError for what is no tar, and where it
-        ends before its end.
+        A blob can be read until the next one is requested. Raises ImageError for anything but a tar, and for
+        one that is truncated.
         """
         if not self.has(1):
             return

@@ -1,4 +1,4 @@
-"""Digests of streams, computed by a thread of their own while the stream is read or written."""
+"""Digests of streams, computed by a separate thread while the stream is read or written."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-_BEHIND = 4  # pieces that may wait for their turn: what is held is memory
-_WORTH = 64 << 10  # bytes in a piece that are worth a thread
+_BEHIND = 4  # pieces that may wait, which are held in memory
+_WORTH = 64 << 10  # bytes; below this a thread is slower
 
 
 class BackgroundHash:
-    """A hash of pieces in their order. To be closed."""
+    """A hash of pieces in their order. It has to be closed."""
 
     def __init__(self, algorithm: str) -> None:
         self._hash: Any = hashlib.new(algorithm)
@@ -20,7 +20,7 @@ class BackgroundHash:
         self._waiting: deque[Future[None]] = deque()
 
     def update(self, data: bytes) -> None:
-        """Add a piece, which must not change, soon."""
+        """Add a piece, which must not change, to the queue."""
         if self._pool is None:
             if len(data) < _WORTH:
                 self._hash.update(data)

@@ -1,8 +1,8 @@
-"""From an index to the one manifest of it that a machine runs, in whatever store the blobs lie.
+"""From an index to the manifest in it that a machine runs, in any store of blobs.
 
-What stands in an index beside images (attestations, signatures, other artifacts) is passed over, and so is
-what the index lists and the store does not hold: engines write such an index for an image of which they have
-some platforms only.
+An index may list other things than images (attestations, signatures, other artifacts), and images that the
+store does not have; both are skipped. Engines write such an index for an image of which they have some
+platforms only.
 
 Source: OCI image-spec v1.1, image-index.md, manifest.md, descriptor.md.
 """
@@ -26,7 +26,7 @@ _MANIFEST_LIMIT = 1000
 _TOLD = 20  # platforms, or kinds of artifacts, in one message
 
 Find = Callable[[Digest], Blob | None]
-"""Gives the blob of a digest, or None where the store does not hold it. It need not be verified."""
+"""Returns the blob of a digest, or None where the store does not have it. It need not be verified."""
 
 Descriptor = dict[str, Any]
 
@@ -37,7 +37,7 @@ _Level = tuple[int, ...]
 class Found:
     """One image: its config, its layers (bottom first) and their digests, and its manifest, verified.
 
-    `names` are the digests of the manifest, of the config as the manifest has it, and of every index that
+    `names` are the digests of the manifest, of the config as the manifest states it, and of every index that
     leads to them.
     """
 
@@ -59,9 +59,9 @@ class Candidate:
 
 
 class Search:
-    """Looks for images for the platform `wanted` in a store; `what` names the store in errors.
+    """Search for images for the platform `wanted` in a store; `what` names the store in errors.
 
-    It remembers what it met and could not use, to explain that nothing was found.
+    It remembers what it found and could not use, to explain that nothing was found.
     """
 
     def __init__(self, find: Find, wanted: Platform, what: str) -> None:
@@ -76,10 +76,10 @@ class Search:
         self._left = _MANIFEST_LIMIT
 
     def best(self, descriptors: Iterable[Descriptor]) -> list[Candidate]:
-        """Return the images that run best here of those that descriptors lead to: one at most for each.
+        """Return the images that run best here among those that descriptors lead to: one at most for each.
 
-        Of several in one index that serve as well it is the first, as the specification has it. Raises
-        ImageError for what is malformed or damaged.
+        Of several in one index that are equally good it is the first, as the specification says. Raises
+        ImageError for malformed or damaged documents.
         """
         best: list[Candidate] = []
         most: _Level | None = None
@@ -120,7 +120,7 @@ class Search:
         return Found(config, blobs, digests, found.raw, self.digests(found))
 
     def digests(self, found: Candidate) -> frozenset[Digest]:
-        """Return what identifies an image: its manifest, its config, and each index above them."""
+        """Return the digests that identify an image: of its manifest, config, and each index above."""
         config = Digest(found.manifest["config"].get("digest") or "")
         return self._ancestors(found.digest) | {found.digest, config}
 
@@ -128,14 +128,14 @@ class Search:
         """Return the error that explains why no image was found."""
         if self._absent:
             return ImageError(
-                f"{self._what} does not hold the image for {self._wanted}",
-                why=f"it is listed, but only other platforms were there when it was written\n"
+                f"{self._what} does not have the image for {self._wanted}",
+                why=f"it is listed, but the archive was written with other platforms only\n"
                 f"missing: {_listed(self._absent)}",
                 next_step=f"pull the image with --platform {self._wanted} and save it again",
             )
         if self._others:
             return ImageError(
-                f"{self._what} holds no image for {self._wanted}",
+                f"{self._what} has no image for {self._wanted}",
                 why=f"it has: {_listed(self._others)}",
                 next_step=f"build or pull the image for {self._wanted}: docker and podman take "
                 f"--platform {self._wanted} for both",
@@ -148,11 +148,11 @@ class Search:
             )
         if self._artifacts:
             return ImageError(
-                f"{self._what} holds no container image",
+                f"{self._what} has no container image",
                 why=f"it has: {_listed(self._artifacts)}",
-                next_step="name an image; signatures, charts and other artifacts cannot run",
+                next_step="choose an image; signatures, charts and other artifacts cannot run",
             )
-        return ImageError(f"{self._what} holds no image at all", next_step="save the image again")
+        return ImageError(f"{self._what} has no image at all", next_step="save the image again")
 
     def _candidates(
         self, descriptors: Iterable[Descriptor], path: tuple[Digest, ...], seen: set[Digest]
@@ -167,7 +167,7 @@ class Search:
             seen.add(digest)
             self._left -= 1
             if self._left < 0:
-                raise ImageError(f"{self._what} holds more than {_MANIFEST_LIMIT} manifests")
+                raise ImageError(f"{self._what} has more than {_MANIFEST_LIMIT} manifests")
             blob = self._find(digest)
             if blob is None:
                 self._miss(platform)
@@ -211,7 +211,7 @@ class Search:
 
 
 def find_image(find: Find, digest: Digest, wanted: Platform, what: str) -> Found:
-    """Return the image that a digest means for a platform, be it a manifest's digest or an index's.
+    """Return the image for a platform that a digest, of a manifest or an index, refers to.
 
     Raises ImageError when there is none.
     """
@@ -223,9 +223,10 @@ def find_image(find: Find, digest: Digest, wanted: Platform, what: str) -> Found
 
 
 def artifact_kind(manifest: Descriptor) -> str | None:
-    """Return the type of a manifest that is no image's but a signature's, a chart's or another artifact's.
+    """Return the type of a signature, chart or other artifact from its manifest; None for an image.
 
-    A signature may have an image's config; its layers tell it. Raises ImageError for a malformed manifest.
+    A signature may have an image's config; it is recognized by its layers. Raises ImageError for a malformed
+    manifest.
     """
     config = manifest.get("config")
     if not isinstance(config, dict) or "layers" not in manifest:
@@ -241,7 +242,7 @@ def artifact_kind(manifest: Descriptor) -> str | None:
 
 
 def objects(document: Descriptor, key: str) -> list[Descriptor]:
-    """Return a list of objects out of a manifest or index. Raises ImageError when it is something else."""
+    """Return a list of objects of a manifest or index. Raises ImageError when it is something else."""
     items = document.get(key) or []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ImageError("the image manifest or index is malformed", why=f"{key} must be a list of objects")
@@ -249,7 +250,7 @@ def objects(document: Descriptor, key: str) -> list[Descriptor]:
 
 
 def _is_attestation(descriptor: Descriptor, platform: Platform | None) -> bool:
-    """Whether a descriptor is of what BuildKit attests of the image beside it."""
+    """Return whether a descriptor is of a BuildKit attestation for the image beside it."""
     notes = descriptor.get("annotations")
     mark = notes.get("vnd.docker.reference.type") if isinstance(notes, dict) else None
     return mark == "attestation-manifest" or (platform is not None and platform.os == "unknown")

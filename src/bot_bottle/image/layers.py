@@ -1,7 +1,7 @@
 """Layer blobs: opened, decompressed, and verified while they are read.
 
 Source: OCI image-spec v1.1, layer.md and config.md (`rootfs.diff_ids` are digests of the uncompressed tar).
-The compression is told by its magic number: media types in the wild do not always say the truth.
+The compression is recognized by its magic number, as media types are not always right.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Blob:
     size: int
 
     def pread(self, count: int, position: int) -> bytes:
-        """Give up to `count` bytes from `position`, within the range."""
+        """Return up to `count` bytes from `position`, within the range."""
         return os.pread(self.fd, max(0, min(count, self.size - position)), self.offset + position)
 
 
 class _Raw:
-    """A blob read in order, and hashed on the way if asked for."""
+    """A blob read in order, and hashed meanwhile if a digest is given."""
 
     def __init__(self, blob: Blob, digest: Digest | None) -> None:
         self._blob = blob
@@ -72,7 +72,7 @@ class _Raw:
         return count
 
     def close(self) -> None:
-        """End what hashes. The file belongs to the archive."""
+        """Stop the thread that hashes. The file belongs to the archive."""
         if self._hash is not None:
             self._hash.close()
 
@@ -83,44 +83,44 @@ class _Raw:
 
 
 class LayerReader(Protocol):
-    """A layer's uncompressed tar stream, read in order. To be used as a context."""
+    """A layer's uncompressed tar stream, read in order. A context manager."""
 
     def read(self, count: int = -1, /) -> bytes:
-        """Give `count` bytes, fewer only at the end; without a count, all that is left."""
+        """Return `count` bytes, fewer only at the end; without a count, all the rest."""
 
     def some(self, limit: int, /) -> bytes:
-        """Give what is at hand, `limit` bytes at most; nothing only at the end. The cheapest way to read."""
+        """Return the bytes at hand, `limit` at most; b"" only at the end. The cheapest way to read."""
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes; give how many there were."""
+        """Skip `count` bytes; return how many there were."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Close what was opened."""
 
     def __enter__(self) -> LayerReader:
-        """Begin."""
+        """Return itself."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of what is held."""
+        """Close what was opened."""
 
 
 @dataclass(slots=True)
 class Verification:
-    """Whether a layer has been read to its end, and found to be what its digests say."""
+    """Whether a layer has been read to its end, and its digests were right."""
 
     done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an image. `diff_id` is what the config says; `digest` what a manifest says of the blob.
+    """One layer of an image. `diff_id` is stated by the config, `digest` by a manifest.
 
-    `opener`, given whether to verify, opens it where its bytes come from elsewhere than the blob. `headers`
-    opens it for who only wants the tar's headers; they are known to be right where it is `verified`. All of
-    it is where it is `sound`, or as soon as its `verification` is done: then it need not be verified again.
-    An `immutable` one is the same each time it is read; others have to be verified when their data is used.
+    `opener`, called with whether to verify, opens it where its bytes are not the blob's. `headers` opens it
+    for readers that only want the tar's headers; these are right where it is `verified`. Where it is `sound`,
+    or as soon as its `verification` is done, it need not be verified again. An `immutable` one is the same
+    each time it is read; others have to be verified when their data is used.
     """
 
     diff_id: Digest
@@ -137,23 +137,23 @@ class Layer:
         """Open the uncompressed tar stream, to be read in order.
 
         Reading it to its end verifies the blob's digest and the diff_id, unless `verify` is off (for a second
-        reading). Raises ImageError, naming the layer, for data that cannot be decompressed or is not what the
-        digests say.
+        reading). Raises ImageError, naming the layer, for data that cannot be decompressed or does not have
+        these digests.
         """
         return self.opener(verify) if self.opener else LayerStream(self, verify=verify)
 
     def open_headers(self) -> LayerReader:
-        """Open it for reading headers and passing over what is between them. Nothing is verified."""
+        """Open it for reading headers and skipping what is between them. Nothing is verified."""
         return self.headers() if self.headers else self.open(verify=False)
 
     @property
     def compressed(self) -> bool:
-        """Whether reading it takes decompression, each time."""
+        """Whether it has to be decompressed each time it is read."""
         return self.opener is None and _compression(self.blob.pread(_MAGIC, 0)) is not None
 
     @property
     def is_sound(self) -> bool:
-        """Whether all of it is known to be what its digests say."""
+        """Whether all of it has been verified."""
         return self.sound or self.verification.done
 
     @property
@@ -166,7 +166,7 @@ class Layer:
 
 
 class Layered(Protocol):
-    """What has layers, as an image has."""
+    """Anything with layers, such as an image."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -180,16 +180,16 @@ class Layers(NamedTuple):
 
 
 class RawSource(Protocol):
-    """The bytes of a layer's tar where they are not a blob's."""
+    """The bytes of a layer's tar where they are not those of a blob."""
 
     def read(self, count: int = -1, /) -> bytes:
-        """Give some bytes, `count` at most; nothing only at the end. Raises OSError, EOFError."""
+        """Return some bytes, `count` at most; b"" only at the end. Raises OSError, EOFError."""
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes; give how many there were."""
+        """Skip `count` bytes; return how many there were."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what was opened."""
 
 
 class LayerStream:
@@ -207,7 +207,7 @@ class LayerStream:
         self._ended = False
 
     def read(self, count: int = -1, /) -> bytes:
-        """Give `count` bytes, fewer only at the end; without a count, all that is left."""
+        """Return `count` bytes, fewer only at the end; without a count, all the rest."""
         end = self._at + count
         if count >= 0 and end <= len(self._block):
             data = self._block[self._at : end]
@@ -220,16 +220,16 @@ class LayerStream:
         return b"".join(parts)
 
     def some(self, limit: int, /) -> bytes:
-        """Give what is at hand, `limit` bytes at most; nothing only at the end. The cheapest way to read."""
+        """Return the bytes at hand, `limit` at most; b"" only at the end. The cheapest way to read."""
         if self._at >= len(self._block) and not self._fill():
             return b""
         end = self._at + limit
-        data = self._block[self._at : end]  # all of it is no copy
+        data = self._block[self._at : end]  # a slice of everything does not copy
         self._at += len(data)
         return data
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes; give how many there were."""
+        """Skip `count` bytes; return how many there were."""
         left = count
         while left:
             here = len(self._block) - self._at
@@ -248,10 +248,10 @@ class LayerStream:
         return count - left
 
     def close(self) -> None:
-        """Let go of what is held. The blob's file belongs to the archive and stays open."""
+        """Close what was opened. The blob's file belongs to the archive and stays open."""
         self._block, self._at, self._ended = b"", 0, True
         self._source.close()
-        if not self._plain:  # else it is the same
+        if not self._plain:  # else it is the same object
             self._raw.close()
         if self._hash is not None:
             self._hash.close()
@@ -269,7 +269,7 @@ class LayerStream:
         for sign, name in _FOREIGN.items():
             if magic.startswith(sign):
                 raise ImageError(
-                    f"{self._layer} is compressed with {name}, which is not understood",
+                    f"{self._layer} is compressed with {name}, which is not supported",
                     next_step="save the image again; layers may be plain, gzip or zstd",
                 )
         match _compression(magic):
@@ -286,7 +286,7 @@ class LayerStream:
                 return self._raw
 
     def _fill(self) -> bool:
-        """Take the next block; at the end, verify once."""
+        """Read the next block; at the end, verify once."""
         if self._ended:
             return False
         try:
@@ -320,7 +320,7 @@ class LayerStream:
 
 
 def _compression(magic: bytes) -> Literal["gzip", "zstd"] | None:
-    """Return what a blob that begins with `magic` is compressed with."""
+    """Return the compression of a blob that begins with `magic`."""
     if magic.startswith(GZIP_MAGIC):
         return "gzip"
     if magic.startswith(_ZSTD) or (magic[1:4] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):

@@ -16,22 +16,20 @@ from bot_bottle.image.names import means
 from bot_bottle.image.saved import no_such_name, several
 from bot_bottle.image.spec import Digest, Platform, parse_json
 
-# what names an image in index.json; containerd and docker write the whole name in the first one
+# annotations with an image's name in index.json; containerd and docker write the full name in the first
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 def is_layout(members: Members) -> bool:
-    """Whether an archive is an OCI layout. Newer docker-save archives are both; this form says more."""
+    """Return whether an archive is an OCI layout. Newer docker-save archives are both; this form has more."""
     return members.find("oci-layout") is not None and members.find("index.json") is not None
 
 
 def read(members: Members, what: str, wanted: Platform, name: str | None = None) -> Found:
-    """Return the image for a platform that `name` names, None for the only one. Raises ImageError."""
+    """Return the image with this name (None: the only one) for a platform. Raises ImageError."""
     marker = parse_json(document(members, "oci-layout") or b"", "oci-layout file")
     if marker.get("imageLayoutVersion") != "1.0.0":
-        raise ImageError(
-            "the OCI layout has a version that is not known", why=repr(marker.get("imageLayoutVersion"))
-        )
+        raise ImageError("the OCI layout has an unknown version", why=repr(marker.get("imageLayoutVersion")))
     index = parse_json(document(members, "index.json") or b"", "index.json")
     search = Search(partial(find_blob, members), wanted, "the archive")
     found: dict[Digest, tuple[set[str], Candidate]] = {}
@@ -48,7 +46,7 @@ def read(members: Members, what: str, wanted: Platform, name: str | None = None)
     if not chosen:
         raise no_such_name(name or "", _told(found))
     if len(chosen) > 1:
-        raise several(f"the archive holds several images for {wanted}", _told(chosen), what)
+        raise several(f"the archive has several images for {wanted}", _told(chosen), what)
     [(_, candidate)] = chosen.values()
     return search.open(candidate)
 
@@ -58,12 +56,12 @@ def _told(found: Mapping[Digest, tuple[set[str], Candidate]]) -> list[tuple[str,
 
 
 def find_blob(members: Members, digest: Digest) -> Blob | None:
-    """Return a blob of a layout, or None where it is not there. Raises ImageError."""
+    """Return a blob of a layout, or None where it does not exist. Raises ImageError."""
     return members.find(f"blobs/{digest.algorithm}/{digest.hex}")
 
 
 def _by_name(descriptors: list[Descriptor]) -> dict[str, list[Descriptor]]:
-    """Sort what index.json lists by the name of the image; "" is for what has none."""
+    """Group the descriptors in index.json by the name of the image; "" for those without."""
     names: dict[str, list[Descriptor]] = {}
     for descriptor in descriptors:
         notes = descriptor.get("annotations")

@@ -1,6 +1,6 @@
 """Which image of an archive a user means: by a name as docker writes it, or by a digest or its beginning.
 
-Source: distribution/reference (normalize.go): what docker leaves out of a name.
+Source: distribution/reference (normalize.go), for the parts of a name that docker omits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LEFT_OUT = ("docker.io/library/", "docker.io/", "localhost/")
 
 
 def means(wanted: str, names: Iterable[str], digests: Iterable[Digest]) -> bool:
-    """Return whether `wanted` names an image that has these names and digests."""
+    """Return whether `wanted` is one of these names or digests of an image."""
     found = _HEX.match(wanted)
     if found and any(
         digest.hex.startswith(found[1]) and wanted in (found[1], digest.text[: len(wanted)])

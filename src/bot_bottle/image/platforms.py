@@ -1,7 +1,7 @@
-"""Which of the platforms that an image is offered for runs on a machine, and which of those runs best.
+"""Which platforms of an image run on a machine, and which of those runs best.
 
-The order is that of docker and containerd: the highest variant that the processor has, then those below it.
-What names no variant is of its architecture's base.
+The order is that of docker and containerd: the highest variant that the processor supports, then those below
+it. A platform without a variant is the base of its architecture.
 
 Sources: OCI image-spec v1.1, image-index.md ("Platform Variants"); x86-64 psABI, "Micro-Architecture Levels".
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from bot_bottle.image.spec import Platform
 
-_BASE = {"amd64": (1,), "arm64": (8,), "arm": (7,)}  # what an image has that names no variant
+_BASE = {"amd64": (1,), "arm64": (8,), "arm": (7,)}  # the variant of a platform that states none
 _VARIANT = re.compile(r"v(\d{1,3})(?:\.(\d{1,3}))?\Z", re.ASCII)
 
-# The flags, as Linux names them, that each level of x86-64 has beyond the one below. The fourth level is left
+# The flags, as Linux names them, that each level of x86-64 adds to the one below. The fourth level is left
 # out: an emulated processor has no AVX-512, and a bottle may run on one.
 _LEVELS = (
     frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"}),
@@ -29,21 +29,21 @@ _Level = tuple[int, ...]
 
 
 def preference(offered: Platform, wanted: Platform) -> _Level | None:
-    """Return how good an image of platform `offered` is for `wanted`: more is better, None is no use at all.
+    """Return how well an image of platform `offered` runs on `wanted`: more is better, None is not at all.
 
-    A wanted platform without a variant stands for the best that this machine's processor runs.
+    A wanted platform without a variant means the best that this machine's processor runs.
     """
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
         return None
     level = _level(offered)
-    if level is None:  # an architecture or a variant whose order is not known
+    if level is None:  # an architecture or a variant of unknown order
         return () if offered.variant == wanted.variant or not wanted.variant else None
     most = _level(wanted) if wanted.variant else _highest(wanted.architecture)
     return level if most is not None and level <= most else None
 
 
 def suits(offered: Platform, wanted: Platform) -> bool:
-    """Return whether an image for one platform runs where `wanted` is asked for."""
+    """Return whether an image for one platform runs where `wanted` is requested."""
     return preference(offered, wanted) is not None
 
 
@@ -73,7 +73,7 @@ def _highest(architecture: str) -> _Level:
 
 
 def _flags() -> frozenset[str]:
-    """Return the processor's flags; none where Linux does not tell them."""
+    """Return the processor's flags; none where Linux does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -38,9 +38,9 @@ class _Saved:
 
 
 def read_saved(members: Members, what: str, wanted: Platform, name: str | None) -> tuple[bytes, list[Blob]]:
-    """Return the config and the layers, bottom first, of the image `name`, None for the only one.
+    """Return the config and the layers, bottom first, of the image `name`; None means the only one.
 
-    Of several that have the name it is the one for the platform. Raises ImageError.
+    Of several with the name it is the one for the platform. Raises ImageError.
     """
     raw = document(members, "manifest.json")
     if raw is None:
@@ -53,12 +53,12 @@ def read_saved(members: Members, what: str, wanted: Platform, name: str | None) 
     if len(found) > 1:
         found = [each for each in found if each.suits(wanted)] or found
     if len(found) > 1:
-        raise several(f"the archive holds {len(found)} images", [_told(each) for each in found], what)
+        raise several(f"the archive has {len(found)} images", [_told(each) for each in found], what)
     return found[0].config, [_named(members, layer) for layer in found[0].layers]
 
 
 def several(message: str, images: list[tuple[str, str]], what: str) -> ImageError:
-    """Return the error that asks for a choice among images, each with its digest and name, if any."""
+    """Return the error that asks to choose one of several images, each with its digest and name, if any."""
     digest, name = images[0]
     return ImageError(
         message,
@@ -68,11 +68,11 @@ def several(message: str, images: list[tuple[str, str]], what: str) -> ImageErro
 
 
 def no_such_name(name: str, images: list[tuple[str, str]]) -> ImageError:
-    """Return the error that says which images there are."""
+    """Return the error that lists which images there are."""
     return ImageError(
         f"the archive has no image named {shown(name)}",
         why=_list(images),
-        next_step="name one of these" if images else "save the image again",
+        next_step="choose one of these" if images else "save the image again",
     )
 
 
@@ -94,7 +94,7 @@ def _images(members: Members, raw: bytes) -> list[_Saved]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ImageError("manifest.json is malformed", why="it must be a list of images")
     if len(entries) > _IMAGES_LIMIT:
-        raise ImageError(f"the archive holds more than {_IMAGES_LIMIT} images")
+        raise ImageError(f"the archive has more than {_IMAGES_LIMIT} images")
     images: dict[str, _Saved] = {}
     for entry in entries:
         name, layers, tags = entry.get("Config"), entry.get("Layers") or [], entry.get("RepoTags") or []
@@ -124,7 +124,7 @@ def _named(members: Members, name: object) -> Blob:
 
 
 def _no_archive(members: Members, what: str) -> ImageError:
-    """Explain what a tar without an image is."""
+    """Return the error that explains what a tar without an image is."""
     if members.find("repositories") is not None:
         return ImageError(
             f"{what} is an image archive of docker 1.9 or older",
@@ -135,7 +135,7 @@ def _no_archive(members: Members, what: str) -> ImageError:
         return ImageError(
             f"{what} is a root filesystem, not an image archive",
             why="`docker export` and debootstrap make these; they have no manifest.json",
-            next_step="make an image of it: `docker import FILE NAME`, then --image NAME",
+            next_step="make an image from it: `docker import FILE NAME`, then --image NAME",
         )
     return ImageError(
         f"{what} is not an image archive",

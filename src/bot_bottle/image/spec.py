@@ -32,17 +32,17 @@ INDEX_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A content digest, `algorithm:hex` (image-spec descriptor.md, Digests). sha256 and sha512 are known."""
+    """A content digest, `algorithm:hex` (image-spec descriptor.md, Digests), with sha256 or sha512."""
 
     text: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not _DIGEST.match(self.text):
-            raise ImageError(f"not a digest: {str(self.text)[:100]!r}")
+            raise ImageError(f"invalid digest: {str(self.text)[:100]!r}")
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
-        """Give the digest of `data`."""
+        """Return the digest of `data`."""
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
     @property
@@ -69,15 +69,15 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read `os/arch[/variant]`, as docker's --platform has it. Raises ImageError."""
+        """Parse `os/arch[/variant]`, as in docker's --platform. Raises ImageError."""
         parts = text.split("/")
         if len(parts) not in (2, 3) or not all(re.fullmatch(r"[a-z0-9_.]+", part) for part in parts):
-            raise ImageError(f"not a platform: {text[:100]!r}", next_step="write it as linux/amd64")
+            raise ImageError(f"invalid platform: {text[:100]!r}", next_step="write it as linux/amd64")
         return cls(*parts)
 
     @classmethod
     def of_this_machine(cls) -> Platform:
-        """Give the platform that a microVM on this machine runs."""
+        """Return the platform that a microVM on this machine runs."""
         machine = _host.machine().lower()
         return cls("linux", {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine))
 
@@ -99,7 +99,7 @@ class ImageConfig:
 
     @classmethod
     def parse(cls, raw: bytes) -> ImageConfig:
-        """Read a config blob. Raises ImageError for anything that is not one."""
+        """Parse a config blob. Raises ImageError for anything else."""
         document = parse_json(raw, "image config")
         run = document.get("config") or {}
         rootfs = document.get("rootfs") or {}
@@ -122,7 +122,7 @@ class ImageConfig:
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:
-    """Read one JSON object from an untrusted source; `what` names it in the ImageError."""
+    """Parse one JSON object from an untrusted source; `what` names it in the ImageError."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
 """The layers of an image, applied in order, as one root filesystem."""
 
 FLATTEN_VERSION = 2
-"""Goes up whenever the same image would give another root filesystem."""
+"""Increased whenever the same image would give another root filesystem."""

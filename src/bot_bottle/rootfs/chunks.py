@@ -1,7 +1,7 @@
-"""The root filesystem's tar in stretches that stand by themselves, so that each can be made and kept alone.
+"""The root filesystem's tar in independent chunks, so that each can be compressed and stored by itself.
 
-Where a layer's stretches are cut depends on the layer alone, not on what the layers above hide: images that
-share a layer share its stretches, but for those from which something is hidden or changed.
+Where a layer is cut depends on the layer only, not on what the layers above hide: images that share a layer
+share its chunks, except for those from which something is hidden or changed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from bot_bottle.rootfs.tree import Folder, Inode, join_path, path_of
 from bot_bottle.tar.reader import padded
 from bot_bottle.tar.sparse import zeros
 
-LENGTH = 4 << 20  # bytes of a layer that one stretch is made of, about
-_LARGE = LENGTH // 2  # bytes of a file that is cut by itself
-_FOLDERS = 4096  # folders in a stretch
+LENGTH = 4 << 20  # bytes of a layer in one chunk, approximately
+_LARGE = LENGTH // 2  # bytes of a file that becomes chunks of its own
+_FOLDERS = 4096  # folders in a chunk
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive bytes of the tar: the entries of `nodes`, or of one large file a part; then `tail`.
+    """Consecutive bytes of the tar: the entries of `nodes`, or a part of one large file; then `tail`.
 
-    `key` gives a digest (hex) of all that decides the bytes; there is none for what is of no use elsewhere.
+    `key` returns a digest (hex) of all that decides the bytes, or "" for a chunk that cannot be reused.
     """
 
     nodes: Sequence[Inode]
@@ -42,7 +42,7 @@ class Stretch:
 
     @cached_property
     def size(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         size = len(self.tail)
         for node in self.nodes:
             whole = _entry_size(node)
@@ -56,7 +56,7 @@ class Stretch:
         return size
 
     def pieces(self, data: LayerData) -> Iterator[bytes]:
-        """Make the bytes, in pieces of any size. Raises ImageError when a layer can no longer be read."""
+        """Yield the bytes, in pieces of any size. Raises ImageError when a layer can no longer be read."""
         for node in self.nodes:
             stop = node.size if self.stop is None else self.stop
             if not self.start:
@@ -100,7 +100,7 @@ def _entry_size(node: Inode) -> int:
 
 
 def _parts(image: Layered, node: Inode) -> Iterator[Stretch]:
-    """Cut a large file. Only the first part has its name in it, and only the last one those of its links."""
+    """Cut a large file. Only the first part has its header, and only the last those of its links."""
     digest = _digest(image, node.layer)
     digest.update(b"%d %a" % (node.offset, node.extents))
     for start in range(0, node.size, LENGTH):
@@ -142,9 +142,9 @@ def _links(node: Inode) -> Iterator[bytes]:
 
 
 class LayerData:
-    """The data of files, taken from an image's layers. To be asked for in the order of the layers.
+    """The data of files, from an image's layers. It has to be read in the order of the layers.
 
-    With `verify`, what was given has been verified once `finish` is through. Both raise ImageError.
+    With `verify`, all data has been verified when `finish` returns. Both methods raise ImageError.
     """
 
     def __init__(self, image: Layered, *, verify: bool) -> None:
@@ -156,7 +156,8 @@ class LayerData:
         self._number = -1
         self._stream: LayerReader | None = None
         self._position = 0
-        self._mapped: Inode | None = None  # whose map these are: where its extents end, and where they lie
+        # the file that these are of: where its extents end, and where they are
+        self._mapped: Inode | None = None
         self._ends: list[int] = []
         self._held: list[int] = []
 
@@ -180,7 +181,7 @@ class LayerData:
         yield from zeros(stop - at)
 
     def finish(self) -> None:
-        """Read what has not been read of the layer that is open, and of those that nobody has verified."""
+        """Read the rest of the open layer, and of those that have not been verified."""
         if self._verify:
             self._drain()
             while self._unread:
@@ -201,7 +202,7 @@ class LayerData:
 
     def _map(self, node: Inode) -> None:
         if node is not self._mapped:
-            assert node.extents is not None  # noqa: S101 - the caller has looked
+            assert node.extents is not None  # noqa: S101 - checked by the caller
             self._mapped = node
             self._ends = [offset + length for offset, length in node.extents]
             self._held = list(accumulate((length for _, length in node.extents[:-1]), initial=0))
@@ -242,5 +243,5 @@ class LayerData:
     def _shorter(self) -> ImageError:
         return ImageError(
             f"{self._image.layers[self._number]} has changed while it was read",
-            next_step="keep the archive as it is and try again",
+            next_step="do not change the archive, and try again",
         )

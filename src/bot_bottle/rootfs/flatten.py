@@ -1,7 +1,7 @@
 """An image's layers as one root filesystem tar, as the engine would show it.
 
-Two readings of the layers: the first verifies them and builds the merged tree, the second streams the tar.
-Nothing is unpacked, and memory holds one small record for each entry.
+The layers are read twice: first to verify them and build the merged tree, then to stream the tar. Nothing is
+unpacked, and memory has one small record for each entry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bot_bottle.rootfs.tree import PATH_MAX, Folder, Inode, Quota, join_path, pa
 
 __all__ = ["FLATTEN_VERSION", "Flattened", "Unsupported", "flatten"]
 
-_BATCH = 256 << 10  # bytes of small entries that are given out as one chunk
+_BATCH = 256 << 10  # bytes of small entries that are yielded together
 _SIZE_LIMIT = 128 << 30
 _ENTRY_LIMIT = 2_000_000
 
@@ -49,19 +49,19 @@ class Flattened:
         self.size = sum(stretch.size for stretch in self._stretches)
 
     def files(self) -> Iterator[tuple[bytes, Inode]]:
-        """Return the files by their first path, in the order in which `data` reads them."""
+        """Yield the files by their first path, in the order in which `data` reads them."""
         return ((path_of(node), node) for node in self._files)
 
     def stretches(self) -> Iterator[Stretch]:
-        """Return the tar in stretches, in order."""
+        """Yield the tar in chunks, in order."""
         return iter(self._stretches)
 
     def data(self) -> LayerData:
-        """Return the data that stretches are made from, to be finished and closed."""
+        """Return the data of the chunks, to be finished and closed."""
         return LayerData(self._image, verify=not self._verified)
 
     def chunks(self) -> Iterator[bytes]:
-        """Stream the uncompressed tar. Raises ImageError when a layer can no longer be read."""
+        """Yield the uncompressed tar. Raises ImageError when a layer can no longer be read."""
         written = 0
         with self.data() as data:
             for chunk in _batched(piece for stretch in self.stretches() for piece in stretch.pieces(data)):
@@ -79,13 +79,13 @@ def flatten(
     threads: int = 1,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Flattened:
-    """Read every layer once, verifying it, and merge them.
+    """Read every layer once, verify it, and merge them.
 
-    With `portable`, what smolvm could not extract is changed or left out (see portable.py and
+    With `portable`, what smolvm could not extract is changed or left out (see smolvm_compat.py and
     `Flattened.losses`). Without `verify` only headers are read, and layers are verified when their data is:
-    until that has been finished, nothing is to be made of it. Up to `threads` layers are read side by side.
-    `on_bytes` hears of layer bytes read, uncompressed, from one thread at a time. Raises
-    ImageError for a layer that is damaged or hostile.
+    until that has finished, the result must not be used. Up to `threads` layers are read at once. `on_bytes`
+    is called with the uncompressed bytes read, by one thread at a time. Raises ImageError for a damaged or
+    hostile layer.
     """
     root = Folder()
     with closing(_trees(image, verify, on_bytes, threads)) as trees:
@@ -112,13 +112,13 @@ def flatten(
 def _trees(
     image: Layered, verify: bool, on_bytes: Callable[[int], None], threads: int
 ) -> Generator[LayerTree, None, None]:
-    """Read the layers, up to `threads` of them side by side, and yield their trees in their order."""
+    """Read the layers, up to `threads` of them at once, and yield their trees in their order."""
     quota, lock = Quota(), threading.Lock()
     ended = False
 
     def count(size: int) -> None:
         if ended:
-            raise ImageError("another layer could not be read")  # seen by nobody
+            raise ImageError("another layer could not be read")  # never shown: the other error is raised
         with lock:
             on_bytes(size)
 
@@ -126,7 +126,7 @@ def _trees(
         with layer.open() if verify else layer.open_headers() as stream:
             tree = read_layer(_Counted(stream, count), number, str(layer), quota)
             while verify and stream.some(CHUNK):
-                pass  # what follows the end mark belongs to the digest
+                pass  # data after the end mark is part of the digest
         return tree
 
     if threads == 1:
@@ -164,7 +164,10 @@ class _Counted:
 
 
 def _listed(root: Folder, longest: int, losses: UnsupportedEntries) -> tuple[list[Folder], list[Inode]]:
-    """List a tree: folders sorted by path, then files in the order of the layers; paths up to `longest`."""
+    """Return the folders of a tree sorted by path, and its files in the order of the layers.
+
+    Paths of more than `longest` bytes are left out.
+    """
     folders: list[Folder] = []
     files: list[Inode] = []
     todo = [root]
@@ -196,7 +199,7 @@ def _listed(root: Folder, longest: int, losses: UnsupportedEntries) -> tuple[lis
 
 
 def _batched(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join small pieces, so that the caller does not get one for each header."""
+    """Join small pieces, so that there is not one for each header."""
     batch: list[bytes] = []
     held = 0
     for piece in pieces:

@@ -1,9 +1,8 @@
-"""Layers: each applied by itself in an empty root, as the engines do, then merged as overlayfs shows them.
+"""Layers: each applied by itself to an empty root, as engines do, then merged as overlayfs shows them.
 
-The rules are those of docker 20.10 and podman 4.3, tried with crafted layers; where both refuse a layer that
-has one sensible meaning, that meaning is taken.
-Source: OCI image-spec v1.1, layer.md; the kernel's Documentation/filesystems/overlayfs.rst
-("whiteouts and opaque directories").
+The rules are those of docker 20.10 and podman 4.3, measured with crafted layers; where both refuse a layer
+that has one sensible meaning, that meaning is used. Source: OCI image-spec v1.1, layer.md; the kernel's
+Documentation/filesystems/overlayfs.rst ("whiteouts and opaque directories").
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _OPAQUE = b".wh..wh..opq"
 _XATTR = "SCHILY.xattr."
 _OVERLAY = _XATTR + "trusted.overlay."
 _FRACTION = re.compile(r"\d{1,10}\.\d{1,9}")
-_LAST_SECOND = (1 << 63) // 10**9  # engines set times in nanoseconds of 64 bits, and what does not fit to 0
+_LAST_SECOND = (1 << 63) // 10**9  # engines store times as 64-bit nanoseconds; others become 0
 _EXTENT_COST = 128  # bytes of memory
-_NO_ID = 0xFFFFFFFF  # for chown(2): leave it as it is
+_NO_ID = 0xFFFFFFFF  # for chown(2): do not change it
 
 _T = TypeVar("_T")
 
 
 class LayerTree:
-    """What one layer holds. `below` lists where it has hard links to files that it has not.
+    """The content of one layer. `below` lists its hard links to files of lower layers.
 
     Such a link is an inode of kind LNKTYPE until it is bound.
     """
@@ -41,7 +40,8 @@ class LayerTree:
         self.below: list[tuple[Folder, bytes]] = []
         self._number = number
         self._quota = quota
-        self._near: tuple[bytes, Folder] = (b"", self.root)  # the last folder, by the name it was asked for
+        # cache of the last folder, by the name that was looked up
+        self._near: tuple[bytes, Folder] = (b"", self.root)
         self._same: dict[object, object] = {}
 
     def add(self, member: tarfile.TarInfo, extents: Extents | None = None) -> None:
@@ -50,17 +50,17 @@ class LayerTree:
         self._quota.spend(len(path))
         head, _, name = path.rpartition(b"/")
         if b".." in path or name in (b"", b"."):
-            head, name = split_path(path)  # by its words: `a/../b` is `b` and makes no `a`
+            head, name = split_path(path)  # lexically: `a/../b` is `b` and does not create `a`
             if not name:
-                return  # engines keep attributes of their own for the root
+                return  # engines set their own attributes on the root
         check_name(path, name)
         if name.startswith(_WHITEOUT):
             self._hide(head, name)
-        else:  # further up, a whiteout's name is one like any other
+        else:  # in the middle of a path, a whiteout's name is a normal name
             self._place(self._folder(head), name, member, extents)
 
     def _folder(self, path: bytes) -> Folder:
-        """Find the folder of a member. A missing one is made like the engines make it: 0755, root's."""
+        """Return the folder of a member. A missing one is created as engines do: mode 0755, owner root."""
         if path != self._near[0]:
             found = find_folder(self.root, path, fill=self._quota)
             assert found is not None  # noqa: S101 - it has been filled
@@ -68,16 +68,17 @@ class LayerTree:
         return self._near[1]
 
     def _hide(self, path: bytes, mark: bytes) -> None:
-        """Mark a name, or all names, in a folder as hidden: what is below, never what is in this layer.
+        """Mark a name, or all names, in a folder as hidden: in lower layers, never in this one.
 
-        Engines make a whiteout a device 0/0 then and there. So a folder that comes after replaces the
-        whiteout and shows what is below; what came before stays, and a folder among it hides what is below.
-        Nothing is hidden in something that is not a folder: umoci writes that, docker and podman refuse it.
+        Engines create a device 0/0 for a whiteout at once. So a folder that comes later replaces the whiteout
+        and shows what is below; earlier entries stay, and a folder among them hides what is below. Below
+        something that is not a folder nothing is hidden: umoci writes such whiteouts, docker and podman
+        refuse them.
         """
         folder = find_folder(self.root, path, fill=self._quota, hide=True)
         name = mark[len(_WHITEOUT) :]
         if name in (b"", b".", b".."):
-            raise ImageError("a whiteout that names nothing", why=shown(mark))
+            raise ImageError("a whiteout without a name", why=shown(mark))
         if folder is None:
             return
         if mark == _OPAQUE:
@@ -95,12 +96,12 @@ class LayerTree:
         if member.type == tarfile.LNKTYPE:
             node = self._linked(folder, name, member)
         elif member.type == tarfile.DIRTYPE and isinstance(old, Folder):
-            node = old  # keeps what is in it
+            node = old  # its children stay
         else:
             node = self._made(member, extents)
         self._set_metadata(node, member)
         if old is not None and old is not node:
-            self._near = (b"", self.root)  # what was replaced may have been on the way there
+            self._near = (b"", self.root)  # what was replaced may have been on this path
         folder.children[name] = node
 
     def _made(self, member: tarfile.TarInfo, extents: Extents | None) -> Inode:
@@ -139,7 +140,7 @@ class LayerTree:
         return inode
 
     def _set_metadata(self, node: Inode, member: tarfile.TarInfo) -> None:
-        """Set attributes. A hard link's own are set on the file it names, as chown and chmod do it."""
+        """Set attributes. Those of a hard link are set on its file, as chown and chmod do."""
         if (uid := member.uid & _NO_ID) != _NO_ID:
             node.uid = self._shared(uid)
         if (gid := member.gid & _NO_ID) != _NO_ID:
@@ -147,7 +148,7 @@ class LayerTree:
         if node.kind != tarfile.SYMTYPE:
             node.mode = self._shared(member.mode & 0o7777)
         elif member.type == tarfile.SYMTYPE:
-            node.mode = 0o777  # the only one a symlink can have
+            node.mode = 0o777  # the only mode that a symlink can have
         if node.kind != tarfile.SYMTYPE or member.type == tarfile.SYMTYPE:
             node.mtime = self._shared(_mtime(member))
         if member.pax_headers:
@@ -157,10 +158,10 @@ class LayerTree:
         xattrs = dict(node.xattrs or ())
         for key, value in records.items():
             if key.startswith(_OVERLAY):
-                # overlayfs keeps these for itself; only this one has a meaning for what shows
+                # overlayfs reserves these; only this one affects the result
                 if key == _OVERLAY + "opaque" and value == "y" and isinstance(node, Folder):
                     node.opaque = True
-            elif key.startswith(_XATTR) and value:  # an empty one, the engines take for none
+            elif key.startswith(_XATTR) and value:  # engines ignore an empty one
                 self._quota.spend(len(key) + len(value))
                 xattrs[key] = value
         shared: Xattrs = tuple(xattrs.items())
@@ -172,9 +173,10 @@ class LayerTree:
 
 
 def read_layer(stream: ForwardStream, number: int, what: str, quota: Quota) -> LayerTree:
-    """Read a layer's tar stream up to its end mark into a tree.
+    """Return the tree of a layer's tar stream, read up to its end mark.
 
-    `what` names the layer in errors. Raises ImageError for what is damaged, or what no file system can hold.
+    `what` names the layer in errors. Raises ImageError for a damaged layer, or one that no file system can
+    store.
     """
     tree = LayerTree(number, quota)
     headers = Headers(stream, what)
@@ -189,17 +191,17 @@ def read_layer(stream: ForwardStream, number: int, what: str, quota: Quota) -> L
 
 
 def merge_layer(base: Folder, layer: LayerTree) -> None:
-    """Merge a layer into those below it, as overlayfs does. Raises ImageError for a hard link to nothing."""
+    """Merge a layer into those below it, as overlayfs does. Raises ImageError for a dangling hard link."""
     _link_below(base, layer)
-    layer.root.opaque = False  # overlayfs heeds the mark on every folder but the root
+    layer.root.opaque = False  # overlayfs ignores the mark on the root
     _merge(base, layer.root)
 
 
 def _link_below(base: Folder, layer: LayerTree) -> None:
-    """Bind hard links to files that only the layers below have.
+    """Bind hard links to files that only lower layers have.
 
-    docker and podman refuse them, as they apply each layer by itself; containerd, which applies onto the
-    layers below, takes them.
+    docker and podman refuse them, as they apply each layer by itself; containerd, which applies layers onto
+    the lower ones, accepts them.
     """
     for folder, name in layer.below:
         mine = folder.children.get(name)
@@ -210,7 +212,7 @@ def _link_below(base: Folder, layer: LayerTree) -> None:
         inode = place.children.get(last) if place is not None else None
         if inode is None or isinstance(inode, Folder):
             raise ImageError("the image has a hard link to nothing", why=shown(mine.link))
-        if inode.kind != tarfile.SYMTYPE:  # those have no mode of their own
+        if inode.kind != tarfile.SYMTYPE:  # symlinks have no mode of their own
             mine.xattrs = mine.xattrs or inode.xattrs
             inode.copy_metadata(mine)
         folder.children[name] = inode
@@ -229,11 +231,11 @@ def _merge(base: Folder, upper: Folder) -> None:
                 todo.append((_merged(low, name, node), node))
             else:
                 low.children[name] = node
-        high.children.clear()  # so that there are never two lists of all names
+        high.children.clear()  # so that two lists of all names never exist at once
 
 
 def _merged(low: Folder, name: bytes, node: Inode) -> Folder:
-    """A folder over a folder keeps what is in that and has its own attributes; over all else it is alone."""
+    """Return the folder to merge into: `low` with the attributes of `node`, or `node` over anything else."""
     below = low.children.get(name)
     if not isinstance(below, Folder):
         below = low.children[name] = Folder()

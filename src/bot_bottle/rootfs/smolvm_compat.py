@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bot_bottle.host.text import printable
 from bot_bottle.rootfs.tree import PATH_MAX, SYMLINKS, Folder, Inode
 
-LONGEST_PATH = 3500  # bytes; smolvm puts its own folder before a path, and the host takes 4095 together
+LONGEST_PATH = 3500  # bytes; smolvm adds its own folder before a path, and the host's limit is 4095
 _EXAMPLES = 20
 _CAPABILITY = "SCHILY.xattr.security.capability"
 
@@ -35,7 +35,7 @@ class UnsupportedEntries:
         self._examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, path: bytes) -> None:
-        """Count one."""
+        """Count one entry."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
@@ -73,7 +73,7 @@ def make_portable(root: Folder, path: bytes, node: Inode, losses: UnsupportedEnt
 
 
 def _is_refused(path: bytes, link: bytes) -> bool:
-    """Whether smolvm refuses a link: it looks at the words alone, not at what they lead to.
+    """Return whether smolvm refuses a link: it looks at the words alone, not at what they lead to.
 
     An absolute target may not be the root; no target may climb over it, even where it comes back.
     """

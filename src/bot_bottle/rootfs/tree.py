@@ -1,7 +1,7 @@
 """A file tree in memory, made of inodes as in a file system.
 
-Two names of one file are two entries with the same Inode, so hard links need no rules of their own. Inodes
-hold where their data lies in a layer, never the data.
+Two names of one file are two entries with the same Inode, so hard links need no special rules. Inodes have
+the position of their data in a layer, never the data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Inode:
     """A file of any kind. `kind` is a tar type; a symlink's target is `link`.
 
     A regular file's `size` bytes begin at `offset` in the tar stream of layer number `layer`; those of a
-    sparse file are placed by `extents`. Of the other kinds, `offset` gives the order. `mtime` is in seconds,
+    sparse file are placed by `extents`. For other kinds, `offset` is only their order. `mtime` is in seconds,
     as text where it has a fraction. `xattrs` are PAX records.
     """
 
@@ -57,7 +57,7 @@ class Inode:
         self.link = b""
         self.device: tuple[int, int] | None = None
         self.extents: Extents | None = None
-        self.parent: Folder | None = None  # where it is and how it is named, once the tree is listed
+        self.parent: Folder | None = None  # set when the tree is listed
         self.name = b""
         self.names: list[tuple[Folder, bytes]] | None = None  # its further names
 
@@ -68,12 +68,12 @@ class Inode:
 
     @property
     def is_whiteout(self) -> bool:
-        """Whether it is what overlayfs has for "nothing here": a character device 0/0."""
+        """Whether it is overlayfs's whiteout: a character device 0/0."""
         return self.kind == tarfile.CHRTYPE and self.device == (0, 0)
 
 
 class Folder(Inode):
-    """A folder. An `opaque` one shows nothing of the layers below it. `path` is known once it is listed."""
+    """A folder. An `opaque` one hides the layers below it. `path` is set when it is listed."""
 
     __slots__ = ("children", "opaque", "path")
 
@@ -90,7 +90,7 @@ def join_path(folder: Folder, name: bytes) -> bytes:
 
 
 def path_of(node: Inode) -> bytes:
-    """Return the path of an inode that has been listed: of its first name."""
+    """Return the path of a listed inode, by its first name."""
     if isinstance(node, Folder):
         return node.path
     assert node.parent is not None  # noqa: S101 - set when it was listed
@@ -98,9 +98,9 @@ def path_of(node: Inode) -> bytes:
 
 
 class Quota:
-    """The memory that an image's list of files may take, so that a hostile one cannot take it all.
+    """The memory that an image's list of files may use, so that a hostile image cannot exhaust it.
 
-    Several threads may spend of it: the counts that they may lose are few beside the limit.
+    Several threads may count at once: the few counts that get lost do not matter for the limit.
     """
 
     def __init__(self, limit: int = _QUOTA) -> None:
@@ -110,20 +110,20 @@ class Quota:
         """Count one entry with `size` bytes of names and attributes. Raises ImageError at the limit."""
         self._left -= _NODE_COST + size
         if self._left < 0:
-            raise ImageError("the image has more files than can be handled")
+            raise ImageError("the image has too many files")
 
 
 def find_folder(root: Folder, path: bytes, fill: Quota | None = None, *, hide: bool = False) -> Folder | None:
-    """Go along a path as the kernel would, with `root` as the root; links lead nowhere else.
+    """Follow a path as the kernel would, with `root` as the root; links cannot leave it.
 
-    With `fill`, missing folders are made, and counted there; without, None stands for what is not a folder.
-    Raises ImageError when something that is not a folder stands in the way of filling. With `hide`, where
-    only something is to be hidden, None stands for that too, and for a link to nothing.
+    With `fill`, missing folders are created, and counted there; without, the result is None for anything but
+    a folder. Raises ImageError when `fill` meets something that is not a folder. With `hide`, for whiteouts,
+    the result is None for that too, and for a dangling link.
     """
     trail = [root]
     todo = path.split(b"/")
     todo.reverse()
-    own = len(todo)  # with as many words left, or more, a link's words are being gone along
+    own = len(todo)  # while at least as many components are left, those of a link are being followed
     links = 0
     while todo:
         part = todo.pop()
@@ -158,7 +158,7 @@ def _made(folder: Folder, name: bytes, fill: Quota, *, hiding: bool) -> Folder:
 
 
 def split_path(path: bytes) -> tuple[bytes, bytes]:
-    """Clean a path by its words alone, the root being its own parent; return its folder and its name.
+    """Normalize a path lexically, the root being its own parent; return its folder and its name.
 
     The name is empty for the root itself.
     """
@@ -172,11 +172,11 @@ def split_path(path: bytes) -> tuple[bytes, bytes]:
 
 
 def check_name(path: bytes, name: bytes) -> None:
-    """Refuse what no file system holds, with an ImageError."""
+    """Raise ImageError for a name or path that no file system can store."""
     if len(name) > _NAME_MAX or len(path) > PATH_MAX or b"\0" in path:
-        raise ImageError("a name that no file system holds", why=shown(path))
+        raise ImageError("a name that no file system can store", why=shown(path))
 
 
 def shown(path: bytes) -> str:
-    """Return a path for an error message, on one line and not too long."""
+    """Return a path for an error message, on one line and shortened."""
     return repr(path[:200].decode("utf-8", "backslashreplace"))

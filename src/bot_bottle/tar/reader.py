@@ -1,9 +1,9 @@
 """Tar headers of an untrusted forward stream.
 
-The standard library reads a single header (`TarInfo.frombuf`); what extends it is read here: `TarFile` takes
-a cut archive for a whole one, reads a header of any size into memory, and searches PAX records with patterns
-whose time grows with the square of their length. Here each member has a bounded number of header bytes,
-positions only go forward, and anything but a proper header or a proper end is an ImageError.
+The standard library parses a single header (`TarInfo.frombuf`); extended headers are parsed here: `TarFile`
+accepts a truncated archive, reads a header of any size into memory, and searches PAX records with patterns of
+quadratic time. Here each member has a bounded number of header bytes, positions only go forward, and anything
+but a valid header or a valid end is an ImageError.
 
 Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar
 Format" and "Storing Sparse Files".
@@ -48,15 +48,15 @@ class ForwardStream(Protocol):
         """Return `count` bytes, fewer only at the end."""
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes; give how many there were."""
+        """Skip `count` bytes; return how many there were."""
 
 
 class Headers:
-    """The members of one tar stream as TarInfo objects, one after another; none is kept.
+    """The members of one tar stream as TarInfo objects, one after another; none is stored.
 
-    `name` and `linkname` hold the archive's bytes (UTF-8 with surrogateescape), `pax_headers` the member's
-    own records: engines ignore global ones, so they are passed over. `offset_data` is where the data begins.
-    Of the present member, if it is a sparse file, `extents` says where its data belongs.
+    `name` and `linkname` have the archive's bytes (UTF-8 with surrogateescape), `pax_headers` the member's
+    own records: engines ignore global ones, so they are skipped. `offset_data` is where the data begins. If
+    the current member is a sparse file, `extents` has the positions of its data.
 
     `what` names the stream in errors. With `strict_end` the stream must have its end mark; without, it may
     also end where a header would begin, as some builders write layers.
@@ -69,7 +69,7 @@ class Headers:
         self._position = 0
         self._budget = HEADER_LIMIT
         self.extents: sparse.Extents | None = None
-        self._size = 0  # bytes of the present member, holes included
+        self._size = 0  # bytes of the current member, holes included
         self._held = 0  # bytes of data that follow its headers
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
@@ -136,7 +136,8 @@ class Headers:
         if not 0 <= info.size <= _SIZE_LIMIT:
             raise self._damaged(f"an impossible size: {info.name[:200]!r}")
         if block[345] and block.startswith(_GNU_MAGIC, 257):
-            # in GNU headers this is not the name's first part but times, which frombuf does not know
+            # in GNU headers these bytes are not a prefix of the name but times, which frombuf does not
+            # support
             info.name = _text(block[:100].partition(b"\0")[0])
         return info
 
@@ -158,12 +159,12 @@ class Headers:
         return info
 
     def _sparse(self, info: tarfile.TarInfo, block: bytes, records: Records) -> None:
-        """Find where a sparse file's data belongs, and its size with the holes."""
+        """Parse the map of a sparse file, and its size with the holes."""
         begin = self._position
         try:
             if info.type == tarfile.GNUTYPE_SPARSE:
                 info.size, extents = sparse.old_gnu(block, self._more)
-                begin = self._position  # the map's further blocks are headers here, not data
+                begin = self._position  # the further blocks of the map are headers here, not data
             else:
                 info.size, extents = sparse.pax(records, self._more)
         except ValueError as error:
@@ -180,7 +181,7 @@ class Headers:
         self.extents = tuple((offset, length) for offset, length in extents if length)
 
     def _apply(self, info: tarfile.TarInfo, records: Records) -> None:
-        """Replace fields by PAX records; an empty one leaves the header's value, as the engines read it."""
+        """Apply PAX records to the fields; an empty record leaves the header's value, as in the engines."""
         info.pax_headers = records
         info.name = records.get("GNU.sparse.name") or records.get("path") or info.name
         info.linkname = records.get("linkpath") or info.linkname
@@ -190,12 +191,12 @@ class Headers:
             info.gid = int(records.get("gid") or info.gid)
             info.mtime = int(records.get("mtime", "").partition(".")[0] or info.mtime)
         except ValueError as error:
-            raise self._damaged(f"a PAX number that is none: {error}") from error
+            raise self._damaged(f"an invalid PAX number: {error}") from error
         if not 0 <= info.size <= _SIZE_LIMIT:
             raise self._damaged(f"an impossible size: {info.name[:200]!r}")
 
     def _records(self, data: bytes) -> Records:
-        """Read PAX records, each `length key=value` and a newline, its length counting itself."""
+        """Parse PAX records, each `length key=value` and a newline, its length counting itself."""
         records: Records = {}
         at = 0
         while at < len(data):
@@ -247,14 +248,14 @@ class Headers:
 
 
 def checksum(block: bytes) -> int:
-    """Return the sum of a block's bytes, the quickest way there is: it is one half of Adler-32 (RFC 1950)."""
+    """Return the sum of a block's bytes, the fastest way there is: it is one half of Adler-32 (RFC 1950)."""
     return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
 
 
 def _plain(block: bytes) -> tarfile.TarInfo | None:
-    """Read the most usual kind of header, as `TarInfo.frombuf` would in many times the time; None for others.
+    """Parse the most usual kind of header, much faster than `TarInfo.frombuf`; return None for others.
 
-    Its numbers are octal digits, and its name stands in one place.
+    Its numbers are octal digits, and its name is in one field.
     """
     if block[345] or not _NUMBERS.match(block, 100) or block[156:157] not in _PLAIN:
         return None

@@ -1,4 +1,4 @@
-"""Maps of sparse files: which parts of a file an archive holds; the rest is zeros.
+"""Maps of sparse files: which parts of a file an archive contains; the rest is zeros.
 
 Source: GNU tar manual, "Storing Sparse Files" (old GNU format; PAX formats 0.0, 0.1 and 1.0).
 """
@@ -23,9 +23,9 @@ def zeros(count: int) -> Iterator[bytes]:
 
 
 def old_gnu(header: bytes, more: Callable[[], bytes]) -> tuple[int, Extents]:
-    """Read the size and the map of an old GNU sparse header; `more` reads a further block of the map.
+    """Parse the size and the map of an old GNU sparse header; `more` reads a further block of the map.
 
-    Raises ValueError for numbers that are none.
+    Raises ValueError for invalid numbers.
     """
     extents = _entries(header[386:482])
     extended = header[482]
@@ -37,10 +37,10 @@ def old_gnu(header: bytes, more: Callable[[], bytes]) -> tuple[int, Extents]:
 
 
 def pax(records: Mapping[str, str], more: Callable[[], bytes]) -> tuple[int, Extents]:
-    """Read the size and the map of a PAX sparse file.
+    """Parse the size and the map of a PAX sparse file.
 
-    The map of format 1.0 stands before the data, where `more` reads its blocks. Raises ValueError for numbers
-    that are none.
+    The map of format 1.0 is before the data, where `more` reads its blocks. Raises ValueError for invalid
+    numbers.
     """
     size = int(records.get("GNU.sparse.realsize") or records.get("GNU.sparse.size") or "")
     if records.get("GNU.sparse.major") == "1":
@@ -54,7 +54,7 @@ def pax(records: Mapping[str, str], more: Callable[[], bytes]) -> tuple[int, Ext
 def _map_in_data(more: Callable[[], bytes]) -> Extents:
     lines = more().split(b"\n")
     count = int(lines[0])
-    while len(lines) < 2 * count + 2:  # the count, the numbers, and what stands behind the last newline
+    while len(lines) < 2 * count + 2:  # the count, the numbers, and what follows the last newline
         rest = lines.pop()
         lines += (rest + more()).split(b"\n")
     return _pairs([int(line) for line in lines[1 : 2 * count + 1]])

@@ -1,6 +1,6 @@
-"""A tar stream that knows whether it came to its end.
+"""A tar stream that records whether it reached its end.
 
-An engine's exit status alone does not tell: `podman save` that is ended by SIGTERM ends with status 0.
+An engine's exit status is not enough: `podman save` exits with status 0 on SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
-_PIECE = 1 << 20  # bytes; also what a pipe may hold on Linux, for every user
+_PIECE = 1 << 20  # bytes; also the largest pipe buffer that Linux allows every user
 _END_MARK = bytes(1024)  # POSIX.1-2017 pax, "ustar Interchange Format": two blocks of zeros
 
 
 class TarStream(io.RawIOBase):
-    """Reads from `source` and keeps in mind what came last."""
+    """Reads from `source` and remembers the last bytes."""
 
     def __init__(self, source: BinaryIO) -> None:
         super().__init__()
@@ -25,23 +25,23 @@ class TarStream(io.RawIOBase):
         self._last = b""
 
     def readable(self) -> bool:
-        """Return True: it can be read."""
+        """Return True."""
         return True
 
     def read(self, count: int | None = -1, /) -> bytes:
-        """Return `count` bytes, fewer only at the end; without a count, all that is left."""
+        """Return `count` bytes, fewer only at the end; without a count, all the rest."""
         data = self._source.read(-1 if count is None else count)
         self._last = (self._last + data if len(data) < len(_END_MARK) else data)[-len(_END_MARK) :]
         return data
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Fill `buffer` as far as there is something, and give how far."""
+        """Fill `buffer` as far as data is available; return the number of bytes."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def pour(self, target: int, on_bytes: Callable[[int], None]) -> None:
-        """Write all that is left to a file that can also be read, within the kernel where that is possible.
+        """Write the rest to a file that can also be read, within the kernel where that is possible.
 
         `on_bytes` is called with the size of each piece that was written.
         """
@@ -49,7 +49,7 @@ class TarStream(io.RawIOBase):
             self._copy(target, on_bytes)
             return
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self._source, fcntl.F_SETPIPE_SZ, _PIECE)  # fewer turns between the two ends
+            fcntl.fcntl(self._source, fcntl.F_SETPIPE_SZ, _PIECE)  # fewer switches between the two processes
         while count := os.splice(self._source.fileno(), target, _PIECE):
             on_bytes(count)
         size = os.fstat(target).st_size

@@ -124,7 +124,7 @@ def test_examples_were_found() -> None:
         (["run", "--cpus", "0", "."], "1 to 255 CPUs"),
         (["run", "-w", "src", "."], "must be absolute"),
         (["run", "--platform", "linux/s390x", "."], "runs linux/"),
-        (["pack", "--platform", "toaster", "."], "not a platform: 'toaster'"),
+        (["pack", "--platform", "toaster", "."], "invalid platform: 'toaster'"),
         (["pack", ".", ".."], "unexpected extra argument"),
         (["pack", "--image", "a", "--archive", "b"], "--image and --archive exclude each other"),
         (["pack", "--image", "a", "."], "--image and PATH exclude each other"),

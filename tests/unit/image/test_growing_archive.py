@@ -71,7 +71,7 @@ def test_a_layer_is_given_when_all_of_it_is_there(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 100, 511, 10_000])
-def test_in_pieces_of_any_size(writer: Writer, step: int) -> None:
+def test_layers_of_an_archive_written_in_pieces_of_any_size_are_complete(writer: Writer, step: int) -> None:
     found: list[bytes] = []
     thread = threading.Thread(
         target=lambda: found.extend(blob.pread(blob.size, 0) for blob in writer.arriving.layers())
@@ -108,7 +108,7 @@ def test_what_is_no_tar_is_no_layer(tmp_path: Path) -> None:
     writer.end()
 
 
-def test_an_archive_that_is_no_tar_is_told(tmp_path: Path) -> None:
+def test_an_archive_that_is_not_a_tar_is_an_image_error(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "image.tar", b"not a tar" * 200)
     writer.write_to(1800)
     with pytest.raises(ImageError):

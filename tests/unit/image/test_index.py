@@ -172,7 +172,7 @@ def test_an_index_of_which_this_platform_is_missing(layout: Layout) -> None:
     mine = one(layout, "ours")
     folder = layout.finish(layout.index([mine, one(layout, "arm", "arm64")]))
     without(layout, mine)
-    with pytest.raises(ImageError, match="does not hold the image for linux/amd64") as caught:
+    with pytest.raises(ImageError, match="does not have the image for linux/amd64") as caught:
         taken(folder)
     assert "--platform linux/amd64" in caught.value.next_step
 
@@ -192,12 +192,12 @@ def test_a_manifest_whose_parts_are_missing(layout: Layout) -> None:
 NOTHING: dict[str, tuple[Write, str, str]] = {
     "other platforms": (
         lambda to: [to.index([one(to, "arm", "arm64"), one(to, "s390", "s390x")])],
-        "holds no image for linux/amd64",
+        "has no image for linux/amd64",
         "linux/arm64, linux/s390x",
     ),
     "a variant that does not run": (
         lambda to: [to.index([one(to, "new", variant="v9")])],
-        "holds no image for linux/amd64",
+        "has no image for linux/amd64",
         "linux/amd64/v9",
     ),
     "artifacts": (
@@ -205,16 +205,16 @@ NOTHING: dict[str, tuple[Write, str, str]] = {
             artifact(to, CHART),
             artifact(to, "application/vnd.oci.empty.v1+json", artifactType="application/spdx+json"),
         ],
-        "holds no container image",
+        "has no container image",
         "application/spdx+json, application/vnd.cncf.helm.config.v1+json",
     ),
     "a signature": (
         lambda to: [signature(to, one(to, "ours"))],
-        "holds no container image",
+        "has no container image",
         "application/vnd.dev.cosign.simplesigning.v1+json",
     ),
-    "nothing": (lambda to: [], "holds no image at all", ""),
-    "an empty index": (lambda to: [to.index([])], "holds no image at all", ""),
+    "nothing": (lambda to: [], "has no image at all", ""),
+    "an empty index": (lambda to: [to.index([])], "has no image at all", ""),
 }
 
 

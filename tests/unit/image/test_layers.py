@@ -112,7 +112,7 @@ def test_what_is_broken_is_refused(fd: int, data: bytes) -> None:
         stream.read()
 
 
-def test_no_cut_and_no_changed_bit_goes_unseen(fd: int) -> None:
+def test_a_truncated_or_changed_layer_is_an_image_error(fd: int) -> None:
     data = gzip.compress(b"content", mtime=0)
     changes = [data[:end] for end in range(3, len(data))]
     for place in range(10, len(data)):
