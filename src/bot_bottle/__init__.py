@@ -1,11 +1,11 @@
-"""bot-bottle: a repository's Dockerfile to a command running inside a microVM made from it.
+"""bot-bottle: runs a command in a microVM made from a repository's Dockerfile.
 
-The command line is made of the functions offered here:
+The command line uses the functions here:
 
-- `build(source)` gives the id of an image, built from a Dockerfile if need be;
-- `convert(source)` gives its `.smolmachine` artifact, made or from the cache;
-- `run(spec)` runs a command in a microVM booted from it and gives the exit status;
-- `ephemeral_registry()` serves local images to tools that take only registry references.
+- `build(source)` returns the id of an image, built from a Dockerfile if needed;
+- `convert(source)` returns its `.smolmachine` artifact, made or from the cache;
+- `run(spec)` runs a command in a microVM booted from it and returns the exit status;
+- `ephemeral_registry()` serves local images to tools that only accept registry references.
 
 Importing the package does nothing: each name is loaded when it is first used.
 """

@@ -12,7 +12,7 @@ def main() -> None:
     if sys.argv[1:] in (["--help"], ["-h"]):
         from bot_bottle.cli import help as overview
 
-        with contextlib.suppress(OSError):  # the long way can say what is wrong
+        with contextlib.suppress(OSError):  # the slow path reports what is wrong
             os.write(1, overview.text().encode())
             return
 

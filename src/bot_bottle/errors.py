@@ -1,7 +1,7 @@
-"""Every way bot-bottle fails: one class a kind, each with its own exit status.
+"""Every way bot-bottle fails: one class for each kind, each with its own exit status.
 
-A command run in a bottle gives its own exit status as ours, so bot-bottle's own failures keep to 100-125,
-a range that programs rarely use. `docker run` does the same with 125.
+A command's own exit status is ours, so bot-bottle's own failures use 100 to 125, a range that programs rarely
+use. `docker run` does the same with 125.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class UsageError(BottleError):
 
 
 class SpecError(BottleError):
-    """What was asked for cannot be a bottle: no Dockerfile, an invalid size, an invalid name."""
+    """A bottle cannot be made as requested: no Dockerfile, an invalid size, an invalid name."""
 
     exit_code = 101
 
@@ -105,13 +105,13 @@ class BootError(BottleError):
 
 
 class RegistryError(BottleError):
-    """The ephemeral registry could not start, or refused what it was given."""
+    """The ephemeral registry could not start, or refused a request."""
 
     exit_code = 112
 
 
 class DoctorError(BottleError):
-    """`bottle doctor` found something that keeps `bottle run` from working."""
+    """`bottle doctor` found something that prevents `bottle run` from working."""
 
     exit_code = 113
 
@@ -129,7 +129,7 @@ class DifferenceError(BottleError):
 
 
 class WorkspaceError(BottleError):
-    """The workspace cannot be opened or brought back: no repository, a hostile one, a name in use."""
+    """The workspace cannot be opened or fetched: no repository, a hostile one, a name in use."""
 
     exit_code = 116
 
@@ -159,7 +159,7 @@ class TrustError(BottleError):
 
 
 class SecretError(BottleError):
-    """A secret is not where its reference says, or cannot be handed over."""
+    """A secret is not where its reference says, or cannot be passed on."""
 
     exit_code = 121
 

@@ -1,4 +1,4 @@
-"""The `BOT_BOTTLE_*` variables that no option has. Those of options are named where the option is."""
+"""The `BOT_BOTTLE_*` variables without an option. Those of options are documented with the option."""
 
 from __future__ import annotations
 

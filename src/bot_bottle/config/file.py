@@ -1,4 +1,4 @@
-"""Find and read bottle.toml, or the build that a devcontainer.json names. Both may come from strangers."""
+"""Finds and reads bottle.toml, or the build that a devcontainer.json names. Both are untrusted."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from bot_bottle.errors import SpecError
 
-if TYPE_CHECKING:  # what checks a file is loaded only where there is one
+if TYPE_CHECKING:  # the schema is only loaded where there is a file
     from bot_bottle.config.model import File
 
 NAME = "bottle.toml"
 DEVCONTAINERS = (Path(".devcontainer/devcontainer.json"), Path(".devcontainer.json"))
 _DOCKERFILES = ("Dockerfile", "Containerfile")
-_LIMIT = 1 << 20  # bytes; a configuration takes some hundred
+_LIMIT = 1 << 20  # bytes; a configuration has some hundred
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A configuration that was found. `root` is the folder its paths are relative to and stay in.
+    """A configuration file. `root` is the folder that its paths are relative to and cannot leave.
 
-    `variables` are those of this machine that values were taken of, `private` the keys that have such values.
+    `variables` are those of this machine that values were taken from, `private` the keys that have such
+    values.
     """
 
     path: Path
@@ -33,26 +34,25 @@ class ConfigFile:
     private: frozenset[str] = field(default_factory=frozenset)
 
     def inside(self, value: str, key: str) -> Path:
-        """Give the absolute path of a file or folder that the file names. Raises SpecError if outside."""
+        """Return the absolute path of a file or folder that the file names. Raises SpecError if outside."""
         path = Path(value)
         root = self.root.resolve()
         where = (root / path).resolve() if "\0" not in value else Path("/")
         if path.is_absolute() or not where.is_relative_to(root):
             raise SpecError(
-                f"{self.path}: {key} leads out of the repository",
-                why="a repository may only have its own files built",
-                next_step=f"name a path inside {self.root}, or build it yourself and use --image",
+                f"{self.path}: {key} points outside the repository",
+                why="a repository may only build its own files",
+                next_step=f"use a path inside {self.root}, or build it yourself and use --image",
             )
         return where
 
 
 def find(start: Path, *, upwards: bool, devcontainer: bool = True) -> ConfigFile | None:
-    """Give the configuration for a folder: its bottle.toml, or (`upwards`) that of a folder above it.
+    """Return the configuration for a folder: its bottle.toml, or (`upwards`) that of a folder above it.
 
-    The search ends with the repository's top folder (the one that holds `.git`), or that of the file system.
-    Where there is no bottle.toml and no Dockerfile, a devcontainer.json serves, if it is wanted: it describes
-    one image, and means nothing for others.
-    Raises SpecError when the file cannot be used.
+    The search ends with the repository's top folder (the one that has `.git`), or that of the file system.
+    Where there is no bottle.toml and no Dockerfile, a devcontainer.json is used, if `devcontainer`: it
+    describes one image, and means nothing for others. Raises SpecError when the file cannot be used.
     """
     start = start.absolute()
     for folder in (start, *start.parents) if upwards else (start,):
@@ -85,11 +85,11 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        # a pipe would keep us waiting, a device could be anything
+        # opening a FIFO would block, and a device could be anything
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise SpecError(f"{path} is no regular file")
+                raise SpecError(f"{path} is not a regular file")
             data = file.read(_LIMIT + 1)
         if len(data) > _LIMIT:
             raise SpecError(f"{path} is too large: a configuration has {_LIMIT >> 20} MiB at most")

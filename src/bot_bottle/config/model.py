@@ -1,4 +1,4 @@
-"""The keys of bottle.toml, their types, and what to say of a file that has others."""
+"""The schema of bottle.toml: its keys and types, and the errors for a file that has others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
 
-_SHOWN = 5  # mistakes told at once
+_SHOWN = 5  # mistakes reported at once
 
 
 class _Table(BaseModel):
@@ -29,9 +29,9 @@ class BuildSecretTable(_Table):
 
 
 class ImageTable(_Table):
-    """`[image]`: what is built, or the name of an image that is there already.
+    """`[image]`: what is built, or the name of an existing image.
 
-    Paths are relative to the folder of the file and stay in it.
+    Paths are relative to the folder of the file and cannot leave it.
     """
 
     name: str | None = Field(
@@ -104,21 +104,21 @@ class File(_Table):
 
 
 def parse(document: Mapping[str, Any], place: str) -> File:
-    """Check a document's keys and types. Raises SpecError, with every mistake's place and what was meant.
+    """Check a document's keys and types. Raises SpecError, with the place of every mistake and a suggestion.
 
-    Values are never repeated in the error: a file may hold what is not to be shown.
+    Values are never repeated in the error: a file may contain secrets.
     """
     try:
         return File.model_validate(dict(document))
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False)
-    why = [_told([str(part) for part in each["loc"]], each["type"], each["msg"]) for each in mistakes]
+    why = [_describe([str(part) for part in each["loc"]], each["type"], each["msg"]) for each in mistakes]
     if len(why) > _SHOWN:
         why[_SHOWN:] = [f"and {len(why) - _SHOWN} more"]
     raise SpecError(f"{place} cannot be used", why="\n".join(why), next_step=f"correct {place}")
 
 
-def _told(loc: list[str], kind: str, message: str) -> str:
+def _describe(loc: list[str], kind: str, message: str) -> str:
     key = printable(".".join(loc), limit=80)
     place = loc[1:] if loc[:2] == ["image", "secrets"] else loc
     if place[0] == "secrets" and len(place) == 2:
@@ -127,10 +127,10 @@ def _told(loc: list[str], kind: str, message: str) -> str:
         return f"{key}: {message[:1].lower()}{message[1:]}"
     if place[0] == "secrets" and len(place) > 1:
         secret = SecretTable if place is loc else BuildSecretTable
-        return f"{key}: no such key; known are {', '.join(secret.model_fields)}"
+        return f"{key}: no such key; the keys are {', '.join(secret.model_fields)}"
     known = [*File.model_fields]
     for table, fields in (("image", ImageTable.model_fields), ("egress", EgressTable.model_fields)):
         known += [f"{table}.{name}" for name in fields]
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
-    suggestion = f"did you mean {meant[0]}?" if meant else f"known are {', '.join(known)}"
+    suggestion = f"did you mean {meant[0]}?" if meant else f"the keys are {', '.join(known)}"
     return f"{key}: no such key; {suggestion}"

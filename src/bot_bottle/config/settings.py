@@ -84,11 +84,11 @@ class Settings(Mapping[str, Setting]):
         return len(self._settings)
 
     def value(self, key: str) -> Any:
-        """Give the value in force."""
+        """Return the value in force."""
         return self._settings[key].value
 
     def table(self, key: str) -> dict[str, Any]:
-        """Give a table's values by name."""
+        """Return a table's values by name."""
         start = f"{key}."
         return {name[len(start) :]: each.value for name, each in self.items() if name.startswith(start)}
 

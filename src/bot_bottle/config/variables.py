@@ -30,11 +30,11 @@ _ID_LENGTH = 52  # of SHA-256 with 5 bits a digit
 
 @dataclass(slots=True)
 class Variables:
-    """What the variables of one file stand for.
+    """Values for the variables of one file.
 
     `project` is the folder that the file is for, `workspace` where a bottle sees it. `container` are the
     variables that the file sets in the bottle. `read` gets the names of this machine's variables whose values
-    were used, but for those that every program may know.
+    were used, except for those that every program may know.
     """
 
     file: Path
@@ -51,7 +51,7 @@ class Variables:
         name, *arguments = expression.split(":")
         if name in ("localEnv", "env", "containerEnv"):
             if not arguments or not arguments[0]:
-                raise self._refused(expression, key, "it does not name a variable of the environment")
+                raise self._refused(expression, key, "the name of a variable is missing")
             value = self._of_here(arguments[0]) if name != "containerEnv" else self._of_bottle(arguments, key)
             return value if value is not None else (arguments[1] if len(arguments) > 1 else "")
         fixed: dict[str, Callable[[], str]] = {
@@ -81,7 +81,7 @@ class Variables:
             key,
             "the image's variables are not known before it runs"
             if key.startswith("remoteEnv.")
-            else "it can be used in remoteEnv alone",
+            else "it can only be used in remoteEnv",
             "set it in the Dockerfile, as ENV PATH=/extra:$PATH, and leave it out here",
         )
 

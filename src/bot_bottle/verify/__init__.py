@@ -1,1 +1,1 @@
-"""An independent check that an artifact holds what its image holds."""
+"""An independent check that an artifact has the content of its image."""

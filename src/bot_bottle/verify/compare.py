@@ -1,9 +1,9 @@
-"""An image's tree against an artifact's: what differs, and whether it was to be expected.
+"""An image's tree against an artifact's: what differs, and whether that is expected.
 
 The rules of what is expected are those of smolvm 1.32.2, which unpacks a layer on the host: it skips devices,
-FIFOs and extended attributes, gives symlinks to root, reads whole seconds, and refuses links that lead to the
-root or above it. They are written here a second time on purpose, apart from the packer's own
-(rootfs/smolvm_compat.py): a mistake there is a difference here.
+FIFOs and extended attributes, gives symlinks to root, reads whole seconds, and refuses links to the root or
+above it. They are written here a second time on purpose, apart from the packer's own
+(rootfs/smolvm_compat.py), so that a mistake there shows as a difference here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from bot_bottle.verify.entries import EntryMetadata
 from bot_bottle.verify.findings import Findings
 from bot_bottle.verify.table import Tree, refused_link
 
-_LONGEST_PATH = 3500  # bytes; smolvm puts its own folder before a path, and the host takes 4095 together
+_LONGEST_PATH = 3500  # bytes; smolvm adds its own folder before a path, and the host's limit is 4095
 
-_SPECIAL = "smolvm's extraction passes over devices and FIFOs"
+_SPECIAL = "smolvm's extraction skips devices and FIFOs"
 _DEV = "the guest fills /dev itself"
-_LONG = "smolvm puts a folder of its own before each path, and the host takes 4095 bytes together"
-_LONG_LINK = "written without `..` for smolvm, it would be longer than a link can be"
+_LONG = "smolvm adds its own folder before each path, and the host's limit is 4095 bytes"
+_LONG_LINK = "without `..`, as smolvm needs it, it would be too long for a link"
 _LINK = "smolvm refuses the image's form; this one leads to the same place"
 _LINK_OWNER = "smolvm's extraction gives symlinks to root"
-_XATTRS = "smolvm's extraction passes over extended attributes"
+_XATTRS = "smolvm's extraction skips extended attributes"
 _SECONDS = "smolvm's extraction reads whole seconds"
 _NOT_EXPECTED = "nothing explains it"
 
@@ -59,7 +59,7 @@ def compare_hard_links(connection: sqlite3.Connection, image: Tree, artifact: Tr
 
 
 def compare_config(image_id: str, config: ImageConfig, manifest: Manifest, found: Findings) -> None:
-    """Compare how the image and the artifact are run."""
+    """Compare the settings with which the image and the artifact run."""
     env = tuple(entry for entry in config.env if "=" in entry)
     settings = (
         ("image id", image_id, manifest.digest),
@@ -85,7 +85,7 @@ def _side_by_side(
     ours, theirs = next(left, None), next(right, None)
     while ours or theirs:
         if theirs is None or (ours is not None and ours[0] < theirs[0]):
-            assert ours is not None  # noqa: S101 - one of them is there
+            assert ours is not None  # noqa: S101 - one of them is set
             yield ours[0], ours[1], None
             ours = next(left, None)
         elif ours is None or theirs[0] < ours[0]:
@@ -166,7 +166,7 @@ def _link(image: Tree, path: bytes, ours: EntryMetadata, theirs: EntryMetadata, 
 
 
 def _names(facts: EntryMetadata) -> str:
-    """Return attributes by name, with the beginning of their values' hashes, so that a change shows."""
+    """Return the names of attributes, with the start of their values' hashes, so that a change shows."""
     return ", ".join(f"{name} ({value[:8]})" for name, value in json.loads(facts.xattrs).items()) or "none"
 
 

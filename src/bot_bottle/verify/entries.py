@@ -1,4 +1,4 @@
-"""The entries of a root filesystem's tar, as facts that can be compared."""
+"""The entries of a root filesystem's tar, as values that can be compared."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EntryMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A member of the tar: a file of its own with its facts, or a further name (`hard_link`) of another."""
+    """A member of the tar: a file with its metadata, or another name (`hard_link`) of a file."""
 
     name: bytes
     facts: EntryMetadata | None

@@ -1,4 +1,4 @@
-"""What a comparison found: differences of one sort counted together, with a few examples of each."""
+"""The result of a comparison: equal differences are counted together, with a few examples of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXT_LIMIT = 300
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One difference: where, and what the image and the artifact have there."""
+    """One difference: its path, and what the image and the artifact have there."""
 
     path: str
     image: str = ""
@@ -21,7 +21,7 @@ class Example:
 
 @dataclass(slots=True)
 class Finding:
-    """Differences of one sort. `expected` ones follow from how smolvm unpacks an artifact; `why` says how."""
+    """Differences of one kind. `expected` ones follow from how smolvm unpacks; `why` explains it."""
 
     what: str
     why: str
@@ -39,17 +39,17 @@ class Findings:
     def expected(
         self, what: str, why: str, path: bytes | str, image: object = "", artifact: object = ""
     ) -> None:
-        """Note a difference that smolvm's way of unpacking explains."""
+        """Add a difference that smolvm's way of unpacking explains."""
         self._add(Finding(what, why, expected=True), path, image, artifact)
 
     def unexpected(
         self, what: str, why: str, path: bytes | str, image: object = "", artifact: object = ""
     ) -> None:
-        """Note a difference that should not be."""
+        """Add a difference that should not exist."""
         self._add(Finding(what, why, expected=False), path, image, artifact)
 
     def all(self) -> tuple[Finding, ...]:
-        """Return what was found, the unexpected first."""
+        """Return the findings, the unexpected first."""
         return tuple(self._found[key] for key in sorted(self._found))
 
     def _add(self, new: Finding, path: bytes | str, image: object, artifact: object) -> None:

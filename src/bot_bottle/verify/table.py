@@ -13,7 +13,7 @@ from bot_bottle.errors import CacheError, DiskFullError
 from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.verify.entries import Entry, EntryMetadata, plain
 
-_FOLLOWS = 40  # links in one path before the kernel gives up: path_resolution(7)
+_FOLLOWS = 40  # symlinks in one path: path_resolution(7)
 _COLUMNS = ", ".join(field.name for field in fields(EntryMetadata))
 _MARKS = ", ".join("?" for _ in fields(EntryMetadata))
 
@@ -27,16 +27,16 @@ def tables(folder: Path) -> Iterator[sqlite3.Connection]:
     path = folder / "entries.sqlite"
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        # what a crash would leave is of no use, so nothing is done to keep it whole
+        # the database is not used after a crash
         for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-32000"):
             connection.execute(f"PRAGMA {setting}")
         yield connection
     except sqlite3.OperationalError as error:
         kind = DiskFullError if error.sqlite_errorcode == sqlite3.SQLITE_FULL else CacheError
         raise kind(
-            f"cannot keep the list of files in {folder}",
+            f"cannot store the list of files in {folder}",
             why=str(error),
-            next_step="free some space, or name another place with BOT_BOTTLE_CACHE_DIR",
+            next_step="free some space, or set BOT_BOTTLE_CACHE_DIR to another folder",
         ) from error
     finally:
         connection.close()
@@ -57,18 +57,18 @@ class Tree:
         self._refuse = refuse
         self._run = connection.execute
         self._inode = 0
-        self._near: bytes | None = None  # the last folder that an entry was put in
+        self._near: bytes | None = None  # cache of the last folder that got an entry
         self._run(f"CREATE TABLE {name} (path BLOB PRIMARY KEY, inode INTEGER NOT NULL) WITHOUT ROWID")
         self._run(f"CREATE TABLE {name}_files (inode INTEGER PRIMARY KEY, {_COLUMNS})")
         self._select = f"SELECT path, {_COLUMNS} FROM {name} JOIN {name}_files USING (inode)"
         self._insert_file = f"INSERT INTO {name}_files VALUES (?, {_MARKS})"
 
     def add(self, entry: Entry) -> None:
-        """Put an entry in its place as unpacking the tar would: over what has its name already."""
+        """Add an entry as unpacking the tar would: it replaces what has its name."""
         self.count += 1
         path = self._place(plain(entry.name))
         if not path:
-            return  # the root's own attributes are everybody's own affair
+            return  # the root's own attributes are not compared
         if entry.facts is not None:
             if why := refused_link(path, entry.facts.link):
                 self._refuse(why, path)
@@ -77,7 +77,7 @@ class Tree:
         target = self._place(plain(entry.hard_link))
         inode = self._inode_of(target) if target else None
         if inode is None:
-            self._refuse("a hard link to nothing", path)
+            self._refuse("a dangling hard link", path)
         else:
             self._name(path, inode, is_folder=False)
 
@@ -94,7 +94,7 @@ class Tree:
     def groups_query(self, table: str, other: Tree) -> str:
         """Return SQL that makes a table of the paths which share a file, and the first of the file's names.
 
-        Only paths that `other` has too count.
+        Only paths that `other` also has count.
         """
         return f"""
             CREATE TABLE {table} AS WITH common AS (
@@ -104,9 +104,9 @@ class Tree:
             ) USING (inode)"""
 
     def leads_to(self, path: bytes, target: bytes) -> tuple[bytes, bytes]:
-        """Go where a symlink at `path` leads, as the kernel goes with this tree as its root.
+        """Return where a symlink at `path` leads, followed as the kernel does with this tree as its root.
 
-        Gives the place that is there, and the words that are left from where nothing is there. A link at the
+        The first value is the path that exists, the second the components after it that do not. A link at the
         end is not followed.
         """
         here = [] if target.startswith(b"/") else path.split(b"/")[:-1]
@@ -129,15 +129,15 @@ class Tree:
         return b"/".join(here), b""
 
     def _place(self, path: bytes) -> bytes | None:
-        """Return a path with the links on its way followed, its folders made where they are missing.
+        """Return a path with the links on its way followed, its folders created where they are missing.
 
-        None stands for one that smolvm would not unpack.
+        None means one that smolvm would not unpack.
         """
         head, slash, name = path.rpartition(b"/")
         if path.startswith(b"/") or b".." in path.split(b"/"):
-            return self._refuse("a name that leads out", path)
+            return self._refuse("a name that leads outside", path)
         if len(path) > PATH_MAX:
-            return self._refuse("a path that no file system holds", path)
+            return self._refuse("a path that no file system can store", path)
         if not slash or head == self._near:
             return path
         folder = head if self._kind(head) == "folder" else self._walk(path, head)
@@ -173,11 +173,11 @@ class Tree:
         self._name(path, self._inode, is_folder=facts.kind == "folder")
 
     def _name(self, path: bytes, inode: int, *, is_folder: bool) -> None:
-        """Put a file under a name; what had it is removed with its contents, but a folder under a folder."""
+        """Set the name of a file; what had it is removed with its contents, except a folder by a folder."""
         if self._run(f"INSERT OR IGNORE INTO {self.name} VALUES (?, ?)", (path, inode)).rowcount:
             return
         if not (is_folder and self._kind(path) == "folder"):
-            within = (path + b"/", path + b"0")  # 0 comes after /
+            within = (path + b"/", path + b"0")  # 0 follows / in the order of bytes
             self._run(f"DELETE FROM {self.name} WHERE path > ? AND path < ?", within)
             self._near = None
         self._run(f"UPDATE {self.name} SET inode = ? WHERE path = ?", (inode, path))
@@ -188,15 +188,15 @@ class Tree:
 
 
 def refused_link(path: bytes, link: bytes) -> str:
-    """Say why smolvm does not take a symlink, or nothing: it looks at the words, not at what they lead to."""
+    """Return why smolvm refuses a symlink, or "": it checks the text, not what the link leads to."""
     if len(link) > PATH_MAX:
-        return "a symlink that no file system holds"
+        return "a symlink that no file system can store"
     absolute = link.startswith(b"/")
     depth = 0 if absolute else path.count(b"/")
     for word in _words(link):
         depth += -1 if word == b".." else 1
         if depth < 0:
-            return "a symlink that climbs over the root"
+            return "a symlink that leads above the root"
     return "a symlink to the root" if absolute and not depth else ""
 
 

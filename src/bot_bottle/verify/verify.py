@@ -1,4 +1,4 @@
-"""Verifying an artifact, alone or against its image."""
+"""Verification of an artifact, alone or against its image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENTRY_LIMIT = 2_000_000  # smolvm unpacks no more
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification found. Without an `image_id` the artifact was looked at alone."""
+    """The result of a verification. Without an `image_id` the artifact was checked alone."""
 
     artifact: Artifact
     image_id: str | None
@@ -38,11 +38,11 @@ class Report:
 def verify(
     path: Path, image: Image | None, scratch: Path, on_bytes: Callable[[int], None] = lambda _count: None
 ) -> Report:
-    """Verify every byte of an artifact and, with an image, compare what they hold and how they are run.
+    """Verify every byte of an artifact and, with an image, compare their files and settings.
 
     The image's tree is the flattened one with nothing left out or rewritten. Memory does not grow with the
-    artifact: lists of files are kept in `scratch`. `on_bytes` is called with how many bytes of the artifact
-    were read. Raises ArtifactError and ImageError for what is damaged.
+    artifact: lists of files are stored in `scratch`. `on_bytes` is called with the number of bytes of the
+    artifact that were read. Raises ArtifactError and ImageError for damaged files.
     """
     found = Findings()
     with tables(scratch) as connection:
@@ -68,7 +68,7 @@ def _read_artifact(
     if len(layers) != 1:
         raise ArtifactError(
             f"the artifact has {len(layers)} layers: {path}",
-            why="only one that has a single layer, as packers write it, can be verified",
+            why="only an artifact with a single layer, as packers write it, can be verified",
             next_step="make it again with `bottle pack`",
         )
 

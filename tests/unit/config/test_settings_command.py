@@ -79,7 +79,7 @@ def test_a_path_that_is_given_is_where_the_file_is_looked_for(repository: Path) 
     assert settings("sub")["cpus"]["value"] == 3
 
 
-def test_for_people_it_is_a_table(repository: Path) -> None:
+def test_config_without_json_prints_a_table(repository: Path) -> None:
     (repository / "bottle.toml").write_text('command = ["a", "b c"]\n')
     lines = run("config").output.splitlines()
     [line] = [line for line in lines if line.startswith("command")]

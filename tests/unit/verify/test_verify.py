@@ -196,22 +196,22 @@ def test_variables_without_a_value_are_left_out_as_engines_leave_them_out(compar
 
 
 REFUSED: dict[str, tuple[list[Member], str]] = {
-    "a name that climbs": ([file("../x")], "a name that leads out"),
-    "an absolute name": ([file("/x")], "a name that leads out"),
+    "a name that climbs": ([file("../x")], "a name that leads outside"),
+    "an absolute name": ([file("/x")], "a name that leads outside"),
     "a link to the root": ([symlink("s", "/")], "a symlink to the root"),
     "a link to the root, hidden": ([symlink("s", "/a/..")], "a symlink to the root"),
-    "a link that climbs": ([symlink("s", "../x")], "a symlink that climbs over the root"),
-    "an absolute link that climbs": ([symlink("s", "/../x")], "a symlink that climbs over the root"),
+    "a link that climbs": ([symlink("s", "../x")], "a symlink that leads above the root"),
+    "an absolute link that climbs": ([symlink("s", "/../x")], "a symlink that leads above the root"),
     "through an absolute link": (
         [folder("d"), symlink("s", "/d"), file("s/x")], "an entry through a link",
     ),
     "through a link to nothing": ([symlink("s", "d"), file("s/x")], "an entry through a link"),
     "through a link to itself": ([symlink("s", "s"), file("s/x")], "an entry through a link"),
     "under a file": ([file("f"), file("f/x")], "an entry in something that is not a folder"),
-    "a hard link to nothing": ([hardlink("h", "nothing")], "a hard link to nothing"),
-    "a hard link out": ([hardlink("h", "../x")], "a name that leads out"),
-    "a path that is too long": ([file("d/" * 3000 + "x")], "a path that no file system holds"),
-    "a link that is too long": ([symlink("s", "d/" * 3000)], "a symlink that no file system holds"),
+    "a hard link to nothing": ([hardlink("h", "nothing")], "a dangling hard link"),
+    "a hard link out": ([hardlink("h", "../x")], "a name that leads outside"),
+    "a path that is too long": ([file("d/" * 3000 + "x")], "a path that no file system can store"),
+    "a link that is too long": ([symlink("s", "d/" * 3000)], "a symlink that no file system can store"),
 }  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def test_what_smolvm_would_not_unpack_is_seen_without_an_image(
     ],
     ids=["in data", "without an end", "header", "empty", "type"],
 )
-def test_a_root_filesystem_that_is_no_tar(
+def test_verify_refuses_a_root_filesystem_that_is_not_a_tar(
     tmp_path: Path, change: Callable[[bytes], bytes], words: str
 ) -> None:
     conf = saved_image(tmp_path / "image.tar", [[]], {})
@@ -282,7 +282,7 @@ def test_a_damaged_image_is_the_images_fault(tmp_path: Path) -> None:
         verify(tmp_path / "made.smolmachine", opened, tmp_path)
 
 
-def test_nothing_is_left_in_the_folder(compare: Compare, tmp_path: Path) -> None:
+def test_verify_leaves_no_file_in_its_folder(compare: Compare, tmp_path: Path) -> None:
     compare([[file("f")]], [file("f")])
     assert {path.name for path in tmp_path.iterdir()} == {"image.tar", "made.smolmachine"}
     with pytest.raises(ArtifactError):
@@ -290,7 +290,7 @@ def test_nothing_is_left_in_the_folder(compare: Compare, tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"image.tar", "made.smolmachine"}
 
 
-def test_a_full_disk_is_said(tmp_path: Path, small_disk: Path) -> None:
+def test_verify_reports_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     conf = saved_image(tmp_path / "image.tar", [[]], {})
     root = layer([file(f"{'n' * 90}{number}") for number in range(8000)])
     written_artifact(tmp_path / "made.smolmachine", root, conf)
