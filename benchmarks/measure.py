@@ -90,7 +90,7 @@ def table(title: str, claims: list[Claim]) -> str:
     lines = [
         f"### {title}",
         "",
-        "| what | ours | than | theirs | ratio | limit | |",
+        "| what | measured | compared with | baseline | ratio | limit | |",
         "|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
