@@ -12,7 +12,7 @@ import bot_bottle
 from bot_bottle.bottle.gc import SWEEPERS
 
 
-def test_every_stray_has_a_sweeper_that_is_there() -> None:
+def test_every_kind_of_leftover_has_a_sweeper_that_exists() -> None:
     for sweeper in SWEEPERS.values():
         if isinstance(sweeper, partial):
             module, function = sweeper.args

@@ -50,7 +50,7 @@ def test_a_receipt_tells_how_the_run_ended() -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(EngineError("no engine"), 103), (Interrupted(15), 143)])
-def test_a_run_that_fails_has_one_too(error: EngineError, status: int) -> None:
+def test_a_failed_run_has_a_record_with_its_error_and_status(error: EngineError, status: int) -> None:
     with pytest.raises(type(error)), records.recorded("blue", Progress()):
         raise error
     found = records.newest()
@@ -95,7 +95,7 @@ def test_what_a_killed_writer_left_is_written_over() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"name":', '{"pid": "7"}', '{"plan": []}'])
-def test_a_damaged_one_is_named(content: str) -> None:
+def test_a_damaged_record_is_reported_with_its_path(content: str) -> None:
     record("blue")
     (path,) = paths.receipts_dir().glob("*.json")
     path.write_text(content)

@@ -120,7 +120,9 @@ def test_without_push_nothing_can_be_written() -> None:
         ("POST", "/v2/", "GET, HEAD"),
     ],
 )
-def test_a_method_that_makes_no_sense(wire: Wire, method: str, path: str, allowed: str) -> None:
+def test_a_method_that_a_path_does_not_support_is_refused(
+    wire: Wire, method: str, path: str, allowed: str
+) -> None:
     answer = wire.ask(method, path)
     assert (answer.status, answer["allow"]) == (405, allowed)
 

@@ -184,7 +184,7 @@ def test_a_stream_of_a_manifest_without_end_is_cut(target: Target) -> None:
                 connection.sendall(chunk)
 
 
-def test_afterwards_nothing_has_grown_or_broken(target: Target) -> None:
+def test_registry_works_and_has_not_grown_after_hostile_requests(target: Target) -> None:
     """Runs last: what thousands of hostile requests left behind in the registry and on the disk."""
     assert target.memory - target.memory_before < 16 << 20
     assert target.descriptors < 100  # 64 uploads may be under way

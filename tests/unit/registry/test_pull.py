@@ -35,7 +35,7 @@ def test_a_manifest_comes_byte_for_byte(wire: Wire, method: str, by: str) -> Non
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("data", [b"", b"x", b"content" * 100_000])
-def test_a_blob_comes_whole(wire: Wire, algorithm: str, data: bytes) -> None:
+def test_a_pulled_blob_has_the_bytes_of_its_digest(wire: Wire, algorithm: str, data: bytes) -> None:
     digest = wire.push_blob(data, algorithm=algorithm)
     got = wire.ask("GET", f"app/blobs/{digest}")
     head = wire.ask("HEAD", f"app/blobs/{digest}")
@@ -119,6 +119,6 @@ def test_a_blob_of_another_repository_is_not_there(wire: Wire) -> None:
     assert wire.ask("GET", f"two/blobs/{digest}").status == 404
 
 
-def test_a_manifest_is_no_blob(wire: Wire) -> None:
+def test_a_manifest_cannot_be_pulled_as_a_blob(wire: Wire) -> None:
     digest = wire.push_manifest(image(wire.push_blob(b"{}")))
     assert wire.ask("GET", f"app/blobs/{digest}").status == 404

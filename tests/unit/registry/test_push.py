@@ -130,7 +130,7 @@ def test_an_encoded_body_is_refused(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("source", ["&from={prefix}/one", ""])
-def test_a_mount(wire: Wire, source: str) -> None:
+def test_a_blob_is_mounted_from_another_repository(wire: Wire, source: str) -> None:
     digest = wire.push_blob(DATA, "one")
     query = f"?mount={digest}{source.format(prefix=wire.prefix)}"
     answer = wire.ask("POST", f"two/blobs/uploads/{query}")
@@ -216,7 +216,9 @@ GOOD = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {"digest": str(
         ("1" * 100_000, OCI_MANIFEST, "MANIFEST_INVALID"),
     ],
 )
-def test_manifests_that_make_no_sense(wire: Wire, document: Any, media_type: str, code: str | None) -> None:
+def test_a_pushed_manifest_that_is_invalid_is_refused(
+    wire: Wire, document: Any, media_type: str, code: str | None
+) -> None:
     wire.push_blob(b"{}")
     data = document if isinstance(document, str) else json.dumps(document)
     answer = wire.ask("PUT", "app/manifests/v1", data.encode(), {"Content-Type": media_type})

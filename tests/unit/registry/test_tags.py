@@ -54,7 +54,7 @@ def test_following_the_links_gives_every_tag_once(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("query", ["?n=-1", "?n=x", "?n=", "?n=1e3", "?n=" + "9" * 5000])
-def test_a_page_size_that_is_no_number(wire: Wire, query: str) -> None:
+def test_a_page_size_that_is_not_a_number_is_refused(wire: Wire, query: str) -> None:
     wire.push_image("v1")
     answer = wire.ask("GET", f"app/tags/list{query}")
     assert (answer.status, answer.code) == (400, "PAGINATION_NUMBER_INVALID")

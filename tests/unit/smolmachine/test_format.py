@@ -91,7 +91,7 @@ def test_a_flipped_bit_in_the_footer_is_found(artifact: Path, position: int, bit
 
 @given(st.binary(max_size=300))
 @relaxed
-def test_random_bytes_are_no_artifact(tmp_path: Path, data: bytes) -> None:
+def test_random_bytes_are_refused_as_an_artifact(tmp_path: Path, data: bytes) -> None:
     refused(tmp_path / "random", data)
 
 
@@ -165,7 +165,7 @@ def test_a_manifest_with_any_value_in_any_place_is_refused_or_read(artifact: Pat
     "raw",
     [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b'{"image": "\\ud800"}'],
 )
-def test_manifests_that_are_none(tmp_path: Path, raw: bytes) -> None:
+def test_an_invalid_manifest_is_refused(tmp_path: Path, raw: bytes) -> None:
     refused(tmp_path / "bad", sealed(zstandard.compress(bytes(1024)), raw))
 
 
@@ -251,7 +251,7 @@ def test_assets_that_are_not_zstd_are_refused(artifact: Path, assets: bytes) -> 
     refused(artifact.with_name("raw"), sealed(assets, manifest))
 
 
-def test_bytes_are_told_while_they_are_read(artifact: Path) -> None:
+def test_verify_reports_the_bytes_that_it_reads(artifact: Path) -> None:
     told: list[int] = []
     verify(artifact, told.append)
     assert sum(told) == artifact.stat().st_size - 64

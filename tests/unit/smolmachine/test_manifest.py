@@ -47,7 +47,7 @@ def without(document: dict[str, Any], *path: str) -> dict[str, Any]:
     return copy
 
 
-def test_golden_bytes() -> None:
+def test_a_manifest_is_written_with_the_golden_bytes() -> None:
     assert LEAST.to_json() == (
         b'{"mode":"container","image":"hello","digest":"sha256:1","platform":"linux/amd64","cpus":1,"mem":512,'
         b'"image_size":0,"network":false,"assets":{"libraries":[],"agent_rootfs":{"path":"agent-rootfs.tar",'
@@ -55,7 +55,7 @@ def test_golden_bytes() -> None:
     )
 
 
-def test_everything_comes_back() -> None:
+def test_a_manifest_that_was_written_is_read_with_all_its_values() -> None:
     full = replace(
         LEAST,
         entrypoint=("/bin/sh", "-c"),
