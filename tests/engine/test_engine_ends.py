@@ -23,7 +23,7 @@ import pytest
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, ImageError
 from tests.support.engine_matrix import docker_clients, dockerfile, fresh_context
-from tests.support.engines import Docker, Podman
+from tests.support.engines import Docker, Podman, call
 
 
 @pytest.fixture
@@ -182,7 +182,9 @@ def test_a_daemon_that_goes_away_breaks_the_archive_off(
     image = direct.build(dockerfile(context, ""), lambda _: None)
     with direct.save(image) as stream:
         whole = len(stream.read())
-    with cutting_proxy(direct.details().endpoint, whole // 2) as host:
+    asked = ["docker", "context", "inspect", "--format={{.Endpoints.docker.Host}}"]
+    endpoint = call(asked, dict(os.environ)).decode().strip()
+    with cutting_proxy(endpoint, whole // 2) as host:
         monkeypatch.setenv("DOCKER_HOST", host)
         engine = find_engine()
         with (

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -74,6 +75,43 @@ def test_only_process_starts_programs() -> None:
         str(module.relative_to(SOURCES)) for module in MODULES if "import subprocess" in module.read_text()
     }
     assert users == {"host/process.py", "bottle/detach.py"}  # the latter starts what is to outlive us
+
+
+def test_only_the_engine_folder_calls_the_engine() -> None:
+    """No other folder starts docker or podman, or writes a part of their command lines that has a verb."""
+    found = set()
+    for module in MODULES:
+        if place(module) == "engine":
+            continue
+        for node in ast.walk(ast.parse(module.read_text())):
+            if calls_the_engine(node):
+                found.add(f"{module.relative_to(SOURCES)}:{node.lineno}")
+    assert not found
+
+
+def calls_the_engine(node: ast.AST) -> TypeGuard[ast.expr]:
+    if isinstance(node, ast.Attribute) and node.attr == "program":
+        return ast.unparse(node.value).rpartition(".")[2].strip("_") in ("engine", "containers")
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("find", "process.find", "shutil.which"):
+        return "docker" in ast.unparse(node) or "podman" in ast.unparse(node)
+    if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1:
+        words = [part.value if isinstance(part, ast.Constant) else None for part in node.elts[:2]]
+        return words[0] in ("docker", "podman") and words[1] not in ("docker", "podman", "smolmachines")
+    return isinstance(node, ast.Constant) and str(node.value).startswith("--format={{")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[str(self._engine.program), 'ps']",
+        "str(engine.program)",
+        "process.find('podman')",
+        "run(['docker', 'info'])",
+        "run([*start, '--format={{.Id}}'])",
+    ],
+)
+def test_a_call_of_the_engine_is_seen(text: str) -> None:
+    assert any(calls_the_engine(node) for node in ast.walk(ast.parse(text)))
 
 
 def test_only_text_decides_what_a_terminal_may_be_shown() -> None:

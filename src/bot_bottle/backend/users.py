@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.info import part
 from bot_bottle.errors import EngineError, ImageError
-from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.tar.reader import REGULAR, Headers
@@ -19,13 +18,12 @@ from bot_bottle.verify.entries import Stream, plain
 
 _FILES = (b"etc/passwd", b"etc/group")
 _LARGEST = 4 << 20  # bytes of either
-_TIMEOUT = 120.0  # seconds
 _LABEL = "bot-bottle.look"
 STRAY = "look-container"
 
 
 def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
-    """Give uid and gid of a user of an artifact (`user` as in an image; "" for root). Raises ImageError."""
+    """Return uid and gid of a user of an artifact (`user` as in an image; "" for root). Raises ImageError."""
     user = user or "0"
     if _is_told(user):
         return resolve(user, b"", b"")
@@ -56,35 +54,28 @@ class _Enough(Exception):
 
 
 def of_image(engine: Engine, image: str, user: str, run: RunDir) -> tuple[int, int]:
-    """Give uid and gid of a user of an image that the engine holds ("" for the image's own).
+    """Return uid and gid of a user of an image that the engine holds ("" for the image's own).
 
     A container is made of it and not started. Raises ImageError, EngineError.
     """
-    program = str(engine.program)
-    if not user:
-        told = process.run(
-            [program, "image", "inspect", "--format={{.Config.User}}", image], timeout=_TIMEOUT
-        )
-        user = told.text or "0"
+    user = user or str(part(engine.inspect(image), "Config").get("User") or "0")
     if _is_told(user):
         return resolve(user, b"", b"")
     label = f"{_LABEL}={run.path.name}"
-    containers.record(run, STRAY, engine.program, label)
+    containers = engine.containers
+    containers.record(run, STRAY, label)
     try:
-        made = process.run(
-            [program, "create", "--pull=never", "--network=none", f"--label={label}", image, "none"],
-            timeout=_TIMEOUT,
-        ).text
-        found = [_file_in(engine, made, name.decode()) for name in _FILES]
+        made = containers.create(
+            image, ["none"], ["--pull=never", "--network=none", f"--label={label}"]
+        ).checked()
+        found = [_file_in(engine, made.text, name.decode()) for name in _FILES]
     finally:
-        containers.remove(program, label)
+        containers.remove(label)
     return resolve(user, *found)
 
 
 def _file_in(engine: Engine, container: str, name: str) -> bytes:
-    done = process.run(
-        [str(engine.program), "cp", f"{container}:/{name}", "-"], timeout=_TIMEOUT, check=False
-    )
+    done = engine.containers.copy(container, f"/{name}")
     try:
         with tarfile.open(fileobj=io.BytesIO(done.stdout), mode="r|") as tar:
             for member in tar:
@@ -105,7 +96,7 @@ _LARGEST = (1 << 32) - 2  # the number above it means "no user"
 
 
 def resolve(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
-    """Give uid and gid. Raises ImageError for a name that the files do not have."""
+    """Return uid and gid. Raises ImageError for a name that the files do not have."""
     name, _, group_name = user.partition(":")
     lines = _lines(passwd, 7)
     if not name:

@@ -29,8 +29,8 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "bottle-container": _container,
     "look-container": _container,
     "registry-container": _container,
-    "trial-image": partial(_later, "pack.trial", "sweep"),
-    "image-name": partial(_later, "engine.names", "sweep"),
+    "trial-image": partial(_later, "engine.images", "sweep"),
+    "image-name": partial(_later, "engine.push_names", "sweep"),
 }
 
 

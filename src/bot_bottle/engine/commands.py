@@ -75,7 +75,7 @@ class BuildRequest:
 
 
 def check_ref(ref: str) -> str:
-    """Give `ref` back if it may be an image's name or id; the engine knows better. Raises SpecError."""
+    """Return `ref` if it may be an image's name or id; the engine knows better. Raises SpecError."""
     if not _REF.match(ref):
         raise SpecError(
             f"not an image reference: {ref[:200]!r}", next_step="write it as name:tag or sha256:..."
@@ -141,7 +141,7 @@ def check_builder(builder: Builder, request: BuildRequest, environ: Mapping[str,
 
 
 def build_env(builder: Builder, request: BuildRequest, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of a build: `environ`, the builder's choice and the build arguments' values.
+    """Return the environment of a build: `environ`, the builder's choice and the build arguments' values.
 
     Raises SpecError for an argument whose name or value the environment cannot carry to the build.
     """
@@ -169,27 +169,22 @@ def check_build_args(build_args: BuildArgs, environ: Mapping[str, str]) -> None:
 
 
 def version_argv(program: Path) -> tuple[str, ...]:
-    """Give the command line that asks for the client's and the server's version, in JSON."""
+    """Return the command line that asks for the client's and the server's version, in JSON."""
     return (str(program), "version", "--format={{json .}}")
 
 
 def buildx_argv(program: Path) -> tuple[str, ...]:
-    """Give the command line that fails where docker has no buildx plugin."""
+    """Return the command line that fails where docker has no buildx plugin."""
     return (str(program), "buildx", "version")
 
 
 def info_argv(program: Path) -> tuple[str, ...]:
-    """Give the command line that describes the engine, in JSON."""
+    """Return the command line that describes the engine, in JSON."""
     return (str(program), "info", "--format={{json .}}")
 
 
-def endpoint_argv(program: Path) -> tuple[str, ...]:
-    """Give the command line that tells where docker's current context leads."""
-    return (str(program), "context", "inspect", "--format={{.Endpoints.docker.Host}}")
-
-
 def inspect_argv(program: Path, ref: str) -> tuple[str, ...]:
-    """Give the command line that describes an image as a JSON list of one."""
+    """Return the command line that describes an image as a JSON list of one."""
     return (str(program), "image", "inspect", check_ref(ref))
 
 
@@ -199,13 +194,18 @@ def history_argv(program: Path, ref: str) -> tuple[str, ...]:
 
 
 def tag_argv(program: Path, src: str, dst: str) -> tuple[str, ...]:
-    """Give the command line that names image `src` also `dst`."""
+    """Return the command line that names image `src` also `dst`."""
     return (str(program), "tag", check_ref(src), check_ref(dst))
 
 
 def untag_argv(program: Path, ref: str) -> tuple[str, ...]:
     """Return podman's command line that takes a name from an image and leaves the image."""
     return (str(program), "untag", check_ref(ref), ref)  # with the name once it would take all names
+
+
+def import_argv(program: Path, ref: str) -> tuple[str, ...]:
+    """Return the command line that makes an image of a tar on standard input, and names it `ref`."""
+    return (str(program), "import", "-", check_ref(ref))
 
 
 def import_empty_argv(program: Path, ref: str) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def remove_name_argv(program: Path, ref: str) -> tuple[str, ...]:
 
 
 def push_argv(program: Path, name: EngineName, ref: str) -> tuple[str, ...]:
-    """Give the command line that pushes `ref`: by plain HTTP to loopback, as docker does by itself."""
+    """Return the command line that pushes `ref`: by plain HTTP to loopback, as docker does by itself."""
     plain = ("--tls-verify=false",) if name == "podman" and _LOOPBACK.match(ref) else ()
     return (str(program), "push", *plain, check_ref(ref))
 

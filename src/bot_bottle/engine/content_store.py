@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.info import part
 from bot_bottle.host import process
 from bot_bottle.image.archive import Image, image_found
 from bot_bottle.image.archive_index import FolderMembers

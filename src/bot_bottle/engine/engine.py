@@ -19,9 +19,11 @@ from bot_bottle.engine import commands as argv
 from bot_bottle.engine import errors as words
 from bot_bottle.engine.builder import choose_builder, has_buildx
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
-from bot_bottle.engine.engine_details import EngineDetails, docker_details, part, podman_details
+from bot_bottle.engine.containers import Containers, engine_record
 from bot_bottle.engine.errors import NoSuchImageError
 from bot_bottle.engine.identity import EngineImage, fingerprint, image_of
+from bot_bottle.engine.info import part
+from bot_bottle.engine.limits import podman_limits
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
@@ -30,7 +32,7 @@ from bot_bottle.image.spec import Digest
 from bot_bottle.secrets.build import resolve_mounts
 from bot_bottle.tar.stream import TarStream
 
-__all__ = ["BuildRequest", "Engine", "EngineDetails", "EngineName", "NoSuchImageError", "find_engine"]
+__all__ = ["BuildRequest", "Engine", "EngineName", "NoSuchImageError", "find_engine"]
 
 # seconds; podman's first call sets up its storage and is slow on a busy machine
 _ANSWERS_WITHIN = {"docker": 10.0, "podman": 60.0}
@@ -81,7 +83,7 @@ class Engine:
         argv.check_builder(self.builder, request, os.environ)
         mounts = resolve_mounts(request.secrets, request.ssh)
         env = argv.build_env(self.builder, request, os.environ) | mounts.env
-        with self._scratch() as folder:
+        with self.scratch() as folder:
             result = argv.BuildResult(folder / "image-id", folder / "metadata")
             command = argv.build_argv(self.program, self.builder, request, dockerfile, result, mounts)
             done = self._follow(command, "build", str(dockerfile), on_line, env)
@@ -108,7 +110,7 @@ class Engine:
         )
 
     def inspect(self, ref: str) -> dict[str, Any]:
-        """Give what the engine says of an image. Raises NoSuchImageError."""
+        """Return what the engine says of an image. Raises NoSuchImageError."""
         done = self._run(argv.inspect_argv(self.program, ref), "inspect", ref)
         answer = _json(self.name, done.stdout)
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], dict):
@@ -134,12 +136,12 @@ class Engine:
         return self.image(ref).id
 
     def size(self, ref: str) -> int:
-        """Give about how many bytes the image has (0: not known), to measure progress by."""
+        """Return about how many bytes the image has (0: not known), to measure progress by."""
         size = self.inspect(ref).get("Size")
         return size if isinstance(size, int) and size > 0 else 0
 
     def exists(self, ref: str) -> bool:
-        """Tell whether the engine holds the image."""
+        """Return whether the engine holds the image."""
         try:
             self.inspect(ref)
         except NoSuchImageError:
@@ -228,21 +230,25 @@ class Engine:
         answer: dict[str, Any] = self._answers["info"]
         return answer
 
-    def details(self) -> EngineDetails:
-        """Ask the engine about itself."""
-        info = self.info()
-        if self.name == "podman":
-            return podman_details(info)
-        endpoint = self._run(argv.endpoint_argv(self.program), "tell its context").text
-        return docker_details(info, endpoint, snap=self._is_snap)
-
     @property
-    def _is_snap(self) -> bool:
-        return self.program.resolve().name == "snap"
+    def containers(self) -> Containers:
+        """Its containers, by clients that have our environment as it is now."""
+        # podman warns of what it finds on this machine, such as cgroup v1
+        quiet = ["--log-level=error"] if self.name == "podman" else []
+        return Containers(self.program, dict(os.environ), quiet=quiet)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what a record in a run folder needs to have of it, for `Containers.from_record`."""
+        return engine_record(self.program)
+
+    def limit_options(self) -> list[str]:
+        """Return the options of `create` and `run` for limits that the engine may set for a container."""
+        return podman_limits() if self.name == "podman" else []
 
     @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        if self._is_snap:  # a snap has its own /tmp and sees no hidden folder of ours
+    def scratch(self) -> Iterator[Path]:
+        """Make a folder that the engine's client can read and write, until the block ends."""
+        if self.program.resolve().name == "snap":  # which has its own /tmp and sees no hidden folder of ours
             common = Path.home() / "snap" / "docker" / "common"
             common.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=common) as name:

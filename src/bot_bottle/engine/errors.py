@@ -169,7 +169,7 @@ def _need_buildkit(dockerfile: Path, why: str) -> str:
 
 
 def build_words(builder: Builder, output: str) -> str:
-    """Give what the failing step of a build said, without the builder's own noise."""
+    """Return what the failing step of a build said, without the builder's own noise."""
     lines = [clean_line(line) for line in output.splitlines()]
     if builder in ("buildkit", "buildx"):
         return "\n".join(_buildkit_words(lines))

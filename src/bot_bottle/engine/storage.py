@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from bot_bottle.engine.commands import EngineName
 from bot_bottle.engine.content_store import content_store_image
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import is_containerd_store, part
+from bot_bottle.engine.info import is_containerd_store, part
 from bot_bottle.engine.tar_split import SplitTar
 from bot_bottle.errors import BottleError, ImageError
 from bot_bottle.image.archive import Image, image_of

@@ -43,7 +43,7 @@ class SplitTar:
             raise
 
     def read(self, count: int = CHUNK, /) -> bytes:
-        """Give some bytes, `count` at most; nothing only at the end. Raises OSError or EOFError."""
+        """Return some bytes, `count` at most; nothing only at the end. Raises OSError or EOFError."""
         parts: list[bytes] = []
         have = 0
         while have < min(count, _SOME) and (self._bytes or self._left or self._next()):
@@ -120,7 +120,7 @@ class SplitTar:
         return fd
 
     def _go(self, path: bytes) -> int:
-        """Give the descriptor of a folder of the layer."""
+        """Return the descriptor of a folder of the layer."""
         if path != self._near[0]:
             self._leave()
             for part in path.split(b"/"):

@@ -68,6 +68,12 @@ class Completed:
         """Standard output as text, without the space around it."""
         return self.stdout.decode("utf-8", "replace").strip()
 
+    def checked(self) -> Completed:
+        """Return it, or raise CommandFailed where the program ended with another status than 0."""
+        if self.code:
+            raise CommandFailed(self)
+        return self
+
     @property
     def complaint(self) -> str:
         """What the program said of its failure: standard error, or standard output if that is empty."""
@@ -122,9 +128,7 @@ def run(
             done = Completed(tuple(argv), -signal.SIGKILL, error.stdout or b"", error.stderr or b"")
             raise CommandFailed(done, f"did not end within {timeout:g} s") from error
     done = Completed(tuple(argv), child.returncode, (out or b"")[:_CAPTURE_LIMIT], err[:_CAPTURE_LIMIT])
-    if check and done.code:
-        raise CommandFailed(done)
-    return done
+    return done.checked() if check else done
 
 
 def follow(

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import is_containerd_store, part
+from bot_bottle.engine.info import is_containerd_store, part
 from bot_bottle.engine.storage import stored_image
 from bot_bottle.errors import BottleError, EngineError, ImageError
 from bot_bottle.host import paths

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bot_bottle.engine import containers
 from bot_bottle.engine.engine import BuildRequest, Engine
+from bot_bottle.engine.images import removed_images
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError, Interrupted
-from bot_bottle.host import paths, process
+from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.signals import defer_signals
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.smolmachine import format as artifact_format
@@ -31,7 +28,6 @@ from bot_bottle.smolmachine import format as artifact_format
 STRAY = "trial-image"
 
 _LABEL = "bot-bottle.trial"
-_TIMEOUT = 60.0  # seconds
 _WORDS = 3  # lines of what an engine said
 
 
@@ -58,7 +54,8 @@ def try_image(engine: Engine, run: RunDir) -> TrialResult:
     begun = time.monotonic()
     step = "build"
     try:
-        with _removed_image(engine, run, token), _context(engine, run, token) as context:
+        label = f"{_LABEL}={token}"
+        with removed_images(engine, run, STRAY, label), _context(engine, label) as context:
             image_id = engine.build(BuildRequest(context), lambda _: None)
             step = "pack"
             with paths.override_cache_dir(run.folder("trial")):
@@ -75,40 +72,12 @@ def try_image(engine: Engine, run: RunDir) -> TrialResult:
 
 
 @contextmanager
-def _context(engine: Engine, run: RunDir, token: str) -> Iterator[Path]:
+def _context(engine: Engine, label: str) -> Iterator[Path]:
     """Make a build context. The file is always the same, so that a builder's cache does not grow."""
-    with ExitStack() as stack:
-        folder = run.folder("trial")
-        if engine.program.resolve().name == "snap":  # which sees no hidden folder of ours
-            common = Path.home() / "snap" / "docker" / "common"
-            common.mkdir(parents=True, exist_ok=True)
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=common)))
+    with engine.scratch() as folder:
         context = folder / "context"
         context.mkdir()
         (context / "file").write_text("bot-bottle\n")
         os.utime(context / "file", (0, 0))
-        (context / "Dockerfile").write_text(f"FROM scratch\nCOPY file /file\nLABEL {_LABEL}={token}\n")
+        (context / "Dockerfile").write_text(f"FROM scratch\nCOPY file /file\nLABEL {label}\n")
         yield context
-
-
-@contextmanager
-def _removed_image(engine: Engine, run: RunDir, token: str) -> Iterator[None]:
-    """Remove the image with this label when the block ends, by any way. Raises EngineError."""
-    facts = {"program": str(engine.program), "label": f"{_LABEL}={token}"}
-    run.record(STRAY, **facts, variables=containers.engine_variables())
-    try:
-        yield
-    finally:
-        with defer_signals():
-            _remove(facts["program"], facts["label"], dict(os.environ))
-
-
-def sweep(stray: Mapping[str, Any]) -> None:
-    """Remove the image of a command that was killed. Raises CommandFailed."""
-    _remove(stray["program"], stray["label"], containers.engine_environment(stray["variables"]))
-
-
-def _remove(program: str, label: str, env: Mapping[str, str]) -> None:
-    listing = [program, "image", "ls", "--all", "--quiet", "--no-trunc", f"--filter=label={label}"]
-    if found := process.run(listing, timeout=_TIMEOUT, env=env).text.split():
-        process.run([program, "image", "rm", "--force", *dict.fromkeys(found)], timeout=_TIMEOUT, env=env)

@@ -6,7 +6,6 @@ references are by digest, so nobody can change what they mean.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import secrets
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bot_bottle.engine import containers
+from bot_bottle.engine.containers import Containers
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, RegistryError
 from bot_bottle.host import process
@@ -47,36 +46,28 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
     _have(engine, image)
     name = f"bot-bottle-registry-{secrets.token_hex(8)}"
     label = f"{LABEL}={name}"
-    remove = functools.partial(containers.remove, str(engine.program), label, dict(os.environ))
+    containers = engine.containers
     with ExitStack() as stack:
         with defer_signals():
             folder = Path(tempfile.mkdtemp(prefix="registry-", dir=run.path))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            containers.record(run, STRAY, engine.program, label)
+            containers.record(run, STRAY, label)
             log = stack.enter_context((folder / "log").open("wb"))
-            stack.callback(remove)  # again, for what the engine was still making when its client ended
-            child = stack.enter_context(process.background(run_argv(engine, image, name), output=log))
-            stack.callback(remove)
-        port = _await(engine, name, child, folder / "log")
+            # again, for what the engine was still making when its client ended
+            stack.callback(containers.remove, label)
+            child = stack.enter_context(containers.run_in_background(image, (), _options(name), log))
+            stack.callback(containers.remove, label)
+        port = _await(containers, name, child, folder / "log")
         held = stack.enter_context(ExitStack())
         yield Registry(port, secrets.token_hex(16), folder, run, held, push=push)
 
 
-def run_argv(engine: Engine, image: str, name: str) -> tuple[str, ...]:
-    """Give the command line that runs the registry.
-
-    The client stays attached: what a container with `--rm` has said is gone with it, so `docker logs` has no
-    last words of one that ended by itself, and its end is heard at once.
-    """
+def _options(name: str) -> tuple[str, ...]:
     return (
-        str(engine.program),
-        "run",
-        "--rm",
         f"--name={name}",
         f"--label={LABEL}={name}",
         "--publish=127.0.0.1::5000",
         "--env=REGISTRY_STORAGE_DELETE_ENABLED=true",
-        image,
     )
 
 
@@ -98,16 +89,17 @@ def parse_port(text: str) -> int | None:
 def _have(engine: Engine, image: str) -> None:
     if engine.exists(image):
         return
-    done = process.follow((str(engine.program), "pull", "--quiet", image), lambda _line: None)
-    if done.code:
+    try:
+        engine.pull(image, lambda _line: None)
+    except EngineError as error:
         raise RegistryError(
             f"the registry image cannot be pulled: {image}",
-            why=done.complaint,
+            why=error.why,
             next_step=f"name one that {engine.name} holds with {IMAGE_VARIABLE}, or use the embedded form",
-        )
+        ) from error
 
 
-def _await(engine: Engine, name: str, child: Child, log: Path) -> int:
+def _await(containers: Containers, name: str, child: Child, log: Path) -> int:
     """Wait until the registry answers; give its port."""
     deadline = time.monotonic() + _READY_SECONDS
     problem, failure = f"was not ready within {_READY_SECONDS:g} s", "it has no port yet"
@@ -116,8 +108,7 @@ def _await(engine: Engine, name: str, child: Child, log: Path) -> int:
             problem, failure = "ended before it was ready", f"exit status {child.code}"
             break
         try:
-            asked = (str(engine.program), "port", name, "5000/tcp")
-            port = parse_port(process.run(asked, timeout=max(1.0, left), check=False).text)
+            port = parse_port(containers.port(name, "5000/tcp", timeout=max(1.0, left)))
             if port is not None:
                 Client(port, timeout=min(2.0, left)).ping()
                 return port

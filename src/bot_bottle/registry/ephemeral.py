@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from bot_bottle.engine import containers, names
+from bot_bottle.engine import containers, push_names
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import RegistryError
 from bot_bottle.host import process_tree, rundir
@@ -21,7 +21,7 @@ Form = Literal["embedded", "container"]
 
 _SWEEPERS: dict[str, rundir.Sweeper] = {
     container.STRAY: containers.sweep,
-    names.STRAY: names.sweep,
+    push_names.STRAY: push_names.sweep,
     "process": process_tree.sweep_process,
 }
 

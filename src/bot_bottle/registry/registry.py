@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.names import named_for_push
+from bot_bottle.engine.push_names import named_for_push
 from bot_bottle.errors import ImageError, RegistryError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, spool

@@ -16,7 +16,7 @@ from bot_bottle.workspace.spec import Mount
 
 def test_an_engine_that_remaps_users_is_told_of(tmp_path: Path) -> None:
     docker = tmp_path / "docker"
-    docker.write_text('#!/bin/sh\necho \'["name=seccomp,profile=default","name=userns"]\'\n')
+    docker.write_text('#!/bin/sh\necho \'{"SecurityOptions": ["name=seccomp","name=userns"]}\'\n')
     docker.chmod(0o755)
     launch = BottleConfig(
         slug="x", command=(), env={}, user="0", workdir="", cpus=1, memory_mib=512, workspace=Mount(tmp_path)

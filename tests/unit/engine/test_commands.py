@@ -114,6 +114,7 @@ def test_the_other_commands() -> None:
     assert argv.untag_argv(PROGRAM, "a:b") == ("/bin/engine", "untag", "a:b", "a:b")
     label = "--change=LABEL bot-bottle.empty=1"
     assert argv.import_empty_argv(PROGRAM, "a:b") == ("/bin/engine", "import", label, "-", "a:b")
+    assert argv.import_argv(PROGRAM, "a:b") == ("/bin/engine", "import", "-", "a:b")
     assert argv.remove_name_argv(PROGRAM, "a:b") == ("/bin/engine", "image", "rm", "a:b")
 
 

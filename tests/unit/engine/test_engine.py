@@ -261,50 +261,6 @@ def test_podmans_docker_service_has_no_buildkit(fake: Fake) -> None:
 # --- what it says of itself and of images
 
 
-DOCKER_INFO = {
-    "Driver": "overlay2",
-    "DriverStatus": [["Backing Filesystem", "extfs"]],
-    "OperatingSystem": "Debian GNU/Linux 12 (bookworm)",
-    "SecurityOptions": ["name=seccomp,profile=default"],
-}
-
-
-@pytest.mark.parametrize(
-    ("info", "endpoint", "true"),
-    [
-        ({}, "unix:///run/docker.sock", set()),
-        (
-            {"SecurityOptions": ["name=seccomp", "name=rootless"]},
-            "unix:///run/user/1/docker.sock",
-            {"rootless"},
-        ),
-        ({"OperatingSystem": "Docker Desktop"}, "unix:///home/u/.docker/desktop/docker.sock", {"desktop"}),
-        (
-            {"Driver": "overlayfs", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]},
-            "ssh://me@far",
-            {"containerd_store", "remote"},
-        ),
-        ({"SecurityOptions": None, "DriverStatus": None}, "tcp://far:2376", {"remote"}),
-    ],
-)
-def test_docker_details(fake: Fake, info: dict[str, object], endpoint: str, true: set[str]) -> None:
-    answer = json.dumps(DOCKER_INFO | info)
-    details = engine(fake("docker", f'[ "$1" = context ] && exec echo {endpoint}\n{says(answer)}')).details()
-    assert details.endpoint == endpoint
-    assert details.storage_driver == (DOCKER_INFO | info)["Driver"]
-    flags = ("remote", "rootless", "desktop", "snap", "containerd_store")
-    assert {flag for flag in flags if getattr(details, flag)} == true
-
-
-def test_podman_details(fake: Fake) -> None:
-    answer = {
-        "host": {"serviceIsRemote": False, "security": {"rootless": True}},
-        "store": {"graphDriverName": "overlay"},
-    }
-    details = engine(fake("podman", says(json.dumps(answer))), "podman", "buildah").details()
-    assert (details.rootless, details.remote, details.storage_driver) == (True, False, "overlay")
-
-
 @pytest.mark.parametrize(
     "answer", ["", "{", "[]", "[1]", "{}", "[{},{}]", '[{"Id": 5}]', '[{"Id":"sha256:x"}]', "[{}]"]
 )

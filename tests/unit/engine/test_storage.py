@@ -40,6 +40,7 @@ LAYERS = [
 ]
 
 Storage = Callable[..., tuple[str, str]]
+Harm = Callable[[Path], object]
 KINDS = [("docker", docker_storage), ("podman", podman_storage)]
 
 
@@ -82,42 +83,45 @@ def test_an_image_is_what_an_archive_of_it_is(
             assert stream.skip(1000) + stream.skip(len(wanted)) == len(wanted)
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda root: shutil.rmtree(root),
-        lambda root: [path.unlink() for path in root.rglob("cache-id")],
-        lambda root: [path.write_text("../../../etc") for path in root.rglob("cache-id")],
-        lambda root: [path.write_bytes(b"\xff") for path in root.rglob("cache-id")],
-        lambda root: [path.unlink() for path in root.rglob("tar-split*")],
-        lambda root: shutil.rmtree(root / "overlay2"),
-        lambda root: [
-            path.write_text("{}") for path in (root / "image/overlay2/imagedb").rglob("*") if path.is_file()
-        ],
+def remove(pattern: str) -> Harm:
+    def harm(root: Path) -> None:
+        for path in root.rglob(pattern):
+            path.unlink()
+
+    return harm
+
+
+DOCKER_HARMS: list[Harm] = [
+    lambda root: shutil.rmtree(root),
+    remove("cache-id"),
+    lambda root: [path.write_text("../../../etc") for path in root.rglob("cache-id")],
+    lambda root: [path.write_bytes(b"\xff") for path in root.rglob("cache-id")],
+    remove("tar-split*"),
+    lambda root: shutil.rmtree(root / "overlay2"),
+    lambda root: [
+        path.write_text("{}") for path in (root / "image/overlay2/imagedb").rglob("*") if path.is_file()
     ],
-)
-def test_what_docker_does_not_keep_there_is_not_found(
-    fake: Fake, tmp_path: Path, harm: Callable[[Path], object]
-) -> None:
-    there, image_id = found(fake, "docker", docker_storage, tmp_path / "root")
-    harm(tmp_path / "root")
-    assert stored(there, image_id) is None
+]
+PODMAN_HARMS: list[Harm] = [
+    lambda root: (root / "overlay-images/images.json").write_text("[]"),
+    lambda root: (root / "overlay-images/images.json").write_text("[" * 100_000),
+    lambda root: (root / "overlay-layers/layers.json").write_text("[]"),
+    lambda root: (root / "overlay-layers/layers.json").write_text('[{"id": 1}]'),
+    lambda root: (root / "overlay-layers/layers.json").unlink(),
+]
 
 
 @pytest.mark.parametrize(
-    "harm",
+    ("name", "storage", "harm"),
     [
-        lambda root: (root / "overlay-images/images.json").write_text("[]"),
-        lambda root: (root / "overlay-images/images.json").write_text("[" * 100_000),
-        lambda root: (root / "overlay-layers/layers.json").write_text("[]"),
-        lambda root: (root / "overlay-layers/layers.json").write_text('[{"id": 1}]'),
-        lambda root: (root / "overlay-layers/layers.json").unlink(),
+        *(("docker", docker_storage, harm) for harm in DOCKER_HARMS),
+        *(("podman", podman_storage, harm) for harm in PODMAN_HARMS),
     ],
 )
-def test_what_podman_does_not_keep_there_is_not_found(
-    fake: Fake, tmp_path: Path, harm: Callable[[Path], object]
+def test_an_image_that_the_engine_does_not_keep_whole_is_not_found(
+    fake: Fake, tmp_path: Path, name: str, storage: Storage, harm: Harm
 ) -> None:
-    there, image_id = found(fake, "podman", podman_storage, tmp_path / "root")
+    there, image_id = found(fake, name, storage, tmp_path / "root")
     harm(tmp_path / "root")
     assert stored(there, image_id) is None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -11,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
-from bot_bottle.backend.container.commands import PIDS, bind_option, client_argv, create_argv, env_file
+from bot_bottle.backend.container.commands import PIDS, bind_option, create_options, env_file, user_options
 from bot_bottle.backend.container.entrypoint import (
     ENTRYPOINT,
     Gate,
@@ -35,10 +33,9 @@ from bot_bottle.backend.container.privileges import (
 )
 from bot_bottle.backend.container.probes import inside, judged, probes, prove_privileges
 from bot_bottle.backend.container.seccomp import seccomp_options
-from bot_bottle.engine import containers
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError
-from bot_bottle.host import process, signals
+from bot_bottle.host import signals
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -52,9 +49,6 @@ _LABEL = "bot-bottle.bottle"
 _DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
 _SIGNALLED = 128  # and the number of the signal: the exit status of a command that a signal ended
 _BROKEN = b"broken pipe\n"
-_TIMEOUT = 120.0  # seconds, for what does not wait for the bottle's command
-# no key detaches: a bottle that runs on with nobody attached would be one that nobody ends
-_NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
 
 
 class ContainerBottle:
@@ -88,21 +82,21 @@ class ContainerBottle:
         EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
         and what `on_proved` raises, which is given what was found of the walls before the command starts.
         """
+        containers = self._engine.containers
         with ExitStack() as held:
             tried = probes(self.launch.egress, held.enter_context(canary()))
             self._gate.ask(inside(tried))
             self._create(tty=tty)
-            start = ("start", "--attach", "--interactive", _NO_DETACH, self.launch.name)
             with (
                 signals.capture_signals() as received,
-                process.attached([*client_argv(self._engine), *start], terminal=tty) as client,
+                containers.start(self.launch.name, terminal=tty) as client,
                 _relayed(client.stderr),
             ):
                 started = self._let_through(client, received, tried, on_proved, tty=tty)
                 held.close()
                 ended = wait(client, received, self._pass_on, self._remove)
         lost = bool(ended) and not received
-        if lost and _reader_is_gone() and self._inspected()["State"].get("Running"):
+        if lost and _reader_is_gone() and containers.inspect(self.launch.name)["State"].get("Running"):
             return _SIGNALLED + signal.SIGPIPE  # as for a program that writes by itself
         status = self._status()
         if lost and started and not status:  # the output could not be written, as on a full disk
@@ -141,7 +135,8 @@ class ContainerBottle:
     def _create(self, *, tty: bool) -> None:
         launch = self.launch
         labels = _labels(launch)
-        options = [*(f"--label={key}={value}" for key, value in labels.items()), *self._options]
+        options = [f"--name={launch.name}", *(f"--label={key}={value}" for key, value in labels.items())]
+        options += self._options
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._gate.folder, KIT, "readonly")]
         command = (*ENTRYPOINT, *(launch.command or self._image.command))
@@ -149,9 +144,10 @@ class ContainerBottle:
         blanked = {name: "" for name in {**self._image.env, **variables} if is_for_loader(name)}
         with env_file(self._gate.folder.parent, {**variables, **blanked}) as (path, inherited):
             options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
-            mode = self._network.mode
-            argv = create_argv(self._engine, launch, self._image.id, command, options, network=mode, tty=tty)
-            done = process.run(argv, timeout=_TIMEOUT, check=False, env={**os.environ, **inherited})
+            options += create_options(launch, network=self._network.mode, tty=tty)
+            options += [*self._engine.limit_options(), f"--entrypoint={command[0]}"]
+            env = {**os.environ, **inherited}
+            done = self._engine.containers.create(self._image.id, command[1:], options, env=env)
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
             raise EngineError(
@@ -159,16 +155,9 @@ class ContainerBottle:
             )
         self._hold_in_force()
 
-    def _inspected(self) -> dict[str, Any]:
-        done = process.run(
-            [str(self._engine.program), "container", "inspect", self.launch.name], timeout=_TIMEOUT
-        )
-        document: dict[str, Any] = json.loads(done.stdout)[0]
-        return document
-
     def _hold_in_force(self) -> None:
         """Refuse a container that has fewer walls or limits than were asked for."""
-        host = self._inspected()["HostConfig"]
+        host = self._engine.containers.inspect(self.launch.name)["HostConfig"]
         wanted = {
             "Memory": self.launch.memory_mib << 20,
             "NetworkMode": self._network.mode,
@@ -182,7 +171,7 @@ class ContainerBottle:
             raise not_in_force(self._engine, dropped)
 
     def _status(self) -> int:
-        state = self._inspected()["State"]
+        state = self._engine.containers.inspect(self.launch.name)["State"]
         code = int(state.get("ExitCode") or 0)
         if state.get("Running"):
             raise EngineError(f"{self._engine.name} let go of the container before its command ended")
@@ -192,11 +181,10 @@ class ContainerBottle:
 
     def _pass_on(self, signum: int) -> None:
         name = signal.Signals(signum).name.removeprefix("SIG")
-        argv = [str(self._engine.program), "kill", f"--signal={name}", self.launch.name]
-        process.run(argv, timeout=_TIMEOUT, check=False)
+        self._engine.containers.kill(self.launch.name, name)
 
     def _remove(self) -> None:
-        containers.remove(str(self._engine.program), f"{_LABEL}={self.launch.slug}")
+        self._engine.containers.remove(f"{_LABEL}={self.launch.slug}")
 
 
 @contextmanager
@@ -240,12 +228,12 @@ def launch(
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
         door = stack.enter_context(gate(run, progress))
         with defer_signals():
-            containers.record(run, STRAY, engine.program, label)
-            stack.callback(_remove_quietly, engine.program, label)
+            engine.containers.record(run, STRAY, label)
+            stack.callback(_remove_quietly, engine, label)
         kept = Kept(withheld, door.folder / BUNDLE)
         net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
         if net.shared:  # the containers go before the clients that hold them: those would take their time
-            stack.callback(_remove_quietly, engine.program, label)
+            stack.callback(_remove_quietly, engine, label)
         options = [*privilege_options(engine, info), *seccomp_options(engine, info, run.path), *mounts]
         yield ContainerBottle(launch, engine, own, door, net, options)
 
@@ -260,14 +248,12 @@ def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> 
     Raises WallsError when the command would have other privileges than it should.
     """
     prove_privileges(engine, launch.name, launch.user).require()
-    options = ["--interactive", _NO_DETACH, *(["--tty"] if tty else [])]
-    options += [f"--user={launch.user}"] if launch.user else []
-    options += [f"--workdir={launch.workdir}"] if launch.workdir else []
+    options = user_options(launch)
     with env_file(run.path, launch.variables(tty=tty)) as (path, inherited):
         options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
-        argv = [*client_argv(engine), "exec", *options, launch.name, *launch.command]
         env = {**os.environ, **inherited}
-        with process.attached(argv, env=env, terminal=tty) as client, _relayed(client.stderr):
+        attached = engine.containers.execute(launch.name, launch.command, options, env=env, terminal=tty)
+        with attached as client, _relayed(client.stderr):
             code = client.wait()
     if code is None or code < 0:
         return _SIGNALLED - (code or -signal.SIGKILL)
@@ -280,8 +266,7 @@ def _is_missing(engine: Engine, launch: BottleConfig) -> bool:
     name = launch.command[0]
     options = [f"--user={launch.user}"] if launch.user else []
     look_up = ("test", "-e", name) if "/" in name else ("which", name)
-    argv = [str(engine.program), "exec", *options, launch.name, *BUSYBOX, *look_up]
-    return process.run(argv, timeout=_TIMEOUT, check=False).code == 1
+    return engine.containers.output_of(launch.name, [*BUSYBOX, *look_up], options).code == 1
 
 
 def _reader_is_gone() -> bool:
@@ -291,6 +276,6 @@ def _reader_is_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _remove_quietly(program: Path, label: str) -> None:
+def _remove_quietly(engine: Engine, label: str) -> None:
     with defer_signals(), suppress(BottleError):
-        containers.remove(str(program), label)
+        engine.containers.remove(label)

@@ -1,17 +1,15 @@
-"""The command lines of a bottle's container. Nothing here runs anything."""
+"""The options and variables of a bottle's container. Nothing here runs anything."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from bot_bottle.backend.base import BottleConfig
-from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import SpecError
 
 PIDS = 4096
@@ -25,51 +23,30 @@ _OWN_NAME = re.compile(
 _LONGEST_LINE = 32 << 10  # bytes; docker reads lines of less than 64 KiB from such a file
 
 
-def create_argv(
-    engine: Engine,
-    launch: BottleConfig,
-    image: str,
-    command: Sequence[str],
-    options: Sequence[str],
-    *,
-    network: str,
-    tty: bool,
-) -> list[str]:
-    """Give the command line that makes the container.
-
-    `options` name its variables and mounts, and what its command may do.
-    """
-    argv = [str(engine.program), "create", f"--name={launch.name}", *options]
-    argv += ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
-    argv += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
-    argv += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
-    argv += podman_limits() if engine.name == "podman" else []
-    if tty:
-        argv.append("--tty")
-    if launch.user:
-        argv.append(f"--user={launch.user}")
-    if launch.workdir:
-        argv.append(f"--workdir={launch.workdir}")
-    return [*argv, f"--entrypoint={command[0]}", image, *command[1:]]
+def create_options(launch: BottleConfig, *, network: str, tty: bool) -> list[str]:
+    """Return the options of `create` that follow from what was asked for the bottle."""
+    options = ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
+    options += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
+    options += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
+    options += ["--tty"] if tty else []
+    return options + user_options(launch)
 
 
-def client_argv(engine: Engine) -> list[str]:
-    """Return how the engine's client begins where a command's own standard error is its standard error.
-
-    podman warns there of what it finds on this machine, such as cgroup v1.
-    """
-    return [str(engine.program), *(["--log-level=error"] if engine.name == "podman" else [])]
+def user_options(launch: BottleConfig) -> list[str]:
+    """Return the options of `create` and `exec` for who runs a command, and where."""
+    options = [f"--user={launch.user}"] if launch.user else []
+    return options + ([f"--workdir={launch.workdir}"] if launch.workdir else [])
 
 
 def bind_option(source: Path, target: str, *more: str) -> str:
-    """Give `--mount` for a folder or file. Engines read it as a line of CSV, so a path may hold anything."""
+    """Return `--mount` for a folder or file. It is a line of CSV, so a path may have any character."""
     fields = ["type=bind", f"source={source}", f"target={target}", *more]
     return "--mount=" + ",".join('"' + field.replace('"', '""') + '"' for field in fields)
 
 
 @contextmanager
 def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Give a private file with the variables for `--env-file`, and those that such a file cannot carry.
+    """Yield a private file with the variables for `--env-file`, and those that such a file cannot carry.
 
     Those come from the client's own environment. Raises SpecError.
     """

@@ -155,7 +155,7 @@ def is_for_loader(name: str) -> bool:
 
 
 def held_up(env: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables that do not come through the gate, to be given to the command once more.
+    """Return the variables that do not come through the gate, to be given to the command once more.
 
     They are those for the loader, and those whose names a shell cannot hold.
     """

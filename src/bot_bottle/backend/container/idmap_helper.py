@@ -18,10 +18,11 @@ from typing import Any
 import zstandard
 
 from bot_bottle.backend.container.commands import bind_option
-from bot_bottle.engine.containers import engine_variables
+from bot_bottle.engine.containers import Containers
 from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.images import import_image
 from bot_bottle.errors import EngineError, WorkspaceError
-from bot_bottle.host import paths, process
+from bot_bottle.host import paths
 from bot_bottle.host.process import CommandFailed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -32,7 +33,6 @@ from bot_bottle.workspace.spec import Mount
 
 STRAY = "engine-mount"
 
-_TIMEOUT = 120.0  # seconds
 # to mount, to write the map of a user namespace that has root in it, to reach what is private to the caller
 _RIGHTS = ("SYS_ADMIN", "SETUID", "SETGID", "SETFCAP", "DAC_READ_SEARCH")
 
@@ -58,12 +58,7 @@ def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> I
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     folders = [mount.source, *(mount.source / name for name in mount.kept)]
     places = [base / secrets.token_hex(8) for _ in folders]
-    facts = {
-        "program": str(engine.program),
-        "variables": engine_variables(),
-        "image": image,
-        "places": list(map(str, places)),
-    }
+    facts = {**engine.to_record(), "image": image, "places": list(map(str, places))}
     run.record(STRAY, **facts)
     try:
         with defer_signals():
@@ -84,8 +79,7 @@ def sweep(stray: dict[str, Any]) -> None:
         base = places[0].parent
         options = [bind_option(base, "/to", "bind-propagation=rshared")]
         inside = [f"/to/{place.name}" for place in mounted]
-        argv = _argv(stray["program"], stray["image"], options, _TAKE_AWAY, inside)
-        process.run(argv, timeout=_TIMEOUT, env={**os.environ, **stray["variables"]})
+        _run(Containers.from_record(stray), stray["image"], options, _TAKE_AWAY, inside)
     for place in places:
         with suppress(FileNotFoundError):
             place.rmdir() if place.is_dir() else place.unlink()
@@ -104,7 +98,7 @@ def _make(
     ]
     ids = f"{_map('u', os.geteuid(), uid)} {_map('g', os.getegid(), gid)}"
     try:
-        process.run(_argv(str(engine.program), image, options, _MAKE, [ids, *pairs]), timeout=_TIMEOUT)
+        _run(engine.containers, image, options, _MAKE, [ids, *pairs])
     except CommandFailed as error:
         raise WorkspaceError(
             f"{engine.name} cannot show your folder as the bottle's user's",
@@ -116,32 +110,31 @@ def _make(
 
 
 def _map(kind: str, mine: int, theirs: int) -> str:
-    """Give mount(8)'s X-mount.idmap for two owners in each other's place."""
+    """Return mount(8)'s X-mount.idmap for two owners in each other's place."""
     return " ".join(
         f"{kind}:{inside}:{outside}:{count}" for inside, outside, count in swap_id_map(mine, theirs)
     )
 
 
-def _argv(program: str, image: str, options: list[str], script: str, arguments: list[str]) -> list[str]:
-    argv = [program, "run", "--rm", "--pull=never", "--network=none", "--log-driver=none", "--cap-drop=ALL"]
-    argv += [f"--cap-add={right}" for right in _RIGHTS]
-    argv += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--user=0"]
-    return [*argv, *options, image, "sh", "-c", script, "sh", *arguments]
+def _run(
+    containers: Containers, image: str, mounts: Sequence[str], script: str, arguments: Sequence[str]
+) -> None:
+    options = ["--pull=never", "--network=none", "--log-driver=none", "--cap-drop=ALL"]
+    options += [f"--cap-add={right}" for right in _RIGHTS]
+    options += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--user=0"]
+    containers.run(image, ["sh", "-c", script, "sh", *arguments], [*options, *mounts])
 
 
 def helper_image(engine: Engine, run: RunDir) -> str:
-    """Give the helper's image, which is made of smolvm's guest system once for each version."""
+    """Return the helper's image, which is made of smolvm's guest system once for each version."""
     installed = prepare_installation(Progress())
     tag = f"bot-bottle-helper:{installed.version}"
-    inspect = [str(engine.program), "image", "inspect", "--format={{.Id}}", tag]
-    if not process.run(inspect, timeout=_TIMEOUT, check=False).code:
+    if engine.exists(tag):
         return tag
     with tempfile.TemporaryFile(dir=run.path) as tar, installed.agent_archive.open("rb") as packed:
         zstandard.ZstdDecompressor().copy_stream(packed, tar)
         tar.seek(0)
-        done = process.run(
-            [str(engine.program), "import", "-", tag], timeout=_TIMEOUT, input=tar, check=False
-        )
+        done = import_image(engine, tar, tag)
     if done.code:
         raise EngineError(f"{engine.name} could not take the helper's image", why=done.complaint)
     return tag

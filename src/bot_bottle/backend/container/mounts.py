@@ -16,19 +16,16 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container import idmap_helper as helper
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.engine.engine import Engine
-from bot_bottle.errors import EngineError, WorkspaceError
-from bot_bottle.host import process
-from bot_bottle.host.process import CommandFailed
+from bot_bottle.engine.info import is_rootless, remaps_users
+from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.workspace import idmap
 from bot_bottle.workspace.spec import Mount
 
-_TIMEOUT = 120.0  # seconds
-
 
 @contextmanager
 def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir) -> Iterator[list[str]]:
-    """Give what to add to the engine's `create` for the bottle's workspace, for as long as the block lasts.
+    """Yield what to add to the engine's `create` for the bottle's workspace, for as long as the block lasts.
 
     Raises WorkspaceError when this engine cannot show it as the user's own.
     """
@@ -38,10 +35,10 @@ def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir)
         return
     uid, gid = users.of_image(engine, image, launch.user, run)
     with ExitStack() as stack:
-        security = _security(engine)
-        if "name=userns" in security:
+        info = engine.info()
+        if remaps_users(info):
             raise _remapped(engine)
-        if security == "true" or "name=rootless" in security:
+        if is_rootless(info):
             options = _mapped_by_engine(engine, uid, gid)
             yield options + _as_it_is(mount)
         elif uid == os.geteuid():
@@ -69,15 +66,6 @@ def _remapped(engine: Engine) -> WorkspaceError:
     )
 
 
-def _security(engine: Engine) -> str:
-    """Return what the engine says of how it maps users: `true` is a podman without root's rights."""
-    what = "{{.Host.Security.Rootless}}" if engine.name == "podman" else "{{json .SecurityOptions}}"
-    try:
-        return process.run([str(engine.program), "info", f"--format={what}"], timeout=_TIMEOUT).text
-    except CommandFailed as error:
-        raise EngineError(f"{engine.name} does not answer", why=error.why) from error
-
-
 def _mapped_by_engine(engine: Engine, uid: int, gid: int) -> list[str]:
     if uid == 0 and (gid == 0 or engine.name == "docker"):
         return []  # root in the container is the caller; with keep-id it would have no capabilities
@@ -98,7 +86,7 @@ def _as_it_is(mount: Mount) -> list[str]:
 
 
 def _placed(mount: Mount, places: Sequence[Path]) -> list[str]:
-    """Give the options for a workspace and what is kept of it, from where they are."""
+    """Return the options for a workspace and what is kept of it, from where they are."""
     kept = zip(places[1:], mount.kept, strict=True)
     options = [bind_option(place, f"{mount.target}/{name}", "readonly") for place, name in kept]
     return [bind_option(places[0], mount.target), *options]

@@ -19,7 +19,6 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.backend.container.idmap_helper import helper_image
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import EngineError, SpecError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.helper_process import environment, helper
@@ -65,7 +64,7 @@ def network(
     kept: Kept,
     progress: Progress,
 ) -> Iterator[Network]:
-    """Give a bottle's network for as long as the block lasts.
+    """Yield a bottle's network for as long as the block lasts.
 
     The container that holds it has the labels, and is removed with the bottle's own by them.
     """
@@ -87,33 +86,24 @@ def network(
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))
             asked.append(f"connect={_PLACE / NAME}")
-        argv = _argv(engine, launch, labels, helper_image(engine, run), folder, asked)
         words = run.path / "network.log"
         output = stack.enter_context(words.open("wb"))
-        holder = stack.enter_context(process.background(argv, output=output))
+        options = [*_options(launch, labels, folder), *engine.limit_options()]
+        command = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", PROGRAM, *asked]
+        image = helper_image(engine, run)
+        holder = stack.enter_context(engine.containers.run_in_background(image, command, options, output))
         _wait(engine, folder, made, holder, words)
-        yield Network(
-            f"container:{_id(engine, launch)}", shared=True, log=None if made is None else record.log
-        )
+        held = engine.containers.inspect(_name(launch))["Id"]
+        yield Network(f"container:{held}", shared=True, log=None if made is None else record.log)
 
 
-def _argv(
-    engine: Engine,
-    launch: BottleConfig,
-    labels: Mapping[str, str],
-    image: str,
-    folder: Path,
-    asked: Sequence[str],
-) -> list[str]:
-    argv = [str(engine.program), "run", "--rm", f"--name={_name(launch)}", f"--hostname={launch.slug}"]
-    argv += [f"--label={key}={value}" for key, value in labels.items()]
-    argv += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
-    argv += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
-    argv += podman_limits() if engine.name == "podman" else []
-    argv += [bind_option(Path(each), each, "readonly") for each in _folders()]
-    argv += [bind_option(folder, str(_PLACE), "readonly")]
-    python = os.path.realpath(sys.executable)
-    return [*argv, image, python, "-I", "-S", "-B", "-c", PROGRAM, *asked]
+def _options(launch: BottleConfig, labels: Mapping[str, str], folder: Path) -> list[str]:
+    options = [f"--name={_name(launch)}", f"--hostname={launch.slug}"]
+    options += [f"--label={key}={value}" for key, value in labels.items()]
+    options += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
+    options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
+    options += [bind_option(Path(each), each, "readonly") for each in _folders()]
+    return [*options, bind_option(folder, str(_PLACE), "readonly")]
 
 
 def _folders() -> Sequence[str]:
@@ -143,11 +133,6 @@ def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words:
             f"{engine.name} could not make the bottle's network",
             why=words.read_text("utf-8", "replace")[-2000:],
         )
-
-
-def _id(engine: Engine, launch: BottleConfig) -> str:
-    argv = [str(engine.program), "container", "inspect", "--format={{.Id}}", _name(launch)]
-    return process.run(argv, timeout=_TIMEOUT).text
 
 
 NAME = "ports"  # of the socket on which the network's holder is waited for

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.info import part
 from bot_bottle.errors import BootError, WallsError
 from bot_bottle.network.probes import BUSYBOX, STATUS, Proof
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from bot_bottle.backend.container.privileges import SCRIPT, judge_privileges
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
-from bot_bottle.host import process
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import (
     ANY,
@@ -51,9 +50,9 @@ def prove_privileges(engine: Engine, container: str, user: str) -> Proof:
 
 
 def _run(engine: Engine, container: str, user: str, text: str) -> bytes:
-    argv = [str(engine.program), "exec", *(f"--env={name}={value}" for name, value in CLEARED.items())]
-    argv += [*([f"--user={user}"] if user else []), container, *SHELL, text]
-    done = process.run(argv, timeout=_TIMEOUT, check=False)
+    options = [f"--env={name}={value}" for name, value in CLEARED.items()]
+    options += [f"--user={user}"] if user else []
+    done = engine.containers.output_of(container, [*SHELL, text], options, timeout=_TIMEOUT)
     if done.code:
         raise EngineError(f"{engine.name} could not run a command in {container}", why=done.complaint)
     return done.stdout
@@ -70,7 +69,7 @@ def judged(output: bytes, tried: Sequence[Probe]) -> Proof:
 
 
 def probes(policy: Policy, canary: int) -> list[Probe]:
-    """Give the probes; `canary` is a port of the host's loopback that would answer."""
+    """Return the probes; `canary` is a port of the host's loopback that would answer."""
     if policy.open:
         return []
     direct = [

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.engine_details import part
+from bot_bottle.engine.info import part
 from bot_bottle.errors import BootError
 
 _MOST = 4 << 20  # bytes of a profile

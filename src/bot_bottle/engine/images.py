@@ -1,0 +1,50 @@
+"""Images that only serve a command: made of a tar, found by their label and removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
+
+from bot_bottle.engine.commands import import_argv
+from bot_bottle.engine.containers import engine_environment, engine_record
+from bot_bottle.engine.engine import Engine
+from bot_bottle.host import process
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import defer_signals
+
+_IMPORTED_WITHIN = 120.0  # seconds
+_REMOVED_WITHIN = 60.0  # seconds
+
+
+def import_image(engine: Engine, tar: IO[bytes], ref: str) -> process.Completed:
+    """Make an image of a tar of its root filesystem, and name it `ref`. The result says whether it failed."""
+    return process.run(import_argv(engine.program, ref), timeout=_IMPORTED_WITHIN, input=tar, check=False)
+
+
+@contextmanager
+def removed_images(engine: Engine, run: RunDir, kind: str, label: str) -> Iterator[None]:
+    """Remove every image with a label (`KEY=VALUE`) when the block ends, by any way. Raises CommandFailed.
+
+    The label is recorded in `run`, so that `sweep` finds what a killed command leaves.
+    """
+    record = engine_record(engine.program)
+    run.record(kind, label=label, **record)
+    try:
+        yield
+    finally:
+        with defer_signals():
+            _remove(record["program"], label, dict(os.environ))
+
+
+def sweep(stray: Mapping[str, Any]) -> None:
+    """Remove the images of a command that was killed. Raises CommandFailed."""
+    _remove(stray["program"], stray["label"], engine_environment(stray["variables"]))
+
+
+def _remove(program: str, label: str, env: Mapping[str, str]) -> None:
+    listing = [program, "image", "ls", "--all", "--quiet", "--no-trunc", f"--filter=label={label}"]
+    if found := process.run(listing, timeout=_REMOVED_WITHIN, env=env).text.split():
+        removal = [program, "image", "rm", "--force", *dict.fromkeys(found)]
+        process.run(removal, timeout=_REMOVED_WITHIN, env=env)

@@ -1,0 +1,74 @@
+"""The names of an image while it is pushed, taken away when it has been.
+
+docker 25 to 27 with containerd's image store removes an image with its last name even where that name is
+given to another image. So an image without a name is not pushed from there.
+
+Source: moby, daemon/images/image_delete.go (ImageDelete).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.engine import errors as words
+from bot_bottle.engine.commands import EngineName
+from bot_bottle.engine.containers import engine_environment, engine_record
+from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.info import is_containerd_store
+from bot_bottle.engine.names import ImageNames
+from bot_bottle.errors import EngineError
+from bot_bottle.host import process
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.signals import defer_signals
+
+STRAY = "image-name"
+
+_TIMEOUT = 60.0  # seconds
+
+
+@contextmanager
+def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: RunDir) -> Iterator[None]:
+    """Name an image in the block, to be pushed as `pushed`; `second` is another name of it meanwhile.
+
+    What a killed command leaves of it is recorded in `run`, for `sweep`. Raises EngineError.
+    """
+    _check_that_it_stays(engine, image)
+    facts = {"engine": engine.name, "pushed": pushed, "second": second}
+    run.record(STRAY, **facts, **engine_record(engine.program))
+    try:
+        if engine.name != "podman":
+            engine.tag(image, second)
+        engine.tag(image, pushed)
+        yield
+    finally:
+        with defer_signals():
+            engine.names.untag_pushed(pushed, second)
+
+
+def _check_that_it_stays(engine: Engine, image: str) -> None:
+    major = engine.server_version.partition(".")[0]
+    if engine.name == "podman" or major not in ("25", "26", "27") or not is_containerd_store(engine.info()):
+        return
+    if not engine.inspect(image).get("RepoTags"):
+        raise EngineError(
+            f"docker {engine.server_version} would lose the image {image} with a push",
+            why="with containerd's image store it removes an image with the last name of it",
+            next_step=f"give it a name: docker tag {image} NAME, or choose another --transport",
+        )
+
+
+def sweep(stray: Mapping[str, Any]) -> None:
+    """Take the names away that a killed command gave to an image that it pushed. Raises EngineError."""
+    env = engine_environment(stray["variables"])
+    name: EngineName = "podman" if stray["engine"] == "podman" else "docker"
+
+    def run(command: tuple[str, ...], input: bytes) -> process.Completed:
+        try:
+            return process.run(command, timeout=_TIMEOUT, env=env, input=input)
+        except process.CommandFailed as error:
+            raise words.refused(name, "untag", stray["pushed"], error.done.complaint) from error
+
+    ImageNames(Path(stray["program"]), name, run).untag_pushed(stray["pushed"], stray["second"])
