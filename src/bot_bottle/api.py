@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # loaded by who needs it: most commands do not
 
 
 def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:
-    """Give the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
+    """Return the id of a source's image, `sha256:...`, building it first if it is a Dockerfile's folder."""
     with run_context() as run:
         return Converter(run, progress or Progress(), ConvertOptions(engine)).image_id(source)
 
@@ -37,19 +37,12 @@ def convert(
     max_image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Give the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
+    """Return the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
-    `via` and `transport` are as `PackMethod` has them; `max_image_size`, in bytes, is for the native packer
-    (default: 64 GiB). Raises the BottleError of the stage that failed.
+    `via` and `transport` are as `ConvertOptions` has them; `max_image_size`, in bytes, is for the native
+    packer (default: 64 GiB). Raises the BottleError of the stage that failed.
     """
-    options = ConvertOptions.of(
-        engine=engine,
-        packer=packer,
-        accel=accel,
-        via=via,
-        transport=transport,
-        max_image_size=max_image_size,
-    )
+    options = ConvertOptions(engine, packer, accel, via, transport, max_image_size)
     with run_context() as run:
         return Converter(run, progress or Progress(), options).convert(source)
 
@@ -61,9 +54,9 @@ def why(
     packer: PackerName = "native",
     progress: Progress | None = None,
 ) -> Explanation:
-    """Tell whether `convert` would find the source's artifact in the cache; if not, why not."""
+    """Return whether `convert` would find the source's artifact in the cache; if not, why not."""
     with run_context() as run:
-        options = ConvertOptions.of(engine=engine, packer=packer)
+        options = ConvertOptions(engine, packer)
         return Converter(run, progress or Progress(), options).why(source)
 
 

@@ -93,7 +93,7 @@ def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: s
     spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)
     progress = Progress("plain")
     with run_context() as run:
-        options = ConvertOptions.of(packer="smolvm", via="registry", transport="push")
+        options = ConvertOptions(packer="smolvm", via="registry", transport="push")
         converter = Converter(run, progress, options)
         plan = pipeline.prepare(spec, converter)
         assert plan.conversion is not None

@@ -119,8 +119,8 @@ def plan(
     max_image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Give what `run` would start. Nothing is started, and nothing touched but the caches."""
-    options = ConvertOptions.of(engine=engine, packer=packer, max_image_size=max_image_size)
+    """Return what `run` would start. Nothing is started, and nothing touched but the caches."""
+    options = ConvertOptions(engine=engine, packer=packer, max_image_size=max_image_size)
     return make_plan(spec, options, progress or Progress())
 
 
@@ -196,7 +196,7 @@ def run(
     `on_begin` is called when everything is ready for the command; `attend` runs it in another way, and
     returns its status. Raises the BottleError of the stage that failed, Interrupted after a second Ctrl-C.
     """
-    options = ConvertOptions.of(engine=engine, packer=packer, accel=accel, max_image_size=max_image_size)
+    options = ConvertOptions(engine=engine, packer=packer, accel=accel, max_image_size=max_image_size)
     return run_bottle(spec, options, progress or Progress(), tty=tty, on_ready=on_begin, run_command=attend)
 
 

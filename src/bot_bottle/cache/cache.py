@@ -29,10 +29,7 @@ from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
 
-__all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned"]
-
-# Gives an artifact's bytes to a new file, and its SHA-256 if that is known.
-Make = Callable[[Path], Digest | None]
+__all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned", "Slot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,49 +80,72 @@ class Explanation:
             yield f"  config digest of the image: {self.config_digest}"
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one artifact, held alone. `entry` is what was found there.
+
+    Where it is None, the artifact is to be written to `path`, a new file, and published.
+    """
+
+    entry: Entry | None
+    path: Path
+    _publish: Callable[[Digest | None], Entry]
+
+    def publish(self, digest: Digest | None = None) -> Entry:
+        """Put the artifact into its place; its SHA-256, if it is known, saves a reading.
+
+        Raises ArtifactError when there is no artifact in the file, CacheError, DiskFullError.
+        """
+        return self._publish(digest)
+
+
 class Cache:
     """The artifacts in one folder, which is made when it is first needed, for the user alone (mode 0700)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get_or_make(
+    def find(self, key: Key) -> Entry | None:
+        """Return the sound artifact of `key`, with its time of use renewed, or None. Raises CacheError."""
+        with self._explained():
+            self._prepare()
+            return self._find(self.folder / key.name)[0]
+
+    @contextmanager
+    def locked(
         self,
         key: Key,
-        make: Make,
         *,
         source: str,
         on_wait: Callable[[str], None],
         on_damage: Callable[[str], None] | None = None,
-    ) -> Entry:
-        """Find the artifact of `key`, or make it; two processes at once make it once.
+    ) -> Iterator[Slot]:
+        """Lock the place of `key`'s artifact alone, so that two processes at once make it once.
 
-        `make` is given the path of a file that it is to write; it may return the file's SHA-256 to save a
-        reading. `source` is kept in the record. `on_wait` hears once if another process is making the same
-        artifact, `on_damage` (default: `on_wait`) if a damaged one has to be made again.
+        `source` is written into the record. `on_wait` is called once if another process holds the place,
+        `on_damage` (default: `on_wait`) if a damaged artifact was there, which is removed.
 
-        Raises what `make` raises, CacheError, DiskFullError, and ArtifactError when that made no artifact.
+        Raises CacheError, and DiskFullError also where the block has no room for the artifact.
         """
         path = self.folder / key.name
-        with self._explained():
-            self._prepare()
-            tidy.sweep_scraps(self.folder)
-            found, _ = self._find(path)
-            if found is not None:
-                return found
         with ExitStack() as stack:
             with self._explained():
+                self._prepare()
                 waiting = f"waiting for another bot-bottle that makes {key.name}"
                 stack.enter_context(exclusive_lock(path.with_suffix(".lock"), lambda: on_wait(waiting)))
                 found, damage = self._find(path)
                 if found is None and not damage and path.exists():
                     found = self._adopt(path, key, source)
-                if found is not None:
-                    return found
                 if damage:
                     (on_damage or on_wait)(f"{key.name} is damaged and is made again: {damage}")
                     tidy.remove(path)
-            return self._make(path, key, make, source)
+            if found is not None:
+                yield _taken(found)
+                return
+            scratch = stack.enter_context(self._scratch(path.stem))
+            stack.enter_context(_disk_full_explained(self.folder, "for the artifact "))
+            temp = scratch / path.name
+            yield Slot(None, temp, lambda digest: self._publish(temp, path, key, digest, source))
 
     def list(self) -> tuple[Entry, ...]:
         """Give the entries, the last used first. Their bytes are not looked at. Raises CacheError."""
@@ -176,6 +196,7 @@ class Cache:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.folder.stat().st_mode & 0o077:
             self.folder.chmod(0o700)
+        tidy.sweep_scraps(self.folder)
 
     def _find(self, path: Path, *, touch: bool = True) -> tuple[Entry | None, str]:
         """Give the sound entry at `path` with its time of use renewed, or what is wrong with the file there.
@@ -208,22 +229,19 @@ class Cache:
             self._publish_record(entry, scratch)
         return entry
 
-    def _make(self, path: Path, key: Key, make: Make, source: str) -> Entry:
-        with self._scratch(path.stem) as scratch:
-            made = scratch / path.name
-            digest = make(made)
-            artifact = artifact_format.read(made)
-            with self._explained():
-                made.chmod(0o600)
-                _sync(made)
-                digest = digest or artifact_format.digest_of(made)
-                now = time.time()
-                entry = Entry(path, key, False, artifact.size, digest, source, now, now)
-                self._publish_record(entry, scratch)
-                made.replace(path)
-                with contextlib.suppress(FileNotFoundError):
-                    list_path(made).replace(list_path(path))
-                _sync(self.folder)
+    def _publish(self, made: Path, path: Path, key: Key, digest: Digest | None, source: str) -> Entry:
+        artifact = artifact_format.read(made)
+        with self._explained():
+            made.chmod(0o600)
+            _sync(made)
+            digest = digest or artifact_format.digest_of(made)
+            now = time.time()
+            entry = Entry(path, key, False, artifact.size, digest, source, now, now)
+            self._publish_record(entry, made.parent)
+            made.replace(path)
+            with contextlib.suppress(FileNotFoundError):
+                list_path(made).replace(list_path(path))
+            _sync(self.folder)
         return entry
 
     def _publish_record(self, entry: Entry, scratch: Path) -> None:
@@ -239,20 +257,35 @@ class Cache:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if disk_full(error):
-                raise DiskFullError(
-                    f"no room left in {self.folder}",
+        with _disk_full_explained(self.folder):
+            try:
+                yield
+            except OSError as error:
+                if disk_full(error):
+                    raise
+                raise CacheError(
+                    f"cannot use the artifact cache in {self.folder}",
                     why=str(error),
-                    next_step="bottle cache prune, or free some space",
+                    next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
                 ) from error
-            raise CacheError(
-                f"cannot use the artifact cache in {self.folder}",
-                why=str(error),
-                next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
-            ) from error
+
+
+@contextmanager
+def _disk_full_explained(folder: Path, what: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise DiskFullError(
+            f"no room left {what}in {folder}",
+            why=str(error),
+            next_step="bottle cache prune, or free some space",
+        ) from error
+
+
+def _taken(entry: Entry) -> Slot:
+    return Slot(entry, entry.path, lambda _digest: entry)
 
 
 def _damage(entry: Entry, on_bytes: Callable[[int], None]) -> str:

@@ -23,13 +23,13 @@ from bot_bottle.image.archive import Image
 from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.pack.chunk_index import PartList, Parts
 from bot_bottle.pack.options import PackOptions
-from bot_bottle.pack.root import write_root
+from bot_bottle.rootfs.chunks import LayerData, Stretch
 from bot_bottle.rootfs.flatten import Flattened
+from bot_bottle.rootfs.smolvm_compat import Unsupported
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.smolmachine.frames import holds
+from bot_bottle.smolmachine.frames import holds, segment
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
-from bot_bottle.smolmachine.sink import sink
-from bot_bottle.smolmachine.writer import Writer, threads
+from bot_bottle.smolmachine.writer import PART, Make, Part, Writer, sink, threads
 from bot_bottle.vm.guest_rootfs import MEMBER, Guest
 
 _NAME_MAX = 512
@@ -37,11 +37,15 @@ _NAME_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """An artifact that was made: size in bytes, SHA-256, and the manifest in it."""
+    """An artifact that was made: size in bytes, SHA-256, the manifest in it, and what the image has besides.
+
+    What is `unsupported` cannot be in a microVM.
+    """
 
     size: int
     digest: Digest
     manifest: Manifest
+    unsupported: tuple[Unsupported, ...] = ()
 
 
 def pack_native(
@@ -209,3 +213,51 @@ def _manifest(image: Image, guest: Guest, options: PackOptions, platform: str, a
         created=options.created,
         smolvm_version=guest.version,
     )
+
+
+def write_root(
+    writer: Writer,
+    root: Flattened,
+    parts: Parts | None,
+    listed: PartList,
+    on_bytes: Callable[[int], None],
+) -> None:
+    """Write all of `root`, and list what can be found in it. The bytes are the same without `parts`.
+
+    `on_bytes` is told how many bytes of `root` have been written. Raises ImageError when a layer can no
+    longer be read, or turns out not to be what its digest says.
+    """
+
+    def written(key: str, size: int, offset: int, length: int) -> None:
+        listed.add(key, offset, length)
+        on_bytes(size)
+
+    with root.data() as data:
+        for stretch in root.stretches():
+            size = stretch.size
+            if stretch.key is None or size > PART:
+                for piece in stretch.pieces(data):
+                    writer.add(piece)
+                    on_bytes(len(piece))
+            else:
+                key = stretch.key()
+                make = _segment_maker(root, stretch, data, parts, key)
+                writer.add_segment(make, size, partial(written, key, size))
+        data.finish()
+
+
+def _segment_maker(root: Flattened, stretch: Stretch, data: LayerData, parts: Parts | None, key: str) -> Make:
+    """Give what makes a stretch's segment in another thread, where layers cannot be read in their order."""
+    if parts is not None and parts.holds(key):
+        return partial(_reused, root, stretch, parts, key)
+    return partial(segment, b"".join(stretch.pieces(data)))
+
+
+def _reused(root: Flattened, stretch: Stretch, parts: Parts, key: str) -> bytes | Part:
+    part = parts.read(key)
+    if part is not None and holds(part.data, stretch.size):
+        return part
+    with root.data() as data:  # removed a moment ago, or damaged
+        made = segment(b"".join(stretch.pieces(data)))
+        data.finish()
+        return made

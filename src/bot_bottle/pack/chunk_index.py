@@ -28,7 +28,7 @@ from bot_bottle.host.files import read_regular
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
-from bot_bottle.smolmachine.sink import Part
+from bot_bottle.smolmachine.writer import Part
 
 _MAGIC = b"bbparts1"
 _HEAD = struct.Struct("<8sQI")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +17,20 @@ from bot_bottle.cache.key import Key
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.source import Pull, Source
-from bot_bottle.errors import UsageError
+from bot_bottle.errors import EngineError, ImageError, RegistryError, UsageError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.spec import Digest, Platform
-from bot_bottle.pack.options import ConvertOptions, PackerName, PackOptions, source_date
+from bot_bottle.pack.options import ConvertOptions, PackerName, PackOptions, Transport, source_date
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 from bot_bottle.vm.guest_rootfs import guest_version
 
 if TYPE_CHECKING:  # imported on a cache miss only
     from bot_bottle.image.archive import Image
-    from bot_bottle.pack.making import Maker
+    from bot_bottle.pack.artifact import PackResult
+    from bot_bottle.pack.export import Exporter, Watch
     from bot_bottle.pack.native import NativePacker
     from bot_bottle.pack.smolvm import SmolvmPacker
     from bot_bottle.rootfs.smolvm_compat import Unsupported
@@ -68,11 +69,8 @@ class Converter:
     ) -> None:
         self._run = run
         self._progress = progress
-        self._engine_choice = options.engine
+        self._chosen = options
         self._engine: Engine | None = None
-        self._packing = options.method
-        self._accel = options.accel
-        self._max_image_size = options.max_image_size
         self._archives: dict[Path, Path] = {}
         self.cache = Cache(paths.artifacts_dir())
 
@@ -80,7 +78,7 @@ class Converter:
     def engine(self) -> Engine:
         """The container engine. Raises EngineError when none answers."""
         if self._engine is None:
-            self._engine = find_engine(self._engine_choice, say=self._progress.note)
+            self._engine = find_engine(self._chosen.engine, say=self._progress.note)
         return self._engine
 
     @property
@@ -98,7 +96,7 @@ class Converter:
         """Return what identifies the source's image, building it first if it is a Dockerfile's folder."""
         if source.build is not None:
             # checked before an engine is looked for, which decides on the names that a Dockerfile may have
-            source.build.find_dockerfile("docker" if self._engine_choice == "docker" else "podman")
+            source.build.find_dockerfile("docker" if self._chosen.engine == "docker" else "podman")
             with self._progress.stage("build") as stage:
                 built = self.engine.build_image(source.build, stage.say)
                 stage.conclude(f"image {built.id[:19]} with {self.engine.name}")
@@ -120,7 +118,7 @@ class Converter:
         if source.archive not in self._archives:
             target = self._run.folder(f"archive-{len(self._archives)}") / "image.tar"
             self._archives[source.archive] = plain_archive(
-                source.archive, target, self._max_image_size, self._progress
+                source.archive, target, self._chosen.largest_image, self._progress
             )
         return replace(source, archive=self._archives[source.archive])
 
@@ -136,31 +134,108 @@ class Converter:
 
     def convert(self, source: Source) -> Conversion:
         """Return the artifact of a source, from the cache when nothing that decides it has changed."""
-        transport = self._packing.transport
+        transport = self._chosen.transport
         if source.archive is not None and transport in ("direct", "push"):
             raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
         before = dict(self._progress.seconds)
-        image = self.image(source)
-        config = self._config_digest(image)
-        try:
-            entry, losses = (
-                self._find_or_pack(source, image, config) if config else self._export_and_pack(source, image)
-            )
-        except _AnotherConfigError:
-            entry, losses = self._export_and_pack(source, image)
-        if entry.hit:
-            self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
+        conversion = self._find_or_pack(source)
         after = self._progress.seconds.items()
         seconds = {
             name: round(took - before.get(name, 0), 3) for name, took in after if took != before.get(name)
         }
-        return Conversion(image.id, entry, self._packing.packer, losses, seconds)
+        return replace(conversion, seconds=seconds)
+
+    def _find_or_pack(self, source: Source) -> Conversion:
+        image = self.image(source)
+        config = self._config_digest(image)
+        if config is not None and (entry := self.cache.find(self.key(config))):
+            return self._conversion(image, entry)
+        try:
+            return self._pack(source, image, config)
+        except _AnotherConfigError:
+            return self._pack(source, image, None)
+
+    def _pack(self, source: Source, image: EngineImage, config: Digest | None) -> Conversion:
+        """Make the artifact by the first transport that works. Raises what the last one raises."""
+        from bot_bottle.pack.native import NativePacker
+
+        with NativePacker(self._run, self._progress, self._chosen.largest_image) as packer:
+            transports: Sequence[Transport] = self._transports(source, config)
+            while True:
+                transport, *others = transports
+                # an archive is worked on while the engine writes it, where nothing else is tried after it
+                watch = None if others else packer.ahead.watching
+                export = partial(self._exported, source, image.id, transport, watch)
+                try:
+                    return self._export_and_pack(source, image, config, export, packer)
+                except (EngineError, ImageError, RegistryError) as error:
+                    if not others:
+                        raise
+                    self._exporter.give_up(transport, error)
+                    transports = others
+
+    def _export_and_pack(
+        self,
+        source: Source,
+        image: EngineImage,
+        config: Digest | None,
+        export: Callable[[], AbstractContextManager[Image]],
+        packer: NativePacker,
+    ) -> Conversion:
+        """Export an image and make its artifact, unless that is in the cache once its config is known."""
+        with ExitStack() as stack:
+            opened = None
+            if config is None:
+                opened = stack.enter_context(export())
+                config = opened.image_id
+                self._record(image, config)
+            slot = stack.enter_context(
+                self.cache.locked(self.key(config), source=str(source), on_wait=self._progress.note)
+            )
+            if slot.entry is not None:
+                return self._conversion(image, slot.entry)
+            if self._chosen.packer == "smolvm":
+                result = self._pack_by_smolvm(source, image, slot.path)
+            else:
+                opened = opened or stack.enter_context(export())
+                if opened.image_id != config:
+                    raise _AnotherConfigError
+                result = packer.pack(opened, self._options(), slot.path)
+            return self._conversion(image, slot.publish(result.digest), result.unsupported)
+
+    def _transports(self, source: Source, config: Digest | None) -> tuple[Transport, ...]:
+        """Return the transports to try in turn; one where the image is in an archive or smolvm exports it."""
+        wanted = self._chosen.transport
+        if source.archive is not None or (config is not None and self._chosen.packer == "smolvm"):
+            return (wanted,)
+        return self._exporter.transports(wanted)
+
+    @contextmanager
+    def _exported(
+        self, source: Source, image_id: str, transport: Transport, watch: Watch | None = None
+    ) -> Iterator[Image]:
+        """Open a source's image, exported from the engine if it is not an archive, for the block."""
+        if source.archive is not None:
+            from bot_bottle.pack.source_archive import opened_archive
+
+            way = opened_archive(self._readable(source))
+        else:
+            way = self._exporter.opened(image_id, transport, watch)
+        with way as image:
+            yield image
+
+    def _conversion(
+        self, image: EngineImage, entry: Entry, losses: tuple[Unsupported, ...] = ()
+    ) -> Conversion:
+        if entry.hit:
+            self._progress.note(f"{'pack':<8} cached  {entry.path.name}")
+        return Conversion(image.id, entry, self._chosen.packer, losses)
 
     @contextmanager
     def opened(self, source: Source) -> Iterator[Image]:
         """Open a source's image, exported from the engine if it is not an archive, for the block."""
         image_id = "" if source.archive is not None else self.image_id(source)
-        with self._maker.opened(self._readable(source), image_id) as image:
+        with self._exported(source, image_id, "save") as image:
             yield image
 
     def why(self, source: Source) -> Explanation:
@@ -180,7 +255,7 @@ class Converter:
         return Key(
             config_digest=config_digest,
             platform=str(Platform.of_this_machine()),
-            packer=self._packing.packer,
+            packer=self._chosen.packer,
             smolvm_version=guest_version(),
             format_version=FORMAT_VERSION,
             flatten_version=FLATTEN_VERSION,
@@ -200,7 +275,7 @@ class Converter:
         digests = self._config_digests
         if found := digests.find(own.hex):
             return found
-        exporter = self._maker.exporter
+        exporter = self._exporter
         if not exporter.containerd_store:
             return own
         if found := exporter.stored_config_digest(image.id) or digests.find(self.engine.fingerprint(image)):
@@ -216,88 +291,45 @@ class Converter:
         for name in (Digest(image.id).hex, self.engine.fingerprint(image)):
             self._config_digests.add(name, config)
 
-    def _cached(self, source: Source, config: Digest, write: Callable[[Path], Digest]) -> Entry:
-        def make(temp: Path) -> Digest:
-            from bot_bottle.pack.making import disk_full_explained
-
-            with disk_full_explained(temp):
-                return write(temp)
-
-        return self.cache.get_or_make(self.key(config), make, on_wait=self._progress.note, source=str(source))
-
-    def _find_or_pack(
-        self, source: Source, image: EngineImage, config: Digest
-    ) -> tuple[Entry, tuple[Unsupported, ...]]:
-        losses: tuple[Unsupported, ...] = ()
-
-        def pack(packer: NativePacker, opened: Image, temp: Path) -> Digest:
-            nonlocal losses
-            if opened.image_id != config:
-                raise _AnotherConfigError
-            digest, losses = packer.pack(opened, self._options(), temp)
-            return digest
-
-        def write(temp: Path) -> Digest:
-            if self._packing.packer == "smolvm":
-                return self._pack_by_smolvm(source, image, temp)
-            limits = self._packing.transport, self._max_image_size
-            return self._maker.natively(
-                self._readable(source), image.id, *limits, lambda packer, opened: pack(packer, opened, temp)
-            )
-
-        return self._cached(source, config, write), losses
-
-    def _export_and_pack(self, source: Source, image: EngineImage) -> tuple[Entry, tuple[Unsupported, ...]]:
-        """Export an image whose config is not known, and find or make its artifact while it is open."""
-        losses: tuple[Unsupported, ...] = ()
-
-        def find_or_pack(packer: NativePacker, opened: Image) -> Entry:
-            self._record(image, opened.image_id)
-
-            def write(temp: Path) -> Digest:
-                nonlocal losses
-                if self._packing.packer == "smolvm":
-                    return self._pack_by_smolvm(source, image, temp)
-                digest, losses = packer.pack(opened, self._options(), temp)
-                return digest
-
-            return self._cached(source, opened.image_id, write)
-
-        transport = self._packing.transport
-        source_now = self._readable(source)
-        entry = self._maker.natively(source_now, image.id, transport, self._max_image_size, find_or_pack)
-        return entry, losses
-
     @cached_property
     def _smolvm(self) -> SmolvmPacker:
         from bot_bottle.pack.smolvm import SmolvmPacker
 
-        return SmolvmPacker(self._run, self._progress, self._accel)
+        return SmolvmPacker(self._run, self._progress, self._chosen.accel)
 
     @cached_property
     def _via_registry(self) -> bool:
         """Whether smolvm pulls the image from a registry."""
-        packer, via = self._packing.packer, self._packing.via
+        packer, via = self._chosen.packer, self._chosen.via
         return packer == "smolvm" and (via == "registry" or (via is None and not self._smolvm.takes_archives))
 
     def _registry_parts(self) -> tuple[tuple[str, str], ...]:
         if not self._via_registry:
             return ()
-        pushed = self._packing.transport == "push"
+        pushed = self._chosen.transport == "push"
         return ("transport", "push" if pushed else "save"), ("via", "registry")
 
     def _options(self) -> PackOptions:
         return PackOptions(created=source_date(os.environ))
 
-    def _pack_by_smolvm(self, source: Source, image: EngineImage, out: Path) -> Digest:
+    def _pack_by_smolvm(self, source: Source, image: EngineImage, out: Path) -> PackResult:
         readable = self._readable(source)
         if self._via_registry:
-            push = self._packing.transport == "push"
-            return self._maker.through_registry(self._smolvm, readable, image.id, out, push=push)
-        return self._maker.by_smolvm(self._smolvm, readable, image.id, out)
+            if readable.archive is not None:
+                return self._smolvm.from_served_archive(readable.archive, readable.archive_name, out)
+            push = self._chosen.transport == "push"
+            return self._smolvm.from_served_image(self.engine, image.id, out, push=push)
+        if readable.archive_name is not None:
+            raise UsageError(
+                "smolvm packs an archive of one image only",
+                next_step="add --via registry, or leave out --packer smolvm",
+            )
+        archive = readable.archive or self._exporter.save(image.id)
+        return self._smolvm.from_archive(archive, image.id, out)
 
     @cached_property
-    def _maker(self) -> Maker:
-        from bot_bottle.pack.making import Maker
+    def _exporter(self) -> Exporter:
+        """What takes images out of the engine. Raises EngineError."""
+        from bot_bottle.pack.export import Exporter
 
-        return Maker(lambda: self.engine, self._run, self._progress)
+        return Exporter(self.engine, self._run, self._progress)

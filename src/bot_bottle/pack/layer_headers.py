@@ -16,17 +16,26 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+
+import zstandard
 
 from bot_bottle.errors import CacheError
 from bot_bottle.host.locks import shared_lock, try_lock
-from bot_bottle.smolmachine.frames import COMPRESSION, is_segment
+from bot_bottle.image.archive import Image
+from bot_bottle.image.layers import CHUNK, Layer
+from bot_bottle.smolmachine.crc import crc32
+from bot_bottle.smolmachine.frames import COMPRESSION, closing, is_segment
 
 LIMIT = 10**9  # bytes that are kept when nobody says otherwise
 
 _LOCK = "lock"
 _NAME = re.compile(r"[0-9a-f]{64}")
+_FORM = "headers 1"  # to be changed with what tar/reader.py asks for
+_LARGEST = 32 << 20  # bytes, compressed; of a layer with more headers none are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +168,99 @@ def _segments(folder: Path) -> list[tuple[float, int, Path]]:
             facts = entry.stat(follow_symlinks=False)
             listed.append((facts.st_mtime, facts.st_size, Path(entry.path)))
     return sorted(listed)
+
+
+def reuse_headers(image: Image, store: HeaderStore) -> Image:
+    """Return an image whose layers' headers are read from the store, or stored if they were not in it.
+
+    What is stored is what the reader of headers was given, byte for byte, and it is given the same again. It
+    is found by the layer's digest, which had been verified when it was published.
+    """
+    return replace(image, layers=tuple(_reused(layer, store) for layer in image.layers))
+
+
+def _reused(layer: Layer, store: HeaderStore) -> Layer:
+    key = f"{_FORM} of {layer.diff_id}"
+    stored = store.read(key)
+    if stored is not None:
+        return replace(layer, headers=partial(_StoredHeaders, stored), verified=True)
+    # to find the headers all of it is decompressed, and here layers are read side by side
+    verify = layer.immutable and layer.compressed and not layer.is_sound
+    return replace(layer, headers=lambda: _RecordedHeaders(layer, store, key, verify=verify))
+
+
+class _StoredHeaders:
+    """The headers of a layer. What stands between them can only be passed over."""
+
+    def __init__(self, stored: bytes) -> None:
+        decompressor = zstandard.ZstdDecompressor()
+        self._headers = decompressor.stream_reader(stored, read_across_frames=True)
+
+    def read(self, count: int = -1, /) -> bytes:
+        data = self._headers.read(count)
+        while 0 < len(data) < count and (more := self._headers.read(count - len(data))):
+            data += more
+        return data
+
+    def some(self, _limit: int, /) -> bytes:
+        return b""
+
+    def skip(self, count: int, /) -> int:
+        return count
+
+    def close(self) -> None:
+        self._headers.close()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> _StoredHeaders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _RecordedHeaders:
+    """A layer that is read from where it is; if that goes well, the headers that were read are kept.
+
+    With `verify` it is then read to its end, and verified.
+    """
+
+    def __init__(self, layer: Layer, store: HeaderStore, key: str, *, verify: bool) -> None:
+        self._verification = layer.verification if verify else None
+        self._stream = stream = layer.open(verify=verify)
+        self._store = store
+        self._key = key
+        self._frame = zstandard.ZstdCompressor().compressobj()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.some = stream.some
+        self.skip = stream.skip
+        self.close = stream.close
+
+    def read(self, count: int = -1, /) -> bytes:
+        data = self._stream.read(count)
+        if self._size < _LARGEST:
+            self._add(self._frame.compress(data))
+        return data
+
+    def _add(self, part: bytes) -> None:
+        if part:
+            self._parts.append(part)
+            self._size += len(part)
+
+    def __enter__(self) -> _RecordedHeaders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stream:
+            if kind is None and self._verification is not None:
+                while self.some(CHUNK):
+                    pass
+                self._verification.done = True
+        if kind is None and self._size < _LARGEST:
+            self._add(self._frame.flush())
+            frame = b"".join(self._parts)
+            self._store.keep(self._key, frame + closing(len(frame), crc32(frame)))

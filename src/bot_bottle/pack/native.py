@@ -6,6 +6,7 @@ Loaded when an artifact has to be made; where it is found, nothing of this is ne
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,12 @@ from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image
 from bot_bottle.image.archive_index import shown
-from bot_bottle.image.spec import Digest
-from bot_bottle.pack.artifact import pack_native
+from bot_bottle.pack.artifact import PackResult, pack_native
 from bot_bottle.pack.chunk_index import Parts
-from bot_bottle.pack.known import known
-from bot_bottle.pack.layer_headers import HeaderStore
+from bot_bottle.pack.layer_headers import HeaderStore, reuse_headers
 from bot_bottle.pack.options import PackOptions
 from bot_bottle.pack.precompress import Ahead
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, Flattened, flatten
-from bot_bottle.rootfs.smolvm_compat import Unsupported
 from bot_bottle.scan.credential_files import LARGEST, in_file, in_variables, is_known
 from bot_bottle.smolmachine.writer import threads
 from bot_bottle.vm.guest_rootfs import find_guest
@@ -58,11 +56,11 @@ class NativePacker:
     ) -> None:
         self._using.__exit__(kind, error, trace)
 
-    def pack(self, image: Image, options: PackOptions, out: Path) -> tuple[Digest, tuple[Unsupported, ...]]:
-        """Write the artifact; give its digest and what of the image is not in it. Raises BottleError."""
+    def pack(self, image: Image, options: PackOptions, out: Path) -> PackResult:
+        """Write the artifact and return what it is. Raises BottleError."""
         with self._progress.stage("pack") as stage, self._store.using():
             stage.say("reading the layers")
-            image = known(self.ahead.marked(image), self._store)
+            image = reuse_headers(self.ahead.marked(image), self._store)
             root = self._flatten(image)
             stage.say("compressing the root filesystem")
             packed = pack_native(
@@ -82,7 +80,7 @@ class NativePacker:
             self._progress.note(
                 f"{'':<8} not in a microVM: {loss.count} x {loss.kind}, such as {loss.examples[0]}"
             )
-        return packed.digest, root.losses
+        return replace(packed, unsupported=root.losses)
 
     def _flatten(self, image: Image) -> Flattened:
         """Flatten an image, unless it grows beyond what is allowed. Nothing has been written then."""

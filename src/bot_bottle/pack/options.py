@@ -22,16 +22,20 @@ CONVERT_OPTIONS = ("engine", "packer", "accel", "max_image_size")  # those that 
 
 
 @dataclass(frozen=True, slots=True)
-class PackMethod:
-    """What makes the artifact, and how the image gets there.
+class ConvertOptions:
+    """How an image becomes an artifact. `engine` is a choice as in `find_engine`. Raises UsageError.
 
-    `via` is for smolvm; None is an archive where smolvm takes one, else a registry. `transport`
-    is how the image leaves the engine (see export.py); smolvm cannot read an engine's storage.
+    `accel` is for smolvm's packer, which boots a machine. `via` is for it too; None is an archive where
+    smolvm takes one, else a registry. `transport` is how the image leaves the engine (see export.py); smolvm
+    cannot read an engine's storage. `max_image_size` (bytes; None: MAX_IMAGE_SIZE) is for the native packer.
     """
 
+    engine: str | None = None
     packer: PackerName = "native"
+    accel: Accel = "auto"
     via: Via | None = None
     transport: Transport = "auto"
+    max_image_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.packer != "smolvm" and self.via:
@@ -41,33 +45,10 @@ class PackMethod:
         if self.packer == "smolvm" and self.transport == "push" and self.via != "registry":
             raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
-
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
-    """How an image becomes an artifact. `engine` is a choice as in `find_engine`.
-
-    `accel` is for smolvm's packer, which boots a machine. `max_image_size` (bytes) is for the native one.
-    """
-
-    engine: str | None = None
-    method: PackMethod = PackMethod()
-    accel: Accel = "auto"
-    max_image_size: int = 64 << 30
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        engine: str | None = None,
-        packer: PackerName = "native",
-        accel: Accel = "auto",
-        via: Via | None = None,
-        transport: Transport = "auto",
-        max_image_size: int | None = None,
-    ) -> ConvertOptions:
-        """Return them as the command line and the Python API name them. Raises UsageError."""
-        size = parse_image_size(MAX_IMAGE_SIZE) if max_image_size is None else max_image_size
-        return cls(engine, PackMethod(packer, via, transport), accel, size)
+    @property
+    def largest_image(self) -> int:
+        """The most bytes that an image may hold."""
+        return parse_image_size(MAX_IMAGE_SIZE) if self.max_image_size is None else self.max_image_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, SmolvmError
+from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.image.archive import as_tar
-from bot_bottle.image.spec import Digest
-from bot_bottle.pack.artifact import pack_smolvm
-from bot_bottle.registry.registry import Reference
+from bot_bottle.image.archive import as_tar, open_archive
+from bot_bottle.pack.artifact import PackResult, pack_smolvm
+from bot_bottle.pack.export import check_image_id
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host
 from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
 from bot_bottle.vm.smolvm import GUEST_ENDED, find_smolvm
 
+if TYPE_CHECKING:  # an archive needs no registry
+    from bot_bottle.registry.registry import Reference, Registry
+
+_REPOSITORY = "bot-bottle"
 _TIMEOUT = 3600.0  # seconds
 _MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB and four processors, whatever it is told
 _PROCESSORS = 2
@@ -49,16 +55,45 @@ class SmolvmPacker:
     def _emulated(self) -> bool:
         return choose_accel(self._accel, probe_kvm()) == "emulated"
 
-    def from_archive(self, archive: Path, out: Path) -> Digest:
-        """Make an artifact of the image in an archive or OCI layout."""
+    def from_archive(self, archive: Path, image_id: str, out: Path) -> PackResult:
+        """Make an artifact of the image in an archive or OCI layout, which has to be the one of this id."""
+        with open_archive(archive) as image:
+            check_image_id(image, image_id)
         archive = as_tar(archive, self._run.folder("archive") / "image.tar")
         return self._pack(archive, out, {}, None)
 
-    def from_registry(self, reference: Reference, port: int, out: Path) -> Digest:
-        """Make an artifact of an image that is served on our loopback, at `port`."""
-        return self._pack(str(reference), out, _REGISTRY, port)
+    def from_served_archive(self, archive: Path, name: str | None, out: Path) -> PackResult:
+        """Make an artifact of an image in an archive, which smolvm pulls from a registry.
 
-    def _pack(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> Digest:
+        `name` chooses among the images of the archive (None: its only one).
+        """
+        with self._registry(push=False) as registry:
+            return self._pull(registry, registry.load(archive, _REPOSITORY, name), out)
+
+    def from_served_image(self, engine: Engine, image_id: str, out: Path, *, push: bool) -> PackResult:
+        """Make an artifact of an engine's image, which smolvm pulls from a registry.
+
+        `push` says that the engine pushes it there, instead of an archive being loaded.
+        """
+        with self._registry(push=push) as registry:
+            if push:
+                with self._progress.stage("push") as stage:
+                    reference = registry.push_image(engine, image_id, _REPOSITORY, stage.say)
+            else:
+                with self._progress.stage("export", engine.size(image_id) or None) as stage:
+                    reference = registry.load_image(engine, image_id, _REPOSITORY, stage.advance)
+                    stage.conclude(f"from {engine.name} into the registry")
+            return self._pull(registry, reference, out)
+
+    def _registry(self, *, push: bool) -> AbstractContextManager[Registry]:
+        from bot_bottle.registry.ephemeral import ephemeral_registry
+
+        return ephemeral_registry(push=push, keep=paths.layers_dir() if push else None, run=self._run)
+
+    def _pull(self, registry: Registry, reference: Reference, out: Path) -> PackResult:
+        return self._pack(str(reference), out, _REGISTRY, registry.port)
+
+    def _pack(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> PackResult:
         left = _TRIES
         while True:
             left -= 1
@@ -69,7 +104,7 @@ class SmolvmPacker:
                     raise
                 self._progress.note(f"{error.message}: once more, on another emulated host")
 
-    def _try(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> Digest:
+    def _try(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> PackResult:
         exchange = self._run.folder("exchange")
         with self._host(exchange, port) as host, self._progress.stage("pack") as stage:
             stage.say("smolvm pack create")
@@ -86,7 +121,7 @@ class SmolvmPacker:
             packed = pack_smolvm(run, image, made)
             made.replace(out)
             stage.conclude("by smolvm pack create")
-        return packed.digest
+        return packed
 
     @contextmanager
     def _host(self, exchange: Path, port: int | None) -> Iterator[Host]:

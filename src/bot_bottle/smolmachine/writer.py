@@ -10,20 +10,24 @@ import ctypes
 import os
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from bot_bottle.errors import ArtifactError
+from bot_bottle.errors import ArtifactError, DiskFullError
+from bot_bottle.host.files import copy_range, disk_full, start_writeback
+from bot_bottle.host.progress import human_bytes
+from bot_bottle.host.signals import defer_signals
+from bot_bottle.image.hashing import BackgroundHash
 from bot_bottle.image.spec import Digest
-from bot_bottle.smolmachine.crc import crc32
+from bot_bottle.smolmachine.crc import crc32, crc32_combine
 from bot_bottle.smolmachine.format import Footer
-from bot_bottle.smolmachine.frames import closing, compress, segment
+from bot_bottle.smolmachine.frames import SEGMENT_CRC, closing, compress, segment
 from bot_bottle.smolmachine.manifest import Manifest
-from bot_bottle.smolmachine.sink import Part
-from bot_bottle.smolmachine.sums import Sums
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame
 
@@ -31,6 +35,15 @@ PART = 8 << 20  # bytes, at most, that are compressed as one frame
 _THREADS_MAX = 4
 _BLOCK = 512
 _M_ARENA_MAX = -8  # malloc.h
+_GOING = 32 << 20  # bytes that are worth the disk's while
+
+
+class Part(NamedTuple):
+    """A segment, and where a file has it: at `offset` of the open file `fd`."""
+
+    data: bytes
+    fd: int
+    offset: int
 
 
 OnMade = Callable[[int, int], None]
@@ -209,3 +222,126 @@ def _header(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT)
+
+
+class Sums:
+    """CRC-32 and SHA-256 of all pieces, in their order. To be used as a context."""
+
+    def __init__(self) -> None:
+        self._crc = 0
+        self._sha256 = BackgroundHash("sha256")
+
+    def add(self, data: bytes) -> None:
+        """Add a piece."""
+        self._sha256.update(data)
+        self._crc = crc32(data, self._crc)
+
+    def add_segment(self, data: bytes) -> None:
+        """Add a segment, whose CRC-32 is the same for all."""
+        self._sha256.update(data)
+        self._crc = crc32_combine(self._crc, SEGMENT_CRC, len(data))
+
+    @property
+    def crc(self) -> int:
+        """The CRC-32 of all pieces so far (IEEE 802.3)."""
+        return self._crc
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all pieces so far, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+    def __enter__(self) -> Sums:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sha256.close()
+
+
+class Sink:
+    """A file being written. `consumed` is to be kept: how many of the `total` bytes of input are in it."""
+
+    def __init__(self, file: Any, folder: Path | None, total: int) -> None:
+        self.consumed = 0
+        self._file, self._folder, self._total = file, folder, total
+        self._written = self._going = 0
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`. Raises DiskFullError, saying what is needed and where, or ArtifactError."""
+        left = memoryview(data)
+        try:
+            while left:
+                count = self._file.write(left)
+                self._count(count)
+                left = left[count:]
+        except OSError as error:
+            raise self._failed(error, len(left)) from error
+
+    def copy(self, part: Part) -> None:
+        """Write what another file has. Where the file system can, both share it, and nothing is moved.
+
+        Raises as `write` does.
+        """
+        done, size = 0, len(part.data)
+        if self._folder is not None:
+            try:
+                done = copy_range(part.fd, part.offset, size, self._file.fileno())
+            except OSError as error:
+                raise self._failed(error, size) from error
+            self._count(done)
+        if done < size:
+            self.write(part.data[done:])
+
+    def _count(self, count: int) -> None:
+        """Count what has been written, and have it go to the disk while more is being made."""
+        self._written += count
+        if self._folder is not None and self._written - self._going >= _GOING:
+            start_writeback(self._file.fileno(), self._going, self._written - self._going)
+            self._going = self._written
+
+    def flush(self) -> None:
+        """Hand on what the file object still holds. Raises as `write` does."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError, held: int = 0) -> DiskFullError | ArtifactError:
+        place = f" in {self._folder}" if self._folder else ""
+        if not disk_full(error):
+            return ArtifactError(f"cannot write the artifact{place}", why=str(error))
+        left = max(self._total - self.consumed, 0)
+        why = f"{(error.strerror or str(error))}; up to {human_bytes(self._written + held + left)} are needed"
+        if self._folder is not None:
+            disk = os.statvfs(self._folder)
+            why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"
+        return DiskFullError(
+            f"no room for the artifact{place}",
+            why=why,
+            next_step="make room there, or name a cache folder on a larger disk with BOT_BOTTLE_CACHE_DIR",
+        )
+
+
+@contextmanager
+def sink(out: BinaryIO | Path, total: int) -> Iterator[Sink]:
+    """Open where an artifact of `total` bytes of input is written; a path's file must be new.
+
+    When the block fails, a file that was opened here is removed. Raises ArtifactError.
+    """
+    if not isinstance(out, Path):
+        opened = Sink(out, None, total)
+        yield opened
+        opened.flush()
+        return
+    with ExitStack() as stack:
+        with defer_signals():
+            try:
+                file = stack.enter_context(
+                    out.open("xb", buffering=0)
+                )  # raw: closing has nothing left to fail on
+            except OSError as error:
+                raise ArtifactError(f"cannot write {out}", why=str(error)) from error
+            unfinished = stack.enter_context(ExitStack())
+            unfinished.callback(out.unlink, missing_ok=True)
+        yield Sink(file, out.parent, total)
+        unfinished.pop_all()

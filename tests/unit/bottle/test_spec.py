@@ -14,7 +14,7 @@ from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Source, parse_build_args
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.network.ports import Port, parse_ports, settled
-from bot_bottle.pack.options import PackMethod
+from bot_bottle.pack.options import ConvertOptions
 
 SOURCE = Source(image="hello")
 
@@ -65,7 +65,7 @@ def test_a_bad_variable_is_refused(item: str) -> None:
 )
 def test_a_way_to_pack_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        PackMethod(**given)
+        ConvertOptions(**given)
 
 
 def test_build_args_keep_the_difference_between_empty_and_not_given() -> None:

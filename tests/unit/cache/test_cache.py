@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.cache import find_or_make
 
 from bot_bottle.cache.cache import Cache, Entry, Explanation, Key
 from bot_bottle.cache.entry import record_path
@@ -29,7 +30,7 @@ class Use:
         self.said: list[str] = []
 
     def __call__(self, key: Key, source: str = "/project") -> Entry:
-        return self.cache.get_or_make(key, self.make, source=source, on_wait=self.said.append)
+        return find_or_make(self.cache, key, self.make, source=source, on_wait=self.said.append)
 
     def make(self, path: Path) -> None:
         self.made += 1
@@ -81,7 +82,7 @@ def test_a_digest_that_is_known_is_taken(use: Use, key: Key) -> None:
         use.make(path)
         return known
 
-    assert use.cache.get_or_make(key, make, source="", on_wait=print).digest == known
+    assert find_or_make(use.cache, key, make, source="", on_wait=print).digest == known
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_damaged_artifact_is_made_again(use: Use, key: Key, damage: Callable[[
 def test_damage_is_told_apart_from_waiting(use: Use, key: Key) -> None:
     os.truncate(use(key).path, 5)
     told: list[str] = []
-    use.cache.get_or_make(key, use.make, source="", on_wait=use.said.append, on_damage=told.append)
+    find_or_make(use.cache, key, use.make, source="", on_wait=use.said.append, on_damage=told.append)
     assert (len(told), use.said) == (1, [])
 
 
@@ -196,7 +197,7 @@ def test_a_failing_maker_leaves_nothing(use: Use, key: Key) -> None:
         raise ArtifactError("no luck")
 
     with pytest.raises(ArtifactError, match="no luck"):
-        use.cache.get_or_make(key, fail, source="", on_wait=print)
+        find_or_make(use.cache, key, fail, source="", on_wait=print)
     assert [path.suffix for path in use.cache.folder.iterdir()] == [".lock"]
     assert use(key).path.exists()
 
@@ -208,7 +209,7 @@ def test_what_is_no_artifact_is_not_published(use: Use, key: Key, content: bytes
             path.write_bytes(content)
 
     with pytest.raises(ArtifactError):
-        use.cache.get_or_make(key, make, source="", on_wait=print)
+        find_or_make(use.cache, key, make, source="", on_wait=print)
     assert [path.suffix for path in use.cache.folder.iterdir()] == [".lock"]
 
 
@@ -229,7 +230,7 @@ def test_a_full_disk_leaves_nothing_half_made(small_disk: Path, artifact: Path, 
                 pass
 
     with pytest.raises((DiskFullError, OSError)):
-        use.cache.get_or_make(key, fill, source="", on_wait=print)
+        find_or_make(use.cache, key, fill, source="", on_wait=print)
     assert not list(use.cache.folder.glob("*.tmp"))
     assert use.cache.list() == ()
     (small_disk / "ballast").unlink()
@@ -248,7 +249,7 @@ def test_a_disk_too_full_for_the_record_is_a_full_disk(small_disk: Path, artifac
         os.close(ballast)
 
     with pytest.raises(DiskFullError, match=str(use.cache.folder)):
-        use.cache.get_or_make(key, fill, source="", on_wait=print)
+        find_or_make(use.cache, key, fill, source="", on_wait=print)
     assert [path.suffix for path in use.cache.folder.iterdir()] == [".lock"]
 
 

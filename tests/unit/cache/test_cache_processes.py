@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.cache import find_or_make
 
 from bot_bottle.cache.cache import Cache, Key
 from bot_bottle.smolmachine.format import digest_of
@@ -30,7 +31,10 @@ def make(path):
             time.sleep(0.01)
         file.write(data[len(data) // 2:])
 key = Key(Digest.of(b"image"), "linux/amd64", "native", "1.32.2", 1, 1)
-entry = Cache(folder).get_or_make(key, make, source="s", on_wait=lambda text: print(text, flush=True))
+entry = Cache(folder).find(key)
+if not entry:
+    with Cache(folder).locked(key, source="s", on_wait=lambda text: print(text, flush=True)) as slot:
+        entry = slot.entry or slot.publish(make(slot.path))
 print("hit" if entry.hit else "made", entry.digest)
 """
 
@@ -110,7 +114,7 @@ def test_a_killed_maker_leaves_nothing_that_is_believed(makers: Makers, key: Key
     assert makers.cache.list()[0].path.read_bytes() == makers.artifact.read_bytes()
     process.wait(timeout=30)
     # a scrap that was there before the next use began goes with that use
-    entry = makers.cache.get_or_make(key, lambda _path: None, source="", on_wait=print)
+    entry = find_or_make(makers.cache, key, lambda _path: None, source="", on_wait=print)
     assert entry.hit
     assert not scrap.parent.exists()
     assert {path.suffix for path in makers.cache.folder.iterdir()} == {".smolmachine", ".json", ".lock"}
@@ -164,7 +168,7 @@ def test_finding_and_pruning_at_once(makers: Makers, key: Key) -> None:
     limit = time.monotonic() + 60
     while (asked < 50 or made < 5) and time.monotonic() < limit:
         asked += 1
-        entry = makers.cache.get_or_make(key, make, source="", on_wait=lambda _text: None)
+        entry = find_or_make(makers.cache, key, make, source="", on_wait=lambda _text: None)
         made += not entry.hit
         assert entry.digest == digest_of(makers.artifact)
     assert made >= 5

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.cache import find_or_make
 
 from bot_bottle.cache.cache import Cache, Entry, Key
 from bot_bottle.cache.entry import record_path
@@ -25,7 +26,8 @@ def entries(cache: Cache, artifact: Path, key: Key) -> list[Entry]:
 
     made = []
     for days in (4, 3, 2, 1):
-        entry = cache.get_or_make(
+        entry = find_or_make(
+            cache,
             replace(key, smolvm_version=str(days)),
             make,
             source="/project",

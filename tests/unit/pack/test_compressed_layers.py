@@ -18,8 +18,7 @@ from bot_bottle.errors import ImageError
 from bot_bottle.image.archive import Image, open_archive
 from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.pack.artifact import pack_native
-from bot_bottle.pack.known import known
-from bot_bottle.pack.layer_headers import HeaderStore
+from bot_bottle.pack.layer_headers import HeaderStore, reuse_headers
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, Flattened, flatten
 from bot_bottle.vm.guest_rootfs import Guest
 
@@ -70,7 +69,7 @@ def test_the_same_artifact_comes_of_it(
     for name, kinds, count in (("plain", PLAIN, 1), ("packed", packs, threads)):
         with opened(tmp_path / name, TARS, kinds) as image:
             # two stores: what is known of a layer would not be read again
-            seen = known(image, store) if name == "packed" else image
+            seen = reuse_headers(image, store) if name == "packed" else image
             root = flatten(seen, verify=False, threads=count)
             if name == "packed":
                 verified = [each.is_sound for each in seen.layers]
@@ -82,19 +81,19 @@ def test_the_same_artifact_comes_of_it(
 
 def test_headers_that_are_there_spare_the_reading(tmp_path: Path, store: HeaderStore) -> None:
     with opened(tmp_path / "first", TARS, KINDS["gzip"]) as image:
-        first = listed(flatten(known(image, store), verify=False, threads=2))
+        first = listed(flatten(reuse_headers(image, store), verify=False, threads=2))
     store.publish()
     with opened(tmp_path / "second", TARS, KINDS["gzip"]) as image:
         for blob in (tmp_path / "second" / "blobs" / "sha256").iterdir():
             os.truncate(blob, 0)
-        seen = known(image, store)
+        seen = reuse_headers(image, store)
         assert listed(flatten(seen, verify=False, threads=2)) == first
         assert not any(each.is_sound for each in seen.layers)
 
 
 def test_what_may_change_is_verified_when_its_data_is_read(tmp_path: Path, store: HeaderStore) -> None:
     with opened(tmp_path / "image", TARS, KINDS["gzip"], immutable=False) as image:
-        seen = known(image, store)
+        seen = reuse_headers(image, store)
         root = flatten(seen, verify=False, threads=2)
         assert not any(each.is_sound for each in seen.layers)
         blob = tmp_path / "image" / "blobs" / "sha256" / str(image.layers[1].digest).partition(":")[2]
@@ -108,7 +107,7 @@ def test_every_rule_holds_in_threads(tmp_path: Path, store: HeaderStore) -> None
     tars = [layer(each) for each in members]
     with opened(tmp_path / "image", tars, [gzipped] * len(tars)) as image:
         alone = flatten(image, verify=False)
-        beside = flatten(known(image, store), verify=False, threads=4)
+        beside = flatten(reuse_headers(image, store), verify=False, threads=4)
         assert listed(alone) == listed(beside)
         assert b"".join(alone.chunks()) == b"".join(beside.chunks())
 
@@ -127,7 +126,7 @@ def test_a_layer_that_is_not_what_its_digests_say(
     threads = threading.active_count()
     with opened(tmp_path / "image", TARS, KINDS["mixed"]) as image:
         wrong = changed(image, number, **{what: Digest.of(b"another")})
-        seen = known(wrong, store)
+        seen = reuse_headers(wrong, store)
         with pytest.raises(ImageError, match="damaged"):
             b"".join(flatten(seen, verify=False, threads=2).chunks())
         assert not seen.layers[number].is_sound
@@ -149,7 +148,7 @@ def test_what_is_too_much_ends_all_reading(tmp_path: Path, store: HeaderStore, t
         opened(tmp_path / "image", tars, [gzipped] * 4) as image,
         pytest.raises(ImageError, match="too much"),
     ):
-        flatten(known(image, store), verify=False, threads=threads, on_bytes=count)
+        flatten(reuse_headers(image, store), verify=False, threads=threads, on_bytes=count)
     assert threading.active_count() == running
     assert told < 40_000_000
     store.publish()
@@ -165,4 +164,4 @@ def test_a_layer_that_is_cut_or_goes_on(
         opened(tmp_path / "image", TARS, packs) as image,
         pytest.raises(ImageError, match=str(image.layers[1].diff_id)),
     ):
-        flatten(known(image, store), verify=False, threads=2)
+        flatten(reuse_headers(image, store), verify=False, threads=2)

@@ -19,8 +19,7 @@ from bot_bottle.image.archive import open_archive
 from bot_bottle.image.spec import Digest
 from bot_bottle.pack.artifact import pack_native
 from bot_bottle.pack.chunk_index import Parts
-from bot_bottle.pack.known import known
-from bot_bottle.pack.layer_headers import HeaderStore, prune
+from bot_bottle.pack.layer_headers import HeaderStore, prune, reuse_headers
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, flatten
 from bot_bottle.vm.guest_rootfs import Guest
 
@@ -55,7 +54,7 @@ class Bench:
             on_open(archive)
             out: BinaryIO | Path = io.BytesIO()
             if stored:
-                image = known(image, self.store)
+                image = reuse_headers(image, self.store)
                 out = self.folder / f"{len(self.artifacts):03}.smolmachine"
             made = pack_native(
                 image,
