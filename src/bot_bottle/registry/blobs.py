@@ -12,9 +12,9 @@ from aiohttp.web_request import BaseRequest
 
 from bot_bottle.image.layers import Blob
 from bot_bottle.image.spec import Digest
-from bot_bottle.registry.errors import BlobUnknown
+from bot_bottle.registry.errors import Answer, Refusal
+from bot_bottle.registry.repositories import Service
 from bot_bottle.registry.routes import Route
-from bot_bottle.registry.service import Service, byte_range
 from bot_bottle.registry.store import UnknownBlob
 
 _STRETCH = 16 << 20  # bytes that a client has one idle time to take
@@ -43,7 +43,9 @@ async def get(service: Service, request: BaseRequest, route: Route) -> web.Strea
             await response.write_eof()
             return response
     except UnknownBlob as error:
-        raise BlobUnknown("blob unknown to registry", detail={"digest": str(digest)}) from error
+        raise Refusal(
+            Answer.BLOB_UNKNOWN, "blob unknown to registry", detail={"digest": str(digest)}
+        ) from error
 
 
 async def delete(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
@@ -65,7 +67,7 @@ async def _adopt(service: Service, route: Route, digest: Digest) -> None:
 def _known(service: Service, route: Route) -> Digest:
     digest = route.digest
     if not service.repositories.has_blob(digest, route.name):
-        raise BlobUnknown("blob unknown to registry", detail={"digest": str(digest)})
+        raise Refusal(Answer.BLOB_UNKNOWN, "blob unknown to registry", detail={"digest": str(digest)})
     return digest
 
 
@@ -81,6 +83,27 @@ def _asked(request: BaseRequest, headers: dict[str, str], size: int) -> tuple[in
     start, count = found
     headers["Content-Range"] = f"bytes {start}-{start + count - 1}/{size}"
     return 206, start, count
+
+
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Read a Range header: return the first byte and the count, or None where all is to be sent.
+
+    Source: RFC 9110, 14.1.2 and 14.2: what is malformed, or has several ranges, is ignored. aiohttp's own
+    `http_range` is not it: it takes `bytes=-0`, the last 0 bytes, for all of them. Raises Refusal for a range
+    outside the content.
+    """
+    unit, _, spec = header.partition("=")
+    first, dash, last = spec.strip().partition("-")
+    digits = first + last
+    if unit.strip() != "bytes" or not dash or not (digits.isascii() and digits.isdigit()) or len(digits) > 38:
+        return None
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+    if start >= end:
+        raise Refusal(Answer.RANGE_INVALID, "no such bytes", headers={"Content-Range": f"bytes */{size}"})
+    return start, end - start
 
 
 async def _send(service: Service, request: BaseRequest, blob: Blob, start: int, count: int) -> None:

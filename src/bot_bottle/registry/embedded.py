@@ -24,9 +24,8 @@ from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.registry.blob_cache import Kept
 from bot_bottle.registry.image import Content
 from bot_bottle.registry.registry import Reference, Registry
-from bot_bottle.registry.repositories import Manifest, Repositories
+from bot_bottle.registry.repositories import Manifest, Repositories, Service
 from bot_bottle.registry.server import serve
-from bot_bottle.registry.service import Service
 from bot_bottle.registry.store import BlobStore, UnknownBlob
 
 T = TypeVar("T")

@@ -13,16 +13,9 @@ from aiohttp.web_request import BaseRequest
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.spec import INDEX_TYPES, MANIFEST_TYPES, Digest, parse_json
-from bot_bottle.registry.errors import (
-    DigestInvalid,
-    ManifestBlobUnknown,
-    ManifestInvalid,
-    ManifestUnknown,
-    TooLarge,
-)
-from bot_bottle.registry.repositories import Manifest, Repositories, Repository
+from bot_bottle.registry.errors import Answer, Refusal
+from bot_bottle.registry.repositories import Manifest, Repositories, Repository, Service
 from bot_bottle.registry.routes import Route, as_tag
-from bot_bottle.registry.service import Service
 from bot_bottle.registry.store import CANONICAL
 
 _TAGS_LIMIT = 64  # in one request
@@ -46,11 +39,13 @@ async def put(service: Service, request: BaseRequest, route: Route) -> web.Strea
     reference = route.tag_or_digest
     tags = [as_tag(tag) for tag in request.query.getall("tag", [])] if isinstance(reference, Digest) else []
     if len(tags) > _TAGS_LIMIT:
-        raise TooLarge(f"{_TAGS_LIMIT} tags are the most that one request may have")
+        raise Refusal(Answer.TOO_LARGE, f"{_TAGS_LIMIT} tags are the most that one request may have")
     data = await service.body(request, service.limits.manifest)
     digest = Digest.of(data, reference.algorithm if isinstance(reference, Digest) else CANONICAL)
     if isinstance(reference, Digest) and reference != digest:
-        raise DigestInvalid("the manifest has another digest", detail={"digest": str(digest)})
+        raise Refusal(
+            Answer.DIGEST_INVALID, "the manifest has another digest", detail={"digest": str(digest)}
+        )
     media_type, document = read(data, request.headers.get("Content-Type", ""))
     _check_config(service.repositories, route.name, document)
     subject = _subject(document)
@@ -82,29 +77,30 @@ def _known(service: Service, route: Route) -> tuple[Repository, Manifest]:
     repository = service.repositories.find(route.name)
     manifest = repository.find(reference) if repository is not None else None
     if repository is None or manifest is None:
-        raise ManifestUnknown("manifest unknown", detail={"reference": str(reference)})
+        raise Refusal(Answer.MANIFEST_UNKNOWN, "manifest unknown", detail={"reference": str(reference)})
     return repository, manifest
 
 
 def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
-    """Read a manifest; give its media type and content. Raises ManifestInvalid.
+    """Read a manifest; give its media type and content. Raises Refusal.
 
     Parameters of the Content-Type are ignored, as the specification asks.
     """
     try:
         document = parse_json(data, "manifest")
     except ImageError as error:
-        raise ManifestInvalid(error.message, detail=error.why[:200]) from error
+        raise Refusal(Answer.MANIFEST_INVALID, error.message, detail=error.why[:200]) from error
     inner = document.get("mediaType")
     said = content_type.partition(";")[0].strip()
     media_type = said or str(inner)
     if media_type not in MANIFEST_TYPES | INDEX_TYPES or (inner is not None and inner != media_type):
-        raise ManifestInvalid(
+        raise Refusal(
+            Answer.MANIFEST_INVALID,
             "the media type is not one of image manifests and indexes, or the manifest itself says another",
             detail={"Content-Type": said[:200], "mediaType": str(inner)[:200]},
         )
     if document.get("schemaVersion") != 2:
-        raise ManifestInvalid("schemaVersion must be 2")
+        raise Refusal(Answer.MANIFEST_INVALID, "schemaVersion must be 2")
     if media_type in MANIFEST_TYPES:
         _digest(document.get("config"), "config")
     for descriptor in _list(document, "layers") + _list(document, "manifests"):
@@ -122,7 +118,9 @@ def _check_config(repositories: Repositories, name: str, document: dict[str, Any
         return
     digest = Digest(document["config"]["digest"])
     if not repositories.has_blob(digest, name):
-        raise ManifestBlobUnknown("the repository lacks the manifest's config", detail=[str(digest)])
+        raise Refusal(
+            Answer.MANIFEST_BLOB_UNKNOWN, "the repository lacks the manifest's config", detail=[str(digest)]
+        )
 
 
 def _subject(document: dict[str, Any]) -> Digest | None:
@@ -136,11 +134,11 @@ def _digest(descriptor: object, what: str) -> Digest:
             return Digest(descriptor.get("digest") or "")
         except ImageError:
             pass
-    raise ManifestInvalid(f"{what}: not a descriptor with a digest that is known")
+    raise Refusal(Answer.MANIFEST_INVALID, f"{what}: not a descriptor with a digest that is known")
 
 
 def _list(document: dict[str, Any], key: str) -> list[Any]:
     items = document.get(key) or []
     if not isinstance(items, list):
-        raise ManifestInvalid(f"{key} must be a list")
+        raise Refusal(Answer.MANIFEST_INVALID, f"{key} must be a list")
     return items

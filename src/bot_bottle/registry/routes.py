@@ -11,7 +11,7 @@ from typing import Literal
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.spec import Digest
-from bot_bottle.registry.errors import DigestInvalid, ManifestInvalid, NameUnknown
+from bot_bottle.registry.errors import Answer, Refusal, name_unknown
 
 Kind = Literal["base", "blob", "manifest", "uploads", "upload", "tags", "referrers"]
 
@@ -31,24 +31,24 @@ class Route:
 
     @property
     def digest(self) -> Digest:
-        """The reference as a digest. Raises DigestInvalid."""
+        """The reference as a digest. Raises Refusal."""
         return as_digest(self.reference)
 
     @property
     def tag_or_digest(self) -> str | Digest:
-        """The reference as a tag or digest. Raises DigestInvalid, ManifestInvalid."""
+        """The reference as a tag or digest. Raises Refusal."""
         return as_digest(self.reference) if ":" in self.reference else as_tag(self.reference)
 
 
 def parse(path: str) -> Route:
-    """Read a path. Raises NameUnknown for one that is no endpoint, or whose name is none."""
+    """Read a path. Raises Refusal for one that is no endpoint, or whose name is none."""
     if path in ("/v2/", "/v2"):
         return Route("base")
     if not path.startswith("/v2/"):
-        raise NameUnknown
+        raise name_unknown()
     route = _endpoint(path.split("/")[2:])
     if route is None or not is_name(route.name):
-        raise NameUnknown
+        raise name_unknown()
     return route
 
 
@@ -75,17 +75,19 @@ def is_name(name: str) -> bool:
 
 
 def as_tag(text: str) -> str:
-    """Give a tag back if it is one. Raises ManifestInvalid."""
+    """Give a tag back if it is one. Raises Refusal."""
     if not _TAG.match(text):
-        raise ManifestInvalid("not a tag", detail=text[:200])
+        raise Refusal(Answer.MANIFEST_INVALID, "not a tag", detail=text[:200])
     return text
 
 
 def as_digest(text: str) -> Digest:
-    """Read a digest. Raises DigestInvalid."""
+    """Read a digest. Raises Refusal."""
     try:
         return Digest(text)
     except ImageError as error:
-        raise DigestInvalid(
-            "not a digest of an algorithm that is known (sha256, sha512)", detail=text[:200]
+        raise Refusal(
+            Answer.DIGEST_INVALID,
+            "not a digest of an algorithm that is known (sha256, sha512)",
+            detail=text[:200],
         ) from error

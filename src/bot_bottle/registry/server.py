@@ -20,18 +20,9 @@ from aiohttp.web_request import BaseRequest
 from bot_bottle.host.files import disk_full
 from bot_bottle.registry import blobs, manifests, uploads
 from bot_bottle.registry import tags as listings
-from bot_bottle.registry.errors import (
-    JSON,
-    Denied,
-    Fault,
-    Misdirected,
-    NameUnknown,
-    NotAllowed,
-    Refusal,
-    StorageFull,
-)
+from bot_bottle.registry.errors import JSON, Answer, Refusal, name_unknown
+from bot_bottle.registry.repositories import Service
 from bot_bottle.registry.routes import Kind, Route, parse
-from bot_bottle.registry.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -141,33 +132,37 @@ class _Server(web.Server):
 
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         if request.headers.get("Host") not in self._hosts:
-            raise Misdirected("this registry is reached as 127.0.0.1:PORT")
+            raise Refusal(Answer.MISDIRECTED, "this registry is reached as 127.0.0.1:PORT")
         route = parse(unquote(request.rel_url.raw_path))
         if route.kind == "base":
             return _base(request)
         prefix, _, rest = route.name.partition("/")
         if not hmac.compare_digest(prefix.encode(), self._service.prefix.encode()) or not rest:
-            raise NameUnknown
+            raise name_unknown()
         methods = _HANDLERS[route.kind]
         if request.method not in methods:
-            raise NotAllowed("the method is not for this path", headers={"Allow": ", ".join(methods)})
+            raise Refusal(
+                Answer.NOT_ALLOWED, "the method is not for this path", headers={"Allow": ", ".join(methods)}
+            )
         if request.method not in _READING and not self._service.writable:
-            raise Denied("this registry is read-only")
+            raise Refusal(Answer.DENIED, "this registry is read-only")
         return await methods[request.method](self._service, request, route)
 
 
 def _refused(refusal: Refusal) -> web.Response:
     headers = {"Content-Type": JSON, **_VERSION, **refusal.headers}
-    return web.Response(status=refusal.status, reason=refusal.reason, body=refusal.body(), headers=headers)
+    return web.Response(
+        status=refusal.answer.status, reason=refusal.answer.reason, body=refusal.body(), headers=headers
+    )
 
 
 def _fault(error: Exception) -> Refusal:
     if disk_full(error) or (isinstance(error, OSError) and error.errno == errno.EFBIG):
-        return StorageFull("the registry's disk is full")
-    return Fault("internal error")
+        return Refusal(Answer.STORAGE_FULL, "the registry's disk is full")
+    return Refusal(Answer.FAULT, "internal error")
 
 
 def _base(request: BaseRequest) -> web.StreamResponse:
     if request.method not in _READING:
-        raise NotAllowed("the method is not for this path", headers={"Allow": "GET, HEAD"})
+        raise Refusal(Answer.NOT_ALLOWED, "the method is not for this path", headers={"Allow": "GET, HEAD"})
     return web.Response(body=b"{}", headers={"Content-Type": JSON, **_VERSION})

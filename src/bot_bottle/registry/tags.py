@@ -13,10 +13,9 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from bot_bottle.image.spec import INDEX_TYPES
-from bot_bottle.registry.errors import JSON, NameUnknown, PageInvalid
-from bot_bottle.registry.repositories import Manifest
+from bot_bottle.registry.errors import JSON, Answer, Refusal, name_unknown
+from bot_bottle.registry.repositories import Manifest, Service
 from bot_bottle.registry.routes import Route
-from bot_bottle.registry.service import Service
 
 _PAGE = 1000
 _PAGE_BYTES = 4 << 20
@@ -27,10 +26,10 @@ async def tags(service: Service, request: BaseRequest, route: Route) -> web.Stre
     """List the tags, `n` at most, after `last`."""
     repository = service.repositories.find(route.name)
     if repository is None:
-        raise NameUnknown
+        raise name_unknown()
     asked = request.query.get("n", str(_PAGE))
     if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
-        raise PageInvalid("n must be a number", detail=asked[:200])
+        raise Refusal(Answer.PAGE_INVALID, "n must be a number", detail=asked[:200])
     count = min(int(asked), _PAGE)
     found = repository.sorted_tags(request.query.get("last"))
     page = found[:count]

@@ -13,16 +13,9 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from bot_bottle.image.spec import Digest
-from bot_bottle.registry.errors import (
-    BlobUploadBusy,
-    BlobUploadUnknown,
-    DigestInvalid,
-    RangeInvalid,
-    SizeInvalid,
-    TooMany,
-)
+from bot_bottle.registry.errors import Answer, Refusal
+from bot_bottle.registry.repositories import Service
 from bot_bottle.registry.routes import Route, as_digest
-from bot_bottle.registry.service import Service
 from bot_bottle.registry.store import DigestMismatch, TooManyUploads, Upload
 
 _CHUNK_RANGE = re.compile(r"(\d{1,19})-(\d{1,19})\Z", re.ASCII)
@@ -44,7 +37,9 @@ async def start(service: Service, request: BaseRequest, route: Route) -> web.Str
             return await _finish(service, route, upload, digest)
     algorithm = query.get("digest-algorithm", "sha256")
     if algorithm not in ("sha256", "sha512"):
-        raise DigestInvalid("not an algorithm that is known (sha256, sha512)", detail=algorithm[:200])
+        raise Refusal(
+            Answer.DIGEST_INVALID, "not an algorithm that is known (sha256, sha512)", detail=algorithm[:200]
+        )
     return _accepted(route, _begin(service, route, algorithm))
 
 
@@ -84,20 +79,20 @@ def _begin(service: Service, route: Route, algorithm: str | None) -> Upload:
     try:
         return service.repositories.store.upload(algorithm, owner=route.name)
     except TooManyUploads as error:
-        raise TooMany("too many uploads are open", detail=str(error)) from error
+        raise Refusal(Answer.TOO_MANY, "too many uploads are open", detail=str(error)) from error
 
 
 def _find(service: Service, route: Route) -> Upload:
     upload = service.repositories.store.find_upload(route.reference)
     if upload is None or upload.owner != route.name:
-        raise BlobUploadUnknown("blob upload unknown to registry")
+        raise Refusal(Answer.BLOB_UPLOAD_UNKNOWN, "blob upload unknown to registry")
     return upload
 
 
 @contextmanager
 def _writing(upload: Upload) -> Iterator[None]:
     if upload.busy:
-        raise BlobUploadBusy("another request is writing to this upload")
+        raise Refusal(Answer.BLOB_UPLOAD_BUSY, "another request is writing to this upload")
     upload.busy = True
     try:
         yield
@@ -114,13 +109,19 @@ async def _chunk(service: Service, request: BaseRequest, route: Route, upload: U
     found = _CHUNK_RANGE.match(said)
     first, last = (int(found[1]), int(found[2])) if found else (-1, -1)
     if first != upload.size or last < first:
-        raise RangeInvalid("the chunk does not follow what has arrived", headers=_progress(route, upload))
+        raise Refusal(
+            Answer.RANGE_INVALID,
+            "the chunk does not follow what has arrived",
+            headers=_progress(route, upload),
+        )
     count = last - first + 1
     if request.content_length not in (None, count):
-        raise SizeInvalid(f"Content-Range says {count} bytes, Content-Length {request.content_length}")
+        raise Refusal(
+            Answer.SIZE_INVALID, f"Content-Range says {count} bytes, Content-Length {request.content_length}"
+        )
     await _append(service, request, upload, count)
     if upload.size != last + 1:
-        raise SizeInvalid(f"Content-Range says {count} bytes, {upload.size - first} came")
+        raise Refusal(Answer.SIZE_INVALID, f"Content-Range says {count} bytes, {upload.size - first} came")
 
 
 async def _append(service: Service, request: BaseRequest, upload: Upload, limit: int | None = None) -> None:
@@ -137,7 +138,9 @@ async def _finish(service: Service, route: Route, upload: Upload, digest: Digest
     try:
         await service.on_disk(upload.commit, digest)
     except DigestMismatch as error:
-        raise DigestInvalid("the content has another digest", detail={"digest": str(digest)}) from error
+        raise Refusal(
+            Answer.DIGEST_INVALID, "the content has another digest", detail={"digest": str(digest)}
+        ) from error
     service.repositories.make(route.name).add_blob(digest)
     return _created(route, digest)
 
