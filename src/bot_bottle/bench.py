@@ -58,7 +58,7 @@ class Report:
 
     @property
     def auto(self) -> tuple[Way, str]:
-        """Give the way that `--transport auto` takes here, and why."""
+        """Return the way that `--transport auto` takes here, and why."""
         direct = next(timing for timing in self.timings if timing.way == NATIVE[0])
         if direct.failure:
             return NATIVE[1], direct.failure

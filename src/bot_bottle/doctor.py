@@ -37,7 +37,7 @@ class Check:
     next_step: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it."""
+        """Return it as JSON has it."""
         return asdict(self)
 
 

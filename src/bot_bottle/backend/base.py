@@ -61,7 +61,7 @@ class BottleConfig:
         return replace(self, command=command, secrets={})
 
     def variables(self, *, tty: bool) -> dict[str, str]:
-        """Give the command's variables; one with a terminal learns which."""
+        """Return the command's variables; one with a terminal learns which."""
         terminal = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
         return {**terminal, **self.env}
 
@@ -72,7 +72,7 @@ def machine_name(slug: str) -> str:
 
 
 def default_path(env: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables that docker adds to a command's own, and smolvm does not."""
+    """Return the variables that docker adds to a command's own, and smolvm does not."""
     return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}
 
 
@@ -164,13 +164,13 @@ class Backend(Protocol):
         What it may reach is in force then. `files` are where it records what was refused.
         """
 
-    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+    def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
         """Run another command in a bottle that another process holds, and return its exit status.
 
         Raises SpecError where the bottle cannot take one.
         """
 
-    def probe(self, machine: Machine, policy: Policy) -> Proof:
+    def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Try again from inside what a running bottle can reach. Raises SpecError where it cannot try."""
 
     def check_can_allow(self, machine: Machine) -> None:

@@ -108,7 +108,7 @@ def _look(running: RunningBottle, side: Side) -> None:
 
 
 def exported(text: str) -> dict[str, str]:
-    """Give the variables that a shell's `export -p` tells of, with their values as that shell quotes them."""
+    """Return the variables that a shell's `export -p` prints, with their values as that shell quotes them."""
     starts = list(_EXPORT.finditer(text))
     ends = [start.start() for start in starts[1:]] + [len(text)]
     pairs = zip(starts, ends, strict=True)
@@ -134,7 +134,7 @@ def _streams_into(target: int) -> Iterator[None]:
 
 
 def _files(name: str) -> dict[str, str] | None:
-    """Give what a bottle changed in its clone: names, and how and into what; None if that is not known."""
+    """Return what a bottle changed in its clone: names, and how and into what; None if that is not known."""
     with suppress(BottleError), manage.diff(name, "--raw", "-z", "--no-abbrev", "--no-renames") as stream:
         words = stream.read().decode("utf-8", "surrogateescape").split("\0")
         pairs = zip(words[::2], words[1::2], strict=False)
@@ -224,7 +224,7 @@ def _parts(
 
 
 def _reached(proof: Any) -> dict[str, str] | None:
-    """Give of each probe of a receipt whether it got out. How it was refused may differ."""
+    """Return of each probe of a receipt whether it got out. How it was refused may differ."""
     if not isinstance(proof, dict) or not proof:
         return None
     outcomes = {

@@ -120,7 +120,7 @@ class DetachedRunner:
 
 
 def detached_runner() -> DetachedRunner | None:
-    """Tell whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
+    """Return whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
     try:
         name, tell, log, image = json.loads(os.environ.pop(_VARIABLE, ""))
         for descriptor in (tell, log):

@@ -77,7 +77,7 @@ def requested_by_build(settings: Settings) -> Request:
 
 
 def requested_grants(settings: Settings, *, without: str = "") -> Request:
-    """Give what the file in force asks for; `without` is the beginning of keys that an option overrules."""
+    """Return what the file in force asks for; `without` is the beginning of keys that an option overrules."""
     asked = {
         key: value
         for key, value in settings.of_file.items()

@@ -27,7 +27,7 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
 
 def path(name: str) -> Path:
-    """Give where the output of a bottle goes."""
+    """Return where the output of a bottle goes."""
     return paths.bottle_dir(name) / "log"
 
 
@@ -73,7 +73,7 @@ def _punch(descriptor: int, length: int) -> None:
 def read(
     name: str, lasts: Callable[[], bool], on_dropped: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes]:
-    """Give what is kept of a bottle's output, and what comes while it `lasts`. Raises ReceiptError.
+    """Yield what is kept of a bottle's output, and what comes while it `lasts`. Raises ReceiptError.
 
     `on_dropped` is told how many bytes are not there any more, whenever some are missing.
     """
@@ -114,7 +114,7 @@ def _next(descriptor: int) -> tuple[int, bytes]:
 
 
 def _kept_from(descriptor: int, position: int) -> int:
-    """Give where a file goes on at or after a position, over a hole if there is one."""
+    """Return where a file goes on at or after a position, over a hole if there is one."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError:  # nothing more, or nothing is known of holes

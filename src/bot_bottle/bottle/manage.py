@@ -45,7 +45,7 @@ class BottleState:
 
 
 def list_bottles(*, everything: bool = False) -> list[BottleState]:
-    """Give the bottles that run, were killed, or have left something; with `everything` all known ones."""
+    """Return the bottles that run, were killed, or have left something; with `everything` all known ones."""
     found = []
     for record in records.newest_of_each():
         with suppress(SpecError):  # not a record of ours
@@ -71,7 +71,7 @@ def _kept(name: str) -> tuple[str, ...]:
 def log(
     name: str, *, follow: bool = False, on_dropped: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes]:
-    """Give the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError.
+    """Yield the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError.
 
     `on_dropped` is told how many bytes are not kept any more.
     """
@@ -80,7 +80,14 @@ def log(
 
 
 def execute(
-    name: str, command: Sequence[str], *, user: str = "", workdir: str = "", env: Mapping[str, str], tty: bool
+    name: str,
+    command: Sequence[str],
+    progress: Progress,
+    *,
+    user: str = "",
+    workdir: str = "",
+    env: Mapping[str, str],
+    tty: bool,
 ) -> int:
     """Run another command in a running bottle on our own streams, and give its exit status.
 
@@ -100,7 +107,7 @@ def execute(
         cpus=0,
         memory_mib=0,
     )
-    return backend_at(machine.place).execute(machine, config, tty=tty)
+    return backend_at(machine.place).execute(machine, config, progress, tty=tty)
 
 
 def stop(name: str, patience: float) -> bool:

@@ -11,6 +11,7 @@ from bot_bottle.bottle import names, records
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.errors import SpecError
+from bot_bottle.host.progress import Progress
 from bot_bottle.network import audit_log
 from bot_bottle.network.policy import Policy, load_policy, parse_policy, save_policy
 from bot_bottle.network.probes import Proof
@@ -51,12 +52,12 @@ def allow(name: str, entries: list[str]) -> Policy:
     return policy
 
 
-def check(name: str) -> Proof:
+def check(name: str, progress: Progress) -> Proof:
     """Try again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
     record = _running(name)
     policy = load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
     machine = record.machine()
-    return backend_at(machine.place).probe(machine, policy)
+    return backend_at(machine.place).probe(machine, policy, progress)
 
 
 def _is_open(record: RunRecord) -> bool:

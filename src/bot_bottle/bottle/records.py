@@ -161,17 +161,17 @@ def newest(name: str | None = None) -> RunRecord:
 
 
 def refusals_of(path: Path) -> Path:
-    """Give where the egress log of a receipt's run is, if it has one."""
+    """Return where the egress log of a receipt's run is, if it has one."""
     return path.with_suffix(".egress")
 
 
 def policy_of(path: Path) -> Path:
-    """Give where the policy is that a receipt's run is held to, if that can be changed."""
+    """Return where the policy is that a receipt's run is held to, if that can be changed."""
     return path.with_suffix(".policy")
 
 
 def newest_path(name: str | None) -> Path:
-    """Give where the receipt of the last run is, or of a bottle's last run. Raises ReceiptError."""
+    """Return where the receipt of the last run is, or of a bottle's last run. Raises ReceiptError."""
     for path in reversed(_paths()):
         if name in (None, _bottle(path)):
             return path
@@ -182,7 +182,7 @@ def newest_path(name: str | None) -> Path:
 
 
 def names() -> set[str]:
-    """Give the names of all bottles of which receipts are kept. Raises ReceiptError."""
+    """Return the names of all bottles of which receipts are kept. Raises ReceiptError."""
     return {_bottle(path) for path in _paths()}
 
 
@@ -208,7 +208,7 @@ def _paths() -> list[Path]:
 
 
 def _bottle(path: Path) -> str:
-    """Give the name of the bottle whose receipt it is; nothing when it is none."""
+    """Return the name of the bottle whose receipt it is; nothing when it is none."""
     found = _NAME.fullmatch(path.name)
     return found[1] if found else ""
 
@@ -239,5 +239,5 @@ def _write(record: RunRecord) -> None:
 
 
 def _stamp(when: datetime) -> str:
-    """Give a time after RFC 3339, to the second."""
+    """Return a time after RFC 3339, to the second."""
     return f"{when:%Y-%m-%dT%H:%M:%SZ}"

@@ -105,7 +105,7 @@ class BottleSpec:
 
 
 def check_slug(slug: str) -> str:
-    """Give a bottle's name back if it may be one. Raises SpecError."""
+    """Return a bottle's name if it may be one. Raises SpecError."""
     if not _SLUG.fullmatch(slug):
         raise SpecError(
             f"not a bottle's name: {slug[:100]!r}",

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from bot_bottle.bottle.compare import Row, Side, compare, twin
 from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cli.output import table
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.text import printable
@@ -51,13 +52,9 @@ def _print_json(sides: Sequence[Side], rows: Sequence[Row]) -> None:
 
 def _print(sides: Sequence[Side], rows: Sequence[Row]) -> None:
     words = {True: "same", False: "differs", None: ""}
-    table = [("", *(side.backend.upper() for side in sides), "")]
-    table += [(row.what, row.left, row.right, words[row.same]) for row in rows[:_MOST]]
-    table = [tuple(printable(cell) for cell in cells) for cells in table]
-    widths = [max(len(cells[column]) for cells in table) for column in range(3)]
-    for cells in table:
-        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
-        click.echo("  ".join((*padded, cells[3])).rstrip())
+    lines: list[Sequence[str]] = [("", *(side.backend.upper() for side in sides), "")]
+    lines += [(row.what, row.left, row.right, words[row.same]) for row in rows[:_MOST]]
+    click.echo(table([printable(cell) for cell in cells] for cells in lines))
     if len(rows) > _MOST:
         click.echo(f"and {len(rows) - _MOST} more: --json has all")
     click.echo("what each printed: " + "; ".join(f"bottle logs {side.name}" for side in sides))

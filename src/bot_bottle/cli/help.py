@@ -58,7 +58,7 @@ bottle COMMAND --help has more, with examples.
 
 
 def text() -> str:
-    """Give the page; its lines are at most 80 characters long."""
+    """Return the page; its lines are at most 80 characters long."""
     about = (f"  {line}" if line else "" for line in ABOUT.splitlines())
     width = max(map(len, COMMANDS))
     commands = (f"  {name:<{width}}  {what}" for name, what in sorted(COMMANDS.items()))

@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
     """Loads a command's module when the command is used, so that `bottle --help` is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the commands' names."""
+        """Return the commands' names."""
         return sorted(overview.COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """Give the commands that begin so, and load none of them."""
+        """Return the commands that begin so, and load none of them."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(141) from None  # click's own answer would be 1
 
     def get_help(self, ctx: click.Context) -> str:
-        """Give the first page of help, which loads no command."""
+        """Return the first page of help, which loads no command."""
         return overview.text().rstrip()
 
 

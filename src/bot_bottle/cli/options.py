@@ -81,16 +81,37 @@ def docker_compat_flags(command: F) -> F:
     return command
 
 
-def image_options(command: F) -> F:
-    """Add what is used instead of building."""
-    archive = click.option(
-        "--archive",
-        type=click.Path(path_type=Path),
-        metavar="FILE[:NAME]|FOLDER",
-        help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
-    )
-    image = click.option("--image", metavar="REF", help="Use an existing image instead of building.")
-    return image(archive(command))
+path_argument = click.argument("path", required=False, type=click.Path(path_type=Path))
+
+image_option = click.option("--image", metavar="REF", help="Use an existing image instead of building.")
+
+archive_option = click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE[:NAME]|FOLDER",
+    help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
+)
+
+yes_option = click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking.")
+
+
+def build_arguments(command: F) -> F:
+    """Add what an image is built of, or taken from the engine: PATH, docker's options of a build, --image."""
+    return path_argument(build_options(image_option(command)))
+
+
+def source_arguments(command: F) -> F:
+    """Add PATH, docker's options of a build, and what is used instead of building."""
+    return path_argument(build_options(image_option(archive_option(command))))
+
+
+def bottle_arguments(command: F) -> F:
+    """Add all that says what a bottle is made of: its source, and docker's options of a container.
+
+    What stands between PATH and the bottle's command is `extra`, to be refused.
+    """
+    extra = click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
+    return path_argument(extra(build_options(image_option(archive_option(bottle_options(command))))))
 
 
 secret_option = click.option(
@@ -177,7 +198,7 @@ def network_options(command: F) -> F:
                 metavar="[HOST:]GUEST",
                 help="Publish a port of the bottle on 127.0.0.1.",
             ),
-            click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking."),
+            yes_option,
         ]
     ):
         command = option(command)

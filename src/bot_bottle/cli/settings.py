@@ -53,7 +53,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
-    """Give every value in force, with its origin.
+    """Return every value in force, with its origin.
 
     A PATH that was given is where bottle.toml is looked for; without one, it is looked for from the current
     folder upwards. A devcontainer.json describes an image of its own, and is not read where another is named.

@@ -12,6 +12,7 @@ from bot_bottle.backend.choice import backend_at, backend_for
 from bot_bottle.backend.container.backend import ContainerBackend
 from bot_bottle.backend.microvm.backend import MicrovmBackend
 from bot_bottle.errors import SpecError
+from bot_bottle.host.progress import Progress
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.secrets.reference import Reference
 
@@ -55,7 +56,7 @@ def test_an_emulated_host_takes_no_other_command() -> None:
     with pytest.raises(SpecError, match="cannot be changed"):
         backend.check_can_allow(machine("emulated"))
     with pytest.raises(SpecError, match="cannot be checked again"):
-        backend.probe(machine("emulated"), NOTHING)
+        backend.probe(machine("emulated"), NOTHING, Progress())
     backend.check_can_allow(machine("kvm"))
 
 

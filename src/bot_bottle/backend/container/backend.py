@@ -67,14 +67,14 @@ class ContainerBackend:
         del accel  # there is no virtual machine
         return bottle.launch(config, boot.image_id, boot.engine(), run, files, progress)
 
-    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+    def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
         """Run another command in the container, and return its exit status."""
         with rundir.run_dir() as run:
-            return bottle.execute(config, _engine(machine), run, tty=tty)
+            return bottle.execute(config, _engine(machine, progress), run, tty=tty)
 
-    def probe(self, machine: Machine, policy: Policy) -> Proof:
+    def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Try again from inside what the container can reach."""
-        return probes.prove(_engine(machine), machine.name, machine.user, policy)
+        return probes.prove(_engine(machine, progress), machine.name, machine.user, policy)
 
     def check_can_allow(self, machine: Machine) -> None:
         """Accept it: the proxy reads its policy file again."""
@@ -83,5 +83,5 @@ class ContainerBackend:
         """Do nothing: the proxy reads its policy file again."""
 
 
-def _engine(machine: Machine) -> Engine:
-    return find_engine(machine.engine or None)
+def _engine(machine: Machine, progress: Progress) -> Engine:
+    return find_engine(machine.engine or None, say=progress.note)

@@ -65,23 +65,24 @@ class MicrovmBackend:
         assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
         return bottle.launch(config, boot.artifact, run, files, progress, accel=accel)
 
-    def execute(self, machine: Machine, config: BottleConfig, *, tty: bool) -> int:
+    def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
         """Run another command in the microVM, and return its exit status."""
         if machine.place == "emulated":
             raise SpecError(
                 f"the bottle {machine.slug} takes no other command: it is on an emulated host",
                 next_step="give its own command more to do, or use --backend docker",
             )
-        return bottle.execute(config, Progress(), tty=tty)
+        return bottle.execute(config, progress, tty=tty)
 
-    def probe(self, machine: Machine, policy: Policy) -> Proof:
+    def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Try again from inside what the microVM can reach."""
         if machine.place == "emulated":
             raise SpecError(
                 f"the network of the bottle {machine.slug} cannot be checked again",
                 why="it is on an emulated host, which takes no other command; it was checked at the start",
             )
-        return probes.prove(machine.name, policy, _native(), published=machine.published)
+        host = NativeHost(find_smolvm(progress))
+        return probes.prove(machine.name, policy, host, published=machine.published)
 
     def check_can_allow(self, machine: Machine) -> None:
         """Refuse a microVM on an emulated host."""
@@ -90,8 +91,4 @@ class MicrovmBackend:
 
     def allow(self, machine: Machine, added: Policy) -> None:
         """Have smolvm allow more."""
-        probes.widen(machine.name, added, _native())
-
-
-def _native() -> NativeHost:
-    return NativeHost(find_smolvm(Progress()))
+        probes.widen(machine.name, added, NativeHost(find_smolvm(Progress())))

@@ -89,7 +89,7 @@ class Bottle:
         return self._host.call(args, timeout=_QUICK, check=check)
 
     def _pass_on(self, signum: int, attached: Attached) -> None:
-        """Give a signal to all that runs in the bottle, as a terminal does to its foreground.
+        """Send a signal to all that runs in the bottle, as a terminal does to its foreground.
 
         smolvm has no way to signal a command, so a shell in the guest does it; an image without one is ended.
         """
@@ -104,7 +104,7 @@ class Bottle:
 def _command(
     launch: BottleConfig, *, tty: bool, secrets: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Give smolvm's arguments for a bottle's command, and the environment that carries its variables.
+    """Return smolvm's arguments for a bottle's command, and the environment that carries its variables.
 
     `secrets` are the paths at which smolvm finds those.
     """
@@ -212,7 +212,7 @@ def _host(
 
 
 def _owner_prefix(launch: BottleConfig, artifact: Path) -> tuple[str, ...]:
-    """Give what makes the workspace's files look like those of the bottle's user, whoever we are."""
+    """Return what makes the workspace's files look like those of the bottle's user, whoever we are."""
     mount = launch.workspace
     if mount is None:
         return ()
@@ -275,7 +275,7 @@ _NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not execu
 
 
 def exit_status(code: int, attached: Attached, host: Host, machine: str, *, tty: bool) -> int:
-    """Give a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed.
+    """Return a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed.
 
     On a terminal smolvm has said why by itself, and its status 1 may also be the command's.
     """

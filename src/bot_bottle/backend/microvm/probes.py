@@ -32,7 +32,7 @@ _LISTED = {"kvm": 20.0, "emulated": 60.0}
 
 
 def kit_volume(host: Host, progress: Progress) -> str:
-    """Give the volume that shows a machine what its probes are run with."""
+    """Return the volume that shows a machine what its probes are run with."""
     return f"{host.tools(kit(progress))}:{KIT}:ro"
 
 
@@ -118,7 +118,7 @@ def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]
 
 
 def _new(known: list[Any], found: list[Any]) -> list[dict[str, Any]]:
-    """Give what is at the end of a list and was not in an earlier one, of which the oldest may be gone."""
+    """Return what is at the end of a list and was not in an earlier one, of which the oldest may be gone."""
     for gone in range(len(known)):
         if known[gone:] == found[: len(known) - gone]:
             return found[len(known) - gone :]
@@ -126,13 +126,13 @@ def _new(known: list[Any], found: list[Any]) -> list[dict[str, Any]]:
 
 
 def _destination(text: str) -> tuple[str, int]:
-    """Give host and port; a name that was asked for has none."""
+    """Return host and port; a name that was asked for has none."""
     host, colon, port = text.rpartition(":")
     return (host.strip("[]"), int(port)) if colon and port.isdigit() else (text, 0)
 
 
 def _refusals(machine: str, host: Host) -> list[dict[str, Any]]:
-    """Give what smolvm refused a machine: `timestamp`, `operation`, `dest`; the newest last.
+    """Return what smolvm refused a machine: `timestamp`, `operation`, `dest`; the newest last.
 
     Raises SmolvmError.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ import click
 from bot_bottle import bench
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.output import table
 from bot_bottle.host.progress import human_bytes
 
 _HELP = """Time every method of making a .smolmachine from PATH's Dockerfile (default: the current folder).
@@ -29,9 +29,7 @@ Examples:
 
 
 @click.command("bench", help=_HELP)
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@options.build_options
-@click.option("--image", metavar="REF", help="Use an existing image instead of building.")
+@options.build_arguments
 @click.option(
     "--rounds",
     type=click.IntRange(1, 100),
@@ -44,6 +42,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
 @options.accel_option
+@options.yes_option
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, rounds: int, smolvm: bool, as_json: bool, **given: Any) -> None:
@@ -61,24 +60,25 @@ def command(ctx: click.Context, /, rounds: int, smolvm: bool, as_json: bool, **g
 
 
 def described(report: bench.Report) -> dict[str, Any]:
-    """Give a report as JSON has it. All times are seconds."""
+    """Return a report as JSON has it. All times are seconds."""
     way, why = report.auto
     return {**asdict(report), "auto": {**asdict(way), "why": why}}
 
 
 def shown(report: bench.Report) -> str:
-    """Give a report as a person reads it."""
+    """Return a report as a person reads it."""
     lines = [f"image     {report.image_id[:19]}"]
     if report.first_build is not None and report.next_build is not None:
         lines.append(f"build     {report.first_build:.2f} s; unchanged {report.next_build:.2f} s")
-    lines += ["", f"{'packer':<9} {'transport':<9} {'cold':>8} {'warm':>8} {'size':>9}  of the cold one"]
+    rows: list[tuple[str, ...]] = [("packer", "transport", "cold", "warm", "size", "of the cold one")]
     for timing in report.timings:
-        head = f"{timing.way.packer:<9} {timing.way.transport:<9}"
+        way = (timing.way.packer, timing.way.transport)
         if timing.failure:
-            lines.append(f"{head} does not work here: {timing.failure}")
+            rows.append((*way, f"does not work here: {timing.failure}"))
             continue
         parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in timing.stages.items())
-        times = f"{timing.cold:>6.2f} s {timing.warm:>6.2f} s"
-        lines.append(f"{head} {times} {human_bytes(timing.size):>9}  {parts}")
-    way, why = report.auto
-    return "\n".join([*lines, "", f"auto takes {way.packer}, {way.transport}: {why}"])
+        times = (f"{timing.cold:.2f} s", f"{timing.warm:.2f} s")
+        rows.append((*way, *times, human_bytes(timing.size), parts))
+    best, why = report.auto
+    shown = table(rows, least=(8, 9, 7, 7, 8), right=(2, 3, 4))
+    return "\n".join([*lines, "", shown, "", f"auto takes {best.packer}, {best.transport}: {why}"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +16,7 @@ from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
-from bot_bottle.cli.output import ago
+from bot_bottle.cli.output import ago, table
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import human_bytes, human_count
@@ -94,12 +93,11 @@ def ls(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_described(entry) for entry in entries], indent=2))
         return
-    click.echo(f"{'ARTIFACT':<47} {'SIZE':>9}  {'LAST USED':<14} SOURCE")
+    rows = [("ARTIFACT", "SIZE", "LAST USED", "SOURCE")]
     for entry in entries:
         used = ago(time.time() - entry.last_used)
-        click.echo(
-            f"{entry.path.name:<47} {human_bytes(entry.size):>9}  {used:<14} {printable(entry.source)}"
-        )
+        rows.append((entry.path.name, human_bytes(entry.size), used, printable(entry.source)))
+    click.echo(table(rows, least=(46, 9, 13), right=(1,)))
 
 
 @command.command("prune", help=_PRUNE_HELP, short_help="Remove artifacts and leftovers.")
@@ -175,15 +173,11 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
 
 
 @command.command("why", help=_WHY_HELP, short_help="Explain a hit or a miss.")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@options.build_options
-@click.option("--image", metavar="REF", help="Explain for an existing image.")
-@click.option(
-    "--archive", type=click.Path(path_type=Path), metavar="FILE|FOLDER", help="Explain for an archive."
-)
+@options.source_arguments
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
 @options.packer_option
+@options.yes_option
 @options.output_options
 @click.pass_context
 def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:

@@ -8,6 +8,8 @@ import click
 
 from bot_bottle.bottle import network
 from bot_bottle.cli import complete_names as completing
+from bot_bottle.cli.output import table
+from bot_bottle.host.progress import Progress
 
 _HELP = """Check from inside what the running bottle NAME can reach, as before its command started.
 
@@ -26,10 +28,10 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome of each probe as JSON.")
 def command(name: str, as_json: bool) -> None:
     """Print the outcome of each probe."""
-    proof = network.check(name)
+    proof = network.check(name, Progress("plain"))
     if as_json:
         click.echo(json.dumps(proof.described(), indent=2))
     else:
-        for probe, (outcome, ok) in proof.results.items():
-            click.echo(f"{probe:<18} {outcome:<12} {'ok' if ok else 'NOT OK'}")
+        rows = [(probe, outcome, "ok" if ok else "NOT OK") for probe, (outcome, ok) in proof.results.items()]
+        click.echo(table(rows, least=(17, 11)))
     proof.require()

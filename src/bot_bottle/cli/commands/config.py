@@ -10,6 +10,7 @@ import click
 
 from bot_bottle.cli import options, specs
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.output import table
 from bot_bottle.config.settings import Setting
 from bot_bottle.host.text import printable
 from bot_bottle.secrets.build import Ssh
@@ -29,7 +30,7 @@ Examples:
 
 
 @click.command("config", help=_HELP)
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@options.path_argument
 @options.build_options
 @options.bottle_options
 @click.option("--json", "as_json", is_flag=True, help="Print the value and origin of each key as JSON.")
@@ -44,13 +45,11 @@ def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     rows = [(key, _text(shown[key]), settings[key].origin) for key in settings]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for key, value, origin in rows:
-        click.echo(f"{key:<{widths[0]}}  {value:<{min(widths[1], 50)}}  {origin}")
+    click.echo(table(rows, most=50))
 
 
 def _shown(key: str, setting: Setting) -> Any:
-    """Give what may be shown: a variable given on the command line or by its name may be a secret."""
+    """Return what may be shown: a variable given on the command line or by its name may be a secret."""
     if setting.private or (key.startswith(("env.", "image.args.")) and setting.origin.startswith("--")):
         return "(not shown)"
     return str(setting.value) if isinstance(setting.value, Path | Reference | Ssh) else setting.value

@@ -51,7 +51,7 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 
 
 def tame(text: str) -> str:
-    """Give a text with its colours, and with every other control character made visible."""
+    """Return a text with its colours, and with every other control character made visible."""
     return "".join(
         part if number % 2 else printable_lines(part) for number, part in enumerate(_COLOUR.split(text))
     )

@@ -11,6 +11,7 @@ from bot_bottle.bottle.spec import parse_env
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.cli import options
 from bot_bottle.errors import UsageError
+from bot_bottle.host.progress import Progress
 from bot_bottle.host.terminal import is_terminal
 
 _HELP = """Run another command in the running bottle NAME, on your own streams; its exit status is ours.
@@ -60,4 +61,6 @@ def command(ctx: click.Context, /, name: str, env: tuple[str, ...], **given: Any
         raise UsageError(
             "no command is given", next_step=f"bottle exec {name} COMMAND; or bottle shell {name}"
         )
-    return manage.execute(name, ctx.obj, env=dict(parse_env(env)), tty=is_terminal(), **given)
+    return manage.execute(
+        name, ctx.obj, Progress("plain"), env=dict(parse_env(env)), tty=is_terminal(), **given
+    )

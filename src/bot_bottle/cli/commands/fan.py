@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,9 +14,11 @@ from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.replicas import Result, fan
 from bot_bottle.bottle.spec import BottleSpec
-from bot_bottle.cli import options, specs
+from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
+from bot_bottle.cli.output import table
 from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
@@ -41,11 +42,7 @@ Examples:
 
 @click.command("fan", cls=CommandAfterDashes, help=_HELP)
 @click.argument("count", type=click.IntRange(min=1), metavar="N")
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
-@options.build_options
-@options.image_options
-@options.bottle_options
+@options.bottle_arguments
 @click.option("--name", metavar="NAME", help="Name prefix (default: generated).")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @options.engine_options
@@ -56,7 +53,7 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
     spec = _spec(ctx)
-    chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
+    chosen = ConvertOptions(**{key: given[key] for key in CONVERT_OPTIONS})
     if holder:
         source = Source(image=holder.image) if holder.image else spec.source
         own = replace(spec, slug=holder.name, source=source)
@@ -83,7 +80,7 @@ def _spec(ctx: click.Context) -> BottleSpec:
     if given and settings.value("workspace") != "clone":
         raise UsageError("fan always uses --workspace clone", next_step="drop --workspace")
     in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
-    return specs.spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
+    return bottle_spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
 
 
 def _show(results: list[Result], *, as_json: bool) -> None:
@@ -91,12 +88,12 @@ def _show(results: list[Result], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    width = max(len(row["name"]) for row in rows)
-    click.echo(f"{'NAME':<{width}}  STATUS  COMMITS  FILES    LINES          SECONDS")
+    lines: list[tuple[str, ...]] = [("NAME", "STATUS", "COMMITS", "FILES", "  LINES", "SECONDS")]
     for row in rows:
-        lines = f"+{row['added']} -{row['removed']}"
-        counts = f"{row['exit_status']:>6}  {row['commits']:>7}  {row['files']:>5}    {lines:<12}"
-        click.echo(f"{row['name']:<{width}}  {counts} {row['seconds']:>9.1f}")
+        counts = (str(row[key]) for key in ("exit_status", "commits", "files"))
+        changed = f"  +{row['added']} -{row['removed']}"
+        lines.append((row["name"], *counts, changed, f"{row['seconds']:.1f}"))
+    click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=(1, 2, 3, 5)))
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bot_bottle.bottle import manage
-from bot_bottle.cli.output import ago
+from bot_bottle.cli.output import ago, table
 from bot_bottle.host.text import printable
 
 _HELP = """List the bottles that run, those that were killed, and those that left a clone or a log.
@@ -22,6 +22,7 @@ Examples:
 """
 
 _COMMAND = 40  # characters of it that are shown
+_WIDTHS = (23, 11, 12, 13, 9)
 
 
 @click.command("ls", help=_HELP)
@@ -33,14 +34,15 @@ def command(everything: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_described(each) for each in bottles], indent=2))
         return
-    click.echo(f"{'NAME':<24} {'STATE':<12} {'BACKEND':<13} {'STARTED':<14} {'LEFTOVERS':<10} COMMAND")
+    rows = [("NAME", "STATE", "BACKEND", "STARTED", "LEFTOVERS", "COMMAND")]
     for each in bottles:
         facts = _described(each)
         line = printable(" ".join(facts["command"]).replace("\n", " "))[:_COMMAND]
         shown = f"exited ({facts['exit_status']})" if each.state == "ended" else each.state
         began = ago((datetime.now(UTC) - _time(str(facts["began"]))).total_seconds())
         kept = ",".join(each.kept) or "-"
-        click.echo(f"{each.name:<24} {shown:<12} {facts['backend'] or '-':<13} {began:<14} {kept:<10} {line}")
+        rows.append((each.name, shown, facts["backend"] or "-", began, kept, line))
+    click.echo(table(rows, least=_WIDTHS))
 
 
 def _described(bottle: manage.BottleState) -> dict[str, Any]:

@@ -33,15 +33,7 @@ Examples:
 
 
 @click.command("pack", help=_HELP)
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@options.build_options
-@click.option("--image", metavar="REF", help="Use an existing image instead of building.")
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path),
-    metavar="FILE[:NAME]|FOLDER",
-    help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
-)
+@options.source_arguments
 @click.option(
     "-o",
     "--output",
@@ -70,6 +62,7 @@ Examples:
     show_envvar=True,
     help="How to export the image: auto reads the engine's storage if possible.",
 )
+@options.yes_option
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:

@@ -70,13 +70,7 @@ class _RegistryCommand(click.Command):
     show_default=True,
     help="embedded: a registry in bottle itself; container: the registry image.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["docker", "podman"]),
-    envvar="BOT_BOTTLE_ENGINE",
-    show_envvar=True,
-    help="The container engine (default: the first that answers).",
-)
+@options.engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print address, prefix and references as JSON.")
 @options.output_options
 @click.pass_obj
@@ -91,7 +85,9 @@ def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **
     _check_places(cmd, len(sources))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     images = [source for source in sources if not _is_archive(source)]
-    engine = find_engine(given["engine"]) if images or given["form"] == "container" else None
+    engine = (
+        find_engine(given["engine"], say=progress.note) if images or given["form"] == "container" else None
+    )
     with _open(given["form"], given["push"], engine) as registry:
         references = [_load(registry, engine, source, progress) for source in sources]
         if cmd:
@@ -106,7 +102,7 @@ def _open(form: Any, push: bool, engine: Engine | None) -> Iterator[Registry]:
 
 
 def _is_archive(source: str) -> bool:
-    """Tell an archive from an image's name. Raises UsageError for a path where nothing is."""
+    """Return whether it is an archive, not the name of an image. Raises UsageError for no such path."""
     if Path(source).exists() or Source.of_archive(source).archive_name is not None:
         return True
     if _PATH.match(source):
@@ -130,7 +126,7 @@ def _load(registry: Registry, engine: Engine | None, source: str, progress: Prog
 
 
 def _values(registry: Registry, references: Sequence[Reference]) -> dict[str, str]:
-    """Give what CMD may name in braces."""
+    """Return what CMD may name in braces."""
     values = {"registry": registry.address, "prefix": registry.prefix}
     values |= {f"ref{number}": str(each) for number, each in enumerate(references, 1)}
     if references:

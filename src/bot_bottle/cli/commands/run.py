@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,9 +15,11 @@ from bot_bottle.bottle import detach, names
 from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.spec import BottleSpec
-from bot_bottle.cli import options, specs
+from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.groups import GroupedOptions
+from bot_bottle.cli.output import table
 from bot_bottle.errors import UsageError
 from bot_bottle.host.terminal import is_terminal
 from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
@@ -60,11 +61,7 @@ class CommandAfterDashes(GroupedOptions):
 
 
 @click.command("run", cls=CommandAfterDashes, help=_HELP)
-@click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
-@options.build_options
-@options.image_options
-@options.bottle_options
+@options.bottle_arguments
 @click.option("--name", metavar="NAME", help="Name of the bottle (default: generated).")
 @click.option("-d", "--detach", is_flag=True, help="Run in the background (see bottle logs, bottle stop).")
 @click.option("--time", "timed", is_flag=True, help="Print the duration of each stage at the end.")
@@ -89,10 +86,10 @@ def command(
     """Build, convert, boot, run, and leave nothing."""
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
-    spec = specs.spec(ctx, inputs.settings(ctx, ctx.obj))
+    spec = bottle_spec(ctx, inputs.settings(ctx, ctx.obj))
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    chosen = ConvertOptions.of(**{key: given[key] for key in CONVERT_OPTIONS})
+    chosen = ConvertOptions(**{key: given[key] for key in CONVERT_OPTIONS})
     if twin:
         from bot_bottle.cli import compare as comparison
 
@@ -135,9 +132,9 @@ def _show(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plan, indent=2))
         return
-    for key, value in plan.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        click.echo(f"{key:<11} {text if value not in (None, '', []) else '-'}")
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in plan.items()}
+    rows = [(key, text if plan[key] not in (None, "", []) else "-") for key, text in texts.items()]
+    click.echo(table(rows, least=(10,), most=10))
 
 
 def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import click
 
 from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
+from bot_bottle.host.progress import Progress
 from bot_bottle.host.terminal import is_terminal
 
 _HELP = """Open a shell in the running bottle NAME: bash if the image has it, else sh.
@@ -24,4 +25,4 @@ _SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as USER.")
 def command(name: str, user: str) -> int:
     """Open it."""
-    return manage.execute(name, _SHELL, user=user, env={}, tty=is_terminal())
+    return manage.execute(name, _SHELL, Progress("plain"), user=user, env={}, tty=is_terminal())

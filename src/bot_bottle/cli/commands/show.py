@@ -11,6 +11,7 @@ import click
 from bot_bottle.bottle import manage, records
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.cli import complete_names as completing
+from bot_bottle.cli.output import table
 from bot_bottle.host.text import printable_lines
 
 _HELP = """Show the record of the last run of the bottle NAME (default: of the last run of all).
@@ -35,8 +36,8 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))
         return
-    for key, value in _lines({"state": manage.state(record), **record.to_json()}):
-        click.echo(f"{key:<20} {printable_lines(value)}")
+    lines = _lines({"state": manage.state(record), **record.to_json()})
+    click.echo(table([(key, printable_lines(value)) for key, value in lines], least=(19,), most=19))
 
 
 def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -66,7 +66,7 @@ def command(
 
 
 def described(report: Report) -> dict[str, Any]:
-    """Give a report as JSON has it."""
+    """Return a report as JSON has it."""
     return {
         "ok": report.ok,
         "artifact": str(report.artifact.path),
@@ -78,7 +78,7 @@ def described(report: Report) -> dict[str, Any]:
 
 
 def shown(report: Report) -> str:
-    """Give a report as a person reads it."""
+    """Return a report as a person reads it."""
     lines = [line for finding in report.findings for line in _lines(finding)]
     facts = f"{report.entries} entries, {human_bytes(report.artifact.size)}"
     if not report.ok:

@@ -14,7 +14,7 @@ from bot_bottle.network.ports import parse_ports
 from bot_bottle.workspace.spec import Request
 
 
-def spec(ctx: click.Context, settings: Settings, *, shown: bool = False) -> BottleSpec:
+def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) -> BottleSpec:
     """Make the spec of one bottle. Raises UsageError and SpecError.
 
     Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be `shown`.
