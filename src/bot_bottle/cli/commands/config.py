@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from bot_bottle.cli import options, specs
+from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.output import table
 from bot_bottle.config.settings import Setting
 from bot_bottle.host.text import printable
@@ -38,7 +39,7 @@ Examples:
 def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
     """Print the settings."""
     settings = inputs.settings(ctx)
-    specs.spec(ctx, settings, shown=True)  # what cannot be run is refused as `bottle run` does
+    bottle_spec(ctx, settings, shown=True)  # what cannot be run is refused as `bottle run` does
     shown = {key: _shown(key, setting) for key, setting in settings.items()}
     if as_json:
         document = {key: {"value": shown[key], "from": settings[key].origin} for key in settings}
