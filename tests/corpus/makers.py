@@ -32,6 +32,30 @@ def makers(docker: Docker, podman: Podman) -> dict[str, Maker]:
     }
 
 
+def zstd_makers(docker: Docker, podman: Podman) -> dict[str, Maker]:
+    """Those that compress layers by zstd: docker with containerd's image store, and podman by a push."""
+    return {"buildkit zstd": partial(_docker_zstd, docker), "podman zstd": partial(_podman_zstd, podman)}
+
+
+def _docker_zstd(docker: Docker, steps: list[Step], folder: Path) -> Path:
+    """Build without attestations, with zstd layers; save as an OCI layout that is docker's own too."""
+    context, name = _context(folder, steps), f"bot-bottle-test-corpus:{OWNER}"
+    output = f"type=image,name={name},compression=zstd,force-compression=true,oci-mediatypes=true"
+    build = ("buildx", "build", "--quiet", "--network=none", "--provenance=false", "--output", output)
+    docker.docker(*build, str(context))
+    docker.docker("save", "--output", str(folder / "saved.tar"), name)
+    docker.docker("rmi", name)
+    return folder / "saved.tar"
+
+
+def _podman_zstd(podman: Podman, steps: list[Step], folder: Path) -> Path:
+    """`podman build`; pushed to an OCI layout."""
+    image = podman.build(_context(folder, steps), "--cap-add=MKNOD")
+    podman.podman("push", "--quiet", "--compression-format=zstd", image, f"oci:{folder}/layout:latest")
+    podman.podman("rmi", "--force", image)
+    return folder / "layout"
+
+
 def _docker(docker: Docker, steps: list[Step], folder: Path, *, buildkit: bool) -> Path:
     """Build with one of docker's two builders; save in docker's own layout."""
     env = {**docker.env, "DOCKER_BUILDKIT": str(int(buildkit))}

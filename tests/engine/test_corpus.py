@@ -17,7 +17,7 @@ from bot_bottle.errors import ImageError
 from tests.corpus import trees
 from tests.corpus.crafted import CRAFTED, saved_layers
 from tests.corpus.differences import REASONS, REFUSALS, unexplained
-from tests.corpus.makers import Maker, makers
+from tests.corpus.makers import Maker, makers, zstd_makers
 from tests.corpus.scenarios import LARGE, SCENARIOS, SLOWEST
 from tests.corpus.witnesses import Witness, ours, witnesses
 from tests.support.crafted import Member
@@ -34,14 +34,23 @@ MAKERS = {
     "umoci": "podman",
 }
 
+# the same for those that compress layers by zstd
+ZSTD_MAKERS = {"buildkit zstd": "docker", "podman zstd": "podman"}
+
 # which maker's images are made on which engine: by this machine's own each, by the others their own
 MADE = [
     *((None, None, by) for by in MAKERS),
     *((docker, None, "buildkit") for docker in DOCKERS[1:]),
     *((None, podman, "podman") for podman in PODMANS[1:]),
+    *((docker, None, "buildkit zstd") for docker in DOCKERS if "containerd" in (docker or CHOSEN)),
+    *((None, podman, "podman zstd") for podman in PODMANS),
 ]
 if CHOSEN:
-    MADE = [each for each in MADE if MAKERS[each[2]] in CHOSEN]
+    MADE = [each for each in MADE if {**MAKERS, **ZSTD_MAKERS}[each[2]] in CHOSEN]
+
+# those are slow, but with the newest engines
+SLOW_MADE = [each for each in MADE if not CHOSEN and each[2] in ZSTD_MAKERS]
+SLOW_MADE = [each for each in SLOW_MADE if (each[0] or each[1]) not in (DOCKERS[-1], PODMANS[-1])]
 
 # how docker and podman of any version, and containerd, say that layers cannot be unpacked
 CANNOT_UNPACK = (
@@ -68,7 +77,7 @@ BY_EVERY_WITNESS = [
 def maker(docker: Docker, podman: Podman) -> dict[str, Maker]:
     made = makers(docker, podman)
     assert list(made) == list(MAKERS)
-    return made
+    return {**made, **zstd_makers(docker, podman)}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +111,7 @@ def hold(name: str, archive: Path, folder: Path, witness: dict[str, Witness]) ->
 
 @pytest.mark.parametrize(
     ("docker", "podman", "by"),
-    MADE,
+    [pytest.param(*each, marks=[pytest.mark.slow] if each in SLOW_MADE else []) for each in MADE],
     indirect=["docker", "podman"],
     ids=["-".join(filter(None, each)) for each in MADE],
 )
@@ -110,8 +119,8 @@ def hold(name: str, archive: Path, folder: Path, witness: dict[str, Witness]) ->
 def test_built_images(
     scenario: str, by: str, maker: dict[str, Maker], witness: dict[str, Witness], folder: Path
 ) -> None:
-    archive = maker[by](SCENARIOS[scenario], folder)
-    hold(f"{by} {scenario}", archive, folder, {who: witness[who] for who in ("umoci", MAKERS[by])})
+    archive, kind = maker[by](SCENARIOS[scenario], folder), {**MAKERS, **ZSTD_MAKERS}[by]
+    hold(f"{by} {scenario}", archive, folder, {who: witness[who] for who in ("umoci", kind)})
     damage(archive, places=4)
 
 

@@ -18,8 +18,8 @@ from tests.support.engine_matrix import fresh_context
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
-FORMS = ("zstd", "zstd:chunked")
-TRANSPORTS = ("save", "direct", "push", "auto")
+FORMS = ("zstd", pytest.param("zstd:chunked", marks=pytest.mark.slow))
+TRANSPORTS = ("save", "direct", "push")
 NAME = f"bot-bottle-test-zstd:{OWNER}"
 LINES = f"""\
 FROM scratch
