@@ -128,7 +128,7 @@ def test_an_image_is_built_and_packed_and_nothing_of_it_stays(trial: Trial) -> N
 
 _WORDS = "echo 'Error: the store is on fire' >&2; exit 1"
 # where its storage is, is not found either: else nothing has to be exported
-_HIDDEN = """sed -E 's#"(DockerRootDir|graphRoot|Address)": ?"[^"]*"#"\\1":"/nowhere"#'"""
+_HIDDEN = """sed -E 's#"(DockerRootDir|graphRoot|Address)": ?"[^"]*"#"\\1":"/nowhere"#g'"""
 
 
 @pytest.mark.parametrize(
