@@ -17,6 +17,7 @@ from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_python
 
 # this machine's own, or those that were chosen for the whole run; and the newest
 PAIRS: list[tuple[Name, Name]] = [(None, None)] if CHOSEN else [(None, None), (CONTAINERD, "podman-5.8")]
+ROWS = [pytest.param(*pair, marks=[pytest.mark.slow] if any(pair) else []) for pair in PAIRS]
 
 # a pattern of what may differ, and why it is no matter, or cannot be made equal
 EXPECTED = {
@@ -90,7 +91,7 @@ def found(bottle: Bottle, engine: str, image: str, user: str) -> dict[str, str]:
     return facts
 
 
-@pytest.mark.parametrize(("docker", "podman"), PAIRS, indirect=True, scope="session", ids=map(str, PAIRS))
+@pytest.mark.parametrize(("docker", "podman"), ROWS, indirect=True, scope="session", ids=map(str, PAIRS))
 @pytest.mark.parametrize("user", ["0", "agent"])
 def test_both_engines_let_a_command_do_the_same(
     bottle: Bottle, podman: Podman, images: dict[str, str], user: str
