@@ -52,7 +52,7 @@ class ImageTable(_Table):
 
 
 class EgressTable(_Table):
-    """`[egress]`: what a bottle may reach. Entries are read by `egress.rules`."""
+    """`[egress]`: what a bottle may reach. Entries are read by `network.rules`."""
 
     allow: list[str] = Field(
         default=[],

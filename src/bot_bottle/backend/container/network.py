@@ -1,8 +1,9 @@
 """The network of a container: none at all, or none but a door that a proxy answers; open, if that was said.
 
 Where something may be reached, a second container holds a network without any device but loopback, in which
-this machine's own Python makes the socket that the proxy answers (see `egress.door`). The bottle's container
-joins it. Other tools take an internal network here, which has the host's bridge as a neighbour.
+this machine's own Python makes the socket that the proxy answers (see `network.proxy_process.door`). The
+bottle's container joins it. Other tools take an internal network here, which has the host's bridge as a
+neighbour.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Network:
     log: Path | None = None
 
     def forget(self) -> None:
-        """OnProved the log anew."""
+        """Start the log again."""
         if self.log is not None and self.log.exists():
             os.truncate(self.log, 0)
 
