@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import settings
@@ -70,6 +71,21 @@ def shared_cache() -> Iterator[Path]:
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)
     yield folder
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start get signals, though whoever started the tests has some ignored.
+
+    So do nohup, and a script's shell for what it starts in the background. These tests go on ignoring them:
+    a handler, unlike what is ignored, is not handed on to other programs.
+    """
+    for signum in (*SIGNALS, signal.SIGQUIT):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, _do_nothing)
+
+
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

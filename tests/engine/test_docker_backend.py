@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +107,18 @@ def test_values_of_variables_are_on_no_command_line(bottle: Bottle, bottle_image
     secret = {"KEY": "a-secret-value", "LINES": "a-secret\nvalue"}
     process = bottle.start(
         "run", "-v", "--backend=docker", "--image", bottle_image, "-e", "KEY", "-e", "LINES",
-        "--", "sh", "-c", "echo there; sleep 1; echo $KEY", env=secret,
+        "--", "sh", "-c", "echo there; read -r _; echo $KEY", env=secret, stdin=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "there\n"
-    shown = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    out, err = process.communicate(timeout=60)
+    shown = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            shown += path.read_bytes()
+    out, err = process.communicate("go on\n", timeout=60)
     assert out == "a-secret-value\n"
-    assert b"a-secret" not in b"".join(shown)
+    assert b"read -r" in shown
+    assert b"a-secret" not in shown
     assert "a-secret" not in err
 
 
@@ -133,6 +139,17 @@ def test_the_first_signal_is_the_commands(bottle: Bottle, bottle_image: str, sig
     process.send_signal(signum)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (9, "caught\n"), err
+
+
+def test_signals_that_its_caller_ignores_do_not_reach_the_command(bottle: Bottle, bottle_image: str) -> None:
+    """As nohup has SIGHUP ignored, and a shell SIGINT by what it starts in the background."""
+    ignoring = replace(bottle, prefix=("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"))
+    traps = 'trap "echo caught; exit 9" INT HUP; trap "echo ends; exit 8" TERM'
+    process = started(ignoring, bottle_image, f"{traps}; echo there; while :; do sleep 0.1; done")
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (8, "ends\n"), err
 
 
 def test_the_second_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:

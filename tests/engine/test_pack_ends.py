@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert "Traceback" not in done.err
     assert not bottle.leftovers
     assert len(bottle.artifacts) == (stage == "wait")
+
+
+def test_signals_that_its_caller_ignores_do_not_end_it(bottle: Bottle, context: Context, large: str) -> None:
+    """As nohup has SIGHUP ignored, and a shell SIGINT by what it starts in the background."""
+    ignoring = replace(bottle, prefix=("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"))
+    under = Under(ignoring, "export", context, large)
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        under.process.send_signal(signum)
+    assert under.ended().path
+    assert not bottle.leftovers
+    under = Under(ignoring, "build", context, large)
+    under.process.send_signal(signal.SIGTERM)
+    assert under.ended().code == 128 + signal.SIGTERM
+    assert not bottle.leftovers
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -74,14 +74,18 @@ class Bottle:
         return {name: value for name, value in wanted.items() if value is not None}
 
     def start(
-        self, *args: str | Path, env: Changes | None = None, cwd: Path | None = None
+        self,
+        *args: str | Path,
+        env: Changes | None = None,
+        cwd: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[str]:
         """Start a command and give its process."""
         return subprocess.Popen(
             [*self.prefix, PROGRAM, *args],
             env=self.env(env),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
