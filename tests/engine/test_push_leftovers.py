@@ -95,7 +95,15 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
 
 
 @pytest.mark.parametrize(
-    ("transport", "names"), [("push", 0), ("push", 1), ("push", 2), ("save", 1), ("direct", 1), ("auto", 0)]
+    ("transport", "names"),
+    [
+        ("push", 0),
+        pytest.param("push", 1, marks=pytest.mark.others_slow),
+        ("push", 2),
+        pytest.param("save", 1, marks=pytest.mark.others_slow),
+        pytest.param("direct", 1, marks=pytest.mark.others_slow),
+        ("auto", 0),
+    ],
 )
 def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
     engine: Engine, engine_case: Case, nameless: str, tmp_path: Path, transport: str, names: int
@@ -124,7 +132,14 @@ def test_a_push_from_python_leaves_nothing(engine: Engine, image: str) -> None:
             assert state(engine, image) == before
 
 
-@pytest.mark.parametrize(("signal", "when"), [("KILL", "after"), ("TERM", "before"), ("TERM", "after")])
+@pytest.mark.parametrize(
+    ("signal", "when"),
+    [
+        ("KILL", "after"),
+        pytest.param("TERM", "after", marks=pytest.mark.others_slow),
+        pytest.param("TERM", "before", marks=pytest.mark.slow),
+    ],
+)
 def test_a_push_that_is_ended_at_any_command_leaves_nothing(
     engine: Engine, image: str, tmp_path: Path, signal: str, when: str
 ) -> None:

@@ -98,7 +98,11 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Let a test run on the engines that it asks for."""
     marked = {mark.name for mark in metafunc.definition.iter_markers()}
     if "engine_case" in metafunc.fixturenames:
-        cases = CASES if "one_client" not in marked else _first_of_each_engine(CASES)
+        cases = CASES
+        if "one_client" in marked:
+            cases = _first_of_each_engine(cases)
+        if "any_builder" in marked:
+            cases = [case for case in cases if case.plugins and not case.wish]
         rows = [
             pytest.param(*_pair(case.engine, case.kind), case, marks=_marks(marked, case.engine, case))
             for case in cases
@@ -129,8 +133,12 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def _marks(marked: set[str], engine: Name, case: Case | None = None) -> list[pytest.MarkDecorator]:
     """Return the marks of a test's run on an engine, for a test that is `marked` so itself."""
     common = case is None or engine is None or (case.plugins and not case.wish)
-    quick = {None} if "others_slow" in marked else QUICK
-    return [] if "always" in marked or (engine in quick and common) else [pytest.mark.slow]
+    return [] if "always" in marked or (engine in QUICK and common) else [pytest.mark.slow]
+
+
+def slow_on(docker: Name, podman: Name) -> list[pytest.MarkDecorator]:
+    """Return the marks of a test that is about all engines alike, on these."""
+    return [] if {docker, podman} <= QUICK else [pytest.mark.slow]
 
 
 def _first_of_each_engine(cases: list[Case]) -> list[Case]:
@@ -143,9 +151,14 @@ def _pair(name: Name, kind: str) -> tuple[Name, Name]:
 
 
 def group(items: list[pytest.Item]) -> None:
-    """Let pytest-xdist run the tests of each engine but this machine's docker in one process each."""
+    """Let pytest-xdist run the tests of each engine but this machine's docker in one process each.
+
+    Marks what is slow on an engine: before -m is looked at.
+    """
     for item in items:
-        docker, _ = _engines(item)
+        docker, podman = _engines(item)
+        if (docker or podman) and item.get_closest_marker("others_slow"):
+            item.add_marker(pytest.mark.slow)
         if docker or _uses_podman(item):
             item.add_marker(pytest.mark.xdist_group(docker or PODMAN))
 
