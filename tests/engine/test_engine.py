@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import tarfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,9 @@ import pytest
 
 from bot_bottle.engine.engine import BuildRequest, Engine, NoSuchImageError
 from bot_bottle.errors import BuildError, EngineError
+from bot_bottle.host.process_tree import start_time
 from bot_bottle.image.spec import Platform
+from tests.support.bottle import wait_until
 from tests.support.engine_matrix import BASE, PODMAN, dockerfile, fresh_context
 from tests.support.engines import OWNER
 
@@ -73,7 +74,9 @@ def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -
     def on_line(line: str) -> None:
         said.append(line)
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        seen.extend(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children)
+        for pid in children:
+            with suppress(OSError):  # it has ended
+                seen.append(Path(f"/proc/{pid}/cmdline").read_bytes())
 
     arguments = BuildRequest(request.context, build_args=(("WORD", secret), ("OTHER", None)))
     engine.build(arguments, on_line)
@@ -222,5 +225,5 @@ def test_a_save_that_is_ended_from_outside_is_never_whole(engine: Engine, image:
         assert stream.read(1000)
         (pid,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1:]
         os.kill(int(pid), 15)  # podman ends with status 0 then
-        time.sleep(0.2)
+        wait_until(lambda: not start_time(int(pid)))
         stream.read()

@@ -29,9 +29,12 @@ curl -sS https://api.example.org/secure
 git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git /tmp/repo && cat /tmp/repo/file
 curl -sS https://api.example.org/size/200000000 | wc -c
 head -c 200000000 /dev/zero | curl -sS -T - https://api.example.org/sink; echo
+answers() {{ until grep -aq "$1" /tmp/said; do sleep 0.1; done; }}
 {{ printf 'GET http://api.example.org/ws HTTP/1.1\\r\\nHost: api.example.org\\r\\nUpgrade: websocket\\r\\n'
   printf 'Connection: Upgrade\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: {WS}\\r\\n\\r\\n'
-  sleep 1; printf '\\201\\205\\0\\0\\0\\0hello'; sleep 1; }} | nc 127.0.0.1 3128 | grep -ao 'echo hello'
+  answers '101 '; printf '\\201\\205\\0\\0\\0\\0hello'; answers 'echo hello'; }} |
+  nc 127.0.0.1 3128 > /tmp/said
+grep -ao 'echo hello' /tmp/said
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -160,12 +159,10 @@ def test_what_takes_longer_than_a_second_is_said(fake: Fake, tmp_path: Path) -> 
 
 
 def test_an_engine_that_hangs_is_given_up(fake: Fake) -> None:
-    fake("docker", "exec sleep 60")
-    begun = time.monotonic()
+    fake("docker", "exec sleep 3600")  # longer than a test may take
     with pytest.raises(EngineError, match="docker does not answer") as caught:
         find_engine(timeout=0.2)
     assert "did not end within 0.2 s" in caught.value.why
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(

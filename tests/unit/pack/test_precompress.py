@@ -143,10 +143,10 @@ def test_a_layer_that_is_hostile_is_told_by_who_reads_it(bench: Bench) -> None:
 def test_a_hole_without_end_is_left_alone(bench: Bench) -> None:
     records = {"GNU.sparse.realsize": str(1 << 37), "GNU.sparse.map": "0,1000"}
     bench.limit = 1 << 30
-    begun = time.monotonic()
+    begun = time.process_time()  # of the processor: others may keep it busy
     with pytest.raises(ImageError, match="too large"):
         bench.pack(saved(layer([file("hole", b"x" * 1000, pax_headers=records)])), lambda _parts: True)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_without_room_nothing_is_made_ahead(bench: Bench, small_disk: Path) -> None:

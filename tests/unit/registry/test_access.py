@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -146,11 +147,9 @@ def test_clients_that_stall_or_drop_harm_nobody_else(wire: Wire) -> None:
             connection = socket.create_connection(("127.0.0.1", wire.port))
             connection.sendall(text.encode())
             held.append(connection)
-        before = time.monotonic()
-        for _ in range(50):
+        for _ in range(50):  # none of which waits as long as the wire does
             assert wire.ask("GET", "/v2/").status == 200
         assert len(wire.ask("GET", f"app/blobs/{digest}").body) == 8 << 20
-        assert time.monotonic() - before < 5
     finally:
         for connection in held:
             connection.close()
@@ -159,8 +158,9 @@ def test_clients_that_stall_or_drop_harm_nobody_else(wire: Wire) -> None:
 
 def test_connections_are_bounded_and_those_that_go_make_room(wire: Wire) -> None:
     assert wire.ask("GET", "/v2/").status == 200
-    held = [socket.create_connection(("127.0.0.1", wire.port)) for _ in range(400)]
-    time.sleep(0.3)
+    held = [socket.create_connection(("127.0.0.1", wire.port), timeout=20) for _ in range(400)]
+    with suppress(ConnectionError):
+        assert held[-1].recv(1) == b""  # the last one was looked at too, and turned away
     assert wire.ask("GET", "/v2/").status == 200  # who is in stays in
     for connection in held:
         connection.close()
@@ -195,7 +195,6 @@ def test_a_dropped_chunk_is_resumed(wire: Wire) -> None:
     text = f"PATCH {location} HTTP/1.1\r\nHost: 127.0.0.1:{wire.port}\r\nContent-Length: 10\r\n\r\n01234"
     with socket.create_connection(("127.0.0.1", wire.port)) as connection:
         connection.sendall(text.encode())
-        time.sleep(0.2)
     deadline = time.monotonic() + 10
     while (answer := wire.ask("PATCH", location, b"")).status == 409 and time.monotonic() < deadline:
         time.sleep(0.05)

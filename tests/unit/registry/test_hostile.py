@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,9 +177,8 @@ def test_a_stream_of_a_manifest_without_end_is_cut(target: Target) -> None:
     chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
     with socket.create_connection(("127.0.0.1", target.wire.port), timeout=10) as connection:
         connection.sendall(head.encode())
-        before = time.monotonic()
         with pytest.raises(ConnectionError):
-            while time.monotonic() - before < 20:
+            while True:  # for as long as the registry lingers
                 connection.sendall(chunk)
 
 
