@@ -12,6 +12,7 @@ from tests.support.engines import Docker
 
 from bot_bottle.host.redact import Secret
 from bot_bottle.vm.emulated.channel import END
+from bot_bottle.workspace.lifecycle import before_command
 
 # type, mode, owner, size, name and link target of every entry, then which names are one file, then the files'
 # hashes: the same program in the container and in the microVM. A folder's size is its file system's own
@@ -40,6 +41,16 @@ def test_the_guest_has_a_kernel_of_its_own_and_no_network(attach: Attach) -> Non
     assert kernel != platform.release()
     assert set(interfaces) <= {"lo", "dummy0"}
     assert routes == "1"  # the heading alone
+
+
+def test_what_runs_before_the_command_leaves_its_streams(attach: Attach) -> None:
+    before = before_command({"postStartCommand": {"a": "cat; echo said; touch /tmp/started"}})
+    done = attach("sh", "-c", "ls /tmp/started; cat", stdin=b"in\n", before=before)
+    assert (done.code, done.out) == (0, b"/tmp/started\nin\n")
+    assert b"said" in done.err
+    failing = attach("echo", "not this", before=before_command({"postStartCommand": "exit 6"}))
+    assert (failing.code, failing.out) == (6, b"")
+    assert b"postStartCommand failed with exit status 6" in failing.err
 
 
 def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: str) -> None:

@@ -36,7 +36,10 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class BottleConfig:
-    """All that a backend needs to know of a bottle, besides what it boots. Empty: as the image has it."""
+    """All that a backend needs to know of a bottle, besides what it boots. Empty: as the image has it.
+
+    `before` is put before the arguments of the command.
+    """
 
     slug: str
     command: tuple[str, ...]
@@ -50,6 +53,7 @@ class BottleConfig:
     ports: tuple[Port, ...] = ()
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
+    before: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,7 +62,7 @@ class BottleConfig:
 
     def for_command(self, command: tuple[str, ...]) -> BottleConfig:
         """Return it for another command, which gets none of the secrets."""
-        return replace(self, command=command, secrets={})
+        return replace(self, command=command, secrets={}, before=())
 
     def variables(self, *, tty: bool) -> dict[str, str]:
         """Return the command's variables; one with a terminal learns which."""

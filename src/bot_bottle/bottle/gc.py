@@ -31,6 +31,7 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "registry-container": _container,
     "trial-image": partial(_later, "engine.images", "sweep"),
     "image-name": partial(_later, "engine.push_names", "sweep"),
+    "build-name": partial(_later, "engine.build_names", "sweep"),
 }
 
 

@@ -29,6 +29,8 @@ from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.secrets.reference import resolve
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.host import Accel
+from bot_bottle.workspace.lifecycle import before_command
+from bot_bottle.workspace.lifecycle import shown as shown_command
 from bot_bottle.workspace.open import based_on, check_workspace, opened
 from bot_bottle.workspace.spec import PLACE, Request
 
@@ -60,6 +62,7 @@ class Plan:
             "artifact": str(made.entry.path) if made else None,
             "digest": str(made.entry.digest) if made else None,
             "command": list(self.command),
+            "before_command": {key: shown_command(each) for key, each in spec.start.items()},
             "user": spec.user,
             "workdir": self.workdir,
             "env": sorted(self.env),
@@ -152,6 +155,8 @@ def launch(
     values = resolve(spec.secrets) if secrets is None else secrets
     record = RunRecord(spec.slug, path=run.path / "receipt") if receipt is None else receipt
     record.image_id = plan.conversion.image_id if plan.conversion else converter.image_id(spec.source)
+    user = spec.user or (converter.remote_user(record.image_id) if spec.remote_user else "")
+    record.plan = {**(record.plan or {}), "user": user}
     record.git = based_on(spec.workspace)
     hosts = {each.name: each.hosts for each in spec.secrets if each.hosts}
     with ExitStack() as stack:
@@ -159,7 +164,7 @@ def launch(
             slug=spec.slug,
             command=plan.command,
             env=plan.env,
-            user=spec.user,
+            user=user,
             workdir=plan.workdir,
             cpus=plan.cpus,
             memory_mib=spec.memory_mib,
@@ -168,6 +173,7 @@ def launch(
             ports=spec.ports,
             secrets={name: value for name, value in values.items() if name not in hosts},
             credentials={name: Credential(values[name], hosts[name]) for name in hosts},
+            before=before_command(spec.start),
         )
         artifact = None
         if plan.conversion is not None:

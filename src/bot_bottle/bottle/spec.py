@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.workspace.lifecycle import Command
 from bot_bottle.workspace.spec import MODES, Request
 
 # smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
@@ -35,7 +36,11 @@ _NO_WORKSPACE = Request()
 
 @dataclass(frozen=True, slots=True)
 class BottleSpec:
-    """One bottle to run. Empty fields mean: as the image has it."""
+    """One bottle to run. Empty fields mean: as the image has it.
+
+    `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
+    label for devcontainer.json has, where `user` is empty.
+    """
 
     source: Source
     slug: str
@@ -50,6 +55,8 @@ class BottleSpec:
     workspace: Request = _NO_WORKSPACE
     egress: Policy = NOTHING
     ports: tuple[Port, ...] = ()
+    start: Mapping[str, Command] = field(default_factory=dict)
+    remote_user: bool = False
 
     def __post_init__(self) -> None:
         check_slug(self.slug)

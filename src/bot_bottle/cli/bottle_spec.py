@@ -35,6 +35,8 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         workspace=_workspace(ctx, settings),
         egress=_egress(ctx, settings),
         ports=parse_ports(settings.value("ports")),
+        start=settings.devcontainer.start if settings.devcontainer else {},
+        remote_user=settings.devcontainer is not None,
     )
     if not (shown or ctx.params.get("plan_only")):
         without = "egress." if ctx.params.get("network") else ""

@@ -103,7 +103,7 @@ def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> So
             no_cache=given["no_cache"],
             pull=given["pull"],
         )
-        return Source(build=request)
+        return Source(build=request, no_cache=given["no_cache"], **_added(ctx, settings))
     sources = [name for name, value in (("--image", image), ("--archive", archive)) if value is not None]
     sources += [_name(each) for each in ctx.command.params if each.name in _BUILD_ONLY and given[each.name]]
     if len(sources) > 1:
@@ -130,14 +130,26 @@ def require_build_grant(ctx: click.Context, settings: Settings) -> None:
 
 def _named(ctx: click.Context, settings: Settings) -> Source:
     """Make the source of an image that the configuration names; it is pulled as docker run does."""
+    added = _added(ctx, settings)
     for option in ctx.command.params:
+        if option.name == "no_cache" and any(added.values()):
+            continue
         if option.name in _OF_BUILD and ctx.params[option.name]:
             raise UsageError(
                 f"{_name(option)} is for a build, and {settings.file} names an image",
                 next_step="leave it out, or name a Dockerfile with --file",
             )
     pull: Pull = "always" if ctx.params["pull"] else "missing"
-    return Source(image=settings.value("image.name"), pull=pull)
+    name, no_cache = settings.value("image.name"), ctx.params["no_cache"]
+    return Source(image=name, pull=pull, no_cache=no_cache, **added)
+
+
+def _added(ctx: click.Context, settings: Settings) -> dict[str, Any]:
+    """Return what a devcontainer.json adds to its image; it has no say in another Dockerfile's."""
+    file = settings.devcontainer
+    if file is None or ctx.params["dockerfile"] is not None:
+        return {}
+    return {"features": file.features, "setup": file.setup}
 
 
 def ask(question: str) -> bool:

@@ -6,6 +6,7 @@ Source: https://containers.dev/implementors/json_reference/
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,35 +18,36 @@ from bot_bottle.config.variables import Variables
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
 from bot_bottle.secrets.build import parse_build_secrets
+from bot_bottle.workspace import lifecycle
+from bot_bottle.workspace.features import Features, find_program, parse_features
+from bot_bottle.workspace.lifecycle import Command, Setup
 from bot_bottle.workspace.spec import PLACE
 
 # editors' own, or without meaning for a bottle: it ends with its command, maps users, and starts no service
 _IGNORED = {
     "$schema", "name", "customizations", "extensions", "settings", "devPort", "portsAttributes",
     "otherPortsAttributes", "shutdownAction", "updateRemoteUserUID", "userEnvProbe", "waitFor",
-    "overrideCommand", "overrideFeatureInstallOrder", "hostRequirements", "secrets", "init",
+    "overrideCommand", "hostRequirements", "secrets", "init",
 }  # fmt: skip
 _USED = {
     "image", "build", "dockerFile", "context", "remoteUser", "containerUser", "containerEnv", "remoteEnv",
-    "forwardPorts", "appPort", "workspaceFolder",
+    "forwardPorts", "appPort", "workspaceFolder", *lifecycle.CREATE, *lifecycle.START,
+    "features", "overrideFeatureInstallOrder",
 }  # fmt: skip
 _BUILD_IGNORED = {"cacheFrom"}
 _BUILD_USED = {"dockerfile", "context", "args", "target", "options"}
 
-_IN_DOCKERFILE = "run it in the Dockerfile, with RUN, where its result is cached"
 # what to do instead; everything else needs a bottle.toml
 _INSTEAD = {
-    "dockerComposeFile": "name one service's Dockerfile or image in a bottle.toml",
-    "service": "name one service's Dockerfile or image in a bottle.toml",
-    "features": "install what they install in the Dockerfile, with RUN",
+    **dict.fromkeys(
+        ("dockerComposeFile", "service", "runServices"),
+        "name one service's Dockerfile or image in a bottle.toml",
+    ),
     "mounts": "a bottle sees the repository alone: --workspace clone, or --workspace mount",
     "workspaceMount": f"a bottle sees the repository at {PLACE}: --workspace clone, or --workspace mount",
     "runArgs": "say it with options of bottle run: -e, -u, -w, -m, --cpus, -p, --allow",
     "initializeCommand": "nothing of a repository is run on this machine: run it yourself",
-    **dict.fromkeys(("onCreateCommand", "updateContentCommand", "postCreateCommand"), f"{_IN_DOCKERFILE}"),
-    **dict.fromkeys(
-        ("postStartCommand", "postAttachCommand"), "let the command of the bottle do it: bottle run -- CMD"
-    ),
+    "postAttachCommand": "no editor attaches to a bottle: make it postStartCommand, or use bottle exec",
     **dict.fromkeys(("privileged", "capAdd", "securityOpt"), "a bottle's rights cannot be widened"),
 }
 _TOML = "bottle init writes a bottle.toml, which goes before it"
@@ -56,11 +58,15 @@ class Devcontainer:
     """What a devcontainer.json says, as a bottle.toml would.
 
     `variables` are those of this machine that it takes values of, `private` the keys that have such values.
+    `features` are installed in the image, then `setup` is run; `start` runs in the bottle before its command.
     """
 
     content: File
     variables: tuple[str, ...] = ()
     private: frozenset[str] = field(default_factory=frozenset)
+    features: Features | None = None
+    setup: Setup | None = None
+    start: Mapping[str, Command] = field(default_factory=dict)
 
 
 def parse_devcontainer(text: str, path: Path, project: Path) -> Devcontainer:
@@ -95,12 +101,15 @@ class _Reader:
 
     def __init__(self, path: Path, project: Path, document: dict[str, Any]) -> None:
         self._path = path
+        self._project = project
         self._document = document
         self._variables = Variables(path, project, PLACE)
         self._folder = posixpath.relpath(path.parent, project)
         self._private: set[str] = set()
 
     def read(self) -> Devcontainer:
+        workdir = self._workdir()
+        self._variables.workspace = workdir or PLACE
         env = self._texts("containerEnv", self._document.get("containerEnv", {}), "env")
         self._variables.container = env if isinstance(env, dict) else {}
         more = self._texts("remoteEnv", self._document.get("remoteEnv", {}), "env")
@@ -110,11 +119,72 @@ class _Reader:
             "user": self._text("remoteUser", user),
             "env": {**env, **more} if isinstance(env, dict) and isinstance(more, dict) else more or env,
             "ports": self._ports(),
-            "workdir": self._workdir(),
+            "workdir": workdir,
         }
         content = parse(wanted, str(self._path))
+        setup, start = self._setup(content), self._commands(lifecycle.START)
+        features = self._features(content)
         names = tuple(dict.fromkeys(self._variables.read))
-        return Devcontainer(content, names, frozenset(self._private))
+        return Devcontainer(content, names, frozenset(self._private), features, setup, start)
+
+    def _features(self, content: File) -> Features | None:
+        order = self._document.get("overrideFeatureInstallOrder", [])
+        try:
+            wanted = parse_features(self._replaced("features", self._document.get("features", {})))
+            if not isinstance(order, list) or not all(isinstance(each, str) for each in order):
+                raise ValueError("overrideFeatureInstallOrder must be a list of strings")
+        except ValueError as error:
+            raise SpecError(
+                f"{self._path}: features cannot be used", why=str(error), next_step=f"correct {self._path}"
+            ) from error
+        if not wanted:
+            return None
+        find_program(self._path)
+        return Features(wanted, self._path, self._project, tuple(order), content.user or "")
+
+    def _setup(self, content: File) -> Setup | None:
+        commands = self._commands(lifecycle.CREATE)
+        if not commands and "features" not in self._document:  # which may bring commands of their own
+            return None
+        private = frozenset(name[4:] for name in self._private if name.startswith("env."))
+        folder = content.workdir or PLACE
+        return Setup(commands, self._path, self._project, folder, content.user or "", content.env, private)
+
+    def _commands(self, keys: Iterable[str]) -> dict[str, Command]:
+        """Return lifecycle commands, with their variables replaced."""
+        found = {}
+        for key in keys:
+            before = len(self._variables.read)
+            try:
+                command = lifecycle.parse_command(
+                    self._replaced(key, self._document.get(key, ""), command=True)
+                )
+            except ValueError as error:
+                raise SpecError(
+                    f"{self._path}: {key} cannot be used", why=str(error), next_step=f"correct {self._path}"
+                ) from error
+            if len(self._variables.read) > before:
+                raise SpecError(
+                    f"{self._path}: {key} has the value of the variable {self._variables.read[-1]} of yours",
+                    why="commands of an image can be read by all who have it",
+                    next_step="set a variable to that in remoteEnv, and use it in the command as $NAME",
+                )
+            if command:
+                found[key] = command
+        return found
+
+    def _replaced(self, key: str, value: Any, *, command: bool = False) -> Any:
+        """Return a value with the variables of its texts replaced."""
+        match value:
+            case dict():
+                return {name: self._replaced(key, each, command=command) for name, each in value.items()}
+            case list():
+                return [self._replaced(key, each, command=command) for each in value]
+            case str() if command:
+                return self._variables.substitute_in_command(value, key)
+            case str():
+                return self._variables.substitute(value, key)
+        return value
 
     def _image(self) -> dict[str, Any]:
         build, image = self._document.get("build"), self._document.get("image")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bot_bottle.errors import SpecError
 
 if TYPE_CHECKING:  # the schema is only loaded where there is a file
+    from bot_bottle.config.devcontainer import Devcontainer
     from bot_bottle.config.model import File
 
 NAME = "bottle.toml"
@@ -24,7 +25,7 @@ class ConfigFile:
     """A configuration file. `root` is the folder that its paths are relative to and cannot leave.
 
     `variables` are those of this machine that values were taken from, `private` the keys that have such
-    values.
+    values. `devcontainer` is what a devcontainer.json says besides.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class ConfigFile:
     content: File
     variables: tuple[str, ...] = ()
     private: frozenset[str] = field(default_factory=frozenset)
+    devcontainer: Devcontainer | None = None
 
     def inside(self, value: str, key: str) -> Path:
         """Return the absolute path of a file or folder that the file names. Raises SpecError if outside."""
@@ -70,7 +72,7 @@ def find(start: Path, *, upwards: bool, devcontainer: bool = True) -> ConfigFile
             from bot_bottle.config.devcontainer import parse_devcontainer
 
             found = parse_devcontainer(_text(path), path, start)
-            return ConfigFile(path, start, found.content, found.variables, found.private)
+            return ConfigFile(path, start, found.content, found.variables, found.private, found)
     return None
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
 from bot_bottle.secrets.build import BuildSecret, Ssh, parse_ssh
 from bot_bottle.secrets.reference import Reference, make_reference
+
+if TYPE_CHECKING:
+    from bot_bottle.config.devcontainer import Devcontainer
 
 DEFAULT = "default"
 DEFAULT_MEMORY = "4g"
@@ -59,7 +62,7 @@ class Settings(Mapping[str, Setting]):
     """All values in force, by key. Those of a table have keys of their own: `env.NAME`.
 
     `project` is the folder that they are for, `file` the configuration that some are from, if there is one,
-    and `of_file` what that says, whether or not it is in force.
+    and `of_file` what that says, whether or not it is in force. `devcontainer` is that file, if it is one.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class Settings(Mapping[str, Setting]):
         project: Path,
         file: Path | None = None,
         of_file: Mapping[str, Any] | None = None,
+        devcontainer: Devcontainer | None = None,
     ) -> None:
         self._settings = dict(settings)
         self.project = project
         self.file = file
         self.of_file = of_file or {}
+        self.devcontainer = devcontainer
 
     def __getitem__(self, key: str) -> Setting:
         return self._settings[key]
@@ -82,6 +87,11 @@ class Settings(Mapping[str, Setting]):
 
     def __len__(self) -> int:
         return len(self._settings)
+
+    def replaced(self, key: str, setting: Setting) -> Settings:
+        """Return them with another value for a key."""
+        changed = {**self._settings, key: setting}
+        return Settings(changed, self.project, self.file, self.of_file, self.devcontainer)
 
     def value(self, key: str) -> Any:
         """Return the value in force."""
@@ -126,7 +136,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
         said |= {f"{table}.{name}": str(reference) for name, reference in said.pop(table).items()}
     if file.variables:
         said["variables"] = list(file.variables)
-    return Settings(settings, file.root, file.path, said)
+    return Settings(settings, file.root, file.path, said, file.devcontainer)
 
 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:

@@ -24,6 +24,10 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(r"TOKEN|SECRET|PASS|KEY|CRED|AUTH|PRIVATE", re.IGNORECASE)
 # what every program may know of its user
 _HARMLESS = {"HOME", "USER", "USERNAME", "LOGNAME", "SHELL", "PWD", "LANG", "LC_ALL", "TZ", "TERM"}
+_NAMES = {
+    "localEnv", "env", "containerEnv", "localWorkspaceFolder", "localWorkspaceFolderBasename",
+    "containerWorkspaceFolder", "containerWorkspaceFolderBasename", "devcontainerId",
+}  # fmt: skip
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _ID_LENGTH = 52  # of SHA-256 with 5 bits a digit
 
@@ -46,6 +50,15 @@ class Variables:
     def substitute(self, text: str, key: str) -> str:
         """Return a text with every variable replaced. Raises SpecError, with its name, for an unknown one."""
         return _VARIABLE.sub(lambda found: self._value(found[1], key), text)
+
+    def substitute_in_command(self, text: str, key: str) -> str:
+        """Return a command with every variable replaced; others are its shell's. Raises SpecError."""
+
+        def value(found: re.Match[str]) -> str:
+            known = found[1].partition(":")[0] in _NAMES
+            return self._value(found[1], key) if known else found[0]
+
+        return _VARIABLE.sub(value, text)
 
     def _value(self, expression: str, key: str) -> str:
         name, *arguments = expression.split(":")

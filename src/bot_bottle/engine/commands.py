@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,12 +38,16 @@ _OWN_NAME = re.compile(
 )
 
 
+NO_MOUNTS = MountOptions((), {})
+
+
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
     """What to build. `dockerfile` None means the one in `context`.
 
     A build argument without a value takes the one of our environment, as docker has it. `pull` asks the
-    registry for a newer base image.
+    registry for a newer base image. `mounts` are options and variables besides those of `secrets` and `ssh`.
+    A Dockerfile's own `.dockerignore` goes before that of `context`.
     """
 
     context: Path
@@ -55,6 +59,7 @@ class BuildRequest:
     pull: bool = False
     secrets: tuple[BuildSecret, ...] = ()
     ssh: tuple[Ssh, ...] = ()
+    mounts: MountOptions = field(default=NO_MOUNTS, repr=False)
 
     def find_dockerfile(self, engine: EngineName = "docker") -> Path:
         """Return the Dockerfile's absolute path; podman takes a Containerfile first. Raises SpecError."""
@@ -83,9 +88,6 @@ def check_ref(ref: str) -> str:
     return ref
 
 
-NO_MOUNTS = MountOptions((), {})
-
-
 class BuildResult(NamedTuple):
     """The files that a build writes: its image's id, and with buildx all of its digests as JSON."""
 
@@ -107,6 +109,8 @@ def build_argv(
         argv.append("--progress=plain")
     if builder == "buildah":
         argv += podman_limits()
+        own_ignored = dockerfile.with_name(f"{dockerfile.name}.dockerignore")
+        argv += [f"--ignorefile={own_ignored}"] if own_ignored.is_file() else []
     if builder == "classic":
         argv.append("--force-rm")  # a step that failed would leave its container
     if builder == "buildx":
@@ -239,3 +243,8 @@ def save_argv(
     """
     chosen = (f"--format={form}",) if name == "podman" else ()
     return (str(program), "save", *chosen, check_ref(ref))
+
+
+def context_argv(program: Path) -> tuple[str, ...]:
+    """Return the command line that prints the name of docker's current context."""
+    return (str(program), "context", "show")

@@ -29,7 +29,7 @@ from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
 from bot_bottle.host import process, rundir
 from bot_bottle.host.redact import redacted
 from bot_bottle.image.spec import Digest
-from bot_bottle.secrets.build import resolve_mounts
+from bot_bottle.secrets.build import MountOptions, resolve_mounts
 from bot_bottle.tar.stream import TarStream
 
 __all__ = ["BuildRequest", "Engine", "EngineName", "NoSuchImageError", "find_engine"]
@@ -82,6 +82,7 @@ class Engine:
         dockerfile = request.find_dockerfile(self.name)
         argv.check_builder(self.builder, request, os.environ)
         mounts = resolve_mounts(request.secrets, request.ssh)
+        mounts = MountOptions(request.mounts.argv + mounts.argv, request.mounts.env | mounts.env)
         env = argv.build_env(self.builder, request, os.environ) | mounts.env
         with self.scratch() as folder:
             result = argv.BuildResult(folder / "image-id", folder / "metadata")

@@ -48,11 +48,14 @@ def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: Ru
             engine.names.untag_pushed(pushed, second)
 
 
-def _check_that_it_stays(engine: Engine, image: str) -> None:
+def loses_unnamed(engine: Engine) -> bool:
+    """Return whether the engine removes an image with its last name, whatever becomes of that."""
     major = engine.server_version.partition(".")[0]
-    if engine.name == "podman" or major not in ("25", "26", "27") or not is_containerd_store(engine.info()):
-        return
-    if not engine.inspect(image).get("RepoTags"):
+    return engine.name == "docker" and major in ("25", "26", "27") and is_containerd_store(engine.info())
+
+
+def _check_that_it_stays(engine: Engine, image: str) -> None:
+    if loses_unnamed(engine) and not engine.inspect(image).get("RepoTags"):
         raise EngineError(
             f"docker {engine.server_version} would lose the image {image} with a push",
             why="with containerd's image store it removes an image with the last name of it",

@@ -10,6 +10,8 @@ from typing import Literal
 
 from bot_bottle.engine.commands import BuildRequest, check_build_args, check_ref
 from bot_bottle.errors import UsageError
+from bot_bottle.workspace.features import Features
+from bot_bottle.workspace.lifecycle import Setup
 
 STANDARD_INPUT = Path("-")
 
@@ -21,8 +23,9 @@ class Source:
     """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them.
 
     `pull` says when the engine is to get the image from its registry first. `archive_name` chooses among the
-    images of an archive, by name or digest. The archive `-` is standard input. Raises SpecError for
-    names that no engine takes.
+    images of an archive, by name or digest. The archive `-` is standard input. `features` are installed and
+    `setup` is run on top of the image, with `no_cache` again. Raises SpecError for names
+    that no engine takes.
     """
 
     build: BuildRequest | None = None
@@ -30,6 +33,9 @@ class Source:
     archive: Path | None = None
     pull: Pull = "never"
     archive_name: str | None = None
+    features: Features | None = None
+    setup: Setup | None = None
+    no_cache: bool = False
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:

@@ -64,6 +64,11 @@ def config_digests_dir() -> Path:
     return (_products.get() or cache_dir()) / "config-digests"
 
 
+def features_dir() -> Path:
+    """Return the folder of ids of images with features, by what was installed."""
+    return (_products.get() or cache_dir()) / "features"
+
+
 def layers_dir() -> Path:
     """Return the folder of layers that an engine has pushed once."""
     return (_products.get() or cache_dir()) / "layers"

@@ -94,6 +94,15 @@ class Converter:
 
     def image(self, source: Source) -> EngineImage:
         """Return what identifies the source's image, building it first if it is a Dockerfile's folder."""
+        found = self._base(source)
+        if source.features is None and source.setup is None:
+            return found
+        from bot_bottle.pack.additions import added
+
+        return added(self.engine, found, source, self._run, self._progress)
+
+    def _base(self, source: Source) -> EngineImage:
+        """Return the source's image before anything is run on top of it."""
         if source.build is not None:
             # checked before an engine is looked for, which decides on the names that a Dockerfile may have
             source.build.find_dockerfile("docker" if self._chosen.engine == "docker" else "podman")
@@ -131,6 +140,13 @@ class Converter:
     def image_id(self, source: Source) -> str:
         """Return the source's image id as its engine has it, building it first if need be."""
         return self.image(source).id
+
+    def remote_user(self, image_id: str) -> str:
+        """Return the user that an image made for a devcontainer.json says works in it; "" without one."""
+        from bot_bottle.engine.features import label
+        from bot_bottle.workspace.features import labelled_user
+
+        return labelled_user(label(self.engine, image_id))
 
     def convert(self, source: Source) -> Conversion:
         """Return the artifact of a source, from the cache when nothing that decides it has changed."""

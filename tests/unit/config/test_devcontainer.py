@@ -124,10 +124,108 @@ def test_environments_ports_and_the_folder(project: Path) -> None:
     assert found(project).content.workdir is None
 
 
+def test_the_folder_in_the_container_is_the_one_that_it_names(project: Path) -> None:
+    env = {"A": "${containerWorkspaceFolder}/x", "B": "${containerWorkspaceFolderBasename}"}
+    write(project, {"image": "debian", "workspaceFolder": "/workspace/sub", "containerEnv": env})
+    assert found(project).content.env == {"A": "/workspace/sub/x", "B": "sub"}
+
+
+def program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program where the reference CLI would be."""
+    folder.mkdir()
+    (folder / "devcontainer").write_text("#!/bin/sh\n")
+    (folder / "devcontainer").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_features_need_the_reference_cli(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    document = {"image": "a", "remoteUser": "dev", "features": {"./tool": {"v": "${localEnv:V}", "b": True}}}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("V", "mine")
+    text = refused(project, document)
+    assert "asks for features" in text
+    assert "npm install -g @devcontainers/cli" in text
+    assert "asks for features" in str(run("config").exception)
+    program(tmp_path / "bin", monkeypatch)
+    file = found(project)
+    assert file.devcontainer is not None
+    assert file.devcontainer.features is not None
+    assert file.devcontainer.features.wanted == {"./tool": {"v": "mine", "b": True}}
+    assert (file.devcontainer.features.user, file.variables) == ("dev", ("V",))
+    assert json.loads(run("config", "--json").stdout)["features"]["value"] == ["./tool"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"features": ["ghcr.io/a/b"]},
+        {"features": {"a": {"b": 1}}},
+        {"features": {"a": None}},
+        {"features": {"": {}}},
+        {"features": {"a": {}}, "overrideFeatureInstallOrder": "a"},
+    ],
+)
+def test_features_of_no_known_form_are_named(project: Path, document: dict[str, Any]) -> None:
+    assert "features cannot be used" in refused(project, {"image": "a", **document})
+
+
+def test_commands_of_the_image_and_of_the_bottle(project: Path) -> None:
+    document = {
+        "image": "debian",
+        "remoteUser": "agent",
+        "remoteEnv": {"A": "${localWorkspaceFolderBasename}"},
+        "postCreateCommand": {
+            "web": "npm ci",
+            "docs": ["pip", "install", "-r", "${containerWorkspaceFolder}/r"],
+        },
+        "onCreateCommand": "make ${localWorkspaceFolderBasename} ${HOME:-x} ${#A} $(id)",
+        "updateContentCommand": "",
+        "postStartCommand": ["serve", "-d"],
+    }
+    write(project, document)
+    file = found(project).devcontainer
+    assert file is not None
+    assert file.setup is not None
+    assert list(file.setup.commands.items()) == [
+        ("onCreateCommand", "make project ${HOME:-x} ${#A} $(id)"),
+        ("postCreateCommand", {"web": "npm ci", "docs": ("pip", "install", "-r", "/workspace/r")}),
+    ]
+    assert (file.setup.user, file.setup.env, file.setup.folder) == ("agent", {"A": "project"}, "/workspace")
+    assert file.start == {"postStartCommand": ("serve", "-d")}
+    shown = json.loads(run("config", "--json").stdout)
+    assert shown["postStartCommand"] == {"value": ["serve", "-d"], "from": str(file.setup.file)}
+    assert shown["postCreateCommand"]["value"]["docs"][0] == "pip"
+
+
+@pytest.mark.parametrize("value", [1, [1], {"a": {"b": "c"}}, ["a", ["b"]], "a\0b"])
+def test_a_command_of_no_known_form_is_named(project: Path, value: Any) -> None:
+    assert "postCreateCommand cannot be used" in refused(project, {"image": "a", "postCreateCommand": value})
+
+
+def test_a_value_of_the_environment_is_not_put_into_a_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "a-secret-value")
+    text = refused(project, {"image": "a", "postCreateCommand": "login ${localEnv:MY_TOKEN}"})
+    assert "postCreateCommand has the value of the variable MY_TOKEN" in text
+    assert "remoteEnv" in text
+    env = {"TOKEN": "x${localEnv:MY_TOKEN}", "PLAIN": "1"}
+    write(project, {"image": "a", "postCreateCommand": "login $TOKEN", "remoteEnv": env})
+    file = found(project).devcontainer
+    assert file is not None
+    assert file.setup is not None
+    assert file.setup.private == {"TOKEN"}
+
+
 def test_what_is_empty_asks_for_nothing(project: Path) -> None:
     empty = {"features": {}, "mounts": [], "runArgs": [], "privileged": False, "postCreateCommand": ""}
-    write(project, {"image": "debian", **empty, "service": None})
-    assert found(project).content.image.name == "debian"
+    write(project, {"image": "debian", **empty, "service": None, "onCreateCommand": {"a": ""}})
+    file = found(project)
+    assert file.content.image.name == "debian"
+    assert file.devcontainer is not None
+    assert (file.devcontainer.setup, file.devcontainer.start) == (None, {})
 
 
 # --- what is refused
@@ -135,15 +233,10 @@ def test_what_is_empty_asks_for_nothing(project: Path) -> None:
 
 ASKS = {
     "dockerComposeFile": "compose.yml",
-    "features": {"ghcr.io/devcontainers/features/node:1": {}},
     "mounts": ["source=/,target=/host,type=bind"],
     "workspaceMount": "source=/,target=/host,type=bind",
     "runArgs": ["--privileged"],
     "initializeCommand": "touch /tmp/x",
-    "onCreateCommand": "make",
-    "updateContentCommand": "make",
-    "postCreateCommand": ["make"],
-    "postStartCommand": "make",
     "postAttachCommand": "make",
     "privileged": True,
     "capAdd": ["SYS_PTRACE"],

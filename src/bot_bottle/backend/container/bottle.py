@@ -139,7 +139,7 @@ class ContainerBottle:
         options += self._options
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._gate.folder, KIT, "readonly")]
-        command = (*ENTRYPOINT, *(launch.command or self._image.command))
+        command = (*ENTRYPOINT, *launch.before, *(launch.command or self._image.command))
         variables = launch.variables(tty=tty)
         blanked = {name: "" for name in {**self._image.env, **variables} if is_for_loader(name)}
         with env_file(self._gate.folder.parent, {**variables, **blanked}) as (path, inherited):

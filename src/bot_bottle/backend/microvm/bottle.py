@@ -111,7 +111,7 @@ def _command(
     variables = launch.variables(tty=tty)
     args = exec_argv(
         launch.name,
-        launch.command,
+        (*launch.before, *launch.command),
         tty=tty,
         user=launch.user,
         workdir=launch.workdir,

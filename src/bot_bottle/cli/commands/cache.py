@@ -131,6 +131,7 @@ def prune(
         if everything and not dry_run:
             Kept(paths.layers_dir()).trim(0)
             ConfigDigests(paths.config_digests_dir()).clear()
+            ConfigDigests(paths.features_dir()).clear()
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],

@@ -12,10 +12,11 @@ from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.output import table
-from bot_bottle.config.settings import Setting
+from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.host.text import printable
 from bot_bottle.secrets.build import Ssh
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.workspace import lifecycle
 
 _HELP = """Show the settings of `bottle run` with the same PATH and options, and where each value is from.
 
@@ -40,13 +41,24 @@ def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:
     """Print the settings."""
     settings = inputs.settings(ctx)
     bottle_spec(ctx, settings, shown=True)  # what cannot be run is refused as `bottle run` does
-    shown = {key: _shown(key, setting) for key, setting in settings.items()}
+    shown = {key: (_shown(key, setting), setting.origin) for key, setting in settings.items()}
+    shown |= {key: (value, str(settings.file)) for key, value in _of_devcontainer(settings).items()}
     if as_json:
-        document = {key: {"value": shown[key], "from": settings[key].origin} for key in settings}
+        document = {key: {"value": value, "from": origin} for key, (value, origin) in shown.items()}
         click.echo(json.dumps(document, indent=2))
         return
-    rows = [(key, _text(shown[key]), settings[key].origin) for key in settings]
+    rows = [(key, _text(value), origin) for key, (value, origin) in shown.items()]
     click.echo(table(rows, most=50))
+
+
+def _of_devcontainer(settings: Settings) -> dict[str, Any]:
+    """Return what a devcontainer.json has done that no key of bottle.toml has."""
+    file = settings.devcontainer
+    if file is None:
+        return {}
+    features = {"features": list(file.features.wanted)} if file.features else {}
+    commands = {**(file.setup.commands if file.setup else {}), **file.start}
+    return {**features, **{key: lifecycle.shown(command) for key, command in commands.items()}}
 
 
 def _shown(key: str, setting: Setting) -> Any:

@@ -19,7 +19,7 @@ from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
 from bot_bottle.cli.output import table
-from bot_bottle.config.settings import Setting, Settings
+from bot_bottle.config.settings import Setting
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
@@ -79,8 +79,7 @@ def _spec(ctx: click.Context) -> BottleSpec:
     )
     if given and settings.value("workspace") != "clone":
         raise UsageError("fan always uses --workspace clone", next_step="drop --workspace")
-    in_clones = {**settings, "workspace": Setting("clone", "bottle fan")}
-    return bottle_spec(ctx, Settings(in_clones, settings.project, settings.file, settings.of_file))
+    return bottle_spec(ctx, settings.replaced("workspace", Setting("clone", "bottle fan")))
 
 
 def _show(results: list[Result], *, as_json: bool) -> None:

@@ -1,0 +1,83 @@
+"""What a devcontainer.json adds to its image: features, and what its lifecycle commands write."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from bot_bottle.cache.config_digests import ConfigDigests
+from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.features import install_features, label
+from bot_bottle.engine.identity import EngineImage
+from bot_bottle.engine.setup import run_setup
+from bot_bottle.engine.source import Source
+from bot_bottle.host import paths
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.image.spec import Digest
+from bot_bottle.workspace.features import (
+    Features,
+    commands_of_features,
+    find_program,
+    labelled_user,
+    write_project,
+)
+from bot_bottle.workspace.lifecycle import CREATE, Command
+
+
+def added(engine: Engine, image: EngineImage, source: Source, run: RunDir, progress: Progress) -> EngineImage:
+    """Return the image with what `source` has on top of it. Raises BuildError, SpecError, EngineError."""
+    setup, found = source.setup, image
+    if source.features is not None:
+        before = label(engine, image.id)  # which some engines forget when its last name is taken away
+        found = _with_features(engine, image, source.features, run, progress, no_cache=source.no_cache)
+        if setup is not None:
+            others = commands_of_features(label(engine, found.id), before, setup.file)
+            setup = replace(setup, commands=_joined(others, setup.commands))
+    if setup is None or not setup.commands:
+        return found
+    setup = replace(setup, user=setup.user or labelled_user(label(engine, found.id)))
+    with progress.stage("setup") as stage:
+        done = run_setup(engine, found, setup, run, stage.say, no_cache=source.no_cache)
+        stage.conclude(f"image {done.id[:19]} with {', '.join(setup.commands)}")
+    return done
+
+
+def _joined(
+    of_features: Mapping[str, Mapping[str, Command]], own: Mapping[str, Command]
+) -> dict[str, Command]:
+    """Return all commands in the order of the specification: of each kind, those of features first."""
+    found: dict[str, Command] = {}
+    for key in CREATE:
+        found |= {f"{key} of {name}": command for name, command in of_features[key].items()}
+        found |= {key: own[key]} if key in own else {}
+    return found
+
+
+def _with_features(
+    engine: Engine, image: EngineImage, features: Features, run: RunDir, progress: Progress, *, no_cache: bool
+) -> EngineImage:
+    """Return the image with features, from the engine if it has them: the CLI asks registries each time."""
+    cache, key = ConfigDigests(paths.features_dir()), _key(image, features, run)
+    known = None if no_cache else cache.find(key)
+    if known is not None and engine.exists(str(known)):
+        progress.note(f"{'features':<8} cached  image {str(known)[:19]}")
+        return engine.image(str(known))
+    with progress.stage("features") as stage:
+        done = install_features(engine, image, features, run, stage.say, no_cache=no_cache)
+        cache.add(key, Digest(done.id))
+        stage.conclude(f"image {done.id[:19]} with {', '.join(features.wanted)}")
+    return done
+
+
+def _key(image: EngineImage, features: Features, run: RunDir) -> str:
+    """Return what an image with features is known by: all that is installed, on what, and by which CLI."""
+    with tempfile.TemporaryDirectory(prefix="features-", dir=run.path) as folder:
+        _, content = write_project(features, image.id, Path(folder))
+    program = find_program(features.file).resolve()
+    facts = program.stat()
+    parts = (content, image.id, str(program), str(facts.st_size), str(facts.st_mtime_ns))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
