@@ -17,10 +17,10 @@ help: ## this list
 demo: ## boot examples/hello in a microVM and compare it with this machine
 	@scripts/demo
 
-test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm); about fifty minutes
+test: setup-test ## all tiers: unit, engine (docker, podman), vm (smolvm)
 	@$(WITH_ENGINE) scripts/test
 
-unit: setup-venv ## the unit tests: minutes; those marked root run for root only
+unit: setup-venv ## the unit tests; those marked root run for root only
 	@scripts/test unit
 
 engine: setup-test ## the tests with real container engines; on one alone: ENGINE=docker-28-containerd
