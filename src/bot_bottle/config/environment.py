@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 READ = {
-    "BOT_BOTTLE_CACHE_DIR": "The cache folder (default: `bot-bottle` in the user's cache folder, on Linux "
-    "`~/.cache/bot-bottle`). Artifacts, the emulated host's files and the run folders are in it.",
+    "BOT_BOTTLE_CACHE_DIR": "The cache folder, an absolute path (default: `bot-bottle` in the user's cache "
+    "folder, on Linux `~/.cache/bot-bottle`). Artifacts, the emulated host's files and the run folders are "
+    "in it.",
     "BOT_BOTTLE_KEEP_RUN": "`1` keeps the run folder of a command for debugging, and prints its path.",
     "BOT_BOTTLE_REGISTRY_IMAGE": "The image of the registry's container form (default: `registry:2.8.3`, "
     "pinned by digest).",
     "BOT_BOTTLE_SMOLVM": "The smolvm program (default: a recent one on PATH, else that of the Python package "
     "`smolmachines`).",
-    "BOT_BOTTLE_STATE_DIR": "The state folder (default: `bot-bottle` in the user's state folder, on Linux "
-    "`~/.local/state/bot-bottle`). Clones, receipts, logs and grants are in it.",
+    "BOT_BOTTLE_STATE_DIR": "The state folder, an absolute path (default: `bot-bottle` in the user's state "
+    "folder, on Linux `~/.local/state/bot-bottle`). Clones, receipts, logs and grants are in it.",
 }
 """What a user may set."""
 

@@ -26,7 +26,7 @@ from bot_bottle.engine.info import part
 from bot_bottle.engine.limits import podman_limits
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError, ImageError, Interrupted, UsageError
-from bot_bottle.host import process, rundir
+from bot_bottle.host import paths, process, rundir
 from bot_bottle.host.redact import redacted
 from bot_bottle.image.spec import Digest
 from bot_bottle.secrets.build import MountOptions, resolve_mounts
@@ -249,8 +249,9 @@ class Engine:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Make a folder that the engine's client can read and write, until the block ends."""
-        if self.program.resolve().name == "snap":  # which has its own /tmp and sees no hidden folder of ours
-            common = Path.home() / "snap" / "docker" / "common"
+        home = paths.home_dir()
+        if home and self.program.resolve().name == "snap":  # it has its own /tmp and sees no hidden folder
+            common = home / "snap" / "docker" / "common"
             common.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=common) as name:
                 yield Path(name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from bot_bottle.errors import CommandError, SecretError, SpecError
-from bot_bottle.host import process
+from bot_bottle.host import paths, process
 from bot_bottle.host.redact import Secret, hide_variable
 
 Kind = Literal["env", "file", "keychain"]
@@ -171,6 +171,9 @@ def _of_file(reference: Reference) -> str:
 
 def expanded(place: str) -> Path:
     """Return the path of a file, in which ~/ is expanded."""
+    home = paths.home_dir()
+    if home and (place == "~" or place.startswith("~/")):
+        return home / place[2:]
     return Path(os.path.expanduser(place))  # noqa: PTH111 - pathlib raises where ~ has no owner
 
 

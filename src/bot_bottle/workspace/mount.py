@@ -35,11 +35,11 @@ def mount_of(folder: Path) -> Mount:
 
 def _check(folder: Path) -> None:
     refusal = ""
-    home = Path.home().resolve()
+    home = paths.home_dir()
     own = (paths.state_dir(), paths.cache_dir())
     if str(folder) in _SYSTEM or folder.is_relative_to("/proc") or folder.is_relative_to("/sys"):
         refusal = "system directory"
-    elif home.is_relative_to(folder):
+    elif home is not None and home.resolve().is_relative_to(folder):
         refusal = "it is your home folder, or contains it"
     elif any(path.resolve().is_relative_to(folder) for path in own):
         refusal = "bottle keeps its own files in it"
