@@ -19,6 +19,7 @@ from bot_bottle.errors import TrustError
 from bot_bottle.host import paths
 from bot_bottle.host.files import write_private
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import next_step
 from bot_bottle.host.text import printable
 
 # what widens a bottle's walls; everything else stays within them
@@ -113,7 +114,7 @@ def _remember(path: Path, request: Request) -> None:
         raise TrustError(
             f"cannot remember what you granted in {path.parent}",
             why=str(error),
-            next_step="make it writable, or name another folder with BOT_BOTTLE_STATE_DIR",
+            next_step=next_step(error, "make it writable, or name another folder with BOT_BOTTLE_STATE_DIR"),
         ) from error
 
 

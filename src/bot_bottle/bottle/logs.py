@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bot_bottle.errors import ReceiptError, WorkspaceError
 from bot_bottle.host import paths
+from bot_bottle.host.system_errors import next_step
 
 MOST = 64 << 20  # bytes that are kept; half of them when it has been more
 
@@ -42,7 +43,7 @@ def begin(name: str) -> int:
         raise WorkspaceError(
             f"cannot write {place}",
             why=str(error),
-            next_step="make it writable, or name another place with BOT_BOTTLE_STATE_DIR",
+            next_step=next_step(error, "make it writable, or name another place with BOT_BOTTLE_STATE_DIR"),
         ) from error
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from bot_bottle.errors import CacheError, SpecError
+from bot_bottle.errors import SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.locks import try_lock_file
+from bot_bottle.host.system_errors import folder_error
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def locked_names() -> list[str]:
 def try_lock_name(name: str) -> Iterator[bool]:
     """Lock a name for the block, and yield whether that succeeded: not while a bottle of this name runs.
 
-    Raises CacheError.
+    Raises CacheError and DiskFullError.
     """
     folder = paths.runs_dir() / "names"
     with ExitStack() as stack:
@@ -53,9 +54,5 @@ def try_lock_name(name: str) -> Iterator[bool]:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             free = stack.enter_context(try_lock_file(folder / name))
         except OSError as error:
-            raise CacheError(
-                f"cannot work in {folder}",
-                why=str(error),
-                next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
-            ) from error
+            raise folder_error(f"cannot work in {folder}", folder, error) from error
         yield free

@@ -26,6 +26,7 @@ from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.host.files import disk_full, replace_file
 from bot_bottle.host.locks import exclusive_lock, shared_lock
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import next_step
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
 
@@ -266,7 +267,7 @@ class Cache:
                 raise CacheError(
                     f"cannot use the artifact cache in {self.folder}",
                     why=str(error),
-                    next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
+                    next_step=next_step(error, "make it writable, or name another with BOT_BOTTLE_CACHE_DIR"),
                 ) from error
 
 

@@ -15,6 +15,7 @@ from bot_bottle.cache.key import SUFFIX, stem_of
 from bot_bottle.errors import CacheError
 from bot_bottle.host.locks import try_lock
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import next_step
 
 _SCRAP = ".tmp"
 
@@ -46,7 +47,7 @@ def names(folder: Path) -> list[str]:
         raise CacheError(
             f"cannot read {folder}",
             why=error.strerror or str(error),
-            next_step="name another place with BOT_BOTTLE_CACHE_DIR",
+            next_step=next_step(error, "name another place with BOT_BOTTLE_CACHE_DIR"),
         ) from error
 
 

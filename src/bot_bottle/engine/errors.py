@@ -133,10 +133,11 @@ def meant_endpoint() -> str:
 
 def not_replaced(error: EngineError, meant: str) -> EngineError:
     """Explain why no other engine is taken for a docker that does not answer."""
+    other = "choose another engine: --engine podman"
     return EngineError(
         error.message,
         why=f"{error.why}\n{meant} says which docker is meant, so that no other engine is taken",
-        next_step=f"{error.next_step}; or choose another engine: --engine podman",
+        next_step=f"{error.next_step}; or {other}" if error.next_step else other,
     )
 
 

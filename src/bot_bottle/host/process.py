@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from bot_bottle.errors import CommandError
-from bot_bottle.host import process_tree, redact
+from bot_bottle.host import paths, process_tree, redact
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import next_step
 
 log = logging.getLogger(__name__)
 
@@ -259,13 +260,16 @@ def _started(
         with defer_signals():
             try:
                 streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd}
+                env = paths.correct_environment(redact.environment(env))
                 child = subprocess.Popen(  # noqa: S603 - a list of arguments, never a shell
-                    list(argv), env=redact.environment(env), start_new_session=session, **streams
+                    list(argv), env=env, start_new_session=session, **streams
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
-                done = Completed(tuple(argv), 127, b"", why.encode())
-                raise CommandFailed(done, "could not be started") from error
+                failed = CommandFailed(Completed(tuple(argv), 127, b"", why.encode()), "could not be started")
+                if isinstance(error, OSError):
+                    failed.next_step = next_step(error, "")
+                raise failed from error
             stack.callback(_end, child, session)
             if session:
                 process_tree.announce_start(child.pid)

@@ -21,10 +21,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.errors import CacheError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.locks import try_lock
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import folder_error
 
 KEEP_VARIABLE = "BOT_BOTTLE_KEEP_RUN"
 
@@ -80,18 +80,26 @@ def _new(stack: ExitStack) -> Path:
         while True:
             with defer_signals(), ExitStack() as held:
                 path = Path(tempfile.mkdtemp(prefix="run-", dir=base))
-                if held.enter_context(try_lock(path)) and path.exists():
+                if held.enter_context(_locked(path)) and path.exists():
                     if os.environ.get(KEEP_VARIABLE, "") not in ("", "0"):
                         (path / _KEEP).touch()
                     held.callback(_remove, path)
                     stack.push(held.pop_all())
                     return path
     except OSError as error:
-        raise CacheError(
-            f"cannot work in {base}",
-            why=str(error),
-            next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
-        ) from error
+        raise folder_error(f"cannot work in {base}", base, error) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock a new folder for the block, or remove it: not every file system has locks."""
+    with ExitStack() as stack:
+        try:
+            locked = stack.enter_context(try_lock(path))
+        except OSError:
+            path.rmdir()
+            raise
+        yield locked
 
 
 def sweep(sweepers: dict[str, Sweeper]) -> int:

@@ -23,8 +23,8 @@ from types import TracebackType
 
 import zstandard
 
-from bot_bottle.errors import CacheError
 from bot_bottle.host.locks import shared_lock, try_lock
+from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, Layer
 from bot_bottle.smolmachine.crc import crc32
@@ -69,11 +69,7 @@ class HeaderStore:
                 lock.touch(mode=0o600)
                 stack.enter_context(shared_lock(lock))
             except OSError as error:
-                raise CacheError(
-                    f"cannot use the cache in {self.folder}",
-                    why=str(error),
-                    next_step="make it writable, or name another with BOT_BOTTLE_CACHE_DIR",
-                ) from error
+                raise folder_error(f"cannot use the cache in {self.folder}", self.folder, error) from error
             stack.callback(self._forget)
             yield
         prune(self.folder, keep_bytes=LIMIT)

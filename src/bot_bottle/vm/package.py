@@ -22,6 +22,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.files import is_published, publish_dir
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
+from bot_bottle.host.system_errors import next_step
 from bot_bottle.vm.guest_rootfs import PACKAGE, installed
 
 _LIBRARIES = ("libkrun.so", "libkrunfw.so.5")
@@ -89,7 +90,9 @@ def prepare_installation(progress: Progress) -> Installation:
         raise SmolvmError(
             f"cannot prepare smolvm in {base}",
             why=str(error),
-            next_step="make it writable and free some space, or set BOT_BOTTLE_CACHE_DIR to another",
+            next_step=next_step(
+                error, "make it writable and free some space, or set BOT_BOTTLE_CACHE_DIR to another"
+            ),
         ) from error
     return ready
 

@@ -28,6 +28,7 @@ from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.system_errors import next_step
 from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.emulated.channel import (
     CONSOLE,
@@ -89,7 +90,9 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
         raise AccelError(
             f"cannot prepare the emulated host in {folder}",
             why=str(error),
-            next_step="make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR",
+            next_step=next_step(
+                error, "make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR"
+            ),
         ) from error
     return image, initramfs, disk
 
