@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import redacted
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import next_step
 from bot_bottle.version import VERSION
 
 KEEP = 200  # receipts
 
+_NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(.+)\.json")
 _LARGEST = 1 << 20  # bytes of one that is read
 
@@ -128,7 +130,7 @@ def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
         started=process_tree.start_time(os.getpid()),
         began=_stamp(begun),
         versions={"bottle": VERSION, "kernel": os.uname().release},
-        path=paths.receipts_dir() / f"{begun:%Y%m%dT%H%M%S.%fZ}-{name}.json",
+        path=paths.receipts_dir() / f"{_after_the_last(begun):{_NAME_TIME}}-{name}.json",
         progress=progress,
     )
     record.save()
@@ -197,6 +199,15 @@ def newest_of_each() -> Iterator[RunRecord]:
                 yield _read(path)
 
 
+def _after_the_last(now: datetime) -> datetime:
+    """Return the time for a new receipt's name: after all others, also when the clock was set back."""
+    with suppress(IndexError, ValueError, OverflowError, ReceiptError):
+        text = _paths()[-1].name.partition("-")[0]
+        last = datetime.strptime(text, _NAME_TIME).replace(tzinfo=UTC)
+        return max(now, last + timedelta(microseconds=1))
+    return now
+
+
 def _paths() -> list[Path]:
     """List the receipts, the oldest first."""
     try:
@@ -204,7 +215,11 @@ def _paths() -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ReceiptError(f"cannot read {paths.receipts_dir()}", why=str(error)) from error
+        raise ReceiptError(
+            f"cannot read {paths.receipts_dir()}",
+            why=error.strerror or str(error),
+            next_step=next_step(error, "make it yours, or name another folder with BOT_BOTTLE_STATE_DIR"),
+        ) from error
 
 
 def _bottle(path: Path) -> str:

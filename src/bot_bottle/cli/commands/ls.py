@@ -61,6 +61,7 @@ def _described(bottle: manage.BottleState) -> dict[str, Any]:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         return datetime.now(UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
