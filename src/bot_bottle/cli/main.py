@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
+import io
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot_bottle.cli import help as overview
-from bot_bottle.errors import BottleError, CacheError, DiskFullError, Interrupted, UsageError
-from bot_bottle.host import signals
+from bot_bottle.errors import BottleError, Interrupted, UsageError
+from bot_bottle.host import signals, terminal
 from bot_bottle.host.redact import redacted
+from bot_bottle.host.text import printable_lines
 from bot_bottle.version import VERSION
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+
+@contextlib.contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """When whoever read our output has gone, end as a program killed by SIGPIPE does."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(141) from None  # click's own answer would be 1
 
 
 class LazyGroup(click.Group):
@@ -58,13 +71,15 @@ class LazyGroup(click.Group):
         found = ((name, what) for name, what in overview.COMMANDS.items() if name.startswith(incomplete))
         return [CompletionItem(name, help=what) for name, what in sorted(found)]
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line, which prints what --help and --version print."""
+        with _readers_may_leave():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; when whoever read our output has gone, end as a program killed by SIGPIPE does."""
-        try:
+        """Run the command."""
+        with _readers_may_leave():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(141) from None  # click's own answer would be 1
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the first page of help, which loads no command."""
@@ -74,8 +89,11 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, help=overview.ABOUT, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, "-V", "--version", prog_name="bottle")
 @click.option("-v", "--verbose", is_flag=True, help="Show every command that is run, and a bug's traceback.")
-def bottle(verbose: bool) -> None:
+@click.pass_context
+def bottle(ctx: click.Context, /, verbose: bool) -> None:
     """Gather the commands."""
+    if not terminal.shows_colours():
+        ctx.color = False
     if verbose:
         from bot_bottle.cli.options import log_commands  # only here: it takes longer than --help may
 
@@ -119,7 +137,8 @@ def _words(error: click.ClickException) -> str:
 def _open_streams() -> None:
     """Open what our caller has closed of the three streams, as /dev/null.
 
-    Or else the next file that is opened has the number, and what is said to the user goes into it.
+    Or else the next file that is opened has the number, and what is said to the user goes into it. Names of
+    files that are not text in the user's encoding are printed as the bytes that they are.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -127,25 +146,26 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    codecs.register_error("bot-bottle", _encode)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"  # no locale is set
+        sys.stdout.reconfigure(encoding="utf-8" if is_ascii else None, errors="bot-bottle")
+
+
+def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return bytes of a name for their surrogates (PEP 383), and an escape for what has no encoding."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def _unexpected(error: Exception) -> int:
-    from bot_bottle.host.files import disk_full  # loaded where something went wrong
+    from bot_bottle.host.system_errors import explained  # loaded where something went wrong
 
-    if disk_full(error):
-        full = DiskFullError(
-            "the disk is full", why=str(error), next_step="bottle cache prune, or free some space"
-        )
-        _say(f"bottle: {full}")
-        return DiskFullError.exit_code
-    if isinstance(error, PermissionError) and _is_ours(error.filename):
-        denied = CacheError(
-            f"cannot use {error.filename}",
-            why=error.strerror or "",
-            next_step="make it yours, or name another with BOT_BOTTLE_CACHE_DIR and BOT_BOTTLE_STATE_DIR",
-        )
-        _say(f"bottle: {denied}")
-        return CacheError.exit_code
+    if known := explained(error):
+        _say(f"bottle: {known}")
+        return known.exit_code
     import logging
     import traceback
 
@@ -156,14 +176,6 @@ def _unexpected(error: Exception) -> int:
     return BottleError.exit_code
 
 
-def _is_ours(name: str | bytes | int | None) -> bool:
-    """Return whether a path is in a folder that bottle keeps things in: another user's, after sudo say."""
-    from bot_bottle.host import paths
-
-    folders = (paths.cache_dir(), paths.state_dir())
-    return isinstance(name, str) and any(Path(name).is_relative_to(folder) for folder in folders)
-
-
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it; the exit status still tells
-        print(redacted(text), file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done
+        print(printable_lines(redacted(text)), file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done

@@ -13,6 +13,7 @@ import click
 from bot_bottle.backend import BACKENDS
 from bot_bottle.config.settings import DEFAULT_MEMORY
 from bot_bottle.host.progress import Mode, Progress
+from bot_bottle.host.terminal import is_dumb
 from bot_bottle.pack.options import MAX_IMAGE_SIZE, parse_image_size
 from bot_bottle.workspace.spec import MODES
 
@@ -275,5 +276,6 @@ def progress(*, quiet: bool, verbose: bool) -> Progress:
     """Return the progress display for the options: a live line on a terminal unless commands are shown."""
     if verbose:
         log_commands()
-    mode: Mode = "quiet" if quiet else "live" if sys.stderr.isatty() and not verbose else "plain"
+    live = sys.stderr.isatty() and not is_dumb() and not verbose
+    mode: Mode = "quiet" if quiet else "live" if live else "plain"
     return Progress(mode)

@@ -85,11 +85,7 @@ class _PlainStage(Stage):
     def tick(self) -> None:
         if (now := time.monotonic()) >= self._next:
             self._next = now + _TICK
-            print(
-                f"{self.name:<8} ... {self.measure()}  {self.detail[:80]}".rstrip(),
-                file=self._stream,
-                flush=True,
-            )
+            _print(f"{self.name:<8} ... {self.measure()}  {self.detail[:80]}".rstrip(), self._stream)
 
 
 class _LiveStage(Stage):
@@ -105,7 +101,21 @@ class _LiveStage(Stage):
         """Return bytes, rate, seconds and detail; called at each refresh, as seconds pass by themselves."""
         from rich.text import Text
 
-        return Text(f"{self.measure()}  ").append(self.detail[:60], style="dim")
+        text = Text(f"{self.measure()}  ", no_wrap=True, overflow="ellipsis")
+        return text.append(self.detail[:60], style="dim")
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line. What is worked on does not fail with a stream that takes nothing, as on a full disk.
+
+    Raises BrokenPipeError: who read it is gone.
+    """
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 @contextmanager
@@ -136,11 +146,11 @@ class Progress:
     def note(self, text: str) -> None:
         """Print one line that is of no stage (not when quiet)."""
         if self.mode != "quiet":
-            print(text, file=self.stream, flush=True)
+            _print(text, self.stream)
 
     def warn(self, text: str) -> None:
         """Print one line that the user has to know, quiet or not."""
-        print(f"warning: {text}", file=self.stream, flush=True)
+        _print(f"warning: {text}", self.stream)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:

@@ -17,6 +17,16 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def is_dumb() -> bool:
+    """Whether the terminal cannot do more than print: no cursor is moved there, and nothing is coloured."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def shows_colours() -> bool:
+    """Whether the user wants colours on a terminal (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and not is_dumb()
+
+
 @contextmanager
 def raw() -> Iterator[None]:
     """Pass every key to the command inside, and put the terminal back as it was."""

@@ -11,6 +11,7 @@ import click
 
 from bot_bottle.bottle import manage
 from bot_bottle.cli import complete_names as completing
+from bot_bottle.host.terminal import shows_colours
 from bot_bottle.host.text import printable_lines
 
 _HELP = """Show what the bottle NAME changed in its clone, committed or not.
@@ -33,11 +34,13 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 @click.argument("name", shell_complete=completing.with_clone)
 @click.option("--stat", is_flag=True, help="Print only file names and line counts.")
 def command(name: str, stat: bool) -> None:
-    """Print the diff, on a terminal with colours and a pager."""
+    """Print the diff, on a terminal with a pager and, where they are wanted, colours."""
     options = ["--stat"] if stat else []
     if sys.stdout.isatty():
-        with manage.diff(name, *options, "--color=always") as stream:
-            click.echo_via_pager(_lines(stream), color=True)
+        colours = shows_colours()
+        options += ["--color=always"] if colours else []
+        with manage.diff(name, *options) as stream:
+            click.echo_via_pager(_lines(stream), color=colours)
         return
     with manage.diff(name, *options) as stream:
         while data := stream.read(1 << 16):
