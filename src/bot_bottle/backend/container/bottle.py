@@ -96,11 +96,12 @@ class ContainerBottle:
                 held.close()
                 ended = wait(client, received, self._pass_on, self._remove)
         lost = bool(ended) and not received
-        if lost and _reader_is_gone() and containers.inspect(self.launch.name)["State"].get("Running"):
+        unread = lost and _reader_is_gone()
+        if unread and containers.inspect(self.launch.name)["State"].get("Running"):
             return _SIGNALLED + signal.SIGPIPE  # as for a program that writes by itself
         status = self._status()
         if lost and started and not status:  # the output could not be written, as on a full disk
-            return ended if ended > 0 else _SIGNALLED - ended
+            return _SIGNALLED + signal.SIGPIPE if unread else ended if ended > 0 else _SIGNALLED - ended
         if not (started or received or status):
             raise BootError("the container ended before its command began")
         return status

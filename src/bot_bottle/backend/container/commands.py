@@ -26,6 +26,7 @@ _LONGEST_LINE = 32 << 10  # bytes; docker reads lines of less than 64 KiB from s
 def create_options(launch: BottleConfig, *, network: str, tty: bool) -> list[str]:
     """Return the options of `create` that follow from what was asked for the bottle."""
     options = ["--interactive", "--init", "--pull=never", "--log-driver=none", "--restart=no"]
+    options.append("--no-healthcheck")  # the image's own would run before the isolation has been checked
     options += [f"--network={network}", f"--pids-limit={PIDS}", f"--cpus={launch.cpus}"]
     options += [f"--memory={launch.memory_mib}m", f"--memory-swap={launch.memory_mib}m"]
     options += ["--tty"] if tty else []
