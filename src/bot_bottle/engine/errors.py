@@ -115,6 +115,8 @@ def _next_step(name: EngineName, verb: str, ref: str, words: str) -> str:
             f"{name} runs in another network than bottle, as rootless docker does, and cannot reach its "
             "registry: use --transport save"
         )
+    if "empty export" in words:  # docker with overlay2
+        return "the image has no files, so nothing can run in it: copy some in its Dockerfile"
     if _INCOMPLETE.search(words):
         return (
             "the engine lacks parts of the image, perhaps those of other platforms: "

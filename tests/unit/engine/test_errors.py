@@ -15,6 +15,7 @@ from bot_bottle.engine.errors import (
     build_words,
     clean_line,
     not_built,
+    not_replaced,
     refused,
 )
 from bot_bottle.errors import BuildError, EngineError
@@ -392,3 +393,13 @@ def test_a_builder_that_does_not_work_is_not_the_dockerfiles_fault(output: str, 
     assert word in error.why
     assert step in error.next_step
     assert isinstance(not_built("docker", "buildx", Path("/p/Dockerfile"), BUILDX), BuildError)
+
+
+def test_an_image_without_files_is_explained() -> None:
+    said = "Error response from daemon: empty export - not implemented"
+    assert "the image has no files" in refused("docker", "save", "a", said).next_step
+
+
+def test_another_engine_may_be_all_that_can_be_advised() -> None:
+    advised = not_replaced(EngineError("docker does not start"), "DOCKER_HOST=tcp://a").next_step
+    assert advised == "choose another engine: --engine podman"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import threading
@@ -49,6 +50,7 @@ _LABEL = "bot-bottle.bottle"
 _DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
 _SIGNALLED = 128  # and the number of the signal: the exit status of a command that a signal ended
 _BROKEN = b"broken pipe\n"
+_USER = re.compile(r"unable to find (user|group)|no matching entries|uids and gids must be")
 
 
 class ContainerBottle:
@@ -177,7 +179,9 @@ class ContainerBottle:
         if state.get("Running"):
             raise EngineError(f"{self._engine.name} let go of the container before its command ended")
         if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
-            raise BootError("the container did not start", why=str(state.get("Error") or ""))
+            why = str(state.get("Error") or "")
+            step = "correct USER in the Dockerfile, or name another with --user" if _USER.search(why) else ""
+            raise BootError("the container did not start", why=why, next_step=step)
         return code
 
     def _pass_on(self, signum: int) -> None:
