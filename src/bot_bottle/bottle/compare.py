@@ -28,7 +28,7 @@ from bot_bottle.bottle.run import run_bottle
 from bot_bottle.bottle.spec import BottleSpec, check_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError, UsageError
-from bot_bottle.host import paths
+from bot_bottle.host import rundir
 from bot_bottle.host.progress import Progress, human_count
 from bot_bottle.network.probes import STATUS
 from bot_bottle.pack.converter import Converter
@@ -97,7 +97,7 @@ def _run(spec: BottleSpec, side: Side, progress: Progress, options: ConvertOptio
 
 def _look(running: RunningBottle, side: Side) -> None:
     """Ask the image's shell what a command is given; a bottle without one keeps it to itself."""
-    with tempfile.TemporaryFile(dir=paths.runs_dir()) as told:
+    with rundir.run_dir() as run, tempfile.TemporaryFile(dir=run.path) as told:
         with _streams_into(told.fileno()):
             code = running.run_before(("sh", "-c", _LOOK))
         told.seek(0)
