@@ -53,6 +53,14 @@ def test_a_failing_step_is_told_in_the_builds_own_words(
     assert not bottle.leftovers
 
 
+@pytest.mark.parametrize("user", ["ghost", "1000:ghosts", "4294967290"])
+def test_a_user_that_the_image_lacks(bottle: Bottle, context: Context, user: str) -> None:
+    done = bottle("run", "-q", "--backend=docker", context(f"USER {user}"), "--", "true")
+    assert done.code == 111, done
+    assert done.err.endswith("Next: correct USER in the Dockerfile, or name another with --user\n"), done
+    assert not bottle.leftovers
+
+
 def test_an_image_that_is_not_there(bottle: Bottle) -> None:
     bottle("pack", "--image", "bot-bottle-test-nowhere:1").failed(
         103, "no such image", "bot-bottle-test-nowhere"

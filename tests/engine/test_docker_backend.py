@@ -267,14 +267,6 @@ def test_a_reader_that_goes_away_ends_it_quietly(bottle: Bottle, bottle_image: s
         os.close(writing)
 
 
-@pytest.mark.parametrize("user", ["ghost", "1000:ghosts", "4294967290"])
-def test_a_user_that_is_not_in_the_image(bottle: Bottle, bottle_image: str, user: str) -> None:
-    done = bottle("run", "-q", "--backend=docker", "--image", bottle_image, "--user", user, "--", "true")
-    assert done.code == 111, done
-    assert user.partition(":")[2] in done.err
-    assert done.err.endswith("Next: correct USER in the Dockerfile, or name another with --user\n")
-
-
 def test_exec_of_what_cannot_be_run(bottle: Bottle, bottle_image: str) -> None:
     options = ("run", "-q", "-d", "--backend=docker", "--name", "here", "--image", bottle_image)
     assert bottle(*options, "--", "sleep", "1000").code == 0

@@ -399,6 +399,6 @@ def test_a_narrow_terminal(home: Path, archive: Path) -> None:
     env = environment(home, {"TERM": "xterm", "COLUMNS": None})
     shown = terminal("pack", "--archive", str(archive), columns=20, env=env)
     assert "pack" in shown
-    assert "\x1b[1A" not in shown  # what is shown while it works is one line
+    assert shown.count("\x1b[1A") <= 1  # what is shown while it works is one line, removed at the end
     assert "Usage: bottle run" in terminal("run", "--help", columns=20, env=env)
     assert HEADER in terminal("ls", columns=20, env=env)

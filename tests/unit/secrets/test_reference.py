@@ -205,6 +205,7 @@ def test_a_file_may_refer_to_secrets_and_not_hold_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = '[secrets.A]\nenv = "MINE"\n[secrets.B]\nfile = "~/b"\nhosts = ["api.example.org"]\n'
+    text += '[egress]\nallow = ["api.example.org"]\n'
     (tmp_path / "bottle.toml").write_text(text)
     monkeypatch.setenv("MINE", CANARY)
     done = CliRunner().invoke(bottle, ["config", "--secret", "id=A,src=/a", "--json", str(tmp_path)])
