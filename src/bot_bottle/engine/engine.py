@@ -249,8 +249,7 @@ class Engine:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Make a folder that the engine's client can read and write, until the block ends."""
-        home = paths.home_dir()
-        if home and self.program.resolve().name == "snap":  # it has its own /tmp and sees no hidden folder
+        if (home := paths.home_dir()) and self.program.resolve().name == "snap":  # it has its own /tmp
             common = home / "snap" / "docker" / "common"
             common.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=common) as name:
