@@ -1,4 +1,4 @@
-"""What is made of images, and asked of what was made: an image's id, its artifact, whether that is right."""
+"""The Python interface: build an image, convert it to an artifact, explain the cache, verify and scan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName, Transport, Via
 from bot_bottle.smolmachine import format as artifact_format
 
-if TYPE_CHECKING:  # loaded by who needs it: most commands do not
+if TYPE_CHECKING:  # imported lazily: most commands do not need it
     from bot_bottle.scan.credential_files import Finding
     from bot_bottle.verify.verify import Report
     from bot_bottle.vm.host import Accel
@@ -67,9 +67,9 @@ def verify(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Verify every byte of an artifact, and that it is what its source's image is. No machine is started.
+    """Verify every byte of an artifact, and compare it with the image of a source. No machine is started.
 
-    Raises ArtifactError and ImageError for what is damaged; differences are in the report.
+    Raises ArtifactError and ImageError for damaged files; differences are in the report.
     """
     from bot_bottle.verify.verify import verify as verify_artifact
 
@@ -88,9 +88,9 @@ def verify(
 def scrub(
     target: Path | Source, *, engine: str | None = None, progress: Progress | None = None
 ) -> list[Finding]:
-    """Search an artifact (a path) or a source's image for secrets, and give where they are, layer by layer.
+    """Search an artifact (a path) or a source's image for secrets; return where they are, layer by layer.
 
-    Raises ArtifactError and ImageError for what is damaged.
+    Raises ArtifactError and ImageError for damaged files.
     """
     from bot_bottle.scan.scan import scan_artifact, scan_image
 

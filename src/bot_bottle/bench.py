@@ -1,4 +1,4 @@
-"""The ways from a user's image to an artifact, timed: which of them work here, and which `auto` takes."""
+"""The methods of making an artifact from an image, timed: which of them work here, and which `auto` uses."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ SMOLVM = (Way("smolvm", "save"),)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a way takes, in seconds, as medians: `cold` with nothing kept, `warm` with nothing changed.
+    """The time of a method in seconds, as medians: `cold` with an empty cache, `warm` with unchanged input.
 
-    `stages` is what the cold one is made of; `size` is the artifact's in bytes. `failure` says why the way
-    does not work here; there are no figures then.
+    `stages` are the parts of the cold time; `size` is the artifact's in bytes. `failure` says why the method
+    does not work here; then there are no figures.
     """
 
     way: Way
@@ -49,7 +49,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All ways of one image. `first_build` and `next_build` are seconds, None where nothing was built."""
+    """All methods for one image. `first_build` and `next_build` are seconds, None where nothing was built."""
 
     image_id: str
     timings: tuple[Timing, ...]
@@ -58,11 +58,11 @@ class Report:
 
     @property
     def auto(self) -> tuple[Way, str]:
-        """Return the way that `--transport auto` takes here, and why."""
+        """Return the method that `--transport auto` uses here, and why."""
         direct = next(timing for timing in self.timings if timing.way == NATIVE[0])
         if direct.failure:
             return NATIVE[1], direct.failure
-        return direct.way, "the layers can be read where the engine keeps them, and need not be exported"
+        return direct.way, "the layers can be read from the engine's storage, without an export"
 
 
 def measure(
@@ -74,10 +74,10 @@ def measure(
     accel: Accel = "auto",
     progress: Progress | None = None,
 ) -> Report:
-    """Build a source twice, if it has to be built, and go each way `rounds` times, cold and warm.
+    """Build a source twice, if it has to be built, and run each method `rounds` times, cold and warm.
 
-    What the user's cache holds is neither used nor changed. A way that does not work is told as such. Raises
-    the BottleError of the build.
+    The user's cache is neither used nor changed. A method that does not work has a `failure`. Raises the
+    BottleError of the build.
     """
     progress = progress or Progress()
     first_build = next_build = None
@@ -114,19 +114,19 @@ def _timed(image: Source, way: Way, rounds: int, engine: str | None, accel: Acce
                 shutil.rmtree(folder)
                 folder.mkdir()
                 for times in (cold, warm):
-                    begun, told = time.monotonic(), Progress()
+                    begun, shown = time.monotonic(), Progress()
                     made = artifacts.convert(
                         image,
                         engine=engine,
                         packer=way.packer,
                         accel=accel,
                         transport=way.transport,
-                        progress=told,
+                        progress=shown,
                     )
                     times.append(time.monotonic() - begun)
                     size = made.entry.size
                     if times is cold:
-                        stages.append(told.seconds)
+                        stages.append(shown.seconds)
     except BottleError as error:
         return Timing(way, failure=": ".join(part for part in (error.message, error.why) if part))
     medians = {name: statistics.median(each.get(name, 0.0) for each in stages) for name in stages[0]}

@@ -1,4 +1,4 @@
-"""Would `bottle run` work here? Each thing it needs is tried, and what is wrong has a next step."""
+"""Checks whether `bottle run` works here. Each requirement is tried, and each problem has a next step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MEMORY_NEEDED = 3 << 30
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `poor` works, but not well; `bad` keeps `bottle run` from working."""
+    """The result of one check. `poor` works, but not well; `bad` prevents `bottle run` from working."""
 
     name: str
     mark: Mark
@@ -37,7 +37,7 @@ class Check:
     next_step: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the result as a JSON document."""
         return asdict(self)
 
 
@@ -48,13 +48,13 @@ def examine(
     kvm: Kvm | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Check]:
-    """Look at everything `bottle run` needs, in the order in which it needs it.
+    """Yield the result for each requirement of `bottle run`, in the order in which it needs them.
 
-    An image of one file is built and packed with the engine, if one answers, and removed again.
-    `kvm` is what is known of KVM (default: this machine's). smolvm is made ready if it is not yet.
+    An image of one file is built and packed with the engine, if one answers, and removed again. `kvm` is the
+    state of KVM (default: this machine's). smolvm is prepared if it is not yet.
     """
     found = kvm or probe_kvm()
-    # with a KVM that was asked for and is no use, nothing else is used in its place
+    # a KVM that was requested and cannot be used is not replaced by emulation
     emulated = accel == "emulated" or (accel == "auto" and found.state != "good")
     progress = progress or Progress()
     engines: list[Engine] = []
@@ -75,7 +75,7 @@ def examine(
     )
     for name, check in checks:
         if name == "image" and not engines:
-            continue  # which has been said
+            continue  # already reported
         try:
             yield check()
         except Interrupted:
@@ -83,9 +83,11 @@ def examine(
         except BottleError as error:
             words = error.why.splitlines()
             yield Check(name, "bad", ": ".join([error.message, *words[:1]]), error.next_step)
-        except OSError as error:  # a folder that belongs to another user, after sudo say
+        except OSError as error:  # a folder that belongs to another user, for example after sudo
             finding = f"{error.strerror}: {error.filename}"
-            yield Check(name, "bad", finding, "make it yours, or name another with BOT_BOTTLE_CACHE_DIR")
+            yield Check(
+                name, "bad", finding, "change its owner, or set BOT_BOTTLE_CACHE_DIR to another folder"
+            )
 
 
 def _engine(engine: Engine) -> Check:
@@ -126,7 +128,7 @@ def _kvm(kvm: Kvm, accel: Accel) -> Check:
 
 
 def _emulation(*, needed: bool) -> Check:
-    """QEMU and what it boots."""
+    """Check QEMU and what it boots."""
     if not needed:
         return Check("emulation", "good", "not needed here")
     return Check("emulation", "good", f"QEMU {check_emulation()}")
@@ -153,7 +155,7 @@ def _disk() -> Check:
             "disk",
             "bad",
             f"cannot write to {folder}: {error.strerror}",
-            "name another with BOT_BOTTLE_CACHE_DIR",
+            "set BOT_BOTTLE_CACHE_DIR to another folder",
         )
     finding = f"{human_bytes(free)} free in {folder}"
     if free < _DISK_NEEDED:

@@ -65,7 +65,7 @@ def test_an_archive_on_standard_input(offline: Bottle, saved: Path, plain: str, 
     (tmp_path / "empty").touch()
     for args in (("run", "-d"), ("fan", "2")):
         asked = (*args, "--archive", "-", "--", "true")
-        from_stdin(offline, saved, *asked).failed(2, "standard input is for one bottle")
+        from_stdin(offline, saved, *asked).failed(2, "standard input only works for one bottle")
     from_stdin(offline, tmp_path / "empty", "pack", "--archive", "-").failed(105, "Next:")
 
 

@@ -58,7 +58,7 @@ def test_a_way_that_does_not_work_is_told(bottle: Bottle, docker: Docker, image:
     report = json.loads(bottle("bench", "--json", "--rounds", "1", "--image", image, env=path).out)
     assert report["first_build"] is None
     failures = [each["failure"] for each in report["timings"]]
-    assert "cannot be read where docker keeps it" in failures[0]
+    assert "cannot be read from the storage of docker" in failures[0]
     assert failures[1:] == ["", ""]
     assert report["auto"]["transport"] == "save"
     assert report["auto"]["why"] == failures[0]

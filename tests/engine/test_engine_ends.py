@@ -78,7 +78,7 @@ def test_a_socket_that_may_not_be_used(client: Path, monkeypatch: pytest.MonkeyP
                 parent.chmod(0o755)
         os.seteuid(65534)
     try:
-        with pytest.raises(EngineError, match="may not be used by this user") as caught:
+        with pytest.raises(EngineError, match="cannot be used by this user") as caught:
             find_engine()
     finally:
         os.seteuid(was)

@@ -109,5 +109,5 @@ def test_what_bottle_keeps_and_uses_is_its_users_alone(running: Bottle, who: Cal
     assert list((state / "receipts").iterdir())
     assert readable_by_others(state, who.uid) == []
     runs = running.cache / "runs"
-    assert list(runs.glob("run-*/gate/says")), "its pipes are there"
+    assert list(runs.glob("run-*/entrypoint/says")), "its pipes are there"
     assert readable_by_others(runs, who.uid) == []

@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_told_before_the_command_starts(bottle: Bottle, 
             "echo",
             "started",
         )
-        bottle(*argv).failed(101, "cannot be published", str(port))
+        bottle(*argv).failed(101, "cannot publish the port", str(port))
 
 
 def test_a_port_does_not_open_the_walls(bottle: Bottle, image: str) -> None:

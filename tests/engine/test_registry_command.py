@@ -99,7 +99,7 @@ def test_json_says_what_is_served(bottle: Bottle, saved: Path) -> None:
     [
         ([], "nothing to serve"),
         (["./nothing.tar"], "no such archive: ./nothing.tar"),
-        (["--push", "--", "echo", "{ref}"], "{ref} is not known"),
+        (["--push", "--", "echo", "{ref}"], "unknown placeholder {ref}"),
         (["--push", "--json", "--", "true"], "--json"),
     ],
 )

@@ -52,7 +52,7 @@ def test_it_is_gone_when_the_block_fails(docker: Docker, registry_image: str) ->
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo famous last words; exit 3", ["ended before it was ready", "exit status 3"]),
+        ("echo famous last words; exit 3", ["exited before it was ready", "exit status 3"]),
         ("echo famous last words; exec sleep 60", ["not ready within 10 s", "does not answer"]),
     ],
 )

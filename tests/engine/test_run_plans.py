@@ -32,7 +32,7 @@ def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) 
     [
         (["--packer=smolvm"], "--packer does not work with --backend docker"),
         (["--accel=kvm"], "--accel does not work with --backend docker"),
-        (["--archive=x.tar"], "no archives"),
+        (["--archive=x.tar"], "cannot run archives"),
         (["--json"], "--json needs --plan"),
     ],
 )

@@ -38,7 +38,7 @@ def test_every_way_out_gives_the_same_bytes(engine_case: Case, engine: Engine, t
         bottle = Bottle(tmp_path / transport)
         done = bottle("pack", "--json", "--image", image, "--engine", engine.name, "--transport", transport)
         digests[transport] = json.loads(done.line)["digest"]
-        direct = f"read where {engine.name} keeps it" in done.err
+        direct = f"read from {engine.name}'s storage" in done.err
         assert direct == (told and transport in ("direct", "auto")), done.err
         assert not bottle.leftovers
     assert len(set(digests.values())) == 1, digests
@@ -129,15 +129,13 @@ def test_who_may_not_read_the_storage_has_it_saved(bottle: Bottle, image: str, t
     assert refused.code == 0, "what is in the cache needs no transport"
     other = Bottle(tmp_path / "other", bottle.changes)
     other("pack", "--image", image, "--transport", "direct", env=env).failed(
-        103, "cannot be read where docker"
+        103, "cannot be read from the storage of docker"
     )
 
 
 def test_archives_are_not_in_an_engine(bottle: Bottle, saved: Path) -> None:
     for transport in ("direct", "push"):
-        bottle("pack", "--archive", saved, "--transport", transport).failed(
-            2, "for images that an engine holds"
-        )
+        bottle("pack", "--archive", saved, "--transport", transport).failed(2, "needs an image in an engine")
     assert bottle("pack", "--archive", saved, "--transport", "save").path
 
 

@@ -22,7 +22,7 @@ def packed(bottle: Bottle, saved: Path) -> Path:
 def test_a_pack_verified_by_itself(bottle: Bottle, image: str, saved: Path, tmp_path: Path) -> None:
     first = bottle("pack", "--verify", "--image", image)
     assert first.path.is_file()
-    assert f"what image {image[:19]} is" in first.err
+    assert f"equal to image {image[:19]}" in first.err
     again = bottle("pack", "--verify", "-q", "--archive", saved, "-o", tmp_path / "out.smolmachine")
     assert again.path == tmp_path / "out.smolmachine"
     assert again.err == ""
@@ -35,7 +35,7 @@ def test_against_the_engines_image_an_archive_and_alone(
     for source in (("--image", image), ("--archive", saved)):
         done = bottle("verify", "-q", packed, *source)
         assert (done.code, done.err) == (0, ""), done
-        assert f"what image {image[:19]} is" in done.out
+        assert f"equal to image {image[:19]}" in done.out
         report = json.loads(bottle("verify", "--json", packed, *source).out)
         assert report["ok"]
         assert report["image_id"] == image

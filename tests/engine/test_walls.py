@@ -286,7 +286,7 @@ def test_a_killed_bottle_leaves_no_proxy_and_no_network(
 
 def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:
     argv = ("run", "--backend=docker", "--network=open", "--image", client)
-    assert "egress is open" in there(*argv, "--", "true").err
+    assert "the network is unrestricted" in there(*argv, "--", "true").err
 
 
 def test_podman_holds_the_same_walls(podman_bottle: Bottle, podman: Podman, tmp_path: Path) -> None:

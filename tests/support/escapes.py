@@ -107,10 +107,13 @@ ESCAPES: tuple[tuple[str, str], ...] = (
         "for s in /var/run/docker.sock /run/docker.sock /run/podman/podman.sock; do ls $s; done",
     ),
     (
-        "the gate's pipes",
+        "the entrypoint's pipes",
         "echo export A=1 | timeout 1 sh -c 'cat > /.bottle/hears'; timeout 1 cat /.bottle/says",
     ),
-    ("the gate's own files", "echo x > /.bottle/gate; rm -rf /.bottle; mount -o remount,rw /.bottle"),
+    (
+        "the entrypoint's own files",
+        "echo x > /.bottle/entrypoint; rm -rf /.bottle; mount -o remount,rw /.bottle",
+    ),
 )
 
 

@@ -153,9 +153,9 @@ class _Program:
                 "HostConfig": {**host, **self.behaviour["host_config"]},
                 "State": {"Running": False, "Status": "created", "ExitCode": 0},
                 "labels": [arg.partition("=")[2] for arg in args if arg.startswith("--label=")],
-                "gate": mounts[0].partition("source=")[2].partition('"')[0],
+                "entrypoint": mounts[0].partition("source=")[2].partition('"')[0],
                 "env": dict(line.partition("=")[::2] for line in variables),
-                "command": args[at + 1 :][args[at + 1 :].index("/.bottle/gate") + 1 :],
+                "command": args[at + 1 :][args[at + 1 :].index("/.bottle/entrypoint") + 1 :],
             },
         )
         _say(name)
@@ -171,12 +171,12 @@ class _Program:
         return code
 
     def command(self, container: dict[str, Any]) -> int:
-        gate = Path(container["gate"])
-        with (gate / "says").open("w") as file:
+        folder = Path(container["entrypoint"])
+        with (folder / "says").open("w") as file:
             if self.behaviour["ends_early"]:
                 return 0
             file.writelines(f"{name} {word}\n" for name, word in self.behaviour["found"].items())
-        words = (gate / "hears").read_text()
+        words = (folder / "hears").read_text()
         script = f'{words}\n[ "$bottle_gate_open" = yes ] || exit 119\nexec "$@"'
         argv = ["/bin/sh", "-c", script, "sh", *container["command"]]
         with subprocess.Popen(argv, env={"PATH": os.environ["PATH"], **container["env"]}) as child:

@@ -62,7 +62,7 @@ def test_a_fan_whose_hosts_do_not_fit_begins_nothing(root: Caller, git_image: st
     each = max(256, int(free[1]) // 1024 // 16 - 768)
     options = ("--accel", "emulated", "-m", f"{each}m", "--image", git_image)
     told = root.bottle("fan", "16", *options, "--", "true", cwd=root.repo().top)
-    told.failed(101, "do not fit", "emulated host")
+    told.failed(101, "not enough memory", "emulated host")
 
 
 # prints, leaves files, and does a few things that differ by where it runs

@@ -1,4 +1,4 @@
-"""How a bottle runs."""
+"""The two backends: what runs a bottle."""
 
 from typing import Literal
 

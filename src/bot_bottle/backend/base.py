@@ -1,6 +1,6 @@
-"""What every backend does: start a bottle, run one command in it attached to us, leave nothing.
+"""The interface of a backend: it starts a bottle, runs one command attached to us, and leaves nothing.
 
-Two classes implement `Backend`: a hardened container and a microVM. Nothing outside of them asks which it is.
+Two classes implement `Backend`: a hardened container and a microVM. No other module asks which one it has.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from bot_bottle.engine.engine import Engine
     from bot_bottle.host.progress import Progress
     from bot_bottle.host.rundir import RunDir
-    from bot_bottle.network.proxy_process import Record
+    from bot_bottle.network.proxy_process import EgressFiles
     from bot_bottle.secrets.reference import Reference
     from bot_bottle.vm.host import Accel
 
 _POLL = 0.1
 
-# what docker gives a container whose image names none
+# docker's default for an image without PATH
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
 class BottleConfig:
-    """All that a backend needs to know of a bottle, besides what it boots. Empty: as the image has it.
+    """What a backend needs to know of a bottle, besides what it boots. Empty: as in the image.
 
     `before` is put before the arguments of the command.
     """
@@ -61,11 +61,11 @@ class BottleConfig:
         return machine_name(self.slug)
 
     def for_command(self, command: tuple[str, ...]) -> BottleConfig:
-        """Return it for another command, which gets none of the secrets."""
+        """Return the configuration for another command, which gets no secrets."""
         return replace(self, command=command, secrets={}, before=())
 
     def variables(self, *, tty: bool) -> dict[str, str]:
-        """Return the command's variables; one with a terminal learns which."""
+        """Return the command's variables; one with a terminal also gets TERM."""
         terminal = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
         return {**terminal, **self.env}
 
@@ -84,14 +84,14 @@ Place = Literal["container", "kvm", "emulated"]
 PLACES: tuple[Place, ...] = ("container", "kvm", "emulated")
 
 OnProved = Callable[[Proof], None]
-"""Called with the result of the probes, before the command starts, which does not start when it raises."""
+"""Called with the result of the probes before the command, which does not start if it raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a bottle is started from: an image of an engine, and for a microVM the artifact made of it.
+    """What a bottle is started from: an image of an engine, and for a microVM the artifact made from it.
 
-    `engine` returns the engine; it is only called by a backend that needs one.
+    `engine` returns the engine; only a backend that needs one calls it.
     """
 
     image_id: str
@@ -101,9 +101,9 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A running bottle as other commands find it. `engine` is docker or podman, "" for a microVM.
+    """A running bottle as other commands see it. `engine` is docker or podman, "" for a microVM.
 
-    `user` and `workdir` are those of its own command; `published` says whether it has ports of this machine.
+    `user` and `workdir` are those of its own command; `published` says whether it has published ports.
     """
 
     slug: str
@@ -120,7 +120,7 @@ class Machine:
 
 
 class RunningBottle(Protocol):
-    """A bottle that is up, or about to run its one command."""
+    """A bottle that is running, or about to run its command."""
 
     @property
     def place(self) -> Place:
@@ -133,7 +133,7 @@ class RunningBottle(Protocol):
         """
 
     def run_before(self, command: tuple[str, ...]) -> int:
-        """Run another command before the bottle's own, in all else as that, and leave nothing of it."""
+        """Run another command before the bottle's own, in the same environment; nothing of it remains."""
 
 
 class Backend(Protocol):
@@ -146,49 +146,56 @@ class Backend(Protocol):
     def check(
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
-        """Refuse what this backend cannot do, before anything is made. Raises SpecError.
+        """Refuse what this backend cannot do, before anything is created. Raises SpecError.
 
         `archive` says whether the image is in an archive instead of an engine.
         """
 
     def check_env(self, env: Mapping[str, str]) -> None:
-        """Refuse variables that this backend cannot give a command. Raises SpecError."""
+        """Refuse variables that this backend cannot pass to a command. Raises SpecError."""
 
     def host_overhead_mib(self, accel: Accel) -> int:
-        """Return the MiB of memory that a bottle takes besides its own. Raises AccelError."""
+        """Return the MiB of memory that a bottle needs besides its own. Raises AccelError."""
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
-        """Return the variables by which programs in a bottle find what they may reach."""
+        """Return the variables by which programs in a bottle find the proxy."""
 
     def start(
-        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+        self,
+        config: BottleConfig,
+        boot: Boot,
+        files: EgressFiles,
+        run: RunDir,
+        progress: Progress,
+        accel: Accel,
     ) -> AbstractContextManager[RunningBottle]:
-        """Start a bottle; when the block ends, by any way, nothing of it is left.
+        """Start a bottle; however the block ends, nothing of it remains.
 
-        What it may reach is in force then. `files` are where it records what was refused.
+        Its network policy is in force when the block begins. `files` are its policy and its log of refused
+        connections.
         """
 
     def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
-        """Run another command in a bottle that another process holds, and return its exit status.
+        """Run another command in a bottle of another process, and return its exit status.
 
-        Raises SpecError where the bottle cannot take one.
+        Raises SpecError where the bottle cannot run one.
         """
 
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
-        """Try again from inside what a running bottle can reach. Raises SpecError where it cannot try."""
+        """Probe again from inside what a running bottle can reach. Raises SpecError where it cannot."""
 
     def check_can_allow(self, machine: Machine) -> None:
-        """Raise SpecError where a running bottle cannot be allowed more."""
+        """Raise SpecError where nothing more can be allowed to a running bottle."""
 
     def allow(self, machine: Machine, added: Policy) -> None:
-        """Let a running bottle reach more, as far as its policy file alone does not. Raises SpecError."""
+        """Apply added rules to a running bottle, where its policy file is not enough. Raises SpecError."""
 
 
 class AttachedCommand(Protocol):
-    """A command that is attached to us."""
+    """A command attached to our streams."""
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, `timeout` seconds at most, and return its exit status or None."""
+        """Wait for its exit, `timeout` seconds at most, and return its exit status or None."""
 
 
 def wait(
@@ -196,7 +203,7 @@ def wait(
 ) -> int:
     """Wait for a command and return its exit status.
 
-    `received` grows with the signals that reach us: the first is passed on, the second ends the command and
+    `received` is the list of signals that reach us: the first is passed on, the second ends the command and
     raises Interrupted.
     """
     passed = False
@@ -211,5 +218,5 @@ def wait(
 
 
 def process_identity() -> str:
-    """Return what identifies this process: no later one will have it."""
+    """Return what identifies this process: its pid and start time."""
     return f"{os.getpid()}.{process_tree.start_time(os.getpid())}"

@@ -1,4 +1,4 @@
-"""The backend of a name, or of a running bottle. Each is imported when it is asked for."""
+"""The backend for a name, or for a running bottle. Each is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot_bottle.backend.base import Backend, Place
 
 
 def backend_for(name: BackendName) -> Backend:
-    """Return the backend of a name."""
+    """Return the backend with this name."""
     match name:
         case "docker":
             from bot_bottle.backend.container.backend import ContainerBackend

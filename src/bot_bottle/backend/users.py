@@ -1,4 +1,4 @@
-"""Who a bottle's command runs as, in numbers, before there is a machine or a container to ask."""
+"""The uid and gid of a bottle's command, found before there is a machine or a container."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot_bottle.tar.reader import REGULAR, Headers
 from bot_bottle.verify.entries import Stream, plain
 
 _FILES = (b"etc/passwd", b"etc/group")
-_LARGEST = 4 << 20  # bytes of either
+_LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
 _LABEL = "bot-bottle.look"
 STRAY = "look-container"
 
@@ -25,7 +25,7 @@ STRAY = "look-container"
 def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
     """Return uid and gid of a user of an artifact (`user` as in an image; "" for root). Raises ImageError."""
     user = user or "0"
-    if _is_told(user):
+    if _is_numeric(user):
         return resolve(user, b"", b"")
     found: dict[bytes, bytes] = {}
 
@@ -43,23 +43,23 @@ def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
     return resolve(user, *(found.get(name, b"") for name in _FILES))
 
 
-def _is_told(user: str) -> bool:
-    """Whether the text itself has both numbers; those of root are the same everywhere."""
+def _is_numeric(user: str) -> bool:
+    """Return whether the text itself has both numbers; those of root are the same everywhere."""
     parts = user.split(":")
     return user == "0" or (len(parts) == 2 and all(part.isdigit() for part in parts))
 
 
 class _Enough(Exception):
-    """All has been found, and the rest need not be read."""
+    """Both files have been found, and the rest need not be read."""
 
 
 def of_image(engine: Engine, image: str, user: str, run: RunDir) -> tuple[int, int]:
-    """Return uid and gid of a user of an image that the engine holds ("" for the image's own).
+    """Return uid and gid of a user of an engine's image ("" for the image's own user).
 
-    A container is made of it and not started. Raises ImageError, EngineError.
+    A container is created from it and not started. Raises ImageError, EngineError.
     """
     user = user or str(part(engine.inspect(image), "Config").get("User") or "0")
-    if _is_told(user):
+    if _is_numeric(user):
         return resolve(user, b"", b"")
     label = f"{_LABEL}={run.path.name}"
     containers = engine.containers
@@ -88,11 +88,11 @@ def _file_in(engine: Engine, container: str, name: str) -> bytes:
         and "no such" not in done.complaint.lower()
         and "could not find" not in done.complaint.lower()
     ):
-        raise EngineError(f"{engine.name} could not look into the image", why=done.complaint)
+        raise EngineError(f"{engine.name} could not read a file of the image", why=done.complaint)
     return b""
 
 
-_LARGEST = (1 << 32) - 2  # the number above it means "no user"
+_LARGEST = (1 << 32) - 2  # the next number means "no user"
 
 
 def resolve(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def resolve(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     else:
         found = next((line for line in lines if line[0] == name), None)
         if found is None or (number := _number(found[2])) is None:
-            raise ImageError(f"the image has no user {name!r}", next_step="give another with --user")
+            raise ImageError(f"the image has no user {name!r}", next_step="use another --user")
         uid, gid = number, _number(found[3]) or 0
     if group_name:
         gid = _group(group_name, group)
@@ -119,7 +119,7 @@ def _group(name: str, group: bytes) -> int:
         found = next((line for line in _lines(group, 4) if line[0] == name), None)
         number = _number(found[2]) if found else None
     if number is None:
-        raise ImageError(f"the image has no group {name!r}", next_step="give another with --user")
+        raise ImageError(f"the image has no group {name!r}", next_step="use another --user")
     return number
 
 

@@ -1,8 +1,8 @@
-"""One command in both backends, one after the other, and what came out differently.
+"""One command on both backends, one after the other, and a comparison of the results.
 
-What a bottle gives its command is asked from inside, by the image's own shell, before the command runs: user,
-folder and variables. An image without a shell does not tell. What the two commands print is kept as their
-logs. Values of variables are compared and never shown.
+Before the command runs, the image's own shell reports user, folder and variables. An image without a shell
+reports nothing. The output of both commands is stored in their logs. Values of variables are compared and
+never shown.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.secrets.reference import resolve
 
-_ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the quick one first
+_ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the faster one first
 
-# what a shell has built in, and /proc: an image may have nothing else
+# only built-ins of a shell, and /proc: an image may have nothing else
 _LOOK = """\
 while read -r key _ id _; do
   case $key in Uid:) uid=$id ;; Gid:) gid=$id ;; esac
@@ -52,22 +52,20 @@ _CHANGES = {"A": "added", "D": "removed", "M": "changed", "T": "another type"}
 
 
 def twin(spec: BottleSpec, progress: Progress, options: ConvertOptions) -> tuple[Side, Side]:
-    """Run a spec's command in both backends and give what is known of each.
+    """Run a spec's command on both backends and return the results.
 
     The image is built once; the bottles are named after the spec, with their backend. Raises UsageError for
-    what cannot be done twice.
+    what cannot run twice.
     """
     if spec.source.archive is not None:
-        raise UsageError("--twin takes no archive", next_step="docker load it, and use --image")
+        raise UsageError("--twin does not work with an archive", next_step="docker load it, and use --image")
     if spec.workspace.mode == "mount":
-        raise UsageError(
-            "--twin does not run a command twice in your own folder", next_step="use --workspace clone"
-        )
+        raise UsageError("--twin cannot be used with --workspace mount", next_step="use --workspace clone")
     sides = [Side(backend, check_slug(f"{spec.slug}-{backend}")) for backend in _ORDER]
     for side in sides:
         with names.lock_name(side.name):
-            pass  # told before the first has run
-    resolve(spec.secrets)  # each side does it again; what is not there is told before anything is built
+            pass  # fails before the first has run
+    resolve(spec.secrets)  # resolved again by each side; a missing one is reported before anything is built
     with run_context() as run:
         image = Converter(run, progress, options).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):
@@ -96,12 +94,12 @@ def _run(spec: BottleSpec, side: Side, progress: Progress, options: ConvertOptio
 
 
 def _look(running: RunningBottle, side: Side) -> None:
-    """Ask the image's shell what a command is given; a bottle without one keeps it to itself."""
-    with rundir.run_dir() as run, tempfile.TemporaryFile(dir=run.path) as told:
-        with _streams_into(told.fileno()):
+    """Run the image's shell to report user, folder and variables; without a shell they stay unknown."""
+    with rundir.run_dir() as run, tempfile.TemporaryFile(dir=run.path) as report:
+        with _streams_into(report.fileno()):
             code = running.run_before(("sh", "-c", _LOOK))
-        told.seek(0)
-        user, _, rest = told.read().decode("utf-8", "surrogateescape").partition("\n")
+        report.seek(0)
+        user, _, rest = report.read().decode("utf-8", "surrogateescape").partition("\n")
     if code == 0 and re.fullmatch(r"\d+:\d+", user):
         side.user = user
         side.cwd, _, exports = rest.partition("\n")
@@ -109,7 +107,7 @@ def _look(running: RunningBottle, side: Side) -> None:
 
 
 def exported(text: str) -> dict[str, str]:
-    """Return the variables that a shell's `export -p` prints, with their values as that shell quotes them."""
+    """Return the variables in the output of a shell's `export -p`, with their values in its quoting."""
     starts = list(_EXPORT.finditer(text))
     ends = [start.start() for start in starts[1:]] + [len(text)]
     pairs = zip(starts, ends, strict=True)
@@ -120,7 +118,7 @@ def exported(text: str) -> dict[str, str]:
 
 @contextmanager
 def _streams_into(target: int) -> Iterator[None]:
-    """Have what a command prints go to a file for the time of the block, and give it nothing to read."""
+    """Redirect a command's output to a file until the block ends, and its input to /dev/null."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     with ExitStack() as stack:
@@ -135,7 +133,7 @@ def _streams_into(target: int) -> Iterator[None]:
 
 
 def _files(name: str) -> dict[str, str] | None:
-    """Return what a bottle changed in its clone: names, and how and into what; None if that is not known."""
+    """Return a bottle's changes in its clone: names, and the kind and content of each; None if not known."""
     with suppress(BottleError), manage.diff(name, "--raw", "-z", "--no-abbrev", "--no-renames") as stream:
         words = stream.read().decode("utf-8", "surrogateescape").split("\0")
         pairs = zip(words[::2], words[1::2], strict=False)
@@ -144,19 +142,19 @@ def _files(name: str) -> dict[str, str] | None:
 
 
 def _change(facts: str) -> str:
-    """Read `:OLDMODE NEWMODE OLD NEW LETTER` of git diff --raw."""
+    """Parse `:OLDMODE NEWMODE OLD NEW LETTER` of git diff --raw."""
     _, mode, _, content, letter = facts.split()
     return f"{_CHANGES.get(letter, letter)} {mode} {content}"
 
 
-_SORTED = 16 << 20  # bytes of output of which the lines are compared one by one
+_SORTED = 16 << 20  # bytes of output whose lines are sorted and compared
 _UNKNOWN = "not known"
-_BACKENDS_OWN = {"HOSTNAME", "TERM"}  # variables that docker and smolvm set by themselves: shown, not judged
+_BACKENDS_OWN = {"HOSTNAME", "TERM"}  # set by docker and smolvm themselves: shown, but no difference
 
 
 @dataclass(slots=True)
 class Side:
-    """What is known of one of the two runs; None is: not known. `seconds` are those of the command alone."""
+    """The result of one of the two runs; None means not known. `seconds` are those of the command alone."""
 
     backend: str
     name: str
@@ -172,7 +170,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that was compared, and what each run has. `same` is None where nothing can be said."""
+    """One thing that was compared, with the value of each run. `same` is None where it is not known."""
 
     what: str
     left: str
@@ -181,7 +179,7 @@ class Row:
 
 
 def compare(left: Side, right: Side) -> Iterator[Row]:
-    """Compare two runs. What has many parts (variables, files, hosts) has a row for each that differs."""
+    """Yield the rows of a comparison; variables, files and hosts have a row for each that differs."""
     yield Row("exit status", str(left.exit_status), str(right.exit_status), _same(left, right, "exit_status"))
     yield Row("user", left.user or _UNKNOWN, right.user or _UNKNOWN, _same(left, right, "user"))
     yield Row("cwd", left.cwd or _UNKNOWN, right.cwd or _UNKNOWN, _same(left, right, "cwd"))
@@ -208,9 +206,9 @@ def _parts(
     shown: Callable[[str], str],
     unjudged: AbstractSet[str] = frozenset(),
 ) -> Iterator[Row]:
-    """Compare two tables: how many entries each has, then each that the other has not, or has otherwise.
+    """Yield rows for two tables: the number of entries, then each that differs or only one of them has.
 
-    `shown` says what may be shown of a value; `unjudged` are entries that may differ.
+    `shown` returns what may be shown of a value; `unjudged` are entries that may differ.
     """
     counts = [_UNKNOWN if each is None else human_count(len(each), noun) for each in (left, right)]
     if left is None or right is None:
@@ -225,7 +223,7 @@ def _parts(
 
 
 def _reached(proof: Any) -> dict[str, str] | None:
-    """Return of each probe of a receipt whether it got out. How it was refused may differ."""
+    """Return for each probe of a record whether it got out. How it was refused may differ."""
     if not isinstance(proof, dict) or not proof:
         return None
     outcomes = {
@@ -237,7 +235,7 @@ def _reached(proof: Any) -> dict[str, str] | None:
 
 
 def _output(left: Path, right: Path) -> Row:
-    """Compare what two commands printed. Their two streams may have met in another order."""
+    """Compare the output of two commands. stdout and stderr may be interleaved differently."""
     texts = [path.read_bytes() if path.stat().st_size <= _SORTED else None for path in (left, right)]
     if None in texts:
         same = left.stat().st_size == right.stat().st_size and _equal(left, right)

@@ -1,7 +1,7 @@
-"""A bottle that outlives the command that started it: a process of its own holds it, its output is in a log.
+"""A detached bottle: a separate process runs it, and its output goes to a log.
 
-That process runs the same command line. What it is, it is told in its environment: where to say that the
-bottle's command begins, where the log is, and the bottle's name.
+That process runs the same command line. A variable of its environment has the descriptor on which to report
+that the bottle's command starts, the path of the log, and the bottle's name.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ _PATIENCE = 10.0  # seconds
 
 
 class DetachedProcess:
-    """A process that is to hold a bottle."""
+    """A process that runs a detached bottle."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], told: int) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], ready: int) -> None:
         self.name = name
         self.process = process
-        self._told = told
+        self._ready = ready
 
     def begun(self) -> bool:
-        """Wait until its command begins, or until the process has ended without."""
+        """Wait until its command starts, or the process has exited without; return which."""
         try:
-            return bool(os.read(self._told, 1))
+            return bool(os.read(self._ready, 1))
         finally:
-            os.close(self._told)
+            os.close(self._ready)
 
     def stop(self) -> None:
-        """Pass on that it is to end: the first time its command, if that has begun, and then the bottle."""
+        """Send it a signal to stop: the first time its command, if that has started, and then the bottle."""
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
 
     def ended(self, seconds: float | None = None) -> bool:
-        """Wait until the process has ended, `seconds` at most."""
+        """Wait until the process has exited, `seconds` at most; return whether it has."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.process.returncode is not None
 
 
 def end_all(started: Sequence[DetachedProcess]) -> None:
-    """End bottles in order, and wait until they have: a command that is deaf gets ten seconds."""
+    """Stop bottles in order, and wait: a command that ignores SIGTERM is killed after ten seconds."""
     for each in started:
         each.stop()
     deadline = time.monotonic() + _PATIENCE
@@ -65,9 +65,9 @@ def end_all(started: Sequence[DetachedProcess]) -> None:
 
 
 def start(name: str, arguments: Sequence[str], image: str = "") -> DetachedProcess:
-    """Have another process run a command line and hold a bottle, of an `image` that is built already."""
+    """Start a process that runs a command line as a detached bottle, of an `image` that is already built."""
     log = logs.begin(name)
-    told, tell = os.pipe()
+    ready, tell = os.pipe()
     try:
         child = subprocess.Popen(  # noqa: S603 - our own program, our own arguments
             [sys.executable, "-m", "bot_bottle", *arguments],
@@ -80,13 +80,14 @@ def start(name: str, arguments: Sequence[str], image: str = "") -> DetachedProce
     finally:
         os.close(tell)
         os.close(log)
-    return DetachedProcess(name, child, told)
+    return DetachedProcess(name, child, ready)
 
 
 def detach(name: str, arguments: Sequence[str]) -> int:
-    """Have another process run a command line and hold the bottle; wait until the bottle's command begins.
+    """Run a command line as a detached bottle in another process; wait until the bottle's command starts.
 
-    Gives 0, or the status with which it failed before that; what it says until then goes where we say things.
+    Returns 0, or the status with which it failed before that; until then its messages go to our standard
+    error.
     """
     started = None
     try:
@@ -96,14 +97,14 @@ def detach(name: str, arguments: Sequence[str]) -> int:
             return started.process.wait()
         signals.ignore()
         return 0
-    except BottleError:  # interrupted: it ends in order too
+    except BottleError:  # interrupted: it is stopped in order too
         end_all([started] if started else [])
         raise
 
 
 @dataclass(frozen=True, slots=True)
 class DetachedRunner:
-    """What the process that holds a detached bottle is told."""
+    """What the process that runs a detached bottle knows of its task."""
 
     name: str
     tell: int
@@ -111,16 +112,16 @@ class DetachedRunner:
     image: str
 
     def begin(self) -> None:
-        """Say that the bottle's command begins. From then on, what we say goes to the log."""
+        """Report that the bottle's command starts. From then on, our output goes to the log."""
         os.dup2(self.log, 2)
-        with suppress(OSError):  # whoever waited for it has gone
+        with suppress(OSError):  # the process that waited for it is gone
             os.write(self.tell, b"\n")
         os.close(self.tell)
         logs.keep_small(self.log)
 
 
 def detached_runner() -> DetachedRunner | None:
-    """Return whether this process is to hold a detached bottle. Nothing that it starts is told of it."""
+    """Return the task of a process that runs a detached bottle, else None. Children do not get it."""
     try:
         name, tell, log, image = json.loads(os.environ.pop(_VARIABLE, ""))
         for descriptor in (tell, log):

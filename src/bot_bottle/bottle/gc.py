@@ -1,6 +1,6 @@
-"""A run folder for each command, after what dead commands left has been swept.
+"""A run folder for each command, after leftovers of dead commands have been removed.
 
-What sweeps a kind of stray is loaded when one is found: most commands find none.
+The function for a kind of leftover is imported when one is found: most commands find none.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
 
 
 def sweep() -> int:
-    """Remove what dead commands left, and give how many there were."""
+    """Remove leftovers of dead commands, and return how many there were."""
     return rundir.sweep(SWEEPERS)
 
 
 @contextmanager
 def run_context() -> Iterator[RunDir]:
-    """Hold a run folder, after a sweep."""
+    """Yield a run folder, after a sweep."""
     sweep()
     with rundir.run_dir() as run:
         yield run

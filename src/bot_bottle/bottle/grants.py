@@ -1,8 +1,8 @@
-"""What a repository's own bottle.toml asks for beyond its walls, and whether this user has granted it.
+"""What a repository's own bottle.toml requests beyond the defaults, and whether this user has granted it.
 
-A grant is remembered by a hash over the repository's folder and all that it asked for, so that any change is
-asked about again, and what was granted once is granted when it comes back. What the user says himself, in
-options or the environment, needs no grant.
+A grant is stored as a hash over the repository's folder and the whole request, so that any change is asked
+about again, and an earlier request stays granted. Options and environment variables of the user need no
+grant.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.system_errors import next_step
 from bot_bottle.host.text import printable
 
-# what widens a bottle's walls; everything else stays within them
+# settings that reduce a bottle's isolation
 _WIDENING = ("egress.", "secrets.", "ports")
-_BUILD = ("image.secrets.", "image.ssh.")  # what a build of the file's gets of this user's
+_BUILD = ("image.secrets.", "image.ssh.")  # what a build of the file gets of this user
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a bottle.toml asks for: settings by key. Empty, if it asks for nothing."""
+    """What a bottle.toml requests: settings by key. Empty, if it requests nothing."""
 
     project: Path
     asked: Mapping[str, Any]
 
-    def told(self) -> str:
-        """Say what is asked for, a line for each part."""
+    def describe(self) -> str:
+        """Return what is requested, a line for each part."""
         lines = []
         for key, value in self.asked.items():
             if key == "workspace":
                 lines.append(f"write to {self.project}, as your own files")
             elif key == "egress.open":
-                lines.append("reach everything: no walls")
+                lines.append("have an unrestricted network")
             elif key == "ports":
                 lines += [f"be reached on 127.0.0.1, {item}" for item in value]
             elif key == "variables":
@@ -57,15 +57,15 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """The hash that a grant is remembered by."""
+        """The hash by which a grant is stored."""
         facts = {"project": str(self.project), "asked": dict(self.asked)}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def requested_by_build(settings: Settings) -> Request:
-    """Return what the file in force asks for before an image is built.
+    """Return what the file in force requests before an image is built.
 
-    These are variables of this machine that it takes the values of, and the build's secrets and SSH agents,
+    These are variables of this machine whose values it uses, and the secrets and SSH agents of its build,
     without those that options override.
     """
     asked = {
@@ -78,7 +78,7 @@ def requested_by_build(settings: Settings) -> Request:
 
 
 def requested_grants(settings: Settings, *, without: str = "") -> Request:
-    """Return what the file in force asks for; `without` is the beginning of keys that an option overrules."""
+    """Return what the file in force requests; `without` is the prefix of keys that an option overrides."""
     asked = {
         key: value
         for key, value in settings.of_file.items()
@@ -90,16 +90,18 @@ def requested_grants(settings: Settings, *, without: str = "") -> Request:
 
 
 def require_grant(request: Request, ask: Callable[[str], bool], *, yes: bool = False) -> None:
-    """Hold that all of it was granted: earlier, by `yes`, or now by what `ask` gives. Raises TrustError."""
+    """Check that all of it is granted: earlier, by `yes`, or now by what `ask` returns. Raises TrustError."""
     path = paths.state_dir() / "trust" / request.digest
     if not request.asked or path.is_file():
         return
-    question = f"{request.project} asks to\n" + "\n".join(f"  {line}" for line in request.told().splitlines())
+    question = f"{request.project} asks to\n" + "\n".join(
+        f"  {line}" for line in request.describe().splitlines()
+    )
     if not yes and not ask(question):
         raise TrustError(
-            "the repository asks for what you have not granted",
-            why=request.told(),
-            next_step="if you trust it say bottle run --yes once; --network none leaves its hosts out",
+            "bottle.toml requests access that you have not granted",
+            why=request.describe(),
+            next_step="if you trust it, use bottle run --yes once; --network none drops its hosts",
         )
     _remember(path, request)
 
@@ -112,9 +114,9 @@ def _remember(path: Path, request: Request) -> None:
             write_private(path, json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise TrustError(
-            f"cannot remember what you granted in {path.parent}",
+            f"cannot store your grant in {path.parent}",
             why=str(error),
-            next_step=next_step(error, "make it writable, or name another folder with BOT_BOTTLE_STATE_DIR"),
+            next_step=next_step(error, "make it writable, or set BOT_BOTTLE_STATE_DIR to another folder"),
         ) from error
 
 

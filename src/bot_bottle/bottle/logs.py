@@ -1,8 +1,8 @@
-"""The log of a bottle in the background: the newest part of what its command printed.
+"""The log of a detached bottle: the newest part of its command's output.
 
-The command writes into the file itself. When that has grown too large, its oldest part becomes a hole: the
-room is free again, every position stays where it was, and neither the writer nor a reader is in the way. A
-file system that knows no holes keeps all of it.
+The command writes to the file itself. When that has grown too large, its oldest part becomes a hole: the
+space is free again, every position stays the same, and neither the writer nor a reader is disturbed. A file
+system without holes keeps all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bot_bottle.errors import ReceiptError, WorkspaceError
 from bot_bottle.host import paths
 from bot_bottle.host.system_errors import next_step
 
-MOST = 64 << 20  # bytes that are kept; half of them when it has been more
+MOST = 64 << 20  # bytes that are kept; half of them after a larger log was cut
 
 _STEP = 1 << 20  # holes begin and end at multiples of every file system's blocks
 _POLL = 0.25  # seconds
@@ -28,12 +28,12 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 
 
 def path(name: str) -> Path:
-    """Return where the output of a bottle goes."""
+    """Return the path of a bottle's log."""
     return paths.bottle_dir(name) / "log"
 
 
 def begin(name: str) -> int:
-    """Begin the log of a bottle anew and give its file descriptor. Raises WorkspaceError."""
+    """Start a bottle's log again and return its file descriptor. Raises WorkspaceError."""
     place = path(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -43,18 +43,18 @@ def begin(name: str) -> int:
         raise WorkspaceError(
             f"cannot write {place}",
             why=str(error),
-            next_step=next_step(error, "make it writable, or name another place with BOT_BOTTLE_STATE_DIR"),
+            next_step=next_step(error, "make it writable, or set BOT_BOTTLE_STATE_DIR to another folder"),
         ) from error
 
 
 def keep_small(descriptor: int, most: int = MOST) -> None:
-    """Keep a log at `most` bytes for as long as this process lives. The descriptor is ours from now on."""
+    """Limit a log to `most` bytes for as long as this process runs, which closes the descriptor."""
     threading.Thread(target=_keep_small, args=(descriptor, most), daemon=True).start()
 
 
 def _keep_small(descriptor: int, most: int) -> None:
     dropped = 0
-    with suppress(OSError, AttributeError):  # no holes here
+    with suppress(OSError, AttributeError):  # the file system has no holes
         while True:
             size = os.fstat(descriptor).st_size
             if size - dropped > most:
@@ -64,7 +64,7 @@ def _keep_small(descriptor: int, most: int) -> None:
 
 
 def _punch(descriptor: int, length: int) -> None:
-    """Make the first `length` bytes of a file a hole. Raises OSError, AttributeError where that cannot be."""
+    """Make the first `length` bytes of a file a hole. Raises OSError, AttributeError where there are none."""
     fallocate = ctypes.CDLL(None, use_errno=True).fallocate
     fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     if fallocate(descriptor, _KEEP_SIZE | _PUNCH_HOLE, 0, length):
@@ -74,22 +74,22 @@ def _punch(descriptor: int, length: int) -> None:
 def read(
     name: str, lasts: Callable[[], bool], on_dropped: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes]:
-    """Yield what is kept of a bottle's output, and what comes while it `lasts`. Raises ReceiptError.
+    """Yield what is stored of a bottle's output, and more while it `lasts`. Raises ReceiptError.
 
-    `on_dropped` is told how many bytes are not there any more, whenever some are missing.
+    `on_dropped` is called with the number of missing bytes, whenever some are missing.
     """
     try:
         file = path(name).open("rb")
     except OSError as error:
         raise ReceiptError(
-            f"no output of a bottle named {name} is kept",
+            f"there is no log of a bottle named {name}",
             why=error.strerror or "",
-            next_step="bottle run -d keeps it, until bottle rm",
+            next_step="only bottle run -d writes one, which bottle rm removes",
         ) from error
-    whole = True  # whether what was given last is a whole line
+    whole = True  # whether the last piece ended a line
     with file:
         while True:
-            more = lasts()  # asked first: what it says last is read below
+            more = lasts()  # asked before reading, so that the last output is not missed
             while (found := _next(file.fileno()))[1]:
                 dropped, data = found
                 if dropped:
@@ -102,7 +102,7 @@ def read(
 
 
 def _next(descriptor: int) -> tuple[int, bytes]:
-    """Read on, behind a hole from the beginning of the next line, and give how many bytes are left out."""
+    """Read on, after a hole from the beginning of the next line; return how many bytes are missing."""
     here = os.lseek(descriptor, 0, os.SEEK_CUR)
     there = _kept_from(descriptor, here)
     data = os.pread(descriptor, _LINE, there)
@@ -115,8 +115,8 @@ def _next(descriptor: int) -> tuple[int, bytes]:
 
 
 def _kept_from(descriptor: int, position: int) -> int:
-    """Return where a file goes on at or after a position, over a hole if there is one."""
+    """Return the position of the next data of a file at or after a position."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
-    except OSError:  # nothing more, or nothing is known of holes
+    except OSError:  # no more data, or no support for holes
         return position

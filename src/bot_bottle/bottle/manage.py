@@ -1,4 +1,4 @@
-"""Bottles by their names: listed, given other commands, stopped, their work shown and merged, removed."""
+"""Bottles by their names: list, run other commands, stop, show and merge their work, remove."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from bot_bottle.workspace.open import clone_of
 State = Literal["running", "ended", "killed"]
 
 _POLL = 0.05  # seconds
-_ORDERLY = 60.0  # seconds that a bottle is given to clean up after itself
+_ORDERLY = 60.0  # seconds in which a bottle has to clean up
 
 
 @dataclass(frozen=True, slots=True)
 class BottleState:
-    """A bottle, by its last run. `kept` says what of it is still here: a `clone`, a `log`."""
+    """A bottle, by its last run. `kept` lists what is left of it: a `clone`, a `log`."""
 
     name: str
     state: State
@@ -45,7 +45,7 @@ class BottleState:
 
 
 def list_bottles(*, everything: bool = False) -> list[BottleState]:
-    """Return the bottles that run, were killed, or have left something; with `everything` all known ones."""
+    """Return the bottles that run, were killed, or have left something; with `everything` all of them."""
     found = []
     for record in records.newest_of_each():
         with suppress(SpecError):  # not a record of ours
@@ -57,7 +57,7 @@ def list_bottles(*, everything: bool = False) -> list[BottleState]:
 
 
 def state(record: RunRecord) -> State:
-    """Return whether a run lasts, has ended, or was killed before it could say how it ended."""
+    """Return whether a run continues, has ended, or was killed before it could record its end."""
     if record.ended:
         return "killed" if record.exit_status is None else "ended"
     return "running" if names.is_running(check_slug(record.name)) else "killed"
@@ -71,9 +71,9 @@ def _kept(name: str) -> tuple[str, ...]:
 def log(
     name: str, *, follow: bool = False, on_dropped: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes]:
-    """Yield the output of a detached bottle; with `follow` until it has ended. Raises ReceiptError.
+    """Yield the output of a detached bottle; with `follow` until it has exited. Raises ReceiptError.
 
-    `on_dropped` is told how many bytes are not kept any more.
+    `on_dropped` is called with the number of bytes that are no longer stored.
     """
     check_slug(name)
     return logs.read(name, lambda: follow and names.is_running(name), on_dropped)
@@ -89,10 +89,10 @@ def execute(
     env: Mapping[str, str],
     tty: bool,
 ) -> int:
-    """Run another command in a running bottle on our own streams, and give its exit status.
+    """Run another command in a running bottle on our own streams, and return its exit status.
 
-    Its user and folder are those of the bottle's own command, unless given; of its variables it has those of
-    the image and `env`. Raises SpecError for a bottle that does not run, or cannot take one.
+    Its user and folder are those of the bottle's own command, unless given; its variables are those of the
+    image and `env`. Raises SpecError for a bottle that does not run, or cannot run another command.
     """
     record = records.newest(check_slug(name))
     if state(record) != "running":
@@ -111,19 +111,19 @@ def execute(
 
 
 def stop(name: str, patience: float) -> bool:
-    """End a running bottle and give whether it ran: SIGTERM to its command, after `patience` (s) the bottle.
+    """Stop a bottle, return whether it ran: SIGTERM to its command, after `patience` (s) to the bottle.
 
-    A bottle that does not end in order within a minute is killed, and what it leaves swept. When this
-    returns, the process that held the bottle has gone too.
+    A bottle that does not exit within a minute is killed, and its leftovers are removed. When this returns,
+    the process of the bottle has exited too.
     """
     if not names.is_running(check_slug(name)):
-        records.newest(name)  # raises when there has never been one
+        records.newest(name)  # raises if there never was one
         return False
     record = records.newest(name)
     pid, started = record.pid, record.started
 
     def lasts() -> bool:
-        # a bottle gives its name back before its process ends
+        # a bottle releases its name before its process exits
         return names.is_running(name) or (started != "" and process_tree.start_time(pid) == started)
 
     for signum, seconds in ((signal.SIGTERM, patience), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, 10.0)):
@@ -137,10 +137,10 @@ def stop(name: str, patience: float) -> bool:
 
 
 def remove(name: str, *, force: bool = False) -> list[str]:
-    """Remove what an ended bottle left: its log, and its clone.
+    """Remove what an exited bottle left: its log, and its clone.
 
-    Work that would be lost with the clone is given instead, and nothing removed, unless it is forced.
-    Raises BottleError for a bottle that runs, and for one that has left nothing.
+    Work that would be lost with the clone is returned instead, and nothing removed, unless `force`. Raises
+    BottleError for a bottle that runs, and for one that has left nothing.
     """
     kept = _kept(check_slug(name))
     if not kept:
@@ -158,9 +158,9 @@ def _remove_folder(name: str) -> None:
 
 
 def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Remove what ended bottles left, and give each name with the reasons why it has to stay, if any.
+    """Remove what exited bottles left; yield each name with the reasons why it has to stay, if any.
 
-    What dead commands left beside is swept first.
+    Leftovers of dead commands are removed first.
     """
     if not dry_run:
         _settle()
@@ -174,7 +174,7 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
 
 
 def _settle() -> None:
-    """Sweep what dead commands left, and write down that their bottles have ended."""
+    """Remove leftovers of dead commands, and record that their bottles have ended."""
     sweep()
     for each in list_bottles():
         if each.state == "killed":
@@ -198,14 +198,14 @@ def fetch_work(name: str) -> tuple[Clone, Work]:
 
 @contextmanager
 def diff(name: str, *options: str) -> Iterator[BinaryIO]:
-    """Yield what a bottle changed, as `git diff` with these options has it: bytes that an agent chose."""
+    """Yield a bottle's changes, as `git diff` with these options shows them: bytes that an agent chose."""
     clone, work = fetch_work(name)
     with review.diff(clone, work, *options) as stream:
         yield stream
 
 
 def apply(name: str) -> list[str]:
-    """Merge what a bottle changed into the user's folder and return the names that changed there.
+    """Merge a bottle's changes into the user's folder and return the names that changed there.
 
     Raises ConflictError, before anything is changed.
     """

@@ -35,7 +35,7 @@ def is_running(name: str) -> bool:
 
 
 def locked_names() -> list[str]:
-    """Return the names that have a lock file; a killed bottle's file stays until its name is asked for.
+    """Return the names that have a lock file; a killed bottle's file stays until its name is locked again.
 
     No lock is taken. Raises OSError.
     """

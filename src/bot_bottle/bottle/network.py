@@ -1,4 +1,4 @@
-"""The network policy of a running bottle: checked again, what it refused, and what it is allowed besides."""
+"""The network of a running bottle: probed again, refused connections, added rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot_bottle.network.probes import Proof
 
 
 def refusals(name: str, *, follow: bool = False) -> Iterator[dict[str, Any]]:
-    """Return what a bottle's last run was refused, as `egress.log` has it; with `follow` until it has ended.
+    """Yield the refused connections of a bottle's last run; with `follow` until it has exited.
 
     Raises ReceiptError when there was no such run.
     """
@@ -27,7 +27,7 @@ def refusals(name: str, *, follow: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def allow(name: str, entries: list[str]) -> Policy:
-    """Let a running bottle reach more and return all of its policy. Raises SpecError where that fails."""
+    """Add rules to a running bottle and return all of its policy. Raises SpecError where that fails."""
     record = _running(name)
     added = parse_policy(entries)
     if _is_open(record):
@@ -53,7 +53,7 @@ def allow(name: str, entries: list[str]) -> Policy:
 
 
 def check(name: str, progress: Progress) -> Proof:
-    """Try again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
+    """Probe again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
     record = _running(name)
     policy = load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
     machine = record.machine()

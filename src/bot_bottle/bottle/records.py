@@ -1,8 +1,8 @@
-"""A receipt for every run: what it was made of, what was in force, what it did, and how long each part took.
+"""A record of every run: its image and settings, its isolation, its results, and the seconds of each stage.
 
-One JSON file a run, in the user's state folder, for the user alone; written when the run begins, when
-its command does, and when it ends, so that one which was killed is known too. Values of variables are never
-in it.
+One JSON file for each run, in the user's state folder, private to the user; written when the run begins, when
+its command starts, and when it ends, so that a killed run is also recorded. Values of variables are never in
+it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _LARGEST = 1 << 20  # bytes of one that is read
 
 @dataclass(slots=True)
 class RunRecord:
-    """What is known of a run: one that lasts, or one that was read. Empty fields are not known, or not yet.
+    """A run that continues, or was read from its file. Empty fields are not known, or not yet.
 
-    `pid` and `started` identify the process that holds the bottle; `place` and `engine` say where its command
-    runs; `plan`, `proof` and `git` are documents as `bottle show` prints them. Times are after RFC 3339.
+    `pid` and `started` identify the process of the bottle; `place` and `engine` say where its command runs;
+    `plan`, `proof` and `git` are documents as `bottle show` prints them. Times are in RFC 3339 form.
     """
 
     name: str
@@ -64,19 +64,19 @@ class RunRecord:
 
     @property
     def log(self) -> Path:
-        """Where the log of refused connections is, if the run has one."""
+        """The path of the log of refused connections, if the run has one."""
         return refusals_of(self.path)
 
     @property
     def policy(self) -> Path:
-        """Where the policy is that the run is held to, if that can be changed."""
+        """The path of the run's policy, if that can be changed."""
         return policy_of(self.path)
 
     def machine(self) -> Machine:
-        """Return where other commands find the bottle while it runs. Raises SpecError before it has begun."""
+        """Return how other commands find a running bottle. Raises SpecError before its command starts."""
         plan = self.plan or {}
         if self.place not in PLACES:
-            raise SpecError(f"the bottle {self.name} has not begun yet", next_step="try again when it has")
+            raise SpecError(f"the bottle {self.name} is still starting", next_step="try again in a moment")
         return Machine(
             slug=self.name,
             place=self.place,
@@ -87,18 +87,18 @@ class RunRecord:
         )
 
     def save(self) -> None:
-        """Write down what is known by now. A warning says if that cannot be done: the run matters more."""
+        """Write the record. A failure only prints a warning: the run matters more."""
         _write(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the JSON object that is kept."""
+        """Return the JSON object that is stored."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _OWN}
 
     @classmethod
     def from_json(cls, document: dict[str, Any], path: Path) -> RunRecord:
-        """Read what `to_json` gave, from an untrusted file, or what earlier versions wrote.
+        """Parse the output of `to_json` from an untrusted file, also of earlier versions.
 
-        Raises ValueError where it is something else.
+        Raises ValueError for anything else.
         """
         facts: dict[str, Any] = {}
         for name, kinds in _KINDS.items():
@@ -108,7 +108,7 @@ class RunRecord:
                     raise ValueError(f"{name} is a {type(value).__name__}")
                 facts[name] = value
         if "engine" not in facts and (shown := str(facts.get("versions", {}).get("engine", ""))):
-            facts["engine"] = shown.partition(" ")[0]  # before it had a field of its own
+            facts["engine"] = shown.partition(" ")[0]  # older records do not have the field
         return cls(**{"name": "", **facts}, path=path)
 
 
@@ -122,7 +122,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 @contextmanager
 def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
-    """Yield the record of a bottle's run, to be filled in; it is on the disk when the block has ended."""
+    """Yield the record of a bottle's run, to be filled in; it is written when the block ends."""
     begun, started = datetime.now(UTC), time.monotonic()
     record = RunRecord(
         name,
@@ -148,7 +148,7 @@ def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
 
 
 def settle(name: str, progress: Progress) -> None:
-    """Write down that a bottle's last run has ended, if it was killed before it could. It lives no more."""
+    """Record the end of a bottle's last run, if it was killed before it could. It must not run any more."""
     record = newest(name)
     with suppress(OSError):
         record.policy.unlink()
@@ -163,33 +163,33 @@ def newest(name: str | None = None) -> RunRecord:
 
 
 def refusals_of(path: Path) -> Path:
-    """Return where the egress log of a receipt's run is, if it has one."""
+    """Return the path of the audit log for a record's path."""
     return path.with_suffix(".egress")
 
 
 def policy_of(path: Path) -> Path:
-    """Return where the policy is that a receipt's run is held to, if that can be changed."""
+    """Return the path of the policy for a record's path."""
     return path.with_suffix(".policy")
 
 
 def newest_path(name: str | None) -> Path:
-    """Return where the receipt of the last run is, or of a bottle's last run. Raises ReceiptError."""
+    """Return the path of the last run's record, or of a bottle's last run. Raises ReceiptError."""
     for path in reversed(_paths()):
         if name in (None, _bottle(path)):
             return path
     raise ReceiptError(
-        f"no run of a bottle named {name} is known" if name else "no run is known yet",
-        next_step=f"the last {KEEP} runs are kept; bottle show has the very last",
+        f"no bottle named {name}" if name else "there are no records yet",
+        next_step=f"see bottle ls --all (the last {KEEP} runs are listed)",
     )
 
 
 def names() -> set[str]:
-    """Return the names of all bottles of which receipts are kept. Raises ReceiptError."""
+    """Return the names of all bottles with records. Raises ReceiptError."""
     return {_bottle(path) for path in _paths()}
 
 
 def newest_of_each() -> Iterator[RunRecord]:
-    """Yield the record of every bottle's last run, the last begun first. Damaged ones are left out."""
+    """Yield the record of every bottle's last run, the newest first. Damaged ones are left out."""
     seen: set[str] = set()
     for path in reversed(_paths()):
         name = _bottle(path)
@@ -209,7 +209,7 @@ def _after_the_last(now: datetime) -> datetime:
 
 
 def _paths() -> list[Path]:
-    """List the receipts, the oldest first."""
+    """Return the paths of the records, the oldest first."""
     try:
         return sorted(path for path in paths.receipts_dir().iterdir() if _bottle(path))
     except FileNotFoundError:
@@ -223,7 +223,7 @@ def _paths() -> list[Path]:
 
 
 def _bottle(path: Path) -> str:
-    """Return the name of the bottle whose receipt it is; nothing when it is none."""
+    """Return the name of the bottle of a record's path; "" for another file."""
     found = _NAME.fullmatch(path.name)
     return found[1] if found else ""
 
@@ -233,7 +233,7 @@ def _read(path: Path) -> RunRecord:
         with path.open("rb") as file:
             document = json.loads(file.read(_LARGEST))
         if not isinstance(document, dict):
-            raise ValueError("it is not a JSON object")
+            raise ValueError("not a JSON object")
         return RunRecord.from_json(document, path)
     except (OSError, ValueError, RecursionError) as error:
         raise ReceiptError(f"{path} is damaged", why=str(error), next_step="remove it") from error
@@ -250,9 +250,9 @@ def _write(record: RunRecord) -> None:
                     for each in (refusals_of(old), policy_of(old), old):
                         each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
-        record.progress.warn(f"no receipt of this run is kept: {error}")
+        record.progress.warn(f"the receipt of this run could not be written: {error}")
 
 
 def _stamp(when: datetime) -> str:
-    """Return a time after RFC 3339, to the second."""
+    """Return a time in RFC 3339 form, to the second."""
     return f"{when:%Y-%m-%dT%H:%M:%SZ}"

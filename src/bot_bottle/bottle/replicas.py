@@ -1,4 +1,4 @@
-"""Several bottles of one kind at once, each on a branch of its own; made once, told together."""
+"""Replicas: several bottles with the same command, each on a branch of its own, of one artifact."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from bot_bottle.workspace.repository import open_repository
 MOST = 64
 
 _POLL = 0.1  # seconds
-_SPARE = 1 << 30  # bytes of the disk that are left alone
+_SPARE = 1 << 30  # bytes of the disk that stay free
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one bottle ended. `record` is its run's, empty when it came to none."""
+    """The result of one bottle. `record` is its run's, empty if it did not get that far."""
 
     name: str
     exit_status: int
@@ -47,10 +47,10 @@ def fan(
     on_end: Callable[[Result], None],
     options: ConvertOptions,
 ) -> list[Result]:
-    """Run `count` bottles after a spec, whose name is the beginning of theirs, and wait for all of them.
+    """Run `count` bottles of a spec, whose name is the prefix of theirs, and wait for all of them.
 
-    The image is built and its artifact made once. `arguments` are the command line that their processes run.
-    Raises SpecError for what does not fit.
+    The image is built and its artifact made once. `arguments` are the command line of their processes. Raises
+    SpecError if memory or disk space do not suffice.
     """
     all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
     for name in all_names:
@@ -58,7 +58,7 @@ def fan(
             pass
     backend = backend_for(spec.backend)
     _check_room(spec, count, backend.host_overhead_mib(options.accel))
-    resolve(spec.secrets)  # each bottle does it again; what is not there is told before anything is built
+    resolve(spec.secrets)  # resolved again by each bottle; a missing one is reported before anything is built
     with run_context() as run:
         converter = Converter(run, progress, options)
         image = "" if spec.source.archive else converter.image_id(spec.source)
@@ -82,7 +82,7 @@ def _waited(started: Sequence[DetachedProcess], on_end: Callable[[Result], None]
         for each in started:
             code = each.process.poll()
             if code is not None and each.name not in results:
-                status = code if code >= 0 else 128 - code  # killed: the next command sweeps what it left
+                status = code if code >= 0 else 128 - code  # killed: the next command removes its leftovers
                 results[each.name] = Result(each.name, status, _record(each))
                 on_end(results[each.name])
         time.sleep(_POLL)
@@ -90,7 +90,7 @@ def _waited(started: Sequence[DetachedProcess], on_end: Callable[[Result], None]
 
 
 def _record(started: DetachedProcess) -> RunRecord:
-    """Return the record of this very run; an empty one when it came to none."""
+    """Return the record of this run; an empty one if it did not get that far."""
     with suppress(ReceiptError):
         record = records.newest(started.name)
         if record.pid == started.process.pid:
@@ -99,16 +99,16 @@ def _record(started: DetachedProcess) -> RunRecord:
 
 
 def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
-    """Refuse more than this machine's memory and disk can hold. Each takes `beside` MiB more than its own."""
+    """Refuse more than this machine's memory and disk can hold. Each needs `beside` MiB more than its own."""
     if not 1 <= count <= MOST:
-        raise SpecError(f"a fan has 1 to {MOST} bottles, not {count}")
+        raise SpecError(f"N must be 1 to {MOST}, not {count}")
     needed, there = count * (spec.memory_mib + beside) << 20, available_memory()
     if there is not None and needed > there:
         raise SpecError(
-            f"{human_count(count, 'bottle')} of {spec.memory_mib} MiB do not fit: "
-            f"{human_bytes(there)} of memory are free",
-            why=f"each is on an emulated host, which takes {beside} MiB more" if beside else "",
-            next_step="give each less with --memory, or run fewer",
+            f"not enough memory for {human_count(count, 'bottle')} of {spec.memory_mib} MiB: "
+            f"{human_bytes(there)} free",
+            why=f"each is on an emulated host, which needs {beside} MiB more" if beside else "",
+            next_step="use a smaller --memory, or run fewer",
         )
     place = paths.state_dir()
     while not place.exists():
@@ -116,7 +116,7 @@ def _check_room(spec: BottleSpec, count: int, beside: int) -> None:
     clones = count * open_repository(spec.workspace.project).clone_size()
     if (free := shutil.disk_usage(place).free) < clones + _SPARE:
         raise SpecError(
-            f"not enough room in {place} for {human_count(count, 'clone')} of {spec.workspace.top}",
+            f"not enough space in {place} for {human_count(count, 'clone')} of {spec.workspace.top}",
             why=f"{human_bytes(clones + _SPARE)} are needed, {human_bytes(free)} are free",
-            next_step="free some space, or name another place with BOT_BOTTLE_STATE_DIR",
+            next_step="free some space, or set BOT_BOTTLE_STATE_DIR to another folder",
         )

@@ -1,6 +1,6 @@
-"""The pipeline: a spec becomes a plan that can be shown, a plan becomes a running bottle.
+"""The run of a bottle: a plan is made of a spec, and a running bottle of a plan.
 
-`prepare` touches nothing outside the caches; `launch` leaves nothing behind.
+`prepare` changes nothing outside the caches; `launch` leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bot_bottle.host.redact import Credential, Secret, redacted_document
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.secrets.reference import resolve
@@ -37,11 +37,10 @@ from bot_bottle.workspace.spec import PLACE, Request
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a bottle will be. Nothing has been started.
+    """What will run. Nothing has been started.
 
-    `command` and the variables in `env` are those of the spec, for a microVM with what its image adds; empty:
-    as the image has it. `conversion` is the artifact that a microVM boots; for a container the build waits
-    for launch.
+    `command` and the variables in `env` are those of the spec, for a microVM with those of its image; empty:
+    as in the image. `conversion` is the artifact that a microVM boots; a container is only built by launch.
     """
 
     spec: BottleSpec
@@ -52,7 +51,7 @@ class Plan:
     conversion: Conversion | None
 
     def described(self) -> dict[str, Any]:
-        """Return the plan as a JSON document. Of variables it has the names alone: values may be secrets."""
+        """Return the plan as a JSON document. It has the names of variables only: values may be secrets."""
         made, spec = self.conversion, self.spec
         document = {
             "name": spec.slug,
@@ -75,7 +74,7 @@ class Plan:
             "workspace": spec.workspace.mode,
             "mounts": _mounts(spec.workspace),
         }
-        # a command line may hold what is known as a secret
+        # a command line may contain the value of a secret
         shown: dict[str, Any] = redacted_document(document)
         return shown
 
@@ -85,7 +84,7 @@ def _network(egress: Policy) -> str:
 
 
 def _mounts(request: Request) -> list[str]:
-    """Say which of this machine's folders a bottle will write to, and where it sees them."""
+    """Return which of this machine's folders a bottle will write to, and their paths in it."""
     if request.mode == "none":
         return []
     source = f"{request.top}" if request.mode == "mount" else f"a clone of {request.top}"
@@ -93,7 +92,7 @@ def _mounts(request: Request) -> list[str]:
 
 
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:
-    """Decide what will run; for a microVM, build the image and make or find its artifact."""
+    """Return what will run; for a microVM, build the image and make or find its artifact."""
     backend = backend_for(spec.backend)
     check_workspace(spec.workspace, spec.slug)  # before a build that may take long
     if spec.source.build is not None:
@@ -122,13 +121,13 @@ def plan(
     max_image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Return what `run` would start. Nothing is started, and nothing touched but the caches."""
+    """Return what `run` would start. Nothing is started, and nothing changed but the caches."""
     options = ConvertOptions(engine=engine, packer=packer, max_image_size=max_image_size)
     return make_plan(spec, options, progress or Progress())
 
 
 def make_plan(spec: BottleSpec, options: ConvertOptions, progress: Progress) -> Plan:
-    """Return what `run_bottle` would start. Nothing is started, and nothing touched but the caches."""
+    """Return what `run_bottle` would start. Nothing is started, and nothing changed but the caches."""
     with run_context() as folder:
         return prepare(spec, Converter(folder, progress, options))
 
@@ -144,14 +143,14 @@ def launch(
     receipt: RunRecord | None = None,
     secrets: Mapping[str, Secret] | None = None,
 ) -> Iterator[RunningBottle]:
-    """Start a plan's bottle; when the block ends, by any way, the bottle is gone.
+    """Start a plan's bottle; however the block ends, nothing of it remains.
 
-    The caller holds its name. What is known by then goes into `receipt`: `image_id` and `git`. `secrets` are
-    the values of the spec's, if they have been read: a keychain may ask its owner each time.
+    The caller has locked its name. `image_id` and `git` are added to `receipt`. `secrets` are already
+    resolved values; resolving twice may prompt the user twice.
     """
     spec = plan.spec
     if spec.egress.open:
-        progress.warn("egress is open: this bottle can reach everything that this machine can")
+        progress.warn("the network is unrestricted: this bottle can reach everything that this machine can")
     values = resolve(spec.secrets) if secrets is None else secrets
     record = RunRecord(spec.slug, path=run.path / "receipt") if receipt is None else receipt
     record.image_id = plan.conversion.image_id if plan.conversion else converter.image_id(spec.source)
@@ -180,7 +179,7 @@ def launch(
             stack.enter_context(plan.conversion.entry.hold())
             artifact = plan.conversion.entry.path
         boot = Boot(record.image_id, artifact, lambda: converter.engine)
-        files = Record(record.log, record.policy)
+        files = EgressFiles(record.log, record.policy)
         started = backend_for(spec.backend).start(config, boot, files, run, progress, accel)
         yield stack.enter_context(started)
 
@@ -199,8 +198,9 @@ def run(
 ) -> int:
     """Run a spec's command in a microVM on our own streams and return its exit status.
 
-    `on_begin` is called when everything is ready for the command; `attend` runs it in another way, and
-    returns its status. Raises the BottleError of the stage that failed, Interrupted after a second Ctrl-C.
+    `on_begin` is called right before the command starts; `attend` replaces the default way to run the
+    command, and returns its status. Raises the BottleError of the stage that failed, Interrupted after a
+    second Ctrl-C.
     """
     options = ConvertOptions(engine=engine, packer=packer, accel=accel, max_image_size=max_image_size)
     return run_bottle(spec, options, progress or Progress(), tty=tty, on_ready=on_begin, run_command=attend)
@@ -225,7 +225,7 @@ def run_bottle(
         record = stack.enter_context(recorded(spec.slug, progress))
         folder = stack.enter_context(run_context())
         converter = Converter(folder, progress, options)
-        values = resolve(spec.secrets)  # a secret that is missing is reported before anything is built
+        values = resolve(spec.secrets)  # a missing secret is reported before anything is built
         plan = prepare(spec, converter)
         record.plan = plan.described()
         started = launch(

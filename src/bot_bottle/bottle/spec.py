@@ -20,12 +20,13 @@ from bot_bottle.secrets.reference import Reference
 from bot_bottle.workspace.lifecycle import Command
 from bot_bottle.workspace.spec import MODES, Request
 
-# smolvm names a machine `[A-Za-z0-9][A-Za-z0-9_-]*`; ours carry a prefix and stay readable
+# smolvm's names are `[A-Za-z0-9][A-Za-z0-9_-]*`; ours have a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NAME = re.compile(r"[!-<>-~]+")  # of a variable; images have such as `a.b`
-_LARGEST_VARIABLE = 127 << 10  # bytes; execve(2) takes 128 KiB, and on its way it has a longer name
-_ALL_VARIABLES = 1 << 20  # bytes; execve(2) takes a quarter of the stack (8 MiB) with the arguments
+_NAME = re.compile(r"[!-<>-~]+")  # of a variable; images have names such as `a.b`
+# bytes; the limit of execve(2) is 128 KiB, and a longer name is used on the way
+_LARGEST_VARIABLE = 127 << 10
+_ALL_VARIABLES = 1 << 20  # bytes; the limit of execve(2) is a quarter of the stack (8 MiB) with the arguments
 
 MINIMUM_MEMORY_MIB = 256
 DEFAULT_CPUS = 4
@@ -36,7 +37,7 @@ _NO_WORKSPACE = Request()
 
 @dataclass(frozen=True, slots=True)
 class BottleSpec:
-    """One bottle to run. Empty fields mean: as the image has it.
+    """One bottle to run. Empty fields mean: as in the image.
 
     `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
     label for devcontainer.json has, where `user` is empty.
@@ -69,7 +70,7 @@ class BottleSpec:
                 f"no such workspace: {self.workspace.mode!r}", next_step=f"use {', '.join(MODES)}"
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
-            raise UsageError("--workspace-include-dirty is for --workspace clone")
+            raise UsageError("--workspace-include-dirty only works with --workspace clone")
         backend = backend_for(self.backend)
         backend.check_env(dict(self.env))
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
@@ -79,7 +80,7 @@ class BottleSpec:
         if self.workdir and not self.workdir.startswith("/"):
             raise SpecError(f"the working directory must be absolute: {self.workdir!r}")
         if self.user.startswith("-"):
-            raise SpecError(f"not a user: {self.user!r}", next_step="write it as name, uid or uid:gid")
+            raise SpecError(f"invalid user: {self.user!r}", next_step="write it as name, uid or uid:gid")
         if self.cpus is not None and not 1 <= self.cpus <= 255:
             raise SpecError(f"a bottle has 1 to 255 CPUs, not {self.cpus}")
         if self.memory_mib < MINIMUM_MEMORY_MIB:
@@ -92,51 +93,51 @@ class BottleSpec:
         passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:
             if each.name in names:
-                raise SpecError(f"{each.name} is a variable and a secret", next_step="leave one of them out")
+                raise SpecError(f"{each.name} is given both as --env and as --secret", next_step="drop one")
             if each.kind == "env" and each.place in passed_on:
                 raise SpecError(
-                    f"{each.place} is passed on as it is, and the secret {each.name} is read from it",
-                    next_step=f"leave --env or --build-arg {each.place} out",
+                    f"{each.place} is passed on unchanged, but the secret {each.name} is read from it",
+                    next_step=f"drop --env or --build-arg {each.place}",
                 )
             if each.hosts:
                 self._check_hosts(each)
 
     def _check_hosts(self, secret: Reference) -> None:
-        """Check that a secret for certain hosts can be sent to them."""
+        """Check that the bottle may reach the hosts of a secret."""
         for host in secret.hosts:
             if not self.egress.decide(host, 443).allowed:
                 raise SpecError(
-                    f"the secret {secret.name} is for {host}, which the bottle may not reach",
+                    f"the secret {secret.name} is for {host}, which is not allowed",
                     next_step=f"allow it with --allow {host}, or egress.allow in bottle.toml",
                 )
 
 
 def check_slug(slug: str) -> str:
-    """Return a bottle's name if it may be one. Raises SpecError."""
+    """Return a valid bottle name. Raises SpecError."""
     if not _SLUG.fullmatch(slug):
         raise SpecError(
-            f"not a bottle's name: {slug[:100]!r}",
+            f"invalid bottle name: {slug[:100]!r}",
             next_step="use letters, digits, _ and -, 63 at most, a letter or digit first",
         )
     return slug
 
 
 def make_slug(source: Source) -> str:
-    """Make a readable name up: after the folder or image, with a random end that keeps it unique."""
+    """Return a readable name: after the folder or image, with a random suffix that makes it unique."""
     stem = Path(str(source)).name.partition("@")[0]
     words = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-").lower()[:40] or "bottle"
     return f"{words}-{secrets.token_hex(3)}"
 
 
 def parse_memory(text: str) -> int:
-    """Read a size as docker's --memory has it (`512m`, `2g`; bytes without a unit) into MiB."""
+    """Parse a size as in docker's --memory (`512m`, `2g`; bytes without a unit) into MiB."""
     size = parse_memory_size(text)
     if size is None:
-        raise SpecError(f"not a size of memory: {text[:50]!r}", next_step="write it as 512m or 4g")
+        raise SpecError(f"invalid memory size: {text[:50]!r}", next_step="write it as 512m or 4g")
     if size < 1 << 20:
         raise SpecError(
-            f"{text.strip()[:50]} is {size} bytes of memory, which no bottle can run in",
-            next_step="write the unit, as 512m or 4g: without one it is bytes, as with docker",
+            f"{text.strip()[:50]} is {size} bytes, too little memory for a bottle",
+            next_step="add a unit, for example 512m or 4g: without one it is bytes, as with docker",
         )
     if size >> 20 > 1 << 22:
         raise SpecError(f"too much memory: {text}")
@@ -144,46 +145,46 @@ def parse_memory(text: str) -> int:
 
 
 def check_env(env: Iterable[tuple[str, str]]) -> None:
-    """Refuse variables that no command can be given. Raises SpecError."""
+    """Refuse variables that cannot be passed to a command. Raises SpecError."""
     total = 0
     for name, value in env:
         if not _NAME.fullmatch(name) or "\0" in value:
-            raise SpecError(f"not a variable: {name[:50]!r}", next_step="give it another name or value")
+            raise SpecError(f"invalid variable: {name[:50]!r}", next_step="use another name or value")
         try:
-            size = len(f"{name}={value}".encode()) + 1  # with its NUL, as execve(2) has it
+            size = len(f"{name}={value}".encode()) + 1  # with its NUL, as execve(2) counts it
         except UnicodeEncodeError:
             raise SpecError(
                 f"the variable {name} is not UTF-8 text",
-                why="engines and smolvm carry no other",
+                why="engines and smolvm accept no other",
                 next_step="encode it, or put it into a file of the workspace or the image",
             ) from None
         if size > _LARGEST_VARIABLE:
             raise SpecError(
-                f"the variable {name} is too large: {_LARGEST_VARIABLE >> 10} KiB are the most",
-                why=f"it has {size} bytes, and Linux gives a program no such variable",
+                f"the variable {name} is too large: the limit is {_LARGEST_VARIABLE >> 10} KiB",
+                why=f"it has {size} bytes, and Linux does not allow this",
                 next_step="put it into a file of the workspace or the image",
             )
         total += size
     if total > _ALL_VARIABLES:
         raise SpecError(
-            f"the variables are too large: {_ALL_VARIABLES >> 20} MiB are the most for all of them",
+            f"the variables are too large: the limit for all of them is {_ALL_VARIABLES >> 20} MiB",
             why=f"they have {total} bytes",
             next_step="put them into a file of the workspace or the image",
         )
 
 
 def parse_env(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --env does. Raises SpecError."""
+    """Parse `NAME=VALUE`, or `NAME` for its value here, as docker's --env does. Raises SpecError."""
     found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not _VARIABLE.fullmatch(name) or "\0" in value:
             raise SpecError(
-                f"not a variable's name: {name[:50]!r}", next_step="write --env NAME=VALUE or --env NAME"
+                f"invalid variable name: {name[:50]!r}", next_step="write --env NAME=VALUE or --env NAME"
             )
         if equals:
             found[name] = value
-        elif name in os.environ:  # docker leaves a variable out that is not set here
+        elif name in os.environ:  # docker omits a variable that is not set here
             found[name] = os.environ[name]
     check_env(found.items())
     return tuple(found.items())

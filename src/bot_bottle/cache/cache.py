@@ -1,9 +1,8 @@
-"""The artifact cache: found, or made once, published whole, and never trusted unread.
+"""The artifact cache: an artifact is found, or made once; it is checked before it is used.
 
-Each artifact `<stem>.smolmachine` has a record `<stem>.json`, whose time of change is when it was last used,
-and a lock `<stem>.lock`, held by whoever makes it; it may have a list of its parts, `<stem>.parts`. It is
-made in a folder `<stem>.<random>.tmp`, synced, and renamed into its place. Files of other names are left
-alone.
+Each artifact `<stem>.smolmachine` has a record `<stem>.json`, whose modification time is when it was last
+used, and a lock `<stem>.lock` for the process that makes it; it may have a list of its chunks,
+`<stem>.parts`. It is made in a folder `<stem>.<random>.tmp`, synced, and renamed. Other files are left alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned", "Slot"]
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """An entry that is not sound, and what is wrong with it."""
+    """A damaged entry, and what is wrong with it."""
 
     entry: Entry
     why: str
@@ -43,10 +42,10 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a run would find its artifact or make it. `changes` leads from the nearest entry's key to this one.
+    """Why a run would find its artifact or make it. `changes` are from the nearest entry's key to this one.
 
-    `damage` says what is wrong with the artifact that should have been found. `image_id` is the image as its
-    engine names it, `config_digest` what it is found by: None where only an export can tell it.
+    `damage` says what is wrong with the artifact that should have been found. `image_id` is the engine's id
+    of the image, `config_digest` the digest in the key: None where only an export shows it.
     """
 
     hit: bool
@@ -74,7 +73,7 @@ class Explanation:
 
     @property
     def _image(self) -> Iterator[str]:
-        """The image's digests: the engine's where that is another than the one in the key."""
+        """Yield the image's digests; its id in the engine only where that differs."""
         if self.image_id != str(self.config_digest):
             yield f"  id of the image in its engine: {self.image_id}"
         if self.config_digest:
@@ -83,9 +82,9 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of one artifact, held alone. `entry` is what was found there.
+    """The exclusively locked place of one artifact. `entry` is the entry that was found.
 
-    Where it is None, the artifact is to be written to `path`, a new file, and published.
+    If it is None, the artifact is to be written to `path`, a new file, and published.
     """
 
     entry: Entry | None
@@ -93,7 +92,7 @@ class Slot:
     _publish: Callable[[Digest | None], Entry]
 
     def publish(self, digest: Digest | None = None) -> Entry:
-        """Put the artifact into its place; its SHA-256, if it is known, saves a reading.
+        """Publish the artifact; its SHA-256, if it is known, saves a reading.
 
         Raises ArtifactError when there is no artifact in the file, CacheError, DiskFullError.
         """
@@ -101,7 +100,7 @@ class Slot:
 
 
 class Cache:
-    """The artifacts in one folder, which is made when it is first needed, for the user alone (mode 0700)."""
+    """The artifacts in one folder, created when it is first needed, private to the user (mode 0700)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,7 +137,7 @@ class Cache:
                 if found is None and not damage and path.exists():
                     found = self._adopt(path, key, source)
                 if damage:
-                    (on_damage or on_wait)(f"{key.name} is damaged and is made again: {damage}")
+                    (on_damage or on_wait)(f"{key.name} is damaged and will be made again: {damage}")
                     tidy.remove(path)
             if found is not None:
                 yield _taken(found)
@@ -149,7 +148,7 @@ class Cache:
             yield Slot(None, temp, lambda digest: self._publish(temp, path, key, digest, source))
 
     def list(self) -> tuple[Entry, ...]:
-        """Give the entries, the last used first. Their bytes are not looked at. Raises CacheError."""
+        """Return the entries, the last used first. Their bytes are not checked. Raises CacheError."""
         with self._explained():
             names = [name for name in tidy.names(self.folder) if name.endswith(SUFFIX)]
         entries = [read_entry(self.folder / name) for name in names]
@@ -158,24 +157,24 @@ class Cache:
     def prune(
         self, *, keep_bytes: int | None = None, older_than: float | None = None, dry_run: bool = False
     ) -> Pruned:
-        """Remove entries, the least recently used first, and whatever dead processes left.
+        """Remove entries, the least recently used first, and leftovers of dead processes.
 
-        Those go that were last used more than `older_than` seconds ago, then as many as it takes to come down
-        to `keep_bytes`; without either, only leftovers go. An entry in use stays. `dry_run` only tells.
-        Raises CacheError.
+        Entries that were last used more than `older_than` seconds ago are removed, then as many as needed to
+        come down to `keep_bytes`; without either, only leftovers. An entry in use stays. With `dry_run`
+        nothing is removed. Raises CacheError.
         """
         with self._explained():
             return tidy.prune(self.folder, self.list(), keep_bytes, older_than, dry_run=dry_run)
 
     def verify(self, on_bytes: Callable[[int], None] = lambda _count: None) -> tuple[Damaged, ...]:
-        """Check every entry from its first byte to its last, and give those that are damaged.
+        """Check every byte of every entry, and return the damaged ones.
 
-        `on_bytes` is told how many bytes were read.
+        `on_bytes` is called with the number of bytes read.
         """
         return tuple(Damaged(entry, why) for entry in self.list() if (why := _damage(entry, on_bytes)))
 
     def why(self, key: Key, source: str) -> Explanation:
-        """Tell whether `key` would hit; if not, which parts of it differ from the nearest entry's.
+        """Return whether `key` would hit; if not, which parts of it differ from the nearest entry's.
 
         Near are entries made from the same source, else those of the same image; of these the one with the
         fewest differences, the last used if there are several. Raises CacheError.
@@ -200,7 +199,7 @@ class Cache:
         tidy.sweep_scraps(self.folder)
 
     def _find(self, path: Path, *, touch: bool = True) -> tuple[Entry | None, str]:
-        """Give the sound entry at `path` with its time of use renewed, or what is wrong with the file there.
+        """Return the sound entry at `path`, marked as used now, or what is wrong with the file there.
 
         Neither is given when there is no file, or a sound one without a record.
         """
@@ -222,7 +221,7 @@ class Cache:
             raise
 
     def _adopt(self, path: Path, key: Key, source: str) -> Entry:
-        """Give a sound artifact whose record is lost a new one."""
+        """Return a sound artifact whose record is lost a new one."""
         with self._scratch(path.stem) as scratch:
             facts = path.stat()
             digest = artifact_format.digest_of(path)

@@ -1,4 +1,4 @@
-"""One artifact in the cache, and the record beside it: a small JSON file that says what it was made of."""
+"""One artifact in the cache, and the record beside it: a JSON file that says what it was made from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bot_bottle.host.files import read_regular
 from bot_bottle.host.locks import shared_lock
 from bot_bottle.image.spec import Digest
 
-LIST_SUFFIX = ".parts"  # of the list of an artifact's parts, beside it
+LIST_SUFFIX = ".parts"  # of the list of an artifact's chunks, beside it
 
 _RECORD_LIMIT = 1 << 20  # bytes
-_END_OF_TIME = 1e12  # seconds since 1970; beyond it no clock goes
+_END_OF_TIME = 1e12  # seconds since 1970; no clock is later
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An artifact in the cache. `hit` tells whether it was there already.
+    """An artifact in the cache. `hit` is true if it existed before.
 
     `size` is in bytes, `digest` the file's SHA-256, `source` what it was made from (a folder's absolute path,
     an image's name). `created` and `last_used` are in seconds since 1970.
@@ -41,7 +41,7 @@ class Entry:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep the artifact from being pruned until the block ends. Raises CacheError when it is gone."""
+        """Protect the artifact from prune until the block ends. Raises CacheError when it was removed."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(shared_lock(self.path))
@@ -49,18 +49,18 @@ class Entry:
                 raise CacheError(
                     f"the artifact {self.path.name} is no longer in the cache",
                     why=str(error),
-                    next_step="run the command again; it makes the artifact anew",
+                    next_step="run the command again, which makes the artifact again",
                 ) from error
             yield
 
 
 def record_path(artifact: Path) -> Path:
-    """Give where an artifact's record stands."""
+    """Return the path of an artifact's record."""
     return artifact.with_suffix(".json")
 
 
 def record_of(entry: Entry) -> bytes:
-    """Give an entry's record as it stands in its file."""
+    """Return the bytes of an entry's record."""
     document = {
         "key": entry.key.document(),
         "size": entry.size,
@@ -72,9 +72,9 @@ def record_of(entry: Entry) -> bytes:
 
 
 def read_entry(artifact: Path, *, hit: bool = False) -> Entry | None:
-    """Read an artifact's record. None when either file is not there, or is not what the cache writes.
+    """Read an artifact's record; None when either file is missing, or was not written by the cache.
 
-    The artifact's bytes are not looked at.
+    The artifact's bytes are not checked.
     """
     try:
         raw, used = read_regular(record_path(artifact), _RECORD_LIMIT)
@@ -102,5 +102,5 @@ def _digest(value: Any) -> Digest | None:
 
 
 def list_path(artifact: Path) -> Path:
-    """Give where an artifact's list of parts stands."""
+    """Return the path of an artifact's list of chunks."""
     return artifact.with_suffix(LIST_SUFFIX)

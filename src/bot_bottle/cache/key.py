@@ -14,14 +14,14 @@ from bot_bottle.image.spec import Digest
 SUFFIX = ".smolmachine"
 STEM = r"[0-9a-f]{16}-[0-9a-f]{16}"
 
-_CONFIG = "image_id"  # the name of `config_digest` in records, from when each engine had it for its id
+_CONFIG = "image_id"  # the key of `config_digest` in records; older ones had the engine's id
 _TEXTS = (_CONFIG, "platform", "packer", "smolvm_version")
 _NUMBERS = ("format_version", "flatten_version")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A part of a key that differs between two keys. A part that one of them lacks is empty there."""
+    """A part of a key that differs between two keys. A missing part is empty."""
 
     part: str
     old: str
@@ -35,7 +35,7 @@ class Change:
 class Key:
     """The parts of a key. `options` are the packer's, as (name, value) pairs in the order of their names.
 
-    `config_digest` is the digest of the image's config, which holds the digests of all its layers.
+    `config_digest` is the digest of the image's config, which has the digests of all its layers.
     """
 
     config_digest: Digest
@@ -51,7 +51,7 @@ class Key:
 
     @property
     def stem(self) -> str:
-        """16 hex digits of the config digest, so that a person can find it, and 16 over all parts."""
+        """16 hex digits of the config digest, for users to find it by, and 16 of a hash over all parts."""
         parts = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
         return f"{self.config_digest.hex[:16]}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
@@ -61,7 +61,7 @@ class Key:
         return self.stem + SUFFIX
 
     def document(self) -> dict[str, Any]:
-        """Give the parts as JSON knows them."""
+        """Return the parts as a JSON document."""
         return {
             _CONFIG: str(self.config_digest),
             "platform": self.platform,
@@ -74,7 +74,7 @@ class Key:
 
     @classmethod
     def parse(cls, document: Any) -> Key | None:
-        """Read what `document` gave, from an untrusted file; None for anything else."""
+        """Parse a `document` from an untrusted file; None for anything else."""
         if not isinstance(document, dict) or not isinstance(options := document.get("options"), dict):
             return None
         texts = {name: document.get(name) for name in _TEXTS}
@@ -90,7 +90,7 @@ class Key:
             return None
 
     def changes(self, new: Key) -> tuple[Change, ...]:
-        """Give the parts in which `new` differs from this key."""
+        """Return the parts in which `new` differs from this key."""
         old_parts, new_parts = self._flat(), new._flat()
         names = list(dict.fromkeys([*old_parts, *new_parts]))
         pairs = ((name, old_parts.get(name, ""), new_parts.get(name, "")) for name in names)
@@ -104,6 +104,6 @@ class Key:
 
 
 def stem_of(name: str) -> str | None:
-    """Give the stem of a file's name in the cache, or None for a file that is not the cache's."""
+    """Return the stem of a file's name in the cache, or None for a file that is not the cache's."""
     found = re.fullmatch(rf"({STEM})(\.smolmachine|\.json|\.parts|\.lock|\.[a-z0-9_]+\.tmp)", name)
     return found[1] if found else None

@@ -1,4 +1,4 @@
-"""What is removed from the cache: entries that are not wanted any more, and what dead processes left."""
+"""Removal of entries from the cache, and of leftovers of dead processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SCRAP = ".tmp"
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune removed, or would: entries and leftover files. `in_use` would have gone too."""
+    """What prune removed, or would: entries and leftover files. `in_use` would have been removed too."""
 
     removed: tuple[Entry, ...]
     in_use: tuple[Entry, ...]
@@ -35,7 +35,7 @@ class Pruned:
 
 
 def names(folder: Path) -> list[str]:
-    """Give the names in a cache folder that are the cache's own, in order; none if it is not there.
+    """Return the names in a cache folder that are the cache's own, in order; [] without the folder.
 
     Raises CacheError when it cannot be read.
     """
@@ -47,12 +47,12 @@ def names(folder: Path) -> list[str]:
         raise CacheError(
             f"cannot read {folder}",
             why=error.strerror or str(error),
-            next_step=next_step(error, "name another place with BOT_BOTTLE_CACHE_DIR"),
+            next_step=next_step(error, "set BOT_BOTTLE_CACHE_DIR to another folder"),
         ) from error
 
 
 def remove(artifact: Path) -> None:
-    """Remove an artifact, its record and its list of parts."""
+    """Remove an artifact, its record and its list of chunks."""
     with defer_signals():
         for path in (artifact, record_path(artifact), list_path(artifact)):
             path.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ def prune(
     *,
     dry_run: bool,
 ) -> Pruned:
-    """Remove what Cache.prune says."""
+    """Remove what Cache.prune describes."""
     removed, in_use = [], []
     total = sum(entry.size for entry in entries)
     oldest = time.time() - older_than if older_than is not None else None
@@ -106,7 +106,7 @@ def prune(
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Order leftovers so that what makes others leftovers goes first, and the lock last."""
+    """Return a sort key: first what makes other files leftovers, and the lock last."""
     return (_SCRAP, SUFFIX, ".json", ".parts", ".lock").index(Path(name).suffix), name
 
 
@@ -118,14 +118,14 @@ def _remove_entry(entry: Entry, *, dry_run: bool) -> bool:
 
 
 def _remove_leftover(folder: Path, name: str, *, dry_run: bool) -> bool:
-    """Remove a file that belongs to no entry and that nobody is at work on; tell whether it was one."""
+    """Remove a file that belongs to no entry and that no process uses; return whether it was one."""
     path = folder / name
     stem = stem_of(name)
     artifact = folder / f"{stem}{SUFFIX}"
     if not _is_leftover(path, artifact):
         return False
     with try_lock(folder / f"{stem}.lock") as idle, try_lock(path) as unused:
-        # looked at again: a moment ago its artifact may have been about to come
+        # checked again: a moment ago its artifact may have been about to be published
         free = idle and (unused or path.suffix == ".lock") and _is_leftover(path, artifact)
         if free and not dry_run:
             discard(path)
@@ -140,5 +140,5 @@ def _is_leftover(path: Path, artifact: Path) -> bool:
     if path.suffix == _SCRAP:
         return stat.S_ISDIR(mode)
     if not stat.S_ISREG(mode):
-        return False  # not the cache's: it makes nothing else
+        return False  # not the cache's, which makes nothing else
     return read_entry(path) is None if path == artifact else not os.path.lexists(artifact)

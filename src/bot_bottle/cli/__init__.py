@@ -1,1 +1,1 @@
-"""The command line. Nothing else prints or exits."""
+"""The command line. No other package prints or exits."""

@@ -15,9 +15,9 @@ from bot_bottle.workspace.spec import Request
 
 
 def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) -> BottleSpec:
-    """Make the spec of one bottle. Raises UsageError and SpecError.
+    """Return the spec of one bottle. Raises UsageError and SpecError.
 
-    Raises TrustError when bottle.toml asks for more than was granted, unless it is only to be `shown`.
+    Raises TrustError when bottle.toml requests more than was granted, unless the spec is only shown.
     """
     where = source(ctx, settings, shown=True)
     name = ctx.params.get("name")
@@ -47,7 +47,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
 
 
 def _egress(ctx: click.Context, settings: Settings) -> Policy:
-    """Read what the bottle may reach. `--network` goes over all that bottle.toml says."""
+    """Return the network policy. `--network` overrides all of bottle.toml."""
     allow: tuple[str, ...] = settings.value("egress.allow")
     match ctx.params.get("network"):
         case "none" if ctx.params["allow"]:
@@ -60,13 +60,13 @@ def _egress(ctx: click.Context, settings: Settings) -> Policy:
 
 
 def _workspace(ctx: click.Context, settings: Settings) -> Request:
-    """Make the request for a workspace. A repository's file may ask for its own folder, and for no other."""
+    """Return the request for a workspace. A repository's file may only request its own folder."""
     mode, origin = settings["workspace"].value, settings["workspace"].origin
     request = Request(mode, settings.project, ctx.params["workspace_include_dirty"])
     asked_by_file = settings.file is not None and origin == str(settings.file)
     if mode != "none" and asked_by_file and request.top != settings.project.resolve():
         raise SpecError(
-            f"{settings.file} asks for {request.top}, which is more than its own folder",
-            next_step=f"if you trust it, say so yourself: --workspace {mode}",
+            f"{settings.file} requests {request.top}, which is more than its own folder",
+            next_step=f"if you trust it, use --workspace {mode}",
         )
     return request

@@ -1,4 +1,4 @@
-"""What `bottle run --twin` refuses, runs and prints."""
+"""The checks, the run and the output of `bottle run --twin`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALONE = {"detach": "--detach", "plan_only": "--plan", "timed": "--time", "backe
 def run(
     ctx: click.Context, spec: BottleSpec, progress: Progress, options: ConvertOptions, *, as_json: bool
 ) -> int:
-    """Run a spec's command in both backends, print the comparison, and give 0 if nothing differs, else 1."""
+    """Run a spec's command on both backends and print the comparison; return 0 if nothing differs, else 1."""
     for name, option in _ALONE.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--twin and {option} exclude each other")
@@ -57,4 +57,4 @@ def _print(sides: Sequence[Side], rows: Sequence[Row]) -> None:
     click.echo(table([printable(cell) for cell in cells] for cells in lines))
     if len(rows) > _MOST:
         click.echo(f"and {len(rows) - _MOST} more: --json has all")
-    click.echo("what each printed: " + "; ".join(f"bottle logs {side.name}" for side in sides))
+    click.echo("output: " + "; ".join(f"bottle logs {side.name}" for side in sides))

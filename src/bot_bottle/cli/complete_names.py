@@ -1,4 +1,4 @@
-"""Names of bottles, for a shell to complete. Folders are listed, and nothing is opened, locked or said."""
+"""Completion of names of bottles. Folders are listed; nothing is opened, locked or printed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _is_name(text: str) -> bool:
 
 
 def _left(*parts: str) -> list[str]:
-    """List the bottles of which one of these is still there."""
+    """Return the bottles that still have one of these."""
     folders = [path for path in _folder().iterdir() if any((path / part).exists() for part in parts)]
     return [path.name for path in folders]
 
@@ -54,5 +54,5 @@ known = _completer(records.names)
 
 
 def with_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete what `bottle logs` takes: any bottle has walls that refuse, and some have a log."""
+    """Complete for `bottle logs`: any bottle has refused connections, and some have a log."""
     return (known if ctx.params.get("egress") else with_log)(ctx, param, incomplete)

@@ -1,4 +1,4 @@
-"""Help in which a command's options stand in groups."""
+"""Help in which a command's options are in groups."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 class GroupedOptions(click.Command):
-    """A command whose help shows its options by what they are about."""
+    """A command whose help shows its options by subject."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, a section for each group; what belongs to none comes last."""
+        """Write the options, a section for each group; those in no group come last."""
         rows: dict[str, list[tuple[str, str]]] = {group: [] for group in (*GROUPS, OTHER)}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None

@@ -1,4 +1,4 @@
-"""The first page of help, `bottle --help`: shown before anything is loaded that only commands need."""
+"""The page of `bottle --help`, printed without loading any command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ bottle COMMAND --help has more, with examples.
 
 
 def text() -> str:
-    """Return the page; its lines are at most 80 characters long."""
+    """Return the page; its lines have at most 80 characters."""
     about = (f"  {line}" if line else "" for line in ABOUT.splitlines())
     width = max(map(len, COMMANDS))
     commands = (f"  {name:<{width}}  {what}" for name, what in sorted(COMMANDS.items()))

@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
     """Loads a command's module when the command is used, so that `bottle --help` is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands' names."""
+        """Return the names of the commands."""
         return sorted(overview.COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the arguments name. A name that is not one gets a suggestion."""
+        """Return the command that the arguments name. An unknown name gets a suggestion."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             from difflib import get_close_matches
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """Return the commands that begin so, and load none of them."""
+        """Return the commands with this prefix, without loading them."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
@@ -82,7 +82,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
 
     def get_help(self, ctx: click.Context) -> str:
-        """Return the first page of help, which loads no command."""
+        """Return the first page of help, without loading a command."""
         return overview.text().rstrip()
 
 
@@ -91,17 +91,18 @@ class LazyGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show every command that is run, and a bug's traceback.")
 @click.pass_context
 def bottle(ctx: click.Context, /, verbose: bool) -> None:
-    """Gather the commands."""
+    """Collect the commands."""
     if not terminal.shows_colours():
         ctx.color = False
     if verbose:
-        from bot_bottle.cli.options import log_commands  # only here: it takes longer than --help may
+        # only here: it takes longer to import than --help may
+        from bot_bottle.cli.options import log_commands
 
         log_commands()
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and give its exit status. Every failure is one message on standard error."""
+    """Run a command line and return its exit status. Every failure is one message on standard error."""
     _open_streams()
     signals.install()
     try:
@@ -127,7 +128,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _words(error: click.ClickException) -> str:
-    """Say what click found wrong as everything else that is wrong is said."""
+    """Return click's message in the form of our own."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     next_step = f"\nNext: {context.command_path} --help" if context else ""
@@ -135,16 +136,16 @@ def _words(error: click.ClickException) -> str:
 
 
 def _open_streams() -> None:
-    """Open what our caller has closed of the three streams, as /dev/null.
+    """Open standard streams that our caller has closed, as /dev/null.
 
-    Or else the next file that is opened has the number, and what is said to the user goes into it. Names of
+    Otherwise the next file that is opened gets the number, and messages to the user go into it. Names of
     files that are not text in the user's encoding are printed as the bytes that they are.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
     codecs.register_error("bot-bottle", _encode)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -177,5 +178,5 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it; the exit status still tells
-        print(printable_lines(redacted(text)), file=sys.stderr, flush=True)  # noqa: T201 - the command line is where printing is done
+    with contextlib.suppress(OSError):  # without a reader, the exit status is enough
+        print(printable_lines(redacted(text)), file=sys.stderr, flush=True)  # noqa: T201 - the command line may print

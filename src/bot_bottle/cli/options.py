@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they become."""
+"""The options that several commands share, and their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def build_options(command: F) -> F:
-    """Add docker's options of a build."""
+    """Add docker's options for builds."""
     for option in reversed(
         [
             click.option(
@@ -69,7 +69,7 @@ def build_options(command: F) -> F:
 
 
 def docker_compat_flags(command: F) -> F:
-    """Accept docker's flags for what a bottle always is: attached, and removed at its end."""
+    """Accept docker's flags for what is always on: attached, and removed at the end."""
     for names in (("-i", "--interactive"), ("-t", "--tty"), ("--rm",)):
         option = click.option(
             *names,
@@ -177,7 +177,7 @@ def bottle_options(command: F) -> F:
 
 
 def network_options(command: F) -> F:
-    """Add what a bottle may reach, and how it can be reached."""
+    """Add the options for the network."""
     for option in reversed(
         [
             click.option(
@@ -248,7 +248,7 @@ max_image_size_option = click.option(
 
 
 def engine_options(command: F) -> F:
-    """Add the engine, packer, accelerator and the largest image size."""
+    """Add the engine, packer, accelerator and the limit of the image's size."""
     for option in (max_image_size_option, accel_option, packer_option, engine_option):
         command = option(command)
     return command
@@ -267,7 +267,7 @@ def output_options(command: F) -> F:
 
 
 def log_commands() -> None:
-    """Have every command that is run shown on standard error, and a bug's traceback."""
+    """Print every command that is run on standard error, and a bug's traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("bot_bottle").setLevel(logging.INFO)
 

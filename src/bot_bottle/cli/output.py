@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def ago(seconds: float) -> str:
-    """Return how long ago something was, as `3 hours ago`."""
+    """Return how long ago something was, for example `3 hours ago`."""
     for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= unit:
             count = int(seconds // unit)

@@ -1,4 +1,4 @@
-"""What a command was given: its options over the environment over bottle.toml over the defaults."""
+"""The settings of a command: its options override the environment, bottle.toml and the defaults."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _BUILD_ONLY = ("path", "dockerfile", "platform", "pull", *_OF_BUILD)
 
 
 def _variables(items: Iterable[str]) -> dict[str, str]:
-    from bot_bottle.bottle.spec import parse_env  # only here: who makes an artifact has no bottle's variables
+    # only here: commands that make artifacts have no bottle's variables
+    from bot_bottle.bottle.spec import parse_env
 
     return dict(parse_env(items))
 
 
-# options by name: the key that each is for, and what its value becomes
+# options by name: the key of each, and the conversion of its value
 _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "path": ("image.context", Path),
     "dockerfile": ("image.dockerfile", Path),
@@ -55,8 +56,8 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
     """Return every value in force, with its origin.
 
-    A PATH that was given is where bottle.toml is looked for; without one, it is looked for from the current
-    folder upwards. A devcontainer.json describes an image of its own, and is not read where another is named.
+    bottle.toml is searched in PATH if that is given, else from the current folder upwards. A
+    devcontainer.json describes an image of its own, and is not read where another is named.
     """
     path: Path | None = ctx.params.get("path")
     own = all(ctx.params.get(name) is None for name in _OTHER_IMAGE)
@@ -109,14 +110,14 @@ def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> So
     if len(sources) > 1:
         raise UsageError(
             f"{sources[0]} and {sources[1]} exclude each other",
-            next_step="have PATH built, or take what is built already with --image or --archive",
+            next_step="build PATH, or use an existing image with --image or --archive",
         )
     if archive is None:
         return Source(image=image)
     found = Source.of_archive(str(archive))
     if found.archive == STANDARD_INPUT and (given.get("detach") or ctx.info_name == "fan"):
         raise UsageError(
-            "an archive on standard input is for one bottle in the foreground",
+            "an archive on standard input only works for one bottle in the foreground",
             next_step="write it to a file first",
         )
     return found
@@ -129,7 +130,7 @@ def require_build_grant(ctx: click.Context, settings: Settings) -> None:
 
 
 def _named(ctx: click.Context, settings: Settings) -> Source:
-    """Make the source of an image that the configuration names; it is pulled as docker run does."""
+    """Return the source of an image that the configuration names; it is pulled as docker run does."""
     added = _added(ctx, settings)
     for option in ctx.command.params:
         if option.name == "no_cache" and any(added.values()):
@@ -137,7 +138,7 @@ def _named(ctx: click.Context, settings: Settings) -> Source:
         if option.name in _OF_BUILD and ctx.params[option.name]:
             raise UsageError(
                 f"{_name(option)} is for a build, and {settings.file} names an image",
-                next_step="leave it out, or name a Dockerfile with --file",
+                next_step="drop it, or give a Dockerfile with --file",
             )
     pull: Pull = "always" if ctx.params["pull"] else "missing"
     name, no_cache = settings.value("image.name"), ctx.params["no_cache"]
@@ -153,7 +154,7 @@ def _added(ctx: click.Context, settings: Settings) -> dict[str, Any]:
 
 
 def ask(question: str) -> bool:
-    """Ask whoever sits at the terminal; without one the answer is no."""
+    """Ask the user at the terminal; without a terminal return False."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     click.echo(question, err=True)
@@ -170,5 +171,5 @@ def _check_platform(text: str | None) -> None:
     if (wanted.os, wanted.architecture) != (here.os, here.architecture):
         raise UsageError(
             f"a microVM on this machine runs {here}, not {wanted}",
-            next_step=f"build for {here}, or on a machine of the other kind",
+            next_step=f"build for {here}, or use a machine for {wanted}",
         )

@@ -201,7 +201,7 @@ class _Reader:
             )
         unknown = [key for key in build if key not in _BUILD_USED | _BUILD_IGNORED and build[key]]
         if unknown or not isinstance(build.get("dockerfile"), str):
-            what = f"its build has {', '.join(unknown)}" if unknown else "its build names no dockerfile"
+            what = f"its build has {', '.join(unknown)}" if unknown else "its build has no dockerfile"
             raise SpecError(f"{self._path} cannot be used", why=printable(what, limit=80), next_step=_TOML)
         image = {"target": self._text("build.target", build.get("target"))}
         image["args"] = self._texts("build.args", build.get("args", {}), "image.args")
@@ -266,7 +266,7 @@ class _Reader:
         return ports
 
     def _texts(self, key: str, table: Any, ours: str) -> Any:
-        """Return a table with its values as texts; whoever checks it says what is wrong with another type."""
+        """Return a table with its values as texts; the check of the model reports other types."""
         if not isinstance(table, dict):
             return table
         found = {}

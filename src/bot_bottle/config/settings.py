@@ -166,7 +166,7 @@ def _of_file(file: ConfigFile) -> dict[str, Setting]:
 
 
 def _reference(key: str, name: str, table: Mapping[str, Any], file: ConfigFile) -> Reference:
-    """Return what a table says of a secret. A file in the repository is no place for one."""
+    """Return the reference in a table of a secret. It must not be a file in the repository."""
     if table["file"] is not None:
         _check_outside(table["file"], f"{key}.{name}.file", file)
     try:

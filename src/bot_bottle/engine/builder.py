@@ -1,4 +1,4 @@
-"""What carries out docker's builds."""
+"""Which builder carries out docker's builds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OLDEST_BUILDX = (0, 6)  # the first with --metadata-file
 def choose_builder(
     client: str, server: str, served_by_podman: bool, has_buildx: bool, environ: Mapping[str, str]
 ) -> Builder:
-    """Choose what carries out docker's builds; DOCKER_BUILDKIT, where the user set it, decides.
+    """Return the builder of docker's builds; DOCKER_BUILDKIT, if the user set it, decides.
 
-    Clients before 23 hold BuildKit, later ones leave it to the buildx plugin; servers have it from 18.09 on,
-    and podman's docker service has not.
+    Clients before 23 contain BuildKit, later ones need the buildx plugin; servers have it from 18.09 on,
+    podman's docker service does not.
     """
     modern: Builder = "buildx" if _release(client) >= (23, 0) else "buildkit"
     if wish := environ.get("DOCKER_BUILDKIT"):
@@ -29,9 +29,9 @@ def choose_builder(
 
 
 def has_buildx(program: Path, timeout: float) -> bool:
-    """Return whether a docker client has a buildx plugin that is recent enough.
+    """Return whether a docker client has a recent buildx plugin.
 
-    One without a release in its version was built from its sources, and is taken for a recent one.
+    A plugin without a release in its version was built from source, and counts as recent.
     """
     try:
         done = process.run(buildx_argv(program), timeout=timeout, check=False)

@@ -1,6 +1,6 @@
-"""Containers by the engine's command line, and those of killed commands found by their labels and removed.
+"""Containers through the engine's command line, and removal of those of killed commands by their labels.
 
-Options are the caller's: what a container may do is decided where it is asked for.
+The caller chooses the options, and so what a container may do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 
-# what decides which engine a client talks to
+# variables that decide which engine a client uses
 _ENGINE_VARIABLES = (
     "DOCKER_HOST",
     "DOCKER_CONTEXT",
@@ -29,18 +29,18 @@ _ENGINE_VARIABLES = (
     "CONTAINERS_STORAGE_CONF",
 )
 _REMOVED_WITHIN = 60.0  # seconds
-_TIMEOUT = 120.0  # seconds, for what does not wait for a container's command
-# no key detaches: a container that runs on with nobody attached would be one that nobody ends
+_TIMEOUT = 120.0  # seconds, for calls that do not wait for a container's command
+# no key detaches, because nobody would stop a detached container
 _NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
 
 
 class Containers:
-    """The containers of the engine that `program` talks to, with `env` for its environment (None: ours).
+    """The containers of the engine of `program`, whose environment is `env` (None: ours).
 
     `quiet` are options by which a client prints no warnings of its own.
 
-    Methods raise CommandFailed when the program cannot be started or does not end in time, and those that
-    return something else than its result when it fails.
+    Methods raise CommandFailed when the program cannot be started or does not exit in time, and, if they do
+    not return its result, when it fails.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Containers:
 
     @classmethod
     def from_record(cls, stray: Mapping[str, Any]) -> Containers:
-        """Return those of the engine that a killed command used, by what `engine_record` has recorded."""
+        """Return the containers of the engine that a killed command used, recorded by `engine_record`."""
         return cls(Path(stray["program"]), engine_environment(stray["variables"]))
 
     def create(
@@ -63,27 +63,27 @@ class Containers:
         *,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
-        """Make a container and do not start it; the result has its id. `env` is for the client."""
+        """Create a container without starting it; the result has its id. `env` is for the client."""
         argv = (self._program, "create", *options, image, *command)
         return process.run(argv, timeout=_TIMEOUT, check=False, env=env or self._env)
 
     def run(self, image: str, command: Sequence[str], options: Sequence[str]) -> None:
-        """Run a container to its end, and remove it."""
+        """Run a container until it exits, and remove it."""
         process.run(self._run_argv(image, command, options), timeout=_TIMEOUT, env=self._env)
 
     def run_in_background(
         self, image: str, command: Sequence[str], options: Sequence[str], output: IO[bytes]
     ) -> AbstractContextManager[Child]:
-        """Run a container until the block ends; the engine removes it when its command has ended.
+        """Run a container until the block ends; the engine removes it when its command has exited.
 
-        Its client stays attached and writes both streams to `output`. What a container with `--rm` has
-        printed is gone with it, so `docker logs` would have nothing of one that ended by itself.
+        Its client stays attached and writes both streams to `output`: `--rm` removes the log of a container
+        with it, so `docker logs` would have nothing of one that has exited.
         """
         argv = self._run_argv(image, command, options)
         return process.background(argv, env=self._env, output=output)
 
     def start(self, container: str, *, terminal: bool) -> AbstractContextManager[Child]:
-        """Start a container that `create` made, attached to our own streams."""
+        """Start a created container, attached to our own streams."""
         argv = (*self._attached, "start", "--attach", "--interactive", _NO_DETACH, container)
         return process.attached(argv, env=self._env, terminal=terminal)
 
@@ -109,12 +109,12 @@ class Containers:
         *,
         timeout: float = _TIMEOUT,
     ) -> Completed:
-        """Run another command in a container, without input, and return what it printed."""
+        """Run another command in a container, without input, and return the result."""
         argv = (self._program, "exec", *options, container, *command)
         return process.run(argv, timeout=timeout, check=False, env=self._env)
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """Return what the engine says of a container."""
+        """Return the engine's description of a container."""
         argv = (self._program, "container", "inspect", container)
         document: dict[str, Any] = json.loads(process.run(argv, timeout=_TIMEOUT, env=self._env).stdout)[0]
         return document
@@ -125,19 +125,19 @@ class Containers:
         process.run(argv, timeout=_TIMEOUT, check=False, env=self._env)
 
     def copy(self, container: str, path: str) -> Completed:
-        """Copy a file out of a container, running or not: the output is a tar of it."""
+        """Copy a file from a container, running or not: the output is a tar of it."""
         argv = (self._program, "cp", f"{container}:{path}", "-")
         return process.run(argv, timeout=_TIMEOUT, check=False, env=self._env)
 
     def port(self, container: str, port: str, *, timeout: float) -> str:
-        """Return where the engine publishes a container's port (`5000/tcp`), "" where it does not yet."""
+        """Return the address of a container's published port (`5000/tcp`), "" until it is published."""
         argv = (self._program, "port", container, port)
         return process.run(argv, timeout=timeout, check=False, env=self._env).text
 
     def remove(self, label: str) -> None:
         """Remove every container with a label (`KEY=VALUE`), running or not, and its volumes.
 
-        One whose network another of them uses goes when that has gone: podman wants it so.
+        podman removes a container whose network another one uses only after that one.
         """
         with defer_signals():
             listing = (self._program, "ps", "--all", "--quiet", f"--filter=label={label}")
@@ -147,10 +147,10 @@ class Containers:
                 if len(found) == 1 or not done.code:
                     return
                 if not set(done.text.split()) & set(found):
-                    return  # none of them can be
+                    return  # none of them can be removed
 
     def record(self, run: RunDir, kind: str, label: str) -> None:
-        """Record a container that is about to be made, so that `sweep` finds it. `label` is `KEY=VALUE`."""
+        """Record a container that is about to be created, for a sweep to find. `label` is `KEY=VALUE`."""
         run.record(kind, label=label, **engine_record(Path(self._program)))
 
     def _run_argv(self, image: str, command: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
@@ -158,20 +158,20 @@ class Containers:
 
 
 def engine_record(program: Path) -> dict[str, Any]:
-    """Return what a record needs to have of an engine for the engine to be found again."""
+    """Return what a record needs to find the engine again."""
     return {"program": str(program), "variables": engine_variables()}
 
 
 def engine_variables() -> dict[str, str]:
-    """Return what of our environment decides which engine a client talks to."""
+    """Return the variables of our environment that decide which engine a client uses."""
     return {key: os.environ[key] for key in _ENGINE_VARIABLES if key in os.environ}
 
 
 def engine_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return our environment, but for a client that is to talk to the engine of a recorded command."""
+    """Return our environment for a client that uses the engine of a recorded command."""
     return {key: value for key, value in os.environ.items() if key not in _ENGINE_VARIABLES} | dict(variables)
 
 
 def sweep(stray: Mapping[str, Any]) -> None:
-    """Remove the container of a command that was killed. Raises CommandFailed."""
+    """Remove the container of a killed command. Raises CommandFailed."""
     Containers.from_record(stray).remove(stray["label"])

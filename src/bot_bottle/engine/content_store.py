@@ -1,8 +1,7 @@
-"""Images in containerd's content store: blobs by their digest, which whoever may read the folder can read.
+"""Images in containerd's content store: blobs by their digest, readable for users who may read its folder.
 
-Everything is verified by digests on the way, from the one that the engine names the image by to each layer's.
-An open blob stays readable when containerd's garbage collector removes its name, so that a layer is there as
-a whole or not at all.
+Everything is verified by digests, from the one by which the engine identifies the image to each layer's. An
+open blob stays readable when containerd's garbage collector removes its name, so a layer is never incomplete.
 
 Sources: containerd docs/content-flow.md and plugins/content/local/store.go (`blobs/ALGORITHM/HEX`); moby
 daemon/containerd (the id of an image is the digest of its index or manifest).
@@ -36,8 +35,8 @@ _ASK_SECONDS = 10.0
 def content_store_image(info: dict[str, Any], image_id: Digest) -> Iterator[Image | None]:
     """Open an image in the content store of the engine that `info` describes, for the block.
 
-    Yields None where no store that may be read here has it. Raises ImageError where one has it, but damaged,
-    or for another platform than this machine's.
+    Yields None where no readable store has it. Raises ImageError where one has it, but damaged, or for
+    another platform than this machine's.
     """
     with ExitStack() as stack:
         store = next((root for root in _stores(info) if _holds(root, image_id)), None)
@@ -50,7 +49,7 @@ def content_store_image(info: dict[str, Any], image_id: Digest) -> Iterator[Imag
 
 
 def _stores(info: dict[str, Any]) -> Iterator[Path]:
-    """Yield the folders in which the content store may be, the likeliest first."""
+    """Yield the folders in which the content store may be, the most likely first."""
     docker_root = Path(str(info.get("DockerRootDir") or "/var/lib/docker"))
     roots = [docker_root / "containerd" / "daemon", _SYSTEM_ROOT]
     with suppress(OSError, ValueError, TypeError, KeyError), _SYSTEM_CONFIG.open("rb") as file:
@@ -61,7 +60,7 @@ def _stores(info: dict[str, Any]) -> Iterator[Path]:
 
 
 def _asked(address: str) -> Iterator[Path]:
-    """Yield the folder that the containerd at a socket names itself; its client comes with it."""
+    """Yield the folder that the containerd at a socket reports; its client is part of it."""
     ctr = process.find("ctr")
     if ctr is None or not address.startswith("/"):
         return
@@ -76,5 +75,5 @@ def _asked(address: str) -> Iterator[Path]:
 def _holds(store: Path, digest: Digest) -> bool:
     try:
         return (store / "blobs" / digest.algorithm / digest.hex).is_file()
-    except OSError:  # not for us to read
+    except OSError:  # not readable for us
         return False

@@ -1,6 +1,6 @@
 """docker and podman through their command lines, so that contexts, DOCKER_HOST and logins work.
 
-Every method raises EngineError with the engine's own words when the engine refuses.
+Every method raises EngineError with the engine's own message when the engine refuses.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from bot_bottle.tar.stream import TarStream
 
 __all__ = ["BuildRequest", "Engine", "EngineName", "NoSuchImageError", "find_engine"]
 
-# seconds; podman's first call sets up its storage and is slow on a busy machine
+# timeouts in seconds; podman's first call sets up its storage and is slow on a busy machine
 _ANSWERS_WITHIN = {"docker": 10.0, "podman": 60.0}
-_ANSWER_LIMIT = 16 << 20  # bytes of JSON; an image's description takes some kB
+_ANSWER_LIMIT = 16 << 20  # bytes of JSON; the description of an image has some kB
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A container engine that has answered. Made by `find_engine`. `timeout` (s) is for short commands.
 
-    `fixed_builder` carries out builds; None: buildx does, if it is there. What is asked is asked once.
+    `fixed_builder` carries out builds; None: buildx does, if it exists. Answers of the engine are cached.
     """
 
     name: EngineName
@@ -56,7 +56,7 @@ class Engine:
 
     @property
     def builder(self) -> Builder:
-        """What carries out the builds."""
+        """The builder of its builds."""
         if self.fixed_builder is not None:
             return self.fixed_builder
         if "builder" not in self._answers:
@@ -76,8 +76,8 @@ class Engine:
     def build_image(self, request: BuildRequest, on_line: Callable[[str], None]) -> EngineImage:
         """Build an image; each line of the build's output goes to `on_line`.
 
-        Raises SpecError when there is no Dockerfile, SecretError when a secret is not there, BuildError with
-        the failing step's words.
+        Raises SpecError when there is no Dockerfile, SecretError when a secret is missing, BuildError with
+        the output of the failed step.
         """
         dockerfile = request.find_dockerfile(self.name)
         argv.check_builder(self.builder, request, os.environ)
@@ -105,17 +105,17 @@ class Engine:
             except NoSuchImageError as error:
                 missing = missing or error
         raise missing or EngineError(
-            f"{self.name} did not say which image it built",
+            f"{self.name} did not report which image it built",
             why=complaint,
             next_step="build it with `docker build --tag NAME`, and use --image NAME",
         )
 
     def inspect(self, ref: str) -> dict[str, Any]:
-        """Return what the engine says of an image. Raises NoSuchImageError."""
+        """Return the engine's description of an image. Raises NoSuchImageError."""
         done = self._run(argv.inspect_argv(self.program, ref), "inspect", ref)
         answer = _json(self.name, done.stdout)
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], dict):
-            raise EngineError(f"{self.name} described the image {ref} in a form that is not known")
+            raise EngineError(f"{self.name} returned an invalid description of image {ref}")
         return answer[0]
 
     def image(self, ref: str) -> EngineImage:
@@ -124,11 +124,11 @@ class Engine:
         return image_of(_id(self.name, str(inspected.get("Id", ""))), inspected)
 
     def fingerprint(self, image: EngineImage) -> str:
-        """Return what tells an image's config from others by, where its digest is not known.
+        """Return a value that identifies an image's config, where its digest is not known.
 
         Raises NoSuchImageError.
         """
-        done = self._run(argv.history_argv(self.program, image.id), "tell the history of", image.id)
+        done = self._run(argv.history_argv(self.program, image.id), "print the history of", image.id)
         steps = [_json(self.name, line) for line in done.stdout.splitlines()]
         return fingerprint(image, [step for step in steps if isinstance(step, dict)])
 
@@ -137,12 +137,12 @@ class Engine:
         return self.image(ref).id
 
     def size(self, ref: str) -> int:
-        """Return about how many bytes the image has (0: not known), to measure progress by."""
+        """Return the approximate size of the image in bytes (0: not known), to measure progress by."""
         size = self.inspect(ref).get("Size")
         return size if isinstance(size, int) and size > 0 else 0
 
     def exists(self, ref: str) -> bool:
-        """Return whether the engine holds the image."""
+        """Return whether the engine has the image."""
         try:
             self.inspect(ref)
         except NoSuchImageError:
@@ -150,28 +150,28 @@ class Engine:
         return True
 
     def tag(self, src: str, dst: str) -> None:
-        """Name the image `src` also `dst`. Raises NoSuchImageError."""
+        """Add the name `dst` to the image `src`. Raises NoSuchImageError."""
         self._run(argv.tag_argv(self.program, src, dst), "tag", src)
 
     def untag(self, ref: str) -> None:
-        """Take the name `ref` from its image and leave the image; no matter if there is none."""
+        """Remove the name `ref`, but not its image; does nothing if there is no such name."""
         self.names.untag(ref)
 
     @property
     def names(self) -> ImageNames:
-        """What takes names from its images."""
+        """The object that removes names of its images."""
         return ImageNames(
             self.program, self.name, lambda argv, data: self._run(argv, "untag", argv[-1], data)
         )
 
     def push(self, ref: str, on_line: Callable[[str], None]) -> None:
-        """Push the image to the registry that its name begins with."""
+        """Push the image to the registry in its name."""
         done = self._follow(argv.push_argv(self.program, self.name, ref), "push", ref, on_line)
         if done.code:
             raise words.refused(self.name, "push", ref, done.complaint)
 
     def pull(self, ref: str, on_line: Callable[[str], None]) -> None:
-        """Get the image from its registry, or a newer one of that name. Raises EngineError."""
+        """Pull the image from its registry, or a newer one of that name. Raises EngineError."""
         done = self._follow(argv.pull_argv(self.program, self.name, ref), "pull", ref, on_line)
         if done.code:
             raise words.refused(self.name, "pull", ref, done.complaint)
@@ -191,10 +191,10 @@ class Engine:
 
     @contextmanager
     def save(self, ref: str, form: argv.SaveFormat = "docker-archive") -> Iterator[TarStream]:
-        """Yield the image as an archive, a stream that is held nowhere.
+        """Yield the image as a docker archive, a stream that is stored nowhere.
 
-        When the engine fails, the block ends with its EngineError, whatever the reader made of the part
-        that came. A block that stops reading before the end has what it wanted.
+        When the engine fails, the block ends with its EngineError, whatever the reader did with the part that
+        came. A block may stop reading before the end.
         """
         command = argv.save_argv(self.program, self.name, ref, form)
         misread: BaseException | None = None
@@ -206,9 +206,9 @@ class Engine:
                 except BaseException as error:
                     ours = isinstance(error, Interrupted) or not isinstance(error, Exception)
                     if ours or not stream.at_end():
-                        source.close()  # a client that waits to write heeds no signal
+                        source.close()  # a client that waits to write ignores signals
                         raise
-                    misread = error  # at the end: if the engine failed, that is why
+                    misread = error  # decided at the end: an engine that failed is the cause
                 ended = stream.at_end()
         except process.CommandFailed as error:
             if error.done.argv != command:
@@ -216,39 +216,39 @@ class Engine:
             raise words.refused(self.name, "save", ref, _said(error)) from error
         if ended and not stream.whole:
             raise EngineError(
-                f"{self.name} broke off the archive of {ref}", next_step="try again"
+                f"{self.name} wrote an incomplete archive of {ref}", next_step="try again"
             ) from misread
         if misread:
             raise misread
 
     def info(self) -> dict[str, Any]:
-        """Return what the engine says of itself."""
+        """Return the engine's description of itself."""
         if "info" not in self._answers:
             info = _json(self.name, self._run(argv.info_argv(self.program), "describe itself").stdout)
             if not isinstance(info, dict):
-                raise EngineError(f"{self.name} described itself in a form that is not known")
+                raise EngineError(f"{self.name} returned an invalid description of itself")
             self._answers["info"] = info
         answer: dict[str, Any] = self._answers["info"]
         return answer
 
     @property
     def containers(self) -> Containers:
-        """Its containers, by clients that have our environment as it is now."""
+        """Return its containers, by clients with our current environment."""
         # podman warns of what it finds on this machine, such as cgroup v1
         quiet = ["--log-level=error"] if self.name == "podman" else []
         return Containers(self.program, dict(os.environ), quiet=quiet)
 
     def to_record(self) -> dict[str, Any]:
-        """Return what a record in a run folder needs to have of it, for `Containers.from_record`."""
+        """Return what a record in a run folder needs for `Containers.from_record`."""
         return engine_record(self.program)
 
     def limit_options(self) -> list[str]:
-        """Return the options of `create` and `run` for limits that the engine may set for a container."""
+        """Return the options of `create` and `run` for resource limits of a container."""
         return podman_limits() if self.name == "podman" else []
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Make a folder that the engine's client can read and write, until the block ends."""
+        """Yield a folder that the engine's client can read and write, removed when the block ends."""
         if (home := paths.home_dir()) and self.program.resolve().name == "snap":  # it has its own /tmp
             common = home / "snap" / "docker" / "common"
             common.mkdir(parents=True, exist_ok=True)
@@ -281,12 +281,12 @@ class Engine:
 
 
 def _build_digests(result: argv.BuildResult) -> tuple[list[str], Digest | None]:
-    """Return the digests that a build gave of its image, the one that every image store knows first.
+    """Return the digests of a build's image, first the one that every image store knows.
 
-    The other one is of its config, where the build says which one that is.
+    The second is of its config, where the build states which one that is.
 
-    buildx's metadata file has the digest of what it made: a manifest's or an index's, or where docker has no
-    other, the config's. The id file has the config's of old, and in some versions of buildx too.
+    buildx's metadata file has the digest of its result: of a manifest or an index, or where docker has no
+    other, of the config. The id file has that of the config, in some versions of buildx the other.
     """
     metadata: Any = {}
     with suppress(OSError, ValueError, RecursionError):
@@ -309,14 +309,14 @@ def find_engine(
 ) -> Engine:
     """Return the engine that `choice` or BOT_BOTTLE_ENGINE names, else the first of docker, podman to answer.
 
-    `timeout` is how long each may take to answer, in seconds (None: as long as each may need). `say` is told
-    what is waited for, and that podman takes docker's place; that it never does where DOCKER_HOST or
-    DOCKER_CONTEXT say which docker is meant. Raises EngineError that says what to install or start,
-    UsageError for a choice that is neither.
+    `timeout` is how long each may take to answer, in seconds (None: as long as each may need). `say` is
+    called with a message while an engine is waited for, and when podman is used instead of docker, which
+    never happens where DOCKER_HOST or DOCKER_CONTEXT select a docker. Raises EngineError that says what to
+    install or start, UsageError for a choice that is neither.
     """
     choice = choice or os.environ.get("BOT_BOTTLE_ENGINE") or None
     if choice not in (None, "docker", "podman"):
-        raise UsageError(f"not an engine: {choice[:100]!r}", next_step="choose docker or podman")
+        raise UsageError(f"unknown engine: {choice[:100]!r}", next_step="choose docker or podman")
     problems: list[EngineError] = []
     for name in (choice,) if choice else ("docker", "podman"):
         program = process.find(name)
@@ -344,7 +344,7 @@ def find_engine(
 
 @contextmanager
 def _waiting(name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Say what is waited for if the block takes longer than a second."""
+    """Print what is waited for if the block takes longer than a second."""
     timer = threading.Timer(1.0, say, [f"waiting for {name} to answer"])
     timer.daemon = True
     timer.start()
@@ -359,7 +359,7 @@ def _ask(program: Path, timeout: float) -> Engine:
     try:
         done = process.run(argv.version_argv(program), timeout=timeout)
     except process.CommandFailed as error:
-        raise words.refused(name, "tell its version", "", _said(error)) from error
+        raise words.refused(name, "print its version", "", _said(error)) from error
     answer = _json(name, done.stdout)
     client, server = part(answer, "Client"), part(answer, "Server")
     if "APIVersion" in client:  # podman's spelling: the `docker` command may be podman under another name
@@ -371,7 +371,7 @@ def _ask(program: Path, timeout: float) -> Engine:
         raise EngineError(f"{name} does not answer", why=done.complaint, next_step=words.start(name))
     components = server.get("Components")
     served_by_podman = "Podman" in json.dumps(components)
-    # which of the two it is takes another program's start, and only a build needs to know
+    # to find out starts another program, and only a build needs it
     with_buildx, without = (
         choose_builder(*versions, served_by_podman, there, os.environ) for there in (True, False)
     )
@@ -379,22 +379,22 @@ def _ask(program: Path, timeout: float) -> Engine:
 
 
 def _said(error: process.CommandFailed) -> str:
-    told = error.done.complaint
-    return told if told and 0 < error.done.code != 127 else f"{error.message}\n{told}"
+    complaint = error.done.complaint
+    return complaint if complaint and 0 < error.done.code != 127 else f"{error.message}\n{complaint}"
 
 
 def _id(name: EngineName, text: str) -> str:
     try:
         return str(Digest(text if ":" in text else f"sha256:{text}"))
     except ImageError as error:
-        raise EngineError(f"{name} gave an image id that is not one", why=error.message) from error
+        raise EngineError(f"{name} returned an invalid image id", why=error.message) from error
 
 
 def _json(name: EngineName, raw: bytes) -> Any:
     if len(raw) > _ANSWER_LIMIT:
-        raise EngineError(f"{name} gave an answer of more than {_ANSWER_LIMIT >> 20} MiB")
+        raise EngineError(f"{name} returned more than {_ANSWER_LIMIT >> 20} MiB")
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         start = raw[:200].decode("utf-8", "replace")
-        raise EngineError(f"{name} gave an answer that is not JSON", why=f"{error}\n{start}") from error
+        raise EngineError(f"{name} returned something that is not JSON", why=f"{error}\n{start}") from error

@@ -1,4 +1,4 @@
-"""What docker and podman say when they fail, made into errors with a next step."""
+"""Error messages of docker and podman, turned into errors with a next step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _NO_DOCKER_FORMAT = re.compile(r"zstd compression is not supported for docker im
 _OTHER_LOOPBACK = re.compile(r"dial tcp (127\.0\.0\.1|\[::1\]):\d+: connect: connection refused", re.I)
 _NO_ROOM = re.compile(r"no space left on device|disk quota exceeded", re.I)
 _USER_SOCKET = re.compile(r"/run/user/(\d+)/")
-# what the classic builder says of a Dockerfile that is written for BuildKit
+# the classic builder's message about a Dockerfile that is written for BuildKit
 _FOR_BUILDKIT = re.compile(
     r"requires BuildKit|Unknown flag: (mount|link|parents|exclude|checksum|network|security)", re.I
 )
@@ -62,7 +62,7 @@ _WHY_LINES = 20
 
 
 class NoSuchImageError(EngineError):
-    """The engine does not hold the image: the name is wrong, or somebody removed it."""
+    """The engine does not have the image: the name is wrong, or the image was removed."""
 
 
 class NoDockerArchiveError(EngineError):
@@ -70,15 +70,15 @@ class NoDockerArchiveError(EngineError):
 
 
 def clean_line(line: str) -> str:
-    """Return what a line of a build's output shows at last, without colours, safe for a terminal."""
+    """Return the text that a line of a build's output finally shows, without colours, safe for a terminal."""
     line = _ESCAPE.sub("", line).rstrip("\r").rpartition("\r")[2]
     return printable(line, keep="\t")
 
 
 def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
-    """Explain why the engine failed to `verb` the image `ref` ("" where it is about none)."""
+    """Return the error for an engine that failed to `verb` the image `ref` ("" for none)."""
     if _DENIED.search(words):
-        return EngineError(f"{name} may not be used by this user", why=words, next_step=_admit(name, words))
+        return EngineError(f"{name} cannot be used by this user", why=words, next_step=_admit(name, words))
     if _OLD_CLIENT.search(words):
         return EngineError(
             f"the {name} client is too old for its server", why=words, next_step=_update(name, "client")
@@ -99,7 +99,7 @@ def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
         return NoSuchImageError(
             f"no such image: {ref}",
             why=words,
-            next_step=f"check the name with `{name} image ls`, or get it with `{name} pull {ref}`",
+            next_step=f"check the name with `{name} image ls`, or pull it with `{name} pull {ref}`",
         )
     message = f"{name} could not {f'{verb} {ref}'.strip()}"
     if _NO_DOCKER_FORMAT.search(words):
@@ -126,25 +126,25 @@ def _next_step(name: EngineName, verb: str, ref: str, words: str) -> str:
 
 
 def meant_endpoint() -> str:
-    """Return the setting that says which docker is meant, as NAME=VALUE; "" without one."""
-    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):  # in the order in which docker obeys them
+    """Return the setting that selects a docker, as NAME=VALUE; "" without one."""
+    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):  # in docker's order of precedence
         if value := os.environ.get(variable):
             return f"{variable}={value}"
     return ""
 
 
 def not_replaced(error: EngineError, meant: str) -> EngineError:
-    """Explain why no other engine is taken for a docker that does not answer."""
+    """Return the error for a docker that does not answer and may not be replaced by another engine."""
     other = "choose another engine: --engine podman"
     return EngineError(
         error.message,
-        why=f"{error.why}\n{meant} says which docker is meant, so that no other engine is taken",
+        why=f"{error.why}\n{meant} selects a docker, so no other engine is used",
         next_step=f"{error.next_step}; or {other}" if error.next_step else other,
     )
 
 
 def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str) -> BottleError:
-    """Explain a failed build with the end of its own output."""
+    """Return the error for a failed build, with the end of its own output."""
     last = "\n".join(output.splitlines()[-3:])
     if _DENIED.search(last) or _SILENT.search(last):
         return refused(name, "build", str(dockerfile), last)
@@ -156,9 +156,9 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
 
 
 def _need_buildkit(dockerfile: Path, why: str) -> str:
-    """Return the next step for a Dockerfile that the classic builder does not understand; "" for another."""
+    """Return the next step for a Dockerfile that needs BuildKit; "" for another."""
     needed = bool(_FOR_BUILDKIT.search(why))
-    if not needed and _UNKNOWN.search(why):  # the lines of a heredoc, taken for instructions
+    if not needed and _UNKNOWN.search(why):  # the lines of a heredoc, parsed as instructions
         with suppress(OSError), dockerfile.open("rb") as file:
             needed = bool(_HEREDOC.search(file.read(1 << 20)))
     if not needed:
@@ -166,13 +166,13 @@ def _need_buildkit(dockerfile: Path, why: str) -> str:
     if os.environ.get("DOCKER_BUILDKIT"):
         return "this Dockerfile needs BuildKit: unset DOCKER_BUILDKIT"
     return (
-        "this Dockerfile needs BuildKit, and this docker has its classic builder alone: install the buildx "
+        "this Dockerfile needs BuildKit, and this docker only has its classic builder: install the buildx "
         "plugin (Debian: docker-buildx; from docker: docker-buildx-plugin), or use --engine podman"
     )
 
 
 def build_words(builder: Builder, output: str) -> str:
-    """Return what the failing step of a build said, without the builder's own noise."""
+    """Return the output of the failed step of a build, without the builder's own lines."""
     lines = [clean_line(line) for line in output.splitlines()]
     if builder in ("buildkit", "buildx"):
         return "\n".join(_buildkit_words(lines))
@@ -182,8 +182,8 @@ def build_words(builder: Builder, output: str) -> str:
 
 
 def _buildkit_words(lines: list[str]) -> list[str]:
-    # "#7 0.3 its words" as the step goes on, "#7 ERROR: ..."; then, between two rules, " > [2/2] RUN ..."
-    # with the words again, which old clients leave out; then the error, with a piece of the Dockerfile
+    # "#7 0.3 its output" as the step goes on, "#7 ERROR: ..."; then, between two rules, " > [2/2] RUN ..."
+    # with the output again, which old clients leave out; then the error, with a part of the Dockerfile
     failed = [match[1] for line in lines if (match := re.match(r"#(\d+) ERROR", line))]
     titles = [index for index, line in enumerate(lines) if line.startswith(" > ")]
     if not failed or not titles:
@@ -197,16 +197,16 @@ def _buildkit_words(lines: list[str]) -> list[str]:
 
 
 def _mend_builder(why: str) -> str:
-    """Return what to do where buildx failed before it came to a Dockerfile; "" where that is not so."""
+    """Return the next step where buildx failed before it read a Dockerfile; "" where that is not so."""
     other = (
         "`docker buildx ls` lists the builders; BUILDX_BUILDER=NAME chooses one, `default` is docker's own"
     )
     if re.search(r"builder activity time|open [^\n]*/buildx/[^\n]*: permission denied", why):
-        return "make buildx's folder writable, or name another with BUILDX_CONFIG"
+        return "make buildx's folder writable, or set BUILDX_CONFIG to another"
     if re.search(r'no builder "[^"\n]*" found|failed to (find driver|initialize builder)', why):
-        return f"name another builder: {other}"
+        return f"choose another builder: {other}"
     if re.search(r"\[internal\] (booting buildkit|waiting for connection)", why):
-        return f"start that builder, or name another: {other}"
+        return f"start that builder, or choose another: {other}"
     return ""
 
 
@@ -216,9 +216,9 @@ def _mend(name: EngineName, why: str) -> str:
     if re.search(
         r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
     ):
-        return f"check the image in FROM and the way to its registry; `{name} login` if it is a private one"
+        return f"check the image in FROM and the registry; `{name} login` if it is a private one"
     if "exec format error" in why.lower():
-        return "the image is for another processor: leave --platform out, or install qemu-user-static"
+        return "the image is for another processor: drop --platform, or install qemu-user-static"
     if re.search(r"slirp4netns|\bpasta\b", why):
         return (
             "the network of a rootless build does not start: it needs pasta (Debian's package passt) or "
@@ -231,43 +231,43 @@ def _mend(name: EngineName, why: str) -> str:
 
 
 def _make_room(name: EngineName) -> str:
-    return f"make room: `{name} system df` shows what takes it, `{name} system prune` removes leftovers"
+    return f"free some space: `{name} system df` shows what uses it, `{name} system prune` removes leftovers"
 
 
 def _update(name: EngineName, side: str) -> str:
     if name == "docker" and (version := os.environ.get("DOCKER_API_VERSION")):
-        return f"unset DOCKER_API_VERSION={version}, which keeps the client from agreeing with its server"
+        return f"unset DOCKER_API_VERSION={version}, so that client and server cannot negotiate one"
     if side == "client":
-        return f"update the {name} client on this machine, which is an older one than its server takes"
+        return f"update the {name} client on this machine, which is too old for its server"
     return f"update the {name} server, or use a client of about its own version"
 
 
 def start(name: EngineName, words: str = "") -> str:
-    """Return how the engine is started; `words` is what its client said."""
+    """Return how to start the engine; `words` is the error message of its client."""
     variable = "DOCKER_HOST" if name == "docker" else "CONTAINER_HOST"
     if not (meant := os.environ.get(variable)) and name == "docker":
         variable, meant = "DOCKER_CONTEXT", os.environ.get("DOCKER_CONTEXT")
     how = _start_socket(words)
     if meant:
-        return f"start the engine that {variable}={meant} names{how and f' ({how})'}, or unset {variable}"
+        return f"start the engine of {variable}={meant}{how and f' ({how})'}, or unset {variable}"
     if how:
         return f"start it with {how}"
     if name == "podman":
         return "run `podman machine start`" if sys.platform == "darwin" else "run `podman info` to see why"
     if sys.platform == "darwin":
         return "start Docker Desktop"
-    return "start it with `sudo systemctl start docker`; `docker context ls` shows where it is looked for"
+    return "start it with `sudo systemctl start docker`; `docker context ls` shows its endpoint"
 
 
 def install() -> str:
-    """Say how to get an engine."""
+    """Return how to install an engine."""
     if sys.platform == "darwin":
         return "install Docker Desktop, or `brew install podman` and run `podman machine init --now`"
     return "install one: `sudo apt-get install docker.io`, or `sudo apt-get install podman`"
 
 
 def _start_socket(words: str) -> str:
-    """Return the command that starts the docker that answers at the socket named there; "" for the usual."""
+    """Return the command that starts the docker of the socket in the message; "" for the usual socket."""
     if found := _USER_SOCKET.search(words):
         own = "" if int(found[1]) == os.geteuid() else f", as the user {found[1]}"
         return f"`systemctl --user start docker`{own}"
@@ -284,7 +284,7 @@ def _is_snap() -> bool:
 def _admit(name: EngineName, words: str) -> str:
     if (found := _USER_SOCKET.search(words)) and int(found[1]) != os.geteuid():
         meant = meant_endpoint() or "the docker context"
-        return f"{meant} is the engine of the user {found[1]}: run bottle as that user, or name your own"
+        return f"{meant} is the engine of the user {found[1]}: run bottle as that user, or select your own"
     if name == "docker" and _is_snap():
         return (
             "run `sudo addgroup --system docker`, `sudo adduser $USER docker`, `sudo snap restart docker`, "

@@ -1,4 +1,4 @@
-"""What identifies an image that an engine holds."""
+"""What identifies an image in an engine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from bot_bottle.image.spec import Digest
 
-# what `image inspect` says of the image's own config, and not of its place in the engine
+# the parts of `image inspect` that describe the config, and not the engine's storage
 _FACTS = ("Architecture", "Author", "Config", "Created", "Os", "RootFS", "Variant")
-_STEP = ("Comment", "CreatedAt", "CreatedBy")  # what `history` says of a step, and not of its place
+_STEP = ("Comment", "CreatedAt", "CreatedBy")  # the parts of `history` that describe the step
 
 
 @dataclass(frozen=True, slots=True)
 class EngineImage:
     """An image as its engine names it.
 
-    `id` is the engine's own word: the digest of the image's config, or in containerd's image store that of
-    its manifest or index. `facts` are what the engine says of the config, as JSON. `config_digest` is None
+    `id` is the engine's own: the digest of the image's config, or in containerd's image store that of its
+    manifest or index. `facts` is the engine's description of the config, as JSON. `config_digest` is None
     where it is not known yet.
     """
 
@@ -35,9 +35,10 @@ def image_of(image_id: str, inspected: Mapping[str, Any]) -> EngineImage:
 
 
 def fingerprint(image: EngineImage, history: Iterable[Mapping[str, Any]]) -> str:
-    """Return the hexadecimal SHA-256 over all that an engine says of an image's config.
+    """Return the hexadecimal SHA-256 of the engine's description of an image's config.
 
-    It is the same for another manifest or index of the same config. `history` are the lines of `history`.
+    It is the same for another manifest or index of the same config. `history` is the output of `history`,
+    line by line.
     """
     steps = [{name: step.get(name) for name in _STEP} for step in history]
     return hashlib.sha256(f"{image.facts}{_json(steps)}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Images that only serve a command: made of a tar, found by their label and removed."""
+"""Images for the use of one command: imported from a tar, found by their label and removed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _REMOVED_WITHIN = 60.0  # seconds
 
 
 def import_image(engine: Engine, tar: IO[bytes], ref: str) -> process.Completed:
-    """Make an image of a tar of its root filesystem, and name it `ref`. The result says whether it failed."""
+    """Import an image from a tar of its root filesystem as `ref`. The result says whether it failed."""
     return process.run(import_argv(engine.program, ref), timeout=_IMPORTED_WITHIN, input=tar, check=False)
 
 
 @contextmanager
 def removed_images(engine: Engine, run: RunDir, kind: str, label: str) -> Iterator[None]:
-    """Remove every image with a label (`KEY=VALUE`) when the block ends, by any way. Raises CommandFailed.
+    """Remove every image with a label (`KEY=VALUE`) when the block ends. Raises CommandFailed.
 
-    The label is recorded in `run`, so that `sweep` finds what a killed command leaves.
+    The label is recorded in `run`, for `sweep` to use after a kill.
     """
     record = engine_record(engine.program)
     run.record(kind, label=label, **record)
@@ -39,7 +39,7 @@ def removed_images(engine: Engine, run: RunDir, kind: str, label: str) -> Iterat
 
 
 def sweep(stray: Mapping[str, Any]) -> None:
-    """Remove the images of a command that was killed. Raises CommandFailed."""
+    """Remove the images of a killed command. Raises CommandFailed."""
     _remove(stray["program"], stray["label"], engine_environment(stray["variables"]))
 
 

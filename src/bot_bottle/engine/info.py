@@ -1,4 +1,4 @@
-"""What an engine says of itself (`docker info`, `podman info`), read."""
+"""Parses an engine's description of itself (`docker info`, `podman info`)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def part(document: Any, key: str) -> dict[str, Any]:
 
 
 def is_containerd_store(info: dict[str, Any]) -> bool:
-    """Return whether docker keeps its images in containerd, by the answer of `docker info`."""
+    """Return whether docker stores its images in containerd, by the output of `docker info`."""
     return "io.containerd.snapshotter" in json.dumps(info.get("DriverStatus"))
 
 
 def is_rootless(info: dict[str, Any]) -> bool:
-    """Return whether the engine runs without root's rights."""
-    if "name=rootless" in json.dumps(info.get("SecurityOptions")):  # docker's
+    """Return whether the engine is rootless."""
+    if "name=rootless" in json.dumps(info.get("SecurityOptions")):  # of docker
         return True
     return part(part(info, "host"), "security").get("rootless") is True
 

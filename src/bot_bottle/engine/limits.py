@@ -1,22 +1,23 @@
-"""The limits of users (getrlimit(2)) that podman's builds and containers are given.
+"""The resource limits (getrlimit(2)) of podman's builds and containers.
 
-podman asks for more by default than a root without CAP_SYS_RESOURCE may set, as in most CI containers, and
-then runs nothing. docker's are the daemon's to set.
+podman's defaults are higher than a root without CAP_SYS_RESOURCE may set, as in most CI containers, and then
+it runs nothing. docker's limits are set by its daemon.
 """
 
 from __future__ import annotations
 
 import resource
 
-_FILES = 1 << 20  # podman's own
-# podman gives itself no more than the kernel has numbers for processes (pid_max), of which this is the least
+_FILES = 1 << 20  # podman's default
+# podman's default is at most the kernel's pid_max, of which this is the minimum
 _PROCESSES = 1 << 15
 
 
 def podman_limits() -> list[str]:
-    """Return podman's options for limits that it may set, none of them more than ours.
+    """Return podman's options for limits that it may set, none of them above ours.
 
-    How many processes a container may have is for `--pids-limit` to say: a user's are counted together.
+    The number of processes in a container is limited by `--pids-limit`: this limit counts a user's processes
+    together.
     """
     wanted = {
         "nofile": min(_FILES, _hard(resource.RLIMIT_NOFILE)),

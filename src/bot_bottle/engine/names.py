@@ -31,7 +31,7 @@ Run = Callable[[tuple[str, ...], bytes], process.Completed]
 
 
 class ImageNames:
-    """Takes names from images of an engine, by commands that `run` runs."""
+    """Removes names of images of an engine, by commands that `run` runs."""
 
     def __init__(self, program: Path, name: EngineName, run: Run) -> None:
         self._program = program
@@ -39,7 +39,7 @@ class ImageNames:
         self._run = run
 
     def untag(self, ref: str) -> None:
-        """Take a name from its image and leave the image; no matter if there is none. Raises EngineError."""
+        """Remove a name, but not its image; does nothing if there is no such name. Raises EngineError."""
         with suppress(NoSuchImageError):
             if self._name == "podman":
                 self._run(argv.untag_argv(self._program, ref), b"")
@@ -47,7 +47,7 @@ class ImageNames:
                 self._untag(ref, self._inspect(ref))
 
     def untag_pushed(self, pushed: str, second: str) -> None:
-        """Take the name that an image was pushed by, with its digest, and its second name, if it has them.
+        """Remove the name by which an image was pushed, with its digest, and its second name, if it has them.
 
         Raises EngineError.
         """
@@ -63,7 +63,7 @@ class ImageNames:
         self.untag(second)
 
     def _untag(self, ref: str, image: Mapping[str, Any]) -> None:
-        # one that was killed in the middle has left the empty image
+        # a killed command may have left the empty image
         if argv.EMPTY_LABEL not in part(part(image, "Config"), "Labels"):
             self._run(argv.import_empty_argv(self._program, ref), _EMPTY_TAR)
         self._run(argv.remove_name_argv(self._program, ref), b"")

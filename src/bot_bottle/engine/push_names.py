@@ -1,7 +1,7 @@
-"""The names of an image while it is pushed, taken away when it has been.
+"""Additional names of an image while it is pushed, removed afterwards.
 
 docker 25 to 27 with containerd's image store removes an image with its last name even where that name is
-given to another image. So an image without a name is not pushed from there.
+moved to another image. So an image without a name is not pushed from there.
 
 Source: moby, daemon/images/image_delete.go (ImageDelete).
 """
@@ -33,7 +33,7 @@ _TIMEOUT = 60.0  # seconds
 def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: RunDir) -> Iterator[None]:
     """Name an image in the block, to be pushed as `pushed`; `second` is another name of it meanwhile.
 
-    What a killed command leaves of it is recorded in `run`, for `sweep`. Raises EngineError.
+    Both are recorded in `run`, for `sweep` to remove after a kill. Raises EngineError.
     """
     _check_that_it_stays(engine, image)
     facts = {"engine": engine.name, "pushed": pushed, "second": second}
@@ -58,13 +58,13 @@ def _check_that_it_stays(engine: Engine, image: str) -> None:
     if loses_unnamed(engine) and not engine.inspect(image).get("RepoTags"):
         raise EngineError(
             f"docker {engine.server_version} would lose the image {image} with a push",
-            why="with containerd's image store it removes an image with the last name of it",
+            why="with containerd's image store it removes an image with its last name",
             next_step=f"give it a name: docker tag {image} NAME, or choose another --transport",
         )
 
 
 def sweep(stray: Mapping[str, Any]) -> None:
-    """Take the names away that a killed command gave to an image that it pushed. Raises EngineError."""
+    """Remove the names of an image that a killed command was pushing. Raises EngineError."""
     env = engine_environment(stray["variables"])
     name: EngineName = "podman" if stray["engine"] == "podman" else "docker"
 

@@ -1,4 +1,4 @@
-"""Where an image comes from: what a user asked for, checked and frozen."""
+"""Where an image comes from: a user's choice, checked and frozen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Pull = Literal["never", "missing", "always"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the image comes from: a build, an image the engine holds, or an archive. Exactly one of them.
+    """Where the image comes from: a build, an image in the engine, or an archive. Exactly one of them.
 
-    `pull` says when the engine is to get the image from its registry first. `archive_name` chooses among the
+    `pull` says when the engine is to pull the image from its registry first. `archive_name` chooses among the
     images of an archive, by name or digest. The archive `-` is standard input. `features` are installed and
-    `setup` is run on top of the image, with `no_cache` again. Raises SpecError for names
-    that no engine takes.
+    `setup` is run on top of the image, with `no_cache` again. Raises SpecError for names that no engine
+    accepts.
     """
 
     build: BuildRequest | None = None
@@ -47,7 +47,7 @@ class Source:
 
     @classmethod
     def of_archive(cls, text: str) -> Source:
-        """Return the source that `FILE[:NAME]` or `FILE[@DIGEST]` means; a file of that name is first."""
+        """Return the source for `FILE[:NAME]` or `FILE[@DIGEST]`; an existing FILE has precedence."""
         if not Path(text).exists():
             for at in range(len(text) - 1, 0, -1):
                 if text[at] in ":@" and _is_archive(text[:at]):
@@ -69,7 +69,7 @@ def _is_archive(text: str) -> bool:
 
 
 def parse_build_args(items: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
-    """Read `NAME=VALUE`, or `NAME` for the value it has here, as docker's --build-arg does."""
+    """Parse `NAME=VALUE`, or `NAME` for its value here, as docker's --build-arg does."""
     return tuple(
         (name, value if equals else None) for name, equals, value in (item.partition("=") for item in items)
     )

@@ -1,10 +1,10 @@
-"""Images where their engine keeps them: read in place by who may, which saves the engine's own export.
+"""Images in their engine's storage: read there by users who may, which saves the engine's own export.
 
-docker with overlay2 and podman with overlay keep each layer unpacked, with a recipe of its tar
-(tar_split.py). docker with containerd's image store keeps them as pulled or built (content_store.py).
-The places are not an interface that anybody has promised. But the configuration is verified against the
-image's id, and each layer against the digest in the configuration, so whatever has changed or is missing is
-noticed, and the image is exported as always.
+docker with overlay2 and podman with overlay store each layer unpacked, with a description of its tar
+(tar_split.py). docker with containerd's image store has them as pulled or built (content_store.py). The
+storage is not a documented interface. But the config is verified against the image's id, and each layer
+against the digest in the config, so a change or a missing file is noticed, and the image is exported as
+usual.
 
 Sources: moby, layer/filestore.go, image/fs.go; containers/storage, images.go, layers.go; OCI image-spec v1.1,
 config.md ("Layer ChainID").
@@ -38,7 +38,7 @@ _NOWHERE = Blob(-1, 0, 0)
 
 
 class _Place(NamedTuple):
-    """Where a layer is: the recipe of its tar, and the folder with its files."""
+    """Where a layer is: the tar-split file, and the folder with its files."""
 
     recipe: Path
     folder: Path
@@ -46,7 +46,7 @@ class _Place(NamedTuple):
 
 @contextmanager
 def stored_image(engine: Engine, image_id: str) -> Iterator[Image | None]:
-    """Open an image of the engine with its layers where they are; None where they cannot be read.
+    """Open an image in the engine's storage; None where it cannot be read.
 
     Its layers are verified when they are read, as always. Its platform has to be this machine's. Raises
     ImageError for an image in containerd's content store that is damaged or for another platform.

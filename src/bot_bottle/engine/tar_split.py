@@ -1,10 +1,10 @@
-"""A layer's tar put together again, byte for byte, from an unpacked layer and the recipe kept with it.
+"""The tar of a layer, restored byte for byte from its unpacked files and its tar-split file.
 
-Engines that unpack layers keep a recipe of each: lines of JSON, gzipped, in the order of the tar. One of
-type 2 is bytes as they are (base64: headers, padding), one of type 1 a file's content, in the layer's folder.
-What comes out has to be verified against the layer's digest, like any input.
+Engines that unpack layers store a tar-split file for each: lines of JSON, gzipped, in the order of the tar.
+One of type 2 is literal bytes (base64: headers, padding), one of type 1 a file's content, in the layer's
+folder. The result has to be verified against the layer's digest, like any input.
 
-Source: github.com/vbatts/tar-split, tar/storage (Entry); docker keeps it as `tar-split.json.gz`, podman as
+Source: github.com/vbatts/tar-split, tar/storage (Entry); docker stores it as `tar-split.json.gz`, podman as
 `<layer>.tar-split.gz`.
 """
 
@@ -21,20 +21,20 @@ from bot_bottle.image.gunzip import GzipError, open_gzip
 from bot_bottle.image.layers import CHUNK
 
 _LINE_LIMIT = 4 << 20  # bytes; a header has up to 1 MiB
-_SOME = 256 << 10  # bytes that are gathered from small pieces before they are given out
+_SOME = 256 << 10  # bytes of small pieces that are joined
 _FILE, _BYTES = 1, 2
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else 0
 
 
 class SplitTar:
-    """The tar, read in order. `recipe` names the file of JSON lines, `folder` the unpacked layer."""
+    """The tar, read in order. `recipe` is the tar-split file, `folder` the unpacked layer."""
 
     def __init__(self, recipe: Path, folder: Path) -> None:
         self._root = os.open(folder, _FOLDER_FLAGS)
-        self._near: tuple[bytes, int] = (b"", self._root)  # the folder used last, and its descriptor
+        self._near: tuple[bytes, int] = (b"", self._root)  # cache of the last folder and its descriptor
         self._file: int | None = None
         self._name = b""
-        self._size = self._left = 0  # bytes of the present file, and how many of them are still to come
+        self._size = self._left = 0  # bytes of the current file, and how many of them are left
         self._bytes = b""
         try:
             self._lines = open_gzip(recipe)  # closed by close()
@@ -43,7 +43,7 @@ class SplitTar:
             raise
 
     def read(self, count: int = CHUNK, /) -> bytes:
-        """Return some bytes, `count` at most; nothing only at the end. Raises OSError or EOFError."""
+        """Return some bytes, `count` at most; b"" only at the end. Raises OSError or EOFError."""
         parts: list[bytes] = []
         have = 0
         while have < min(count, _SOME) and (self._bytes or self._left or self._next()):
@@ -56,7 +56,7 @@ class SplitTar:
         return b"".join(parts)
 
     def skip(self, count: int, /) -> int:
-        """Pass over `count` bytes, without reading the files they are in; give how many there were."""
+        """Skip `count` bytes, without reading their files; return how many there were."""
         left = count
         while left and (self._bytes or self._left or self._next()):
             step = min(left, len(self._bytes) or self._left)
@@ -68,7 +68,7 @@ class SplitTar:
         return count - left
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what was opened."""
         self._close_file()
         self._leave()
         if self._root >= 0:
@@ -77,7 +77,7 @@ class SplitTar:
         self._lines.close()
 
     def _next(self) -> bool:
-        """Go on to the next piece that is not empty; there may be none."""
+        """Go on to the next piece that is not empty; return whether there is one."""
         self._close_file()
         while not self._bytes and not self._left:
             try:
@@ -86,7 +86,7 @@ class SplitTar:
                     return False
                 self._take(json.loads(line))
             except (ValueError, TypeError, KeyError, RecursionError, GzipError) as error:
-                raise OSError(f"its recipe is not understood: {error}") from error
+                raise OSError(f"its tar-split file is invalid: {error}") from error
         return True
 
     def _take(self, entry: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class SplitTar:
             self._name = base64.b64decode(raw, validate=True) if raw else os.fsencode(entry["name"])
             self._size = self._left = int(entry["size"])
             if self._size <= 0 or b"\0" in self._name:
-                raise ValueError("a content that no file can have")
+                raise ValueError("an invalid size")
 
     def _content(self, count: int) -> bytes:
         if self._file is None:
@@ -116,7 +116,7 @@ class SplitTar:
         fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._go(head))
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError("it has something else where a file should be")
+            raise OSError("a file of it is missing or of another type")
         return fd
 
     def _go(self, path: bytes) -> int:
@@ -125,7 +125,7 @@ class SplitTar:
             self._leave()
             for part in path.split(b"/"):
                 if part == b"..":
-                    raise OSError("it has a name that leads out")
+                    raise OSError("it has a name that leads outside")
                 if part not in (b"", b"."):
                     there = os.open(part, _FOLDER_FLAGS, dir_fd=self._near[1])
                     self._leave()

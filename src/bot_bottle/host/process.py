@@ -57,7 +57,7 @@ def shown(argv: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """How a program ended. `code` is negative for a signal, as in subprocess."""
+    """The result of a program. `code` is negative for a signal, as in subprocess."""
 
     argv: tuple[str, ...]
     code: int
@@ -77,7 +77,7 @@ class Completed:
 
     @property
     def complaint(self) -> str:
-        """What the program said of its failure: standard error, or standard output if that is empty."""
+        """The program's error message: standard error, or standard output if that is empty."""
         return redact.redacted((self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace"))
 
 
@@ -94,7 +94,7 @@ class CommandFailed(CommandError):
 
     @property
     def not_found(self) -> bool:
-        """Whether the program is not there at all."""
+        """Whether the program does not exist."""
         return self.done.code == 127 and not self.done.stdout
 
 

@@ -23,7 +23,7 @@ _CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.do
 _LAYER_TYPES = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 _DEPTH_LIMIT = 4  # indexes within indexes
 _MANIFEST_LIMIT = 1000
-_TOLD = 20  # platforms, or kinds of artifacts, in one message
+_SHOWN = 20  # platforms, or kinds of artifacts, in one message
 
 Find = Callable[[Digest], Blob | None]
 """Returns the blob of a digest, or None where the store does not have it. It need not be verified."""
@@ -283,4 +283,4 @@ def _platform(descriptor: Descriptor) -> Platform | None:
 
 
 def _listed(found: set[str]) -> str:
-    return ", ".join(sorted(found)[:_TOLD])
+    return ", ".join(sorted(found)[:_SHOWN])

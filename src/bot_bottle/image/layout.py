@@ -44,14 +44,14 @@ def read(members: Members, what: str, wanted: Platform, name: str | None = None)
         if name is None or means(name, each[0], search.digests(each[1]))
     }
     if not chosen:
-        raise no_such_name(name or "", _told(found))
+        raise no_such_name(name or "", _summary(found))
     if len(chosen) > 1:
-        raise several(f"the archive has several images for {wanted}", _told(chosen), what)
+        raise several(f"the archive has several images for {wanted}", _summary(chosen), what)
     [(_, candidate)] = chosen.values()
     return search.open(candidate)
 
 
-def _told(found: Mapping[Digest, tuple[set[str], Candidate]]) -> list[tuple[str, str]]:
+def _summary(found: Mapping[Digest, tuple[set[str], Candidate]]) -> list[tuple[str, str]]:
     return [(str(digest), min(names)) for digest, (names, _) in found.items()]
 
 

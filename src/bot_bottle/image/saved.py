@@ -17,7 +17,7 @@ from bot_bottle.image.platforms import suits
 from bot_bottle.image.spec import Digest, ImageConfig, Platform
 
 _IMAGES_LIMIT = 1000
-_TOLD = 20  # images in one message
+_SHOWN = 20  # images in one message
 
 
 @dataclass(slots=True)
@@ -49,11 +49,11 @@ def read_saved(members: Members, what: str, wanted: Platform, name: str | None) 
     if name is not None:
         found = [each for each in found if means(name, each.names, [each.digest])]
         if not found:
-            raise no_such_name(name, [_told(each) for each in _images(members, raw)])
+            raise no_such_name(name, [_summary(each) for each in _images(members, raw)])
     if len(found) > 1:
         found = [each for each in found if each.suits(wanted)] or found
     if len(found) > 1:
-        raise several(f"the archive has {len(found)} images", [_told(each) for each in found], what)
+        raise several(f"the archive has {len(found)} images", [_summary(each) for each in found], what)
     return found[0].config, [_named(members, layer) for layer in found[0].layers]
 
 
@@ -77,11 +77,11 @@ def no_such_name(name: str, images: list[tuple[str, str]]) -> ImageError:
 
 
 def _list(images: list[tuple[str, str]]) -> str:
-    lines = [f"{digest} {shown(name)}".rstrip() for digest, name in images[:_TOLD]]
-    return "\n".join([*lines, *(["..."] if len(images) > _TOLD else [])])
+    lines = [f"{digest} {shown(name)}".rstrip() for digest, name in images[:_SHOWN]]
+    return "\n".join([*lines, *(["..."] if len(images) > _SHOWN else [])])
 
 
-def _told(image: _Saved) -> tuple[str, str]:
+def _summary(image: _Saved) -> tuple[str, str]:
     return str(image.digest), image.names[0] if image.names else ""
 
 

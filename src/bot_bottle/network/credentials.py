@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.host.redact import Secret
-from bot_bottle.network.probes import KIT
+from bot_bottle.network.probes import TOOLKIT
 
 BUNDLE = "ca.pem"
 
@@ -31,12 +31,12 @@ VARIABLES = dict.fromkeys(
         "REQUESTS_CA_BUNDLE",
         "SSL_CERT_FILE",
     ),
-    f"{KIT}/{BUNDLE}",
+    f"{TOOLKIT}/{BUNDLE}",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Withheld:
+class ProxiedCredential:
     """A secret in the variable `name`, for `hosts` only."""
 
     name: str
@@ -46,20 +46,20 @@ class Withheld:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CredentialStore:
     """The credentials of a bottle, and the file with the authorities that the bottle is to trust."""
 
-    secrets: Sequence[Withheld]
+    secrets: Sequence[ProxiedCredential]
     bundle: Path
 
 
-def variables(withheld: Iterable[Withheld]) -> dict[str, str]:
+def variables(credentials: Iterable[ProxiedCredential]) -> dict[str, str]:
     """Return the variables that a bottle gets instead of the values; none without credentials."""
-    found = {each.name: each.placeholder for each in withheld}
+    found = {each.name: each.placeholder for each in credentials}
     return {**VARIABLES, **found} if found else {}
 
 
-def put_in(header: bytes, values: Mapping[bytes, bytes]) -> bytes:
+def substitute_placeholders(header: bytes, values: Mapping[bytes, bytes]) -> bytes:
     """Return a header's value with placeholders replaced, also within Basic credentials (RFC 7617)."""
     scheme, space, rest = header.partition(b" ")
     if space and scheme.lower() == b"basic":

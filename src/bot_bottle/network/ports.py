@@ -23,7 +23,7 @@ class Port:
     host: int
     guest: int
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return a sentence that says where the port is reached."""
         return f"port {self.guest} of the bottle is on 127.0.0.1:{self.host}"
 
@@ -62,7 +62,7 @@ def _refused(item: str, why: str) -> SpecError:
     )
 
 
-def settled(ports: Sequence[Port]) -> tuple[Port, ...]:
+def allocate_host_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
     """Return the ports with a free host port in place of each 0. Raises SpecError for a port in use.
 
     The ports are not reserved: if another program takes one before the bottle starts, the start fails.

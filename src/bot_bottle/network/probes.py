@@ -1,8 +1,8 @@
 """Probes: attempts to get out, made inside a bottle before its command starts, which prove its isolation.
 
 The probes are one script for the shell of a small toolkit: busybox and its loader from smolvm's guest system,
-mounted read-only in the bottle at KIT. Nothing of the image is needed or trusted: every command line names
-the loader, so no program or library of the image runs.
+mounted read-only in the bottle at TOOLKIT. Nothing of the image is needed or trusted: every command line
+names the loader, so no program or library of the image runs.
 
 All probes run at once; one without an answer when the time is up is silent. The output comes from inside the
 bottle and may be forged, so only expected names with valid outcomes count, once each.
@@ -21,9 +21,9 @@ from typing import Literal, get_args
 
 from bot_bottle.errors import WallsError
 
-KIT = "/.bottle"
+TOOLKIT = "/.bottle"
 # files of the toolkit; the loader has a name of its own, since no image has it at this place
-BUSYBOX = (f"{KIT}/ld.so", "--library-path", KIT, f"{KIT}/busybox")
+BUSYBOX = (f"{TOOLKIT}/ld.so", "--library-path", TOOLKIT, f"{TOOLKIT}/busybox")
 SHELL = (*BUSYBOX, "sh", "-c")  # the script follows
 # the loader obeys these, and an image may set them: a backend makes them empty for the probes
 CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
@@ -170,7 +170,7 @@ class Proof:
         return Proof({**self.results, **other.results})
 
     @property
-    def holds(self) -> bool:
+    def ok(self) -> bool:
         """Whether the network isolation is in force."""
         return all(ok for _, ok in self.results.values())
 

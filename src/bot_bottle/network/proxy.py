@@ -37,7 +37,7 @@ from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode
 from mitmproxy.proxy.server import ConnectionIO
 
 from bot_bottle.network.audit_log import Log
-from bot_bottle.network.credentials import put_in
+from bot_bottle.network.credentials import substitute_placeholders
 from bot_bottle.network.dialing import connect, resolve
 from bot_bottle.network.policy import Verdict, load_policy
 from bot_bottle.network.rules import address_of
@@ -46,14 +46,14 @@ _LARGEST_HELLO = 64 << 10  # bytes; a ClientHello has some hundred to two thousa
 _HTTPS = 443
 
 
-class Walls:
+class PolicyAddon:
     """The mitmproxy addon that applies the policy."""
 
-    def __init__(self, policy: Path, log: Log, withheld: Mapping[str, Mapping[bytes, bytes]]) -> None:
+    def __init__(self, policy: Path, log: Log, credentials: Mapping[str, Mapping[bytes, bytes]]) -> None:
         self._path = policy
         self._policy, self._read = load_policy(policy), _stamp(policy)
         self._log = log
-        self._withheld = withheld  # by host: placeholders and values
+        self._credentials = credentials  # by host: placeholders and values
         self._tunnels: dict[str, str] = {}  # by client: the host that a tunnel was asked for
         self._pinned: dict[str, tuple[str, int]] = {}  # by client: what that host resolved to
 
@@ -79,7 +79,7 @@ class Walls:
     def _secured(self, context: Context, asked: str, name: str) -> layer.Layer:
         """Return the layer for TLS to a server name, in a tunnel to the host that was requested."""
         port = context.server.address[1] if context.server.address else 0
-        if asked in self._withheld and port == _HTTPS:
+        if asked in self._credentials and port == _HTTPS:
             if name.lower() != asked:
                 self._log.refused(name, port, f"the tunnel was requested for {asked}")
                 return _Closed(context)
@@ -104,7 +104,7 @@ class Walls:
         """Decide about a plain request. Its body is streamed."""
         flow.request.stream = True
         if flow.client_conn.tls_established:
-            self._put_in(flow)
+            self._add_credentials(flow)
         elif flow.request.scheme != "http":
             flow.response = _refusal(400, "this is an HTTP proxy; HTTPS needs a tunnel (CONNECT)")
         elif _host_of(flow.request.host_header) not in ("", flow.request.host.lower()):
@@ -112,15 +112,17 @@ class Walls:
         else:
             self._decide(flow)
 
-    def _put_in(self, flow: http.HTTPFlow) -> None:
+    def _add_credentials(self, flow: http.HTTPFlow) -> None:
         """Put credentials into a request in place of their placeholders."""
         host = self._tunnels.get(flow.client_conn.id, "")
         if _host_of(flow.request.host_header).removesuffix(".") not in ("", host):
             flow.response = _refusal(400, "the header Host names another host than the tunnel")
             return
-        values = self._withheld.get(host, {})
+        values = self._credentials.get(host, {})
         fields = flow.request.headers.fields
-        flow.request.headers.fields = tuple((name, put_in(value, values)) for name, value in fields)
+        flow.request.headers.fields = tuple(
+            (name, substitute_placeholders(value, values)) for name, value in fields
+        )
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Stream the body of a response."""
@@ -220,21 +222,21 @@ class _Connection(ProxyConnectionHandler):
 
     def __init__(
         self,
-        walls: Walls,
+        addon: PolicyAddon,
         master: Master,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         mode: ProxyMode,
     ) -> None:
         super().__init__(master, reader, writer, master.options, mode)
-        self._walls = walls
+        self._addon = addon
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
         """Connect to a server, tell the layers, and serve it; mitmproxy's own tries one address alone."""
         server = command.connection
         try:
             host, port = (server.address or ("", 0))[:2]
-            allowed = await self._walls.addresses(self.client.id, host, port)
+            allowed = await self._addon.addresses(self.client.id, host, port)
             reader, writer = await connect(allowed, port)
         except (OSError, asyncio.CancelledError) as error:
             server.error = str(error) or "cancelled"
@@ -245,7 +247,7 @@ class _Connection(ProxyConnectionHandler):
         server.peername = writer.get_extra_info("peername")
         server.sockname = writer.get_extra_info("sockname")
         server.address = (server.peername[0], port)
-        self._walls.pin(self.client.id, *server.address)
+        self._addon.pin(self.client.id, *server.address)
         server.timestamp_start = server.timestamp_tcp_setup = time.time()
         server.state = ConnectionState.OPEN
         self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
@@ -254,24 +256,24 @@ class _Connection(ProxyConnectionHandler):
         server.timestamp_end = time.time()
 
 
-async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
+async def _serve(path: Path, addon: PolicyAddon, config: dict[str, Any]) -> None:
     options = Options(server=False, http2=False)
     master, manager = Master(options), Proxyserver()
-    master.addons.add(walls, manager)
-    if withheld:
-        trusted = withheld["trusted"] or certifi.where()
+    master.addons.add(addon, manager)
+    if config:
+        trusted = config["trusted"] or certifi.where()
         master.addons.add(TlsConfig())  # makes its authority when it gets the options
-        options.update(confdir=withheld["folder"], ssl_verify_upstream_trusted_ca=trusted)
-        own = Path(withheld["folder"], "mitmproxy-ca-cert.pem").read_bytes()
-        Path(withheld["bundle"]).write_bytes(Path(trusted).read_bytes() + b"\n" + own)
-        Path(withheld["bundle"]).chmod(0o644)
+        options.update(confdir=config["folder"], ssl_verify_upstream_trusted_ca=trusted)
+        own = Path(config["folder"], "mitmproxy-ca-cert.pem").read_bytes()
+        Path(config["bundle"]).write_bytes(Path(trusted).read_bytes() + b"\n" + own)
+        Path(config["bundle"]).chmod(0o644)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, master.shutdown)
-    listener = await loop.run_in_executor(None, _receive, door)
+    listener = await loop.run_in_executor(None, _receive, path)
     instance: ServerInstance[RegularMode] = ServerInstance.make("regular", manager)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(walls, master, reader, writer, instance.mode)
+        connection = _Connection(addon, master, reader, writer, instance.mode)
         connection.layer = instance.make_top_layer(connection.layer.context)
         with manager.register_connection(connection.client.id, connection):
             await connection.handle_client()
@@ -282,12 +284,12 @@ async def _serve(door: Path, walls: Walls, withheld: dict[str, Any]) -> None:
 
 def _receive(path: Path) -> socket.socket:
     """Wait for the socket that was made inside the container's network namespace (unix(7), SCM_RIGHTS)."""
-    with socket.socket(socket.AF_UNIX) as door:
-        door.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
         # in a folder that only the user can enter; the process in the namespace may be another user's
         path.chmod(0o666)
-        door.listen(1)
-        connection, _ = door.accept()
+        server.listen(1)
+        connection, _ = server.accept()
         with connection:
             _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
             listener = socket.socket(fileno=descriptors[0])
@@ -300,11 +302,11 @@ def _receive(path: Path) -> socket.socket:
 def main() -> None:
     """Serve until SIGTERM."""
     os.umask(0o077)
-    door, log, policy, *more = map(Path, sys.argv[1:])
-    withheld = json.loads(more[0].read_text()) if more else {}
+    path, log, policy, *more = map(Path, sys.argv[1:])
+    config = json.loads(more[0].read_text()) if more else {}
     values: dict[str, dict[bytes, bytes]] = {}
-    for each in withheld.get("secrets", ()):
+    for each in config.get("secrets", ()):
         value = Path(each["pipe"]).read_bytes()
         for host in each["hosts"]:
             values.setdefault(host, {})[each["placeholder"].encode()] = value
-    asyncio.run(_serve(door, Walls(policy, Log(log), values), withheld))
+    asyncio.run(_serve(path, PolicyAddon(policy, Log(log), values), config))

@@ -21,7 +21,7 @@ from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
-from bot_bottle.network.credentials import Kept
+from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.secrets.fifo import secret_fifos
 
@@ -40,7 +40,7 @@ VARIABLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ProxyProcess:
     """A proxy that waits for its socket. PROGRAM has to see `folder`; `socket` is the path in it."""
 
     folder: Path
@@ -67,7 +67,7 @@ def check_proxy() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class EgressFiles:
     """The log that a proxy writes, and the policy that it reads, again whenever it has changed."""
 
     log: Path
@@ -75,7 +75,9 @@ class Record:
 
 
 @contextmanager
-def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) -> Iterator[Door]:
+def run_proxy(
+    policy: Policy, record: EgressFiles, folder: Path, run: RunDir, store: CredentialStore
+) -> Iterator[ProxyProcess]:
     """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
 
     Raises WallsError when the proxy does not start.
@@ -87,34 +89,34 @@ def door(policy: Policy, record: Record, folder: Path, run: RunDir, kept: Kept) 
     argv = helper("bot_bottle.network.proxy", *places)
     try:
         with ExitStack() as stack:
-            if kept.secrets:
-                values = {each.name: each.value for each in kept.secrets}
+            if store.secrets:
+                values = {each.name: each.value for each in store.secrets}
                 pipes = stack.enter_context(secret_fifos(values, run.path))
-                argv.append(str(_write_config(kept, pipes, run)))
+                argv.append(str(_write_config(store, pipes, run)))
             output = stack.enter_context(words.open("wb"))
             proxy = process.background(argv, env=environment(), cwd=folder, output=output)
             child = stack.enter_context(proxy)
-            made = Door(folder, child, words)
+            made = ProxyProcess(folder, child, words)
             _wait(made)
             yield made
     finally:
         record.policy.unlink(missing_ok=True)
 
 
-def _write_config(kept: Kept, pipes: Mapping[str, str], run: RunDir) -> Path:
+def _write_config(store: CredentialStore, pipes: Mapping[str, str], run: RunDir) -> Path:
     """Write where the proxy finds its credentials, and where it writes the bundle; return the path."""
     found = [
         {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]}
-        for each in kept.secrets
+        for each in store.secrets
     ]
     trusted = os.environ.get("SSL_CERT_FILE")
-    document = {"folder": str(run.folder("authority")), "bundle": str(kept.bundle), "trusted": trusted}
-    path = run.path / "withheld.json"
+    document = {"folder": str(run.folder("authority")), "bundle": str(store.bundle), "trusted": trusted}
+    path = run.path / "credentials.json"
     path.write_text(json.dumps({**document, "secrets": found}))
     return path
 
 
-def _wait(made: Door) -> None:
+def _wait(made: ProxyProcess) -> None:
     wait_until(lambda: made.socket.exists() or made.process.code is not None, _TIMEOUT)
     if not made.socket.exists():
         raise WallsError("the bottle's proxy did not start", why=made.complaint())

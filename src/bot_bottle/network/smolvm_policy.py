@@ -98,12 +98,12 @@ def _allowing(policy: Policy) -> list[str]:
         if isinstance(rule.target, str):
             argv += ["--allow-host-pattern", str(rule)]
         else:
-            _hold_reachable(rule.target)
+            _check_reachable(rule.target)
             argv += ["--allow-cidr", str(rule.target)]
     return argv
 
 
-def _hold_reachable(network: Network) -> None:
+def _check_reachable(network: Network) -> None:
     if network.version == 6:
         raise _cannot(str(network), "there is no IPv6 in a microVM", "allow its IPv4 address")
     if network.overlaps(_PROOF):

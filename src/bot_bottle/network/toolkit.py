@@ -1,6 +1,6 @@
 """The tools with which the probes run: busybox and its loader, from smolvm's guest system.
 
-They are unpacked once for each version of smolvm, and mounted read-only in a bottle at probes.KIT.
+They are unpacked once for each version of smolvm, and mounted read-only in a bottle at probes.TOOLKIT.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _FILES = (
 )
 
 
-def kit(progress: Progress) -> Path:
+def prepare_toolkit(progress: Progress) -> Path:
     """Return the folder of the tools, readable by all users; unpack them if needed. Raises SmolvmError."""
     guest = find_guest()
-    folder = paths.cache_dir() / "smolvm" / f"{guest.version}-kit"
+    folder = paths.cache_dir() / "smolvm" / f"{guest.version}-tools"
     try:
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         waiting = "waiting for another bot-bottle that prepares the network probes"

@@ -1,7 +1,7 @@
-"""The packers: an image becomes an artifact.
+"""The packers: they write an artifact from an image.
 
-The native packer writes the file itself: no registry, no KVM, no virtual machine. The other asks smolvm, and
-is what the first is compared with.
+The native packer writes the file itself: no registry, no KVM, no virtual machine. The other runs smolvm, with
+whose artifacts those of the first are compared.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def pack_native(
     parts: Parts | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> PackResult:
-    """Write an image's root filesystem and the guest files into a new artifact, in one pass.
+    """Write an image's root filesystem and the guest files to a new artifact, in one pass.
 
     `out` is a new file's path, or a binary file open for writing. The same image, guest and options give the
-    same bytes, with or without the `parts` of other artifacts; with them, a path's file gets a list of its
-    own parts beside it. `on_bytes` is told how many bytes of `root` went in, `root.size` in all. A file that
-    could not be finished is removed.
+    same bytes, with or without the `parts` of other artifacts; with them, a list of its own parts is written
+    beside the file. `on_bytes` is called with the number of bytes of `root` that were written, `root.size` in
+    all. A file that could not be finished is removed.
 
-    Raises ImageError for an image that this machine cannot run, DiskFullError with what would be needed,
-    ArtifactError when it cannot be written otherwise.
+    Raises ImageError for an image that this machine cannot run, DiskFullError with the space that is needed,
+    ArtifactError when it cannot be written for another reason.
     """
     options = options or PackOptions()
     platform = _platform(image.config.platform, foreign=options.foreign)
@@ -77,7 +77,7 @@ def pack_native(
         layers=(LayerAsset(f"sha256:{layer}", f"layers/{layer}.tar", root.size),),
     )
     manifest = _manifest(image, guest, options, platform, assets)
-    manifest.to_json()  # what cannot be written is known now, not after a gigabyte
+    manifest.to_json()  # an invalid manifest fails now, not after a gigabyte
     with (
         sink(out, guest.size + root.size) as output,
         Writer(output, threads=options.threads or threads(), copy=output.copy) as writer,
@@ -100,12 +100,12 @@ def pack_native(
 
 
 def _write_guest(writer: Writer, guest: Guest, parts: Parts | None, listed: PartList) -> Callable[[], object]:
-    """Write the guest files, and give what lists them at the end, or raises SmolvmError: they are damaged.
+    """Write the guest files; return a function that lists them, or raises SmolvmError if they are damaged.
 
-    Those that an artifact holds already were sound.
+    Those of another artifact were verified when that was made.
     """
     writer.begin(MEMBER, guest.size)
-    # where there are none, the guest's file need not be read for a key
+    # without parts, the guest's file need not be read for a key
     kept = parts.read(_key(guest)) if parts else None
     if kept is not None and holds(kept.data, guest.size):
         writer.add_segment(lambda: kept, guest.size, partial(listed.add, _key(guest)))
@@ -126,46 +126,45 @@ def _key(guest: Guest) -> str:
 
 
 def layer_id(diff_ids: Iterable[Digest], flatten_version: int) -> str:
-    """Name a flattened layer before there is a byte of it: 64 hex digits, from what it is made of.
+    """Return the id of a flattened layer before it is written: 64 hex digits, a hash of what it is made from.
 
-    smolvm names merged layers alike: by what went in, not by what came out.
+    smolvm identifies merged layers in the same way: by their input, not by their content.
     """
     text = "".join(f"{part}\n" for part in (f"flatten {flatten_version}", *diff_ids))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def guest_name(name: str) -> str:
-    """Make an image's name one that smolvm's guest takes: `A-Za-z0-9._/:@-`, the first a letter or digit."""
+    """Return a name for an image that smolvm accepts: `A-Za-z0-9._/:@-`, the first a letter or digit."""
     name = re.sub(r"[^A-Za-z0-9._/:@-]", "-", name)
-    name = re.sub(r"\.{2,}", ".", name)  # ".." together with "/" is refused
+    name = re.sub(r"\.{2,}", ".", name)  # smolvm refuses ".." together with "/"
     return re.sub(r"\A[^A-Za-z0-9]+", "", name)[:_NAME_MAX]
 
 
 def smolvm_pack_argv(image: str | Path, out: Path) -> tuple[str, ...]:
-    """Give smolvm's arguments (after its own name) for packing an image archive or a registry's image.
+    """Return smolvm's arguments (after its own name) for packing an image archive or a registry's image.
 
-    smolvm takes a name for a local archive when it ends in `.tar` and is absolute. Raises UsageError.
+    smolvm takes a name as one of a local archive when it ends in `.tar` and is absolute. Raises UsageError.
     """
     if isinstance(image, Path) and image.suffix != ".tar":
-        raise UsageError(f"smolvm would not take {image.name} for an archive", next_step="let it end in .tar")
+        raise UsageError(f"smolvm only accepts archives named *.tar: {image.name}", next_step="rename it")
     named = str(image.absolute()) if isinstance(image, Path) else image
     return ("pack", "create", "--image", named, "-o", str(out.absolute()))
 
 
 def pack_smolvm(run: Callable[[Sequence[str]], None], image: str | Path, out: Path) -> PackResult:
-    """Let smolvm itself make an artifact from a docker-save or OCI archive, or from a registry's image.
+    """Make an artifact with smolvm from a docker-save or OCI archive, or from a registry's image.
 
-    `run` runs smolvm with the arguments it is given. smolvm writes a program and the artifact beside it; only
-    the artifact is kept, as `out`. Raises what `run` raises, and ArtifactError when no sound file came out.
+    `run` runs smolvm with the arguments that it gets. smolvm writes a program and the artifact beside it;
+    only the artifact is kept, as `out`. Raises what `run` raises, and ArtifactError when smolvm wrote no
+    sound file.
     """
     with _scratch(out.parent) as folder:
         program = folder / "packed"
         run(smolvm_pack_argv(image, program))
         made = program.with_name("packed.smolmachine")
         if not made.is_file():
-            raise ArtifactError(
-                "smolvm said that it packed the image, but there is no artifact", why=str(made)
-            )
+            raise ArtifactError("smolvm reported success, but wrote no artifact", why=str(made))
         artifact = artifact_format.checksum(made)
         digest = artifact_format.digest_of(made)
         made.replace(out)
@@ -222,10 +221,10 @@ def write_root(
     listed: PartList,
     on_bytes: Callable[[int], None],
 ) -> None:
-    """Write all of `root`, and list what can be found in it. The bytes are the same without `parts`.
+    """Write all of `root`, and list its parts. The bytes are the same without `parts`.
 
-    `on_bytes` is told how many bytes of `root` have been written. Raises ImageError when a layer can no
-    longer be read, or turns out not to be what its digest says.
+    `on_bytes` is called with the number of bytes of `root` that were written. Raises ImageError when a layer
+    can no longer be read, or does not have its digest.
     """
 
     def written(key: str, size: int, offset: int, length: int) -> None:
@@ -247,7 +246,7 @@ def write_root(
 
 
 def _segment_maker(root: Flattened, stretch: Stretch, data: LayerData, parts: Parts | None, key: str) -> Make:
-    """Give what makes a stretch's segment in another thread, where layers cannot be read in their order."""
+    """Return a function that makes a chunk's segment in a thread that cannot read layers in order."""
     if parts is not None and parts.holds(key):
         return partial(_reused, root, stretch, parts, key)
     return partial(segment, b"".join(stretch.pieces(data)))

@@ -1,9 +1,10 @@
-"""Parts of artifacts, found by what decides their bytes: what images share is compressed, and kept, once.
+"""An index of the parts of artifacts by what decides their bytes: data that images share is compressed once.
 
 A part is a segment (see frames.py) of an artifact. Beside an artifact `<stem>.smolmachine` the file
-`<stem>.parts` lists where in it which part is. A list is only believed if its checksum fits and it belongs to
-the artifact as it is, and a part only if its own checksum fits; so nothing is synced, and what has been
-damaged, pruned or replaced meanwhile is made again. A list that cannot be written costs nothing but that.
+`<stem>.parts` lists the parts and their positions in it. A list is only used if its checksum is right and it
+belongs to the artifact as it is, and a part only if its own checksum is right; so nothing is synced, and a
+part that was damaged, pruned or replaced meanwhile is made again. A list that cannot be written has no other
+effect.
 
 A list is, little-endian: 8 bytes of magic; the artifact's size (8) and the CRC-32 in its footer (4); for each
 part the SHA-256 of its key (32), its offset (8) and its size (4); the CRC-32 of all that (4).
@@ -35,7 +36,7 @@ _HEAD = struct.Struct("<8sQI")
 _ENTRY = struct.Struct("<32sQI")
 _CRC = 4
 _LARGEST = 16 << 20  # bytes of a part
-_ENTRIES = 50_000  # are looked at, of the newest artifacts: of some 200 GB
+_ENTRIES = 50_000  # of the newest artifacts are indexed: some 200 GB
 
 
 class _Place(NamedTuple):
@@ -45,13 +46,13 @@ class _Place(NamedTuple):
 
 
 class PartList:
-    """What is written beside an artifact: which parts it has, and where."""
+    """The list that is written beside an artifact: its parts and their positions."""
 
     def __init__(self) -> None:
         self._entries: list[bytes] = []
 
     def add(self, key: str, offset: int, size: int) -> None:
-        """Note where the part of a key has been written."""
+        """Add the position of the part with this key."""
         self._entries.append(_ENTRY.pack(_hashed(key), offset, size))
 
     def write(self, artifact: Path, size: int, checksum: int) -> None:
@@ -60,13 +61,13 @@ class PartList:
         path = list_path(artifact)
         try:
             path.write_bytes(data + crc32(data).to_bytes(_CRC, "little"))
-        except OSError:  # no room, perhaps
+        except OSError:  # such as a full disk
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 class Parts:
-    """The parts of all artifacts in a folder. To be used as a context; `read` may be called in any thread."""
+    """The parts of all artifacts in a folder. A context manager; `read` may be called in any thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,15 +87,15 @@ class Parts:
         return len(self._places)
 
     def holds(self, key: str) -> bool:
-        """Tell whether a part is listed for a key, sound or not."""
+        """Return whether a part is listed for a key, sound or not."""
         return _hashed(key) in self._places
 
     def add(self, key: str, fd: int, offset: int, size: int) -> None:
-        """Have a part found in a file that stays open for as long as it may be asked for."""
+        """Add a part in a file that stays open for as long as the part may be read."""
         self._places[_hashed(key)] = _Place(lambda: fd, offset, size)
 
     def read(self, key: str) -> Part | None:
-        """Give the part of a key; None if there is none, or none that is sound."""
+        """Return the part with this key; None if there is none, or it is damaged."""
         place = self._places.get(_hashed(key))
         fd = place.opened() if place is not None else None
         if place is None or fd is None:
@@ -120,7 +121,7 @@ class Parts:
 
 
 class _Artifact:
-    """An artifact as its list knows it, opened when it is first needed; `stack` closes it."""
+    """An artifact as its list describes it, opened when it is first needed; `stack` closes it."""
 
     def __init__(self, path: Path, size: int, checksum: int, stack: ExitStack) -> None:
         self._path, self._size, self._checksum, self._stack = path, size, checksum, stack
@@ -129,7 +130,7 @@ class _Artifact:
         self._fd: int | None = None
 
     def fd(self) -> int | None:
-        """Give a descriptor; None when it is another file by now."""
+        """Return a descriptor; None when the artifact has been replaced."""
         with self._lock:
             if not self._looked:
                 self._looked = True
@@ -151,13 +152,13 @@ class _Artifact:
 
 
 def _hashed(key: str) -> bytes:
-    """Give what a key is found by. How it was compressed belongs to what decides a part's bytes."""
+    """Return the hash that identifies a key. The compression is part of what decides a part's bytes."""
     return hashlib.sha256(f"{COMPRESSION}\n{key}".encode()).digest()
 
 
 def _newest_first(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob(f"*{LIST_SUFFIX}"):
-        with contextlib.suppress(OSError):  # gone a moment ago
+        with contextlib.suppress(OSError):  # removed a moment ago
             found.append((path.lstat().st_mtime, path))
     return [path for _, path in sorted(found, reverse=True)]

@@ -1,4 +1,4 @@
-"""Local image to `.smolmachine`: built, and found in the cache or made. It takes no virtual machine."""
+"""Local image to `.smolmachine`: built, and found in the cache or made. No virtual machine is needed."""
 
 from __future__ import annotations
 
@@ -83,17 +83,17 @@ class Converter:
 
     @property
     def engine_name(self) -> str | None:
-        """The engine's name, if one was asked."""
+        """The engine's name, if an engine was needed."""
         return self._engine.name if self._engine else None
 
     def versions(self) -> dict[str, str]:
-        """Give the versions of what artifacts are made with, and of the engine if one was asked."""
+        """Return the versions of the tools that make artifacts, and of the engine if one was needed."""
         engine = self._engine
         asked = f"{engine.name} {engine.client_version} / {engine.server_version}" if engine else ""
         return {"smolvm": guest_version(), **({"engine": asked} if asked else {})}
 
     def image(self, source: Source) -> EngineImage:
-        """Return what identifies the source's image, building it first if it is a Dockerfile's folder."""
+        """Return what identifies the source's image; build it first if it is a Dockerfile's folder."""
         found = self._base(source)
         if source.features is None and source.setup is None:
             return found
@@ -104,7 +104,7 @@ class Converter:
     def _base(self, source: Source) -> EngineImage:
         """Return the source's image before anything is run on top of it."""
         if source.build is not None:
-            # checked before an engine is looked for, which decides on the names that a Dockerfile may have
+            # checked before an engine is looked for, which decides the possible names of a Dockerfile
             source.build.find_dockerfile("docker" if self._chosen.engine == "docker" else "podman")
             with self._progress.stage("build") as stage:
                 built = self.engine.build_image(source.build, stage.say)
@@ -119,7 +119,7 @@ class Converter:
             return EngineImage(str(image.image_id), config_digest=image.image_id)
 
     def _readable(self, source: Source) -> Source:
-        """Return a source whose archive, if it has one, can be read: in a file, and not compressed."""
+        """Return the source with its archive, if it has one, readable: in a file, and not compressed."""
         if source.archive is None:
             return source
         from bot_bottle.pack.source_archive import plain_archive
@@ -138,7 +138,7 @@ class Converter:
                 stage.conclude(f"{ref} with {self.engine.name}")
 
     def image_id(self, source: Source) -> str:
-        """Return the source's image id as its engine has it, building it first if need be."""
+        """Return the engine's id of the source's image; build it first if needed."""
         return self.image(source).id
 
     def remote_user(self, image_id: str) -> str:
@@ -149,10 +149,10 @@ class Converter:
         return labelled_user(label(self.engine, image_id))
 
     def convert(self, source: Source) -> Conversion:
-        """Return the artifact of a source, from the cache when nothing that decides it has changed."""
+        """Return the artifact of a source, from the cache if nothing that decides its bytes has changed."""
         transport = self._chosen.transport
         if source.archive is not None and transport in ("direct", "push"):
-            raise UsageError(f"--transport {transport} is for images that an engine holds, not for archives")
+            raise UsageError(f"--transport {transport} needs an image in an engine, not an archive")
         before = dict(self._progress.seconds)
         conversion = self._find_or_pack(source)
         after = self._progress.seconds.items()
@@ -179,7 +179,7 @@ class Converter:
             transports: Sequence[Transport] = self._transports(source, config)
             while True:
                 transport, *others = transports
-                # an archive is worked on while the engine writes it, where nothing else is tried after it
+                # an archive is compressed while the engine writes it, unless another transport may follow
                 watch = None if others else packer.ahead.watching
                 export = partial(self._exported, source, image.id, transport, watch)
                 try:
@@ -265,8 +265,8 @@ class Converter:
     def key(self, config_digest: Digest) -> Key:
         """Return the cache key: everything that decides the artifact's bytes.
 
-        The image is in it by the digest of its config, which holds the digests of all layers. Names,
-        manifests, indexes and attestations change nothing of the artifact, and so nothing of the key.
+        It has the image's config digest, as the config has the digests of all layers. Names, manifests,
+        indexes and attestations do not change the artifact, and so they are not in the key.
         """
         return Key(
             config_digest=config_digest,
@@ -279,15 +279,15 @@ class Converter:
         )
 
     def _config_digest(self, image: EngineImage) -> Digest | None:
-        """Return the digest of an image's config, or None where only an export can tell.
+        """Return the digest of an image's config, or None where only an export shows it.
 
-        An engine's id of an image is that digest, but for docker with containerd's image store.
+        The engine's id of an image is that digest, except for docker with containerd's image store.
         """
         own = Digest(image.id)
         if image.config_digest or self.engine.name == "podman":
             return image.config_digest or own
         if (self.cache.folder / self.key(own).name).exists():
-            return own  # an artifact was made of a config with this digest, so that is what it is
+            return own  # an artifact was made from a config with this digest
         digests = self._config_digests
         if found := digests.find(own.hex):
             return found
@@ -338,14 +338,14 @@ class Converter:
         if readable.archive_name is not None:
             raise UsageError(
                 "smolvm packs an archive of one image only",
-                next_step="add --via registry, or leave out --packer smolvm",
+                next_step="add --via registry, or drop --packer smolvm",
             )
         archive = readable.archive or self._exporter.save(image.id)
         return self._smolvm.from_archive(archive, image.id, out)
 
     @cached_property
     def _exporter(self) -> Exporter:
-        """What takes images out of the engine. Raises EngineError."""
+        """The exporter of images. Raises EngineError."""
         from bot_bottle.pack.export import Exporter
 
         return Exporter(self.engine, self._run, self._progress)

@@ -1,10 +1,10 @@
-"""How an image leaves its engine: read where it is kept, saved as an archive, or pushed layer by layer.
+"""How an image leaves its engine: read from its storage, saved as an archive, or pushed layer by layer.
 
-- direct: the layers are read in the engine's own storage, by who may do so (root, on the engine's machine).
-  Nothing is exported; layers that are known already are not even opened.
-- push: the engine pushes to a registry in this process. Layers that were pushed once do not move again.
-  docker with containerd's image store pushes layers as it keeps them; others compress them first.
-- save: the engine's export, always all of it. Works everywhere.
+- direct: the layers are read from the engine's storage, if it is readable (as root, on the engine's machine).
+  Nothing is exported; layers with cached headers are not even opened.
+- push: the engine pushes to a registry in this process. Layers are pushed only once.
+  docker with containerd's image store pushes layers as it stores them; others compress them first.
+- save: the engine's export, always of the whole image. Works everywhere.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bot_bottle.image.spec import Digest
 from bot_bottle.pack.options import Transport
 
 Watch = Callable[[Path], AbstractContextManager[Callable[[int], None]]]
-"""Watches an archive being written for a block; what it yields is called with each piece's size."""
+"""A context manager for writing an archive, which yields a function to call with each piece's size."""
 
 _REPOSITORY = "bot-bottle"
 
 
 class Exporter:
-    """Takes images out of an engine. What is temporary is in `run`."""
+    """Exports images from an engine. Temporary files are in `run`."""
 
     def __init__(self, engine: Engine, run: RunDir, progress: Progress) -> None:
         self._engine = engine
@@ -42,22 +42,22 @@ class Exporter:
 
     @cached_property
     def containerd_store(self) -> bool:
-        """Whether the engine is docker with containerd's image store: ids are no config digests there.
+        """Whether the engine is docker with containerd's image store, whose ids are not config digests.
 
-        One that does not describe itself may still save its images, as every engine does.
+        False for an engine that does not describe itself, which may still save its images.
         """
         with suppress(EngineError):
             return self._engine.name == "docker" and is_containerd_store(self._engine.info())
         return False
 
     def stored_config_digest(self, image_id: str) -> Digest | None:
-        """Return the digest of an image's config where the engine keeps it, or None if it cannot be read."""
+        """Return the digest of an image's config in the engine's storage, or None if it cannot be read."""
         with suppress(ImageError), stored_image(self._engine, image_id) as image:
             return None if image is None else image.image_id
-        return None  # whatever is wrong with it, the export says so
+        return None  # the export reports the error
 
     def transports(self, wanted: Transport) -> tuple[Transport, ...]:
-        """Return the transports to try in turn, the last of which has to do."""
+        """Return the transports to try in turn; an error of the last one is final."""
         if wanted != "auto":
             return (wanted,)
         return ("direct", "push", "save") if self.containerd_store else ("direct", "save")
@@ -66,8 +66,7 @@ class Exporter:
     def opened(self, image_id: str, transport: Transport, watch: Watch | None = None) -> Iterator[Image]:
         """Open an image whose layers can be read in the block.
 
-        `watch` sees an archive that has to be made for it, while it is made. Raises EngineError, ImageError,
-        DiskFullError.
+        `watch` is entered while an archive is written. Raises EngineError, ImageError, DiskFullError.
         """
         match transport:
             case "direct":
@@ -78,11 +77,11 @@ class Exporter:
                 way = open_archive(self.save(image_id, watch))
         with way as image:
             check_image_id(image, image_id)
-            # nobody writes to what an engine or a registry keeps, or to the run folder
+            # neither the storage of an engine or registry nor the run folder changes meanwhile
             yield replace(image, layers=tuple(replace(layer, immutable=True) for layer in image.layers))
 
     def give_up(self, transport: Transport, error: BottleError) -> None:
-        """Say that a transport does not work here and another is tried, unless that was to be expected."""
+        """Print that a transport does not work here and the next is tried, unless that was expected."""
         if not isinstance(error, _NotDirect):
             self._progress.note(f"{'export':<8} {transport} does not work here: {error.message}")
 
@@ -103,7 +102,7 @@ class Exporter:
         return archive
 
     def _size(self, image_id: str) -> int | None:
-        """Return about how many bytes a saved image has; containerd's store saves them compressed."""
+        """Return about how many bytes a saved image has; containerd's store saves it compressed."""
         return None if self.containerd_store else self._engine.size(image_id) or None
 
     @contextmanager
@@ -113,11 +112,11 @@ class Exporter:
                 image = stack.enter_context(stored_image(self._engine, image_id))
                 if image is None:
                     raise _NotDirect(
-                        f"the image cannot be read where {self._engine.name} keeps it",
-                        why="it takes root on the engine's machine, and overlay2 or containerd's image store",
+                        f"the image cannot be read from the storage of {self._engine.name}",
+                        why="this needs root on the engine's machine, and overlay2 or containerd's store",
                         next_step="choose another --transport",
                     )
-                stage.conclude(f"not needed, read where {self._engine.name} keeps it")
+                stage.conclude(f"not needed, read from {self._engine.name}'s storage")
             yield image
 
     @contextmanager
@@ -132,10 +131,10 @@ class Exporter:
                 yield self._identified(image, image_id)
 
     def _identified(self, image: Image, image_id: str) -> Image:
-        """Return an image that was pushed with the id that it was asked for by, if it is what the id means.
+        """Return a pushed image under the id with which it was requested, if it is the image of this id.
 
-        Of an index of which the engine holds one platform it pushes that one's manifest, from which nothing
-        leads to the index: then all that the engine says of the id has to be so of the image.
+        Of an index of which the engine has one platform it pushes that platform's manifest, which does not
+        refer to the index: then the engine's description of the id has to match the image.
         """
         wanted = Digest(image_id)
         if wanted in image.digests or not self.containerd_store:
@@ -161,11 +160,11 @@ class Exporter:
 
 
 def check_image_id(image: Image, image_id: str) -> None:
-    """Check that an image is the one that was asked for. Raises ImageError."""
+    """Check that an image is the requested one. Raises ImageError."""
     if Digest(image_id) not in image.digests:
         raise ImageError(
-            "the engine exported another image than it was asked for",
-            why=f"asked for {image_id}, got {image.image_id}",
+            "the engine exported another image than the requested one",
+            why=f"requested {image_id}, got {image.image_id}",
         )
 
 

@@ -1,10 +1,9 @@
-"""What has been learned of layers, by what decides it, so that it is not read out of them again.
+"""A cache of layers' tar headers, so that an image's files can be listed without reading its layers again.
 
-The headers of a layer's tar are kept as a segment (see frames.py): a file named by its key, written elsewhere
-and renamed into its place when the layer has been verified. It carries its checksum, so nothing is synced:
-what a crash has damaged is noticed when it is read, removed, and made again. Whoever uses the store shares a
-lock on it, which whoever prunes it holds alone. A store that cannot be written, for its disk is full perhaps,
-keeps nothing and costs nothing.
+The headers of a layer are stored as a segment (see frames.py): a file named by its key, written elsewhere and
+renamed when the layer has been verified. It has a checksum, so it is not synced: a file that a crash has
+damaged is noticed when it is read, removed, and made again. Users of the store have a shared lock on it,
+prune an exclusive one. If the store cannot be written, for example on a full disk, nothing is cached.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, Layer
 from bot_bottle.smolmachine.crc import crc32
-from bot_bottle.smolmachine.frames import COMPRESSION, closing, is_segment
+from bot_bottle.smolmachine.frames import COMPRESSION, is_segment, padding_frame
 
-LIMIT = 10**9  # bytes that are kept when nobody says otherwise
+LIMIT = 10**9  # bytes that are kept by default
 
 _LOCK = "lock"
 _NAME = re.compile(r"[0-9a-f]{64}")
-_FORM = "headers 1"  # to be changed with what tar/reader.py asks for
-_LARGEST = 32 << 20  # bytes, compressed; of a layer with more headers none are stored
+_FORM = "headers 1"  # to be changed with what tar/reader.py reads
+_LARGEST = 32 << 20  # bytes, compressed; larger headers are not stored
 
 
 @dataclass(frozen=True, slots=True)
 class PrunedHeaders:
-    """What a prune removed, or would: how many segments, of how many bytes. `in_use`: none, others use it."""
+    """What prune removed, or would: segments and bytes; with `in_use` nothing, as others use the store."""
 
     count: int = 0
     freed: int = 0
@@ -48,10 +47,10 @@ class PrunedHeaders:
 
 
 class HeaderStore:
-    """The segments in `folder`, made when it is first needed, for the user alone.
+    """The segments in `folder`, created private to the user when it is first needed.
 
-    `scratch` is a folder of its own, on the same file system, for what is being written; whoever gives it
-    removes it. Its methods may be called from several threads.
+    `scratch` is a folder on the same file system for unfinished files, which the caller removes. The methods
+    may be called from several threads.
     """
 
     def __init__(self, folder: Path, scratch: Path) -> None:
@@ -61,7 +60,7 @@ class HeaderStore:
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """Keep everything from being pruned until the block ends; then come down to LIMIT bytes."""
+        """Protect the store from prune until the block ends; then reduce it to LIMIT bytes."""
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,16 +74,16 @@ class HeaderStore:
         prune(self.folder, keep_bytes=LIMIT)
 
     def _forget(self) -> None:
-        """Remove what was kept and not published."""
+        """Remove what was stored and not published."""
         for temp in self._scratch.iterdir():
             temp.unlink(missing_ok=True)
 
     def holds(self, key: str) -> bool:
-        """Tell whether there is a segment for a key, sound or not."""
+        """Return whether there is a segment for a key, sound or not."""
         return self._path(key).exists()
 
     def read(self, key: str) -> bytes | None:
-        """Give a key's segment; None if there is none, or none that is sound: then it is removed."""
+        """Return a key's segment; None if there is none, or it is damaged and therefore removed."""
         path = self._path(key)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -104,7 +103,7 @@ class HeaderStore:
         return None
 
     def keep(self, key: str, data: bytes) -> None:
-        """Keep a segment, if there is room. Nobody finds it before it is published."""
+        """Store a segment, if there is room. It is found after `publish`."""
         if self._broken:
             return
         temp = self._scratch / self._path(key).name
@@ -117,7 +116,7 @@ class HeaderStore:
             temp.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Let what has been kept be found, now that it is known to be right."""
+        """Publish the new segments; their layers have been verified."""
         with contextlib.suppress(OSError):
             for temp in self._scratch.iterdir():
                 temp.replace(self.folder / temp.name)
@@ -131,8 +130,8 @@ def prune(
 ) -> PrunedHeaders:
     """Remove segments, the least recently used first.
 
-    Those go that were last used more than `older_than` seconds ago, then as many as it takes to come down to
-    `keep_bytes`. While somebody uses the store, all stay.
+    Segments that were last used more than `older_than` seconds ago are removed, then as many as needed to
+    come down to `keep_bytes`; none while the store is in use.
     """
     segments = _segments(folder)
     oldest = time.time() - older_than if older_than is not None else 0.0
@@ -152,7 +151,7 @@ def prune(
 
 
 def _segments(folder: Path) -> list[tuple[float, int, Path]]:
-    """List the segments as (time of last use, bytes, path), the least recently used first."""
+    """Return the segments as (time of last use, bytes, path), the least recently used first."""
     try:
         with os.scandir(folder) as found:
             ours = [entry for entry in found if _NAME.fullmatch(entry.name)]
@@ -180,13 +179,13 @@ def _reused(layer: Layer, store: HeaderStore) -> Layer:
     stored = store.read(key)
     if stored is not None:
         return replace(layer, headers=partial(_StoredHeaders, stored), verified=True)
-    # to find the headers all of it is decompressed, and here layers are read side by side
+    # to find the headers all of it is decompressed, and here layers are read in parallel
     verify = layer.immutable and layer.compressed and not layer.is_sound
     return replace(layer, headers=lambda: _RecordedHeaders(layer, store, key, verify=verify))
 
 
 class _StoredHeaders:
-    """The headers of a layer. What stands between them can only be passed over."""
+    """The headers of a layer. The data between them can only be skipped."""
 
     def __init__(self, stored: bytes) -> None:
         decompressor = zstandard.ZstdDecompressor()
@@ -217,7 +216,7 @@ class _StoredHeaders:
 
 
 class _RecordedHeaders:
-    """A layer that is read from where it is; if that goes well, the headers that were read are kept.
+    """A layer that is read from its source; on success the headers that were read are stored.
 
     With `verify` it is then read to its end, and verified.
     """
@@ -259,4 +258,4 @@ class _RecordedHeaders:
         if kind is None and self._size < _LARGEST:
             self._add(self._frame.flush())
             frame = b"".join(self._parts)
-            self._store.keep(self._key, frame + closing(len(frame), crc32(frame)))
+            self._store.keep(self._key, frame + padding_frame(len(frame), crc32(frame)))

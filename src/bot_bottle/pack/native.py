@@ -1,6 +1,6 @@
-"""The native packer at work: an image is flattened and written into an artifact, and what is lost is told.
+"""The native packer: flattens an image, writes an artifact, and reports what a microVM cannot represent.
 
-Loaded when an artifact has to be made; where it is found, nothing of this is needed.
+Only imported when an artifact has to be made.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bot_bottle.scan.credential_files import LARGEST, in_file, in_variables, is_
 from bot_bottle.smolmachine.writer import threads
 from bot_bottle.vm.guest_rootfs import find_guest
 
-_TOLD = 5  # secrets named in one warning
+_SHOWN = 5  # secrets in one warning
 
 
 class NativePacker:
-    """Makes artifacts of images that hold `max_image_size` bytes at most. What is temporary is in `run`.
+    """Makes artifacts of images of at most `max_image_size` bytes. Temporary files are in `run`.
 
-    `ahead` may watch the archive that the image will be in. To be used as a context.
+    `ahead` may compress the layers of an archive while the engine writes it. A context manager.
     """
 
     def __init__(self, run: RunDir, progress: Progress, max_image_size: int) -> None:
@@ -57,7 +57,7 @@ class NativePacker:
         self._using.__exit__(kind, error, trace)
 
     def pack(self, image: Image, options: PackOptions, out: Path) -> PackResult:
-        """Write the artifact and return what it is. Raises BottleError."""
+        """Write the artifact and return its description. Raises BottleError."""
         with self._progress.stage("pack") as stage, self._store.using():
             stage.say("reading the layers")
             image = reuse_headers(self.ahead.marked(image), self._store)
@@ -83,7 +83,7 @@ class NativePacker:
         return replace(packed, unsupported=root.losses)
 
     def _flatten(self, image: Image) -> Flattened:
-        """Flatten an image, unless it grows beyond what is allowed. Nothing has been written then."""
+        """Flatten an image, unless it exceeds the size limit. Nothing has been written then."""
         grown = 0
 
         def grow(count: int) -> None:
@@ -91,20 +91,20 @@ class NativePacker:
             grown += count
             if grown > self._max_image_size:
                 raise ImageError(
-                    "the image is larger than is allowed",
-                    why=f"it holds more than {human_bytes(self._max_image_size)}",
-                    next_step="allow more with --max-image-size, if that is what it should hold",
+                    "the image is larger than allowed",
+                    why=f"it has more than {human_bytes(self._max_image_size)}",
+                    next_step="raise the limit with --max-image-size, if the size is right",
                 )
 
         # reading the headers of compressed layers means decompressing them, which releases Python's lock
         beside = threads() if any(layer.compressed for layer in image.layers) else 1
         root = flatten(image, verify=False, threads=beside, on_bytes=grow)
         grown = 0
-        grow(root.size)  # holes count too: they are read and written as any bytes
+        grow(root.size)  # holes count too: they are read and written like other data
         return root
 
     def _warn_of_secrets(self, image: Image, root: Flattened) -> None:
-        """Say what travels in the artifact and is known at once to be a secret."""
+        """Warn of credential files and variables in the artifact, which are found at once."""
         found = [str(each) for each in in_variables(image.config.env, "config")]
         with root.data() as data:
             for raw, node in root.files():
@@ -114,6 +114,6 @@ class NativePacker:
                     found += [shown(path) for _ in islice(in_file(path, content), 1)]
         if found:
             self._progress.warn(
-                f"secrets seem to be in the artifact: {', '.join(found[:_TOLD])}"
-                f"{', ...' if len(found) > _TOLD else ''}; see bottle scan"
+                f"secrets seem to be in the artifact: {', '.join(found[:_SHOWN])}"
+                f"{', ...' if len(found) > _SHOWN else ''}; see bottle scan"
             )

@@ -39,25 +39,26 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         if self.packer != "smolvm" and self.via:
-            raise UsageError("--via is for --packer smolvm; the native packer needs no such thing")
+            raise UsageError("--via only works with --packer smolvm")
         if self.packer == "smolvm" and self.transport == "direct":
-            raise UsageError("--transport direct is for the native packer; smolvm takes archives")
+            raise UsageError("--transport direct only works with the native packer; smolvm reads archives")
         if self.packer == "smolvm" and self.transport == "push" and self.via != "registry":
             raise UsageError("--transport push needs a registry", next_step="add --via registry")
 
     @property
     def largest_image(self) -> int:
-        """The most bytes that an image may hold."""
+        """The limit of an image's size in bytes."""
         return parse_image_size(MAX_IMAGE_SIZE) if self.max_image_size is None else self.max_image_size
 
 
 @dataclass(frozen=True, slots=True)
 class PackOptions:
-    """What the native packer can be told. All but the last two decide the artifact's bytes.
+    """Options of the native packer. All but the last two decide the artifact's bytes.
 
     `name` is the image's name as `smolvm pack run --info` shows it; without one it is made from the image id.
     `cpus` and `mem` (MiB) are defaults of a machine made from the artifact; the values here are smolvm's own.
-    `created` is a time after RFC 3339. `foreign` allows an image of another architecture than this machine's.
+    `created` is a time in RFC 3339 form. `foreign` allows an image of another architecture than this
+    machine's.
     """
 
     name: str = ""
@@ -68,7 +69,7 @@ class PackOptions:
     threads: int | None = None
 
     def key_parts(self) -> tuple[tuple[str, str], ...]:
-        """Give what decides the bytes and is not the default, as sorted pairs for a cache key."""
+        """Return the options that decide the bytes and are not the default, as pairs sorted by name."""
         usual = PackOptions()
         names = ("cpus", "created", "mem", "name")
         return tuple(
@@ -77,7 +78,7 @@ class PackOptions:
 
 
 def source_date(environment: Mapping[str, str]) -> str:
-    """Give the time that SOURCE_DATE_EPOCH names, after RFC 3339, or nothing. Raises UsageError."""
+    """Return the time in SOURCE_DATE_EPOCH in RFC 3339 form, or "" if it is not set. Raises UsageError."""
     text = environment.get("SOURCE_DATE_EPOCH", "")
     if not text:
         return ""
@@ -91,8 +92,8 @@ def source_date(environment: Mapping[str, str]) -> str:
 
 
 def parse_image_size(text: str) -> int:
-    """Read the most that an image may hold, written as docker's sizes are, into bytes. Raises SpecError."""
+    """Parse the limit of an image's size, written as in docker, into bytes. Raises SpecError."""
     size = parse_memory_size(text)
     if not size:
-        raise SpecError(f"not a size of an image: {text[:50]!r}", next_step="write it as 500m or 64g")
+        raise SpecError(f"invalid image size: {text[:50]!r}", next_step="write it as 500m or 64g")
     return size

@@ -1,9 +1,9 @@
-"""Parts of an artifact, made of an archive's layers while the archive is still being written.
+"""Compresses parts of an artifact from an archive's layers while the archive is still being written.
 
-How a layer's parts come out depends on the layers above it only where those hide or change something. So they
-are made of each layer as soon as it is there, as if nothing were above it, and kept in a file of their own;
-whoever writes the artifact finds most of what it needs there, by its key. What does not fit, or has not been
-made by the end, is made as always.
+The parts of a layer depend on the layers above it only where those hide or change something. So they are made
+of each layer as soon as it is complete, as if nothing were above it, and stored in a separate file; the
+writer of the artifact finds most of what it needs there, by its key. What does not fit, or is not ready at
+the end, is made as usual.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from bot_bottle.rootfs.flatten import Flattened, flatten
 from bot_bottle.smolmachine.frames import segment
 from bot_bottle.smolmachine.writer import PART, threads
 
-_ROOM = 4  # times a layer's size has to be free: the artifact needs its place first
+_ROOM = 4  # times a layer's size has to be free, since the artifact needs space first
 
 
 class Ahead:
-    """Adds to `parts`. What is made is in `scratch`, a folder that whoever gives it removes.
+    """Adds to `parts`. The data is in `scratch`, a folder that the caller removes.
 
-    Layers that would take more than `limit` bytes, uncompressed, are left alone. To be used as a context, for
-    as long as `parts` is.
+    Layers of more than `limit` bytes, uncompressed, are left out. A context manager that ends before `parts`.
     """
 
     def __init__(self, parts: Parts, scratch: Path, limit: int) -> None:
@@ -56,7 +55,7 @@ class Ahead:
 
     @contextmanager
     def watching(self, archive: Path) -> Iterator[Callable[[int], None]]:
-        """Work on an archive while the block writes it; what is given is to be told of each piece's size."""
+        """Compress from an archive while the block writes it; yield a function for each piece's size."""
         arriving = Arriving(archive)
         worker = threading.Thread(target=self._work, args=(arriving,), name="ahead", daemon=True)
         worker.start()
@@ -69,17 +68,17 @@ class Ahead:
                 worker.join()
 
     def marked(self, image: Image) -> Image:
-        """Give an image of that archive with those of its layers marked as sound that have been verified."""
+        """Return an image of that archive, in which the layers that were verified are marked as sound."""
         return replace(image, layers=tuple(self._marked(layer) for layer in image.layers))
 
     def _marked(self, layer: Layer) -> Layer:
         place = replace(layer.blob, fd=-1), layer.diff_id
-        # a manifest that gives an uncompressed layer another digest is for the reader to refuse
+        # a manifest that gives an uncompressed layer another digest is an error of the reader
         sound = place in self._sound and layer.digest in (None, layer.diff_id)
         return replace(layer, sound=True) if sound else layer
 
     def _work(self, arriving: Arriving) -> None:
-        # what is wrong with the archive, or the disk, is told when the artifact is made
+        # a damaged archive or a full disk is reported when the artifact is made
         with contextlib.suppress(BottleError, OSError):
             for blob in arriving.layers():
                 digest = self._digest(blob)
@@ -92,7 +91,7 @@ class Ahead:
                     self._make(root)
 
     def _digest(self, blob: Blob) -> Digest | None:
-        """Give the SHA-256 of a layer, or nothing if it has become too late for it."""
+        """Return the SHA-256 of a layer, or None if there is no time left for it."""
         sha256, position = hashlib.sha256(), 0
         while data := blob.pread(CHUNK, position):
             if self._stop:
@@ -111,7 +110,7 @@ class Ahead:
             self._parts.add(key, file.fileno(), offset, len(made))
 
     def _compressed(self, root: Flattened) -> Iterator[tuple[str, bytes]]:
-        """Give the parts that are not there yet by their keys, until it has become too late for more."""
+        """Yield the parts that are not stored yet with their keys, until there is no time left for more."""
         coming: deque[tuple[str, Future[bytes]]] = deque()
         with ThreadPoolExecutor(threads(), thread_name_prefix="ahead") as pool, root.data() as data:
             for stretch in root.stretches():

@@ -1,4 +1,4 @@
-"""smolvm's own packer, driven on the host that can boot its machine: from an archive, or from a registry."""
+"""smolvm's own packer, run on the host that can boot its machine: from an archive, or from a registry."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:  # an archive needs no registry
 
 _REPOSITORY = "bot-bottle"
 _TIMEOUT = 3600.0  # seconds
-_MEMORY_MIB = 12 * 1024  # smolvm packs in a machine of 8 GiB and four processors, whatever it is told
+_MEMORY_MIB = 12 * 1024  # smolvm always packs in a machine of 8 GiB and four processors
 _PROCESSORS = 2
-_TRIES = 3  # on emulated hosts, where that machine often does not come up
+_TRIES = 3  # on emulated hosts, where that machine often does not start
 
-# what smolvm says of a machine that did not
+# smolvm's messages about a machine that did not
 _NOT_UP = (GUEST_ENDED, "agent did not become ready")
 
-# Its machine pulls the image, and may not reach our loopback unless it is told so. Of the host itself smolvm
-# asks the registry once, which must not go through a proxy: the reference holds a secret.
+# Its machine pulls the image, and may only reach our loopback with this variable. On the host itself smolvm
+# sends one request to the registry, which must not go through a proxy: the reference contains a secret.
 _REGISTRY = {"SMOLVM_ALLOW_HOST_LOOPBACK": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 class SmolvmPacker:
-    """Has smolvm make artifacts. What is temporary is in `run`."""
+    """Makes artifacts with smolvm. Temporary files are in `run`."""
 
     def __init__(self, run: RunDir, progress: Progress, accel: Accel) -> None:
         self._run = run
@@ -48,7 +48,7 @@ class SmolvmPacker:
 
     @property
     def takes_archives(self) -> bool:
-        """Whether the smolvm that would be used takes an archive, or only a registry reference."""
+        """Whether smolvm accepts an archive, or only a registry reference."""
         return self._emulated or find_smolvm(self._progress).packs_archives()
 
     @cached_property
@@ -56,14 +56,14 @@ class SmolvmPacker:
         return choose_accel(self._accel, probe_kvm()) == "emulated"
 
     def from_archive(self, archive: Path, image_id: str, out: Path) -> PackResult:
-        """Make an artifact of the image in an archive or OCI layout, which has to be the one of this id."""
+        """Make an artifact from the image in an archive or OCI layout, which must have this id."""
         with open_archive(archive) as image:
             check_image_id(image, image_id)
         archive = as_tar(archive, self._run.folder("archive") / "image.tar")
         return self._pack(archive, out, {}, None)
 
     def from_served_archive(self, archive: Path, name: str | None, out: Path) -> PackResult:
-        """Make an artifact of an image in an archive, which smolvm pulls from a registry.
+        """Make an artifact from an image in an archive, which smolvm pulls from a registry.
 
         `name` chooses among the images of the archive (None: its only one).
         """
@@ -71,9 +71,9 @@ class SmolvmPacker:
             return self._pull(registry, registry.load(archive, _REPOSITORY, name), out)
 
     def from_served_image(self, engine: Engine, image_id: str, out: Path, *, push: bool) -> PackResult:
-        """Make an artifact of an engine's image, which smolvm pulls from a registry.
+        """Make an artifact from an engine's image, which smolvm pulls from a registry.
 
-        `push` says that the engine pushes it there, instead of an archive being loaded.
+        With `push` the engine pushes it there, else an archive of it is loaded.
         """
         with self._registry(push=push) as registry:
             if push:
@@ -102,7 +102,7 @@ class SmolvmPacker:
             except (BootError, SmolvmError) as error:
                 if not (left and self._emulated and _may_be_luck(error)):
                     raise
-                self._progress.note(f"{error.message}: once more, on another emulated host")
+                self._progress.note(f"{error.message}; retrying on a new emulated host")
 
     def _try(self, image: Path | str, out: Path, env: Mapping[str, str], port: int | None) -> PackResult:
         exchange = self._run.folder("exchange")
@@ -110,12 +110,12 @@ class SmolvmPacker:
             stage.say("smolvm pack create")
             places = {str(image.absolute()): host.path_of(image)} if isinstance(image, Path) else {}
             inside = "/exchange" if host.kind == "emulated" else str(exchange)
-            # the archive may be readable by its owner alone; an emulated host is a wall of its own
+            # the archive may be readable by its owner only, and an emulated host isolates smolvm by itself
             more = {"SMOLVM_VM_UID_DROP": "off"} if host.kind == "emulated" else {}
 
             def run(args: Sequence[str]) -> None:
-                told = [places.get(arg, arg.replace(str(exchange), inside)) for arg in args]
-                host.call(told, timeout=_TIMEOUT, env={**env, **more})
+                argv = [places.get(arg, arg.replace(str(exchange), inside)) for arg in args]
+                host.call(argv, timeout=_TIMEOUT, env={**env, **more})
 
             made = exchange / "made.smolmachine"
             packed = pack_smolvm(run, image, made)

@@ -1,6 +1,6 @@
-"""The archive that an image comes from: made plain once for a command, and opened.
+"""The archive that an image comes from: decompressed once for a command, and opened.
 
-docker loads archives that are compressed as a whole, and from standard input; so does this.
+Like docker, it accepts archives that are compressed as a whole, and standard input.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bot_bottle.smolmachine.format import FOOTER_SIZE, MAGIC
 @contextmanager
 def opened_archive(source: Source) -> Iterator[Image]:
     """Open the image in a source's archive for the block. Raises ImageError."""
-    assert source.archive is not None  # noqa: S101 - the caller has looked
+    assert source.archive is not None  # noqa: S101 - checked by the caller
     with open_archive(source.archive, name=source.archive_name) as image:
         yield image
 
 
 def plain_archive(path: Path, target: Path, limit: int, progress: Progress) -> Path:
-    """Return an archive that is not compressed: `path`, or `target` made of it or of standard input.
+    """Return an archive that is not compressed: `path`, or `target` made from it or from standard input.
 
-    It may hold an image of `limit` bytes. Raises SpecError for what is none, ImageError, DiskFullError.
+    It may contain an image of `limit` bytes. Raises SpecError for anything else, ImageError, DiskFullError.
     """
     if path == STANDARD_INPUT:
         if sys.stdin.isatty():
@@ -69,5 +69,5 @@ def _refuse_artifact(file: BufferedReader, path: Path) -> None:
     if ending == MAGIC:
         raise SpecError(
             f"{path} is an artifact already, not an image archive",
-            next_step=f"make a machine of it: `smolvm machine create --from {path} NAME`",
+            next_step=f"make a machine from it: `smolvm machine create --from {path} NAME`",
         )

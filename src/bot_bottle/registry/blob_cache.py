@@ -1,7 +1,7 @@
-"""Blobs that outlive their registry, so that a layer that was pushed once need not be pushed again.
+"""Blobs that outlive their registry, so that a layer is pushed only once.
 
-They are hard links by digest in a folder of the user's cache. Nothing is synced to the disk, so a crash may
-spoil one: what is taken is hashed first, and a bad one costs no more than a push.
+They are hard links by digest in a folder of the user's cache. They are not synced to the disk, so a crash may
+damage one: a blob is hashed before it is used, and a damaged one costs no more than a push.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from bot_bottle.image.spec import Digest
 LIMIT = 4 << 30  # bytes
 
 
-class Kept:
-    """The blobs in `folder`, which is made private if it is not there. Several processes may use it."""
+class BlobCache:
+    """The blobs in `folder`, which is created private if it does not exist. Several processes may use it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def keep(self, digest: Digest, path: Path) -> None:
-        """Keep the blob at `path`, where the file system can."""
+        """Link the blob at `path` into the folder, where the file system can."""
         with suppress(OSError):
             self._path(digest).hardlink_to(path)
 
     def take(self, digest: Digest, path: Path) -> bool:
-        """Put a blob at `path` if it is kept and sound. A spoilt one is removed."""
+        """Link a blob to `path` and return true if it is there and sound. A damaged one is removed."""
         kept = self._path(digest)
         try:
             with kept.open("rb") as file:
@@ -45,7 +45,7 @@ class Kept:
         return True
 
     def trim(self, limit: int = LIMIT) -> int:
-        """Remove what was used the longest ago, until `limit` bytes are left; give how many bytes went."""
+        """Remove the least recently used blobs until `limit` bytes are left; return the bytes removed."""
         there = []
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ from bot_bottle.registry.repositories import Service
 from bot_bottle.registry.routes import Route
 from bot_bottle.registry.store import UnknownBlob
 
-_STRETCH = 16 << 20  # bytes that a client has one idle time to take
+_STRETCH = 16 << 20  # bytes that a client has to receive within one idle time
 
 
 async def get(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
@@ -49,7 +49,7 @@ async def get(service: Service, request: BaseRequest, route: Route) -> web.Strea
 
 
 async def delete(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
-    """Take a blob from the repository."""
+    """Remove a blob from the repository."""
     digest = _known(service, route)
     repository = service.repositories.find(route.name)
     assert repository is not None  # noqa: S101 - it has the blob
@@ -59,7 +59,7 @@ async def delete(service: Service, _request: BaseRequest, route: Route) -> web.S
 
 
 async def _adopt(service: Service, route: Route, digest: Digest) -> None:
-    """A client that may push asks whether it has to: it need not push what an earlier registry has kept."""
+    """Restore a blob of an earlier registry, if the client may push: it asks before it uploads."""
     if await service.on_disk(service.repositories.store.adopt, digest):
         service.repositories.make(route.name).add_blob(digest)
 
@@ -72,7 +72,7 @@ def _known(service: Service, route: Route) -> Digest:
 
 
 def _asked(request: BaseRequest, headers: dict[str, str], size: int) -> tuple[int, int, int]:
-    """Give the status, first byte and count that a request asks for."""
+    """Return the status, first byte and count that a request asks for (RFC 9110, 14.2)."""
     wanted = request.headers.get("Range")
     condition = request.headers.get("If-Range", headers["ETag"])
     if wanted is None or condition != headers["ETag"] or request.method != "GET":
@@ -86,7 +86,7 @@ def _asked(request: BaseRequest, headers: dict[str, str], size: int) -> tuple[in
 
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """Read a Range header: return the first byte and the count, or None where all is to be sent.
+    """Parse a Range header; return the first byte and the count, or None where all is to be sent.
 
     Source: RFC 9110, 14.1.2 and 14.2: what is malformed, or has several ranges, is ignored. aiohttp's own
     `http_range` is not it: it takes `bytes=-0`, the last 0 bytes, for all of them. Raises Refusal for a range
@@ -114,21 +114,21 @@ async def _send(service: Service, request: BaseRequest, blob: Blob, start: int, 
             stretch = min(end - start, _STRETCH)
             transport = request.transport
             if transport is None:
-                raise ConnectionResetError("the client is gone")
+                raise ConnectionResetError("the client has disconnected")
             async with asyncio.timeout(service.limits.idle):
-                # a file is wanted, and only its number is used
+                # sendfile wants a file object, but only uses its descriptor
                 sent = await loop.sendfile(transport, _File(blob.fd), blob.offset + start, stretch)  # type: ignore[arg-type]
             if sent < stretch:
                 raise ConnectionAbortedError("the file has become shorter")
             start += sent
     except BaseException:
         if request.transport is not None:
-            request.transport.abort()  # half a body must not look like a whole one
+            request.transport.abort()  # a truncated body must not look complete
         raise
 
 
 class _File:
-    """What sendfile asks of a file."""
+    """A file object as far as sendfile needs one."""
 
     mode = "rb"
 

@@ -1,4 +1,4 @@
-"""The few requests that bot-bottle itself makes of a registry on loopback.
+"""The few requests that bot-bottle itself makes to a registry on loopback.
 
 Source: OCI distribution-spec v1.1, "Checking if content exists", "Pushing blobs", "Pushing Manifests".
 """
@@ -20,18 +20,18 @@ _Body = bytes | Iterator[bytes]
 
 
 class Client:
-    """Talks to the registry on 127.0.0.1:`port`. Raises RegistryError for every refusal."""
+    """Client of the registry on 127.0.0.1:`port`. Raises RegistryError for every refusal."""
 
     def __init__(self, port: int, timeout: float = _TIMEOUT) -> None:
         self._port = port
         self._timeout = timeout
 
     def ping(self) -> None:
-        """See whether it answers as a registry."""
+        """Check that the server answers as a registry."""
         self._ask("GET", "/v2/", wanted=(200,))
 
     def resolve(self, repository: str, tag: str) -> Digest:
-        """Give the digest of the manifest that a tag names."""
+        """Return the digest of the manifest that a tag refers to."""
         headers = {"Accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
         answer = self._ask("HEAD", f"/v2/{repository}/manifests/{tag}", headers=headers, wanted=(200,))
         try:
@@ -40,7 +40,7 @@ class Client:
             raise RegistryError("the registry gave no digest", why=error.message) from error
 
     def push(self, repository: str, content: Content) -> None:
-        """Push an image; blobs that are there already are left out."""
+        """Push an image, except for blobs that the registry has."""
         self._blob(repository, content.config_digest, len(content.config), content.config)
         for digest, blob in content.layers:
             self._blob(repository, digest, blob.size, _pieces(blob))
@@ -66,7 +66,7 @@ class Client:
         *,
         wanted: tuple[int, ...],
     ) -> dict[str, str]:
-        """Make one request; give the answer's headers, by name in lower case."""
+        """Make one request; return the headers of the answer, by name in lower case."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
         with closing(connection):
             try:

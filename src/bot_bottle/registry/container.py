@@ -1,7 +1,7 @@
-"""The registry as a container: the reference implementation, for whoever trusts it more than ours.
+"""The registry as a container: the reference implementation, for users who prefer it to the embedded one.
 
-Other users of the host can list what it holds and write to it while it is up, as it has no secret; the
-references are by digest, so nobody can change what they mean.
+It has no password: other users of the host can list its content and write to it while it runs. References are
+by digest, so nobody can change what they refer to.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def container(run: RunDir, engine: Engine | None = None, *, push: bool = False) 
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             containers.record(run, STRAY, label)
             log = stack.enter_context((folder / "log").open("wb"))
-            # again, for what the engine was still making when its client ended
+            # again, for a container that the engine was still creating when its client exited
             stack.callback(containers.remove, label)
             child = stack.enter_context(containers.run_in_background(image, (), _options(name), log))
             stack.callback(containers.remove, label)
@@ -72,10 +72,10 @@ def _options(name: str) -> tuple[str, ...]:
 
 
 def parse_port(text: str) -> int | None:
-    """Read what `docker port` prints; None when there is no port yet. Raises EngineError.
+    """Parse the output of `docker port`; None when there is no port yet. Raises EngineError.
 
-    There may be a line for each address family, and each may begin with the container's port. Only a port
-    on 127.0.0.1 is taken: another one would show the registry to the network.
+    There may be a line for each address family, and each may begin with the container's port. Only a port on
+    127.0.0.1 is accepted: another would expose the registry to the network.
     """
     found = [match for line in text.splitlines() if (match := _PORT_LINE.match(line.strip()))]
     for match in found:
@@ -95,17 +95,17 @@ def _have(engine: Engine, image: str) -> None:
         raise RegistryError(
             f"the registry image cannot be pulled: {image}",
             why=error.why,
-            next_step=f"name one that {engine.name} holds with {IMAGE_VARIABLE}, or use the embedded form",
+            next_step=f"set {IMAGE_VARIABLE} to an image of {engine.name}, or use the embedded form",
         ) from error
 
 
 def _await(containers: Containers, name: str, child: Child, log: Path) -> int:
-    """Wait until the registry answers; give its port."""
+    """Wait until the registry answers; return its port."""
     deadline = time.monotonic() + _READY_SECONDS
     problem, failure = f"was not ready within {_READY_SECONDS:g} s", "it has no port yet"
     while (left := deadline - time.monotonic()) > 0:
         if child.code is not None:
-            problem, failure = "ended before it was ready", f"exit status {child.code}"
+            problem, failure = "exited before it was ready", f"exit status {child.code}"
             break
         try:
             port = parse_port(containers.port(name, "5000/tcp", timeout=max(1.0, left)))

@@ -1,4 +1,4 @@
-"""The registry in this process: an event loop on a thread of its own, gone with the block or the process."""
+"""The registry in this process: an event loop on a thread, stopped with the block or the process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bot_bottle.image.archive import Image, image_found
 from bot_bottle.image.index import find_image
 from bot_bottle.image.layers import Blob
 from bot_bottle.image.spec import Digest, Platform
-from bot_bottle.registry.blob_cache import Kept
+from bot_bottle.registry.blob_cache import BlobCache
 from bot_bottle.registry.image import Content
 from bot_bottle.registry.registry import Reference, Registry
 from bot_bottle.registry.repositories import Manifest, Repositories, Service
@@ -43,9 +43,9 @@ def embedded(run: RunDir, *, push: bool = False, keep: Path | None = None) -> It
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             listening = stack.enter_context(_bind())
             prefix = secrets.token_hex(16)
-            store = BlobStore(folder, Kept(keep) if keep else None)
+            store = BlobStore(folder, BlobCache(keep) if keep else None)
             service = Service(Repositories(store), prefix, writable=push)
-            held = stack.enter_context(ExitStack())  # archives, let go of when nothing is served any more
+            held = stack.enter_context(ExitStack())  # archives, closed when nothing is served any more
             thread = _ServerThread(service, listening)
             stack.callback(thread.stop)
             thread.start()
@@ -68,9 +68,9 @@ class _Embedded(Registry):
 
     @contextmanager
     def open_image(self, reference: Reference) -> Iterator[Image]:
-        """Open what is in the registry as an image; its layers can be read in the block.
+        """Open an image in the registry; its layers can be read in the block.
 
-        Of what is an index, it is this machine's image.
+        Of an index, it is this machine's platform.
         """
         wanted = Platform.of_this_machine()
         with ExitStack() as stack:
@@ -102,7 +102,7 @@ def _find(store: BlobStore, stack: ExitStack, digest: Digest) -> Blob | None:
 
 
 class _ServerThread:
-    """The event loop's thread. What the registry knows is changed on it alone."""
+    """The event loop's thread. Only this thread changes what the registry contains."""
 
     def __init__(self, service: Service, listening: socket.socket) -> None:
         self._service = service
@@ -114,15 +114,15 @@ class _ServerThread:
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
     def start(self) -> None:
-        """Start it, and wait until it answers. Raises RegistryError."""
+        """Start the thread, and wait until the registry answers. Raises RegistryError."""
         self._thread.start()
         if not self._ready.wait(_START_SECONDS):
-            raise RegistryError(f"the registry was not up after {_START_SECONDS:g} s")
+            raise RegistryError(f"the registry did not start within {_START_SECONDS:g} s")
         if self._failure is not None:
             raise RegistryError("the registry could not start", why=str(self._failure)) from self._failure
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do something on the thread, and give its result."""
+        """Call a function on the thread, and return its result."""
 
         async def on_loop() -> T:
             return work()
@@ -130,7 +130,7 @@ class _ServerThread:
         return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(_START_SECONDS)
 
     def stop(self) -> None:
-        """End it, with all connections."""
+        """Stop the thread, with all connections."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._until.set)
             self._thread.join(_STOP_SECONDS)
@@ -147,12 +147,12 @@ class _ServerThread:
 
 @contextmanager
 def _bind() -> Iterator[socket.socket]:
-    """Hold a listening socket on loopback, at a port that the system chooses and nobody else can take."""
+    """Yield a listening socket on loopback, at a free port that the system chooses."""
     try:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
     except OSError as error:
-        raise RegistryError("no port on 127.0.0.1 is to be had", why=error.strerror or str(error)) from error
+        raise RegistryError("cannot listen on 127.0.0.1", why=error.strerror or str(error)) from error
     with listening:
         yield listening

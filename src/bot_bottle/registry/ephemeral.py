@@ -35,12 +35,12 @@ def ephemeral_registry(
     run: RunDir | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Registry]:
-    """Give a registry on 127.0.0.1, ready, at a free port; when the block ends, by any way, it is gone.
+    """Yield a running registry on a free port of 127.0.0.1; it is removed however the block ends.
 
-    `embedded` serves from this process; `container` runs the registry image with the engine (default: the
-    one that answers). With `push` repositories under its prefix may be written; the container's always may.
-    What is pushed also goes to the folder `keep` (embedded form only), and a client that asks for it in a
-    later registry need not push it again. `run` holds what is temporary (default: a folder of its own).
+    `embedded` serves from this process; `container` runs the registry image with the engine (default: the one
+    that answers). With `push` repositories under its prefix may be written to; those of the container always
+    may. Blobs that are pushed also go to the folder `keep` (embedded form only), and need not be pushed to a
+    later registry again. `run` is the folder for temporary files (default: a new one).
 
     Raises RegistryError, EngineError.
     """
@@ -49,10 +49,10 @@ def ephemeral_registry(
             rundir.sweep(_SWEEPERS)
             run = stack.enter_context(rundir.run_dir())
         if form == "container" and keep is not None:
-            raise RegistryError("the container keeps nothing", next_step="use the embedded form")
+            raise RegistryError("the container form cannot keep blobs", next_step="use the embedded form")
         if form == "container":
             yield stack.enter_context(container.container(run, engine, push=push))
         else:
-            from bot_bottle.registry.embedded import embedded  # the HTTP server takes a while to import
+            from bot_bottle.registry.embedded import embedded  # the HTTP server takes long to import
 
             yield stack.enter_context(embedded(run, push=push, keep=keep))

@@ -1,7 +1,7 @@
-"""An image as a registry serves it: a manifest, a config, and layers as they lie in the archive.
+"""An image as a registry serves it: a manifest, a config, and layers as they are stored in the archive.
 
-A layer is never recompressed or copied. An OCI layout's own manifest is served byte for byte, so the image
-keeps its digest; for a `docker save` archive, which has none, one is written.
+A layer is never recompressed or copied. The manifest of an OCI layout is served byte for byte, so the image
+keeps its digest; a `docker save` archive has none, so one is written.
 
 Source: OCI image-spec v1.1, manifest.md, layer.md (media types).
 """
@@ -32,7 +32,7 @@ _COMPRESSED = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is served for one image."""
+    """What is served of one image."""
 
     manifest: bytes = field(repr=False)
     media_type: str
@@ -46,9 +46,9 @@ class Content:
 def open_content(path: Path, name: str | None = None, *, verify: bool = True) -> Iterator[Content]:
     """Open the image in an archive or OCI layout; its layers are readable inside the block.
 
-    `name` chooses among several images. Every layer is verified, but for an archive that an engine has just
-    written: it has done that itself, and whoever pulls does it again. Raises ImageError for what
-    `open_archive` refuses, and for a layer that is not what its digest says.
+    `name` chooses among several images. Every layer is verified, except in an archive that an engine has just
+    written: the engine has verified it, and the client does again. Raises ImageError for what `open_archive`
+    refuses, and for a layer that does not have its digest.
     """
     with open_archive(path, name=name) as image:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -58,7 +58,7 @@ def open_content(path: Path, name: str | None = None, *, verify: bool = True) ->
 
 
 def name_of(text: str) -> str:
-    """Make a repository name of a reference or a file's name: `example.org/me/Agent:1` is `agent`."""
+    """Return a repository name for a reference or file name: `agent` for `example.org/me/Agent:1`."""
     last = text.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
     stem = re.sub(r"\.(tar(\.\w+)?|oci|t[gbx]z2?|tzst)$", "", last.partition(":")[0])
     return re.sub(r"[^a-z0-9]+", "-", stem)[:100].strip("-") or "image"
@@ -95,7 +95,7 @@ def _compression(blob: Blob) -> str:
 
 
 def _digest(layer: Layer, *, verify: bool) -> Digest:
-    """Give the digest of a layer's blob as it is stored. Raises ImageError when the image says another."""
+    """Return the digest of a layer's stored blob. Raises ImageError when the image states another."""
     wanted = layer.digest or (layer.diff_id if not _compression(layer.blob) else None)
     if wanted is not None and not verify:
         return wanted

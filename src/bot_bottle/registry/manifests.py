@@ -35,7 +35,7 @@ async def get(service: Service, request: BaseRequest, route: Route) -> web.Strea
 
 
 async def put(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
-    """Take a manifest, and tag it."""
+    """Store a manifest, and tag it."""
     reference = route.tag_or_digest
     tags = [as_tag(tag) for tag in request.query.getall("tag", [])] if isinstance(reference, Digest) else []
     if len(tags) > _TAGS_LIMIT:
@@ -62,7 +62,7 @@ async def put(service: Service, request: BaseRequest, route: Route) -> web.Strea
 
 
 async def delete(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
-    """Take a tag, or a manifest with all its tags, from the repository."""
+    """Remove a tag, or a manifest with all its tags, from the repository."""
     repository, manifest = _known(service, route)
     if isinstance(reference := route.tag_or_digest, str):
         del repository.tags[reference]
@@ -82,7 +82,7 @@ def _known(service: Service, route: Route) -> tuple[Repository, Manifest]:
 
 
 def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
-    """Read a manifest; give its media type and content. Raises Refusal.
+    """Parse a manifest; return its media type and content. Raises ManifestInvalid.
 
     Parameters of the Content-Type are ignored, as the specification asks.
     """
@@ -109,10 +109,10 @@ def read(data: bytes, content_type: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_config(repositories: Repositories, name: str, document: dict[str, Any]) -> None:
-    """See that the config has arrived. What else is listed may come later, or never.
+    """Check that the config has arrived. Other content may come later, or never.
 
-    Clients push an index of which they hold one platform only, and some a manifest before its layers; the
-    specification leaves it to the registry. A client that pulls such an image is refused what is missing.
+    Clients push an index of which they have one platform only, and some a manifest before its layers; the
+    specification leaves it to the registry. Missing content is an error for a client that pulls it.
     """
     if "config" not in document:
         return

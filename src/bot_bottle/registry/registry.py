@@ -1,4 +1,4 @@
-"""What both forms of the ephemeral registry are to their user."""
+"""The interface of both forms of the ephemeral registry."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from bot_bottle.registry.routes import is_name
 class Reference:
     """Where an image can be pulled: `127.0.0.1:PORT/PREFIX/NAME@sha256:...`.
 
-    The address is never `localhost`, which some guests resolve to ::1; the digest keeps what is pulled to
-    what was put there.
+    The address is never `localhost`, which some guests resolve to ::1; the digest ensures that what is pulled
+    is what was pushed.
     """
 
     address: str
@@ -37,9 +37,9 @@ class Reference:
 
 
 class Registry:
-    """A registry that is up. Made by `ephemeral_registry`.
+    """A running registry. Made by `ephemeral_registry`.
 
-    `port` and `address` (`127.0.0.1:PORT`) are where it is; every repository is under `prefix`.
+    `port` and `address` (`127.0.0.1:PORT`) are where it listens; every repository is under `prefix`.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Registry:
         self.prefix = prefix
         self._folder = folder
         self._run = run
-        self._stack = stack  # holds open what is served
+        self._stack = stack  # closes the files that are served
         self._push = push
 
     def target(self, name: str, tag: str = "latest") -> str:
-        """Give the reference to push an image to. Raises RegistryError when pushes were not asked for."""
+        """Return the reference to push an image to. Raises RegistryError for a read-only registry."""
         if not self._push:
             raise RegistryError("the registry is read-only", next_step="open it with push=True")
         return f"{self.address}/{self._repository(name)}:{tag}"
 
     def resolve(self, name: str, tag: str = "latest") -> Reference:
-        """Give the reference by digest of what was pushed. Raises RegistryError when there is nothing."""
+        """Return the reference by digest of a pushed image. Raises RegistryError when there is none."""
         repository = self._repository(name)
         return Reference(self.address, repository, Client(self.port).resolve(repository, tag))
 
     def load(self, path: Path, name: str = "image", image_name: str | None = None) -> Reference:
-        """Serve the image in an archive or OCI layout, in the repository `name`; give its reference.
+        """Serve the image in an archive or OCI layout, in the repository `name`; return its reference.
 
-        `image_name` chooses among several images. The file must stay as it is while it is served. Raises
+        `image_name` chooses among several images. The file must not change while it is served. Raises
         ImageError, RegistryError.
         """
         return self._load(path, name, image_name, verify=True)
@@ -79,14 +79,14 @@ class Registry:
         name: str = "image",
         on_bytes: Callable[[int], None] = lambda _count: None,
     ) -> Reference:
-        """Serve an image that the engine holds: saved once to a file, and served from there.
+        """Serve an image of the engine: saved once to a file, and served from there; return its reference.
 
         `on_bytes` is called with the size of each piece saved. Raises EngineError, ImageError, DiskFullError.
         """
         folder = Path(tempfile.mkdtemp(prefix="image-", dir=self._folder))
         path = folder / "image.tar"
         engine.write_archive(ref, lambda stream: spool(stream, path, on_bytes))
-        return self._load(path, name, None, verify=False)  # as docker and podman have done
+        return self._load(path, name, None, verify=False)  # docker and podman have verified it
 
     def push_image(
         self,
@@ -95,7 +95,7 @@ class Registry:
         name: str = "image",
         on_line: Callable[[str], None] = lambda _line: None,
     ) -> Reference:
-        """Have the engine push an image: slower than `load_image`, but only layers that are not there move.
+        """Push an image with the engine: slower than `load_image`, but only missing layers are sent.
 
         Afterwards the engine's image has the names that it had before. Raises EngineError, RegistryError.
         """
@@ -106,11 +106,11 @@ class Registry:
         return self.resolve(name)
 
     def open_image(self, reference: Reference) -> AbstractContextManager[Image]:
-        """Open what is in the registry as an image; its layers can be read in the block.
+        """Open an image in the registry; its layers can be read in the block.
 
         Raises RegistryError where the registry is not in this process, ImageError.
         """
-        raise RegistryError("what is in the container can only be pulled", why=str(reference))
+        raise RegistryError("images in the registry container can only be pulled", why=str(reference))
 
     def _load(self, path: Path, name: str, image_name: str | None, *, verify: bool) -> Reference:
         repository = self._repository(name)
@@ -124,5 +124,7 @@ class Registry:
     def _repository(self, name: str) -> str:
         repository = f"{self.prefix}/{name}"
         if not is_name(repository):
-            raise ImageError(f"not a repository name: {name[:200]!r}", next_step="use a-z, 0-9, . _ - and /")
+            raise ImageError(
+                f"invalid repository name: {name[:200]!r}", next_step="use a-z, 0-9, . _ - and /"
+            )
         return repository

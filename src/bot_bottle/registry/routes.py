@@ -1,4 +1,4 @@
-"""Which path means what.
+"""The endpoints of the API.
 
 Source: OCI distribution-spec v1.1, "Endpoints"; the grammar of names and tags is in "Pulling manifests".
 """
@@ -23,7 +23,7 @@ _NAME_LIMIT = 255
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a request is about. `reference` is a tag or digest, not checked yet, or an upload's id."""
+    """The endpoint of a request. `reference` is an unchecked tag or digest, or an upload's id."""
 
     kind: Kind
     name: str = ""
@@ -41,7 +41,7 @@ class Route:
 
 
 def parse(path: str) -> Route:
-    """Read a path. Raises Refusal for one that is no endpoint, or whose name is none."""
+    """Parse a path. Raises Refusal for an unknown endpoint or an invalid name."""
     if path in ("/v2/", "/v2"):
         return Route("base")
     if not path.startswith("/v2/"):
@@ -70,24 +70,24 @@ def _endpoint(parts: list[str]) -> Route | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether a repository's name is well formed."""
+    """Return whether a repository's name is well formed."""
     return len(name) <= _NAME_LIMIT and _NAME.match(name) is not None
 
 
 def as_tag(text: str) -> str:
-    """Give a tag back if it is one. Raises Refusal."""
+    """Return a valid tag. Raises Refusal."""
     if not _TAG.match(text):
         raise Refusal(Answer.MANIFEST_INVALID, "not a tag", detail=text[:200])
     return text
 
 
 def as_digest(text: str) -> Digest:
-    """Read a digest. Raises Refusal."""
+    """Parse a digest. Raises Refusal."""
     try:
         return Digest(text)
     except ImageError as error:
         raise Refusal(
             Answer.DIGEST_INVALID,
-            "not a digest of an algorithm that is known (sha256, sha512)",
+            "not a digest of a supported algorithm (sha256, sha512)",
             detail=text[:200],
         ) from error

@@ -1,7 +1,7 @@
 """The OCI distribution API over a store, on a socket that is already bound.
 
-What a client may see is decided here: the right Host, the right prefix, and a method that is allowed.
-Everything outside the prefix gets one and the same answer.
+Access is checked here: the Host header, the prefix, and the method. Every path outside the prefix gets the
+same answer.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _HANDLERS: dict[Kind, dict[str, _Handler]] = {
 _READING = frozenset({"GET", "HEAD"})
 _VERSION = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _STOP_SECONDS = 2.0
-_READ_BUFFER = 256 << 10  # bytes of a body that may wait for the disk, for each connection
+_READ_BUFFER = 256 << 10  # bytes of a body that wait for the disk, for each connection
 
 
 async def serve(
     service: Service, listening: socket.socket, until: asyncio.Event, ready: Callable[[], None]
 ) -> None:
-    """Serve on a listening socket until `until` is set; `ready` is called as soon as it answers."""
+    """Serve on a listening socket until `until` is set; call `ready` when it accepts connections."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: log.debug("event loop: %s", context))
     port = listening.getsockname()[1]
@@ -64,17 +64,17 @@ async def serve(
     finally:
         watch.cancel()
         acceptor.close()
-        server.pre_shutdown()  # else a connection on which nothing is asked any more is waited for
+        server.pre_shutdown()  # otherwise it waits for idle connections
         await server.shutdown(_STOP_SECONDS)
         service.pool.shutdown()
         service.repositories.store.close()
 
 
 class _Server(web.Server):
-    """The connections of one registry: bounded in number, and in how long they may idle."""
+    """The connections of one registry: limited in number and in idle time."""
 
     def __init__(self, service: Service, hosts: frozenset[str]) -> None:
-        # what a client sends is no fault of ours: its mistakes are not for the log, and never a traceback
+        # invalid requests are the client's errors: they are not logged, and never print a traceback
         quiet = logging.Logger(f"{__name__}.http", logging.CRITICAL)
         super().__init__(
             self._answer,
@@ -91,7 +91,7 @@ class _Server(web.Server):
         self._idle_since: dict[web.RequestHandler, float] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Count a connection in, or turn it away."""
+        """Add a connection, or close it if there are too many."""
         super().connection_made(handler, transport)
         if len(self.connections) > self._service.limits.connections:
             transport.abort()
@@ -99,12 +99,12 @@ class _Server(web.Server):
         self._idle_since[handler] = asyncio.get_running_loop().time()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Count a connection out."""
+        """Remove a connection."""
         self._idle_since.pop(handler, None)
         super().connection_lost(handler, exc)
 
     async def watch(self) -> None:
-        """End connections on which no request comes, or only half of one."""
+        """Close connections on which no complete request arrives in time."""
         while True:
             await asyncio.sleep(self._service.limits.idle / 4)
             now = asyncio.get_running_loop().time()
@@ -123,7 +123,7 @@ class _Server(web.Server):
             raise
         except Exception as error:
             log.debug("while answering %s %s", request.method, request.rel_url.raw_path, exc_info=error)
-            if request.writer.output_size:  # half an answer must not get another one behind it
+            if request.writer.output_size:  # no second response after an incomplete one
                 raise ConnectionResetError("the request failed within the registry") from error
             return _refused(_fault(error))
         finally:
@@ -142,7 +142,7 @@ class _Server(web.Server):
         methods = _HANDLERS[route.kind]
         if request.method not in methods:
             raise Refusal(
-                Answer.NOT_ALLOWED, "the method is not for this path", headers={"Allow": ", ".join(methods)}
+                Answer.NOT_ALLOWED, "the path does not support it", headers={"Allow": ", ".join(methods)}
             )
         if request.method not in _READING and not self._service.writable:
             raise Refusal(Answer.DENIED, "this registry is read-only")
@@ -164,5 +164,5 @@ def _fault(error: Exception) -> Refusal:
 
 def _base(request: BaseRequest) -> web.StreamResponse:
     if request.method not in _READING:
-        raise Refusal(Answer.NOT_ALLOWED, "the method is not for this path", headers={"Allow": "GET, HEAD"})
+        raise Refusal(Answer.NOT_ALLOWED, "the path does not support it", headers={"Allow": "GET, HEAD"})
     return web.Response(body=b"{}", headers={"Content-Type": JSON, **_VERSION})

@@ -1,8 +1,8 @@
-"""Blobs by digest: hashed while they are written, verified, then renamed into place.
+"""Blobs by digest: hashed while they are written, verified, then renamed.
 
-The store lives as long as its registry, so nothing is synced to the disk: a crash takes all of it anyway.
-A blob is a file of the store, or a byte range of a file that somebody else holds open, such as a layer in
-a saved image: that is registered, never copied.
+The store lives as long as its registry, so it is not synced to the disk: a crash ends the registry too. A
+blob is a file of the store, or a byte range of a file that its owner keeps open, such as a layer in a saved
+image: such a range is registered, never copied.
 """
 
 from __future__ import annotations
@@ -18,31 +18,36 @@ from typing import Any
 
 from bot_bottle.image.layers import CHUNK, Blob
 from bot_bottle.image.spec import Digest
-from bot_bottle.registry.blob_cache import Kept
+from bot_bottle.registry.blob_cache import BlobCache
 
-CANONICAL = "sha256"  # what a digest is made with when nobody says
+CANONICAL = "sha256"  # the algorithm of digests, if none is given
 
 
 class UnknownBlob(LookupError):
-    """The store holds no such blob."""
+    """The store does not have the blob."""
 
 
 class DigestMismatch(ValueError):
-    """What was written has another digest than was said."""
+    """The digest of the data is not the one that was announced."""
 
 
 class TooManyUploads(RuntimeError):
-    """More uploads are open than may be."""
+    """Too many uploads are open."""
 
 
 class BlobStore:
-    """The blobs in the folder `root`, which the caller makes, keeps private and removes.
+    """The blobs in the folder `root`, which the caller creates, keeps private and removes.
 
-    With `kept`, what is uploaded goes there too. Its methods may be called from several threads.
+    With `kept`, uploads are also saved there. The methods may be called from several threads.
     """
 
     def __init__(
-        self, root: Path, kept: Kept | None = None, *, max_uploads: int = 64, upload_seconds: float = 3600
+        self,
+        root: Path,
+        kept: BlobCache | None = None,
+        *,
+        max_uploads: int = 64,
+        upload_seconds: float = 3600,
     ) -> None:
         self._blobs = root / "blobs"
         self._partial = root / "uploads"
@@ -59,11 +64,11 @@ class BlobStore:
         self._lent[digest] = blob
 
     def adopt(self, digest: Digest) -> bool:
-        """Have a blob that was kept, if there is one."""
+        """Restore a blob from the cache; return whether it was there."""
         return self._kept is not None and self._kept.take(digest, self._path(digest))
 
     def size(self, digest: Digest) -> int | None:
-        """Give a blob's size in bytes, or None if it is not there."""
+        """Return a blob's size in bytes, or None if it does not exist."""
         if lent := self._lent.get(digest):
             return lent.size
         try:
@@ -73,7 +78,7 @@ class BlobStore:
 
     @contextmanager
     def open(self, digest: Digest) -> Iterator[Blob]:
-        """Hold a blob open; it can be read to its end even if it is removed meanwhile. Raises UnknownBlob."""
+        """Yield an open blob, which can be read to its end even if it is removed. Raises UnknownBlob."""
         if lent := self._lent.get(digest):
             yield lent
             return
@@ -87,12 +92,12 @@ class BlobStore:
             os.close(fd)
 
     def read(self, digest: Digest) -> bytes:
-        """Give a small blob whole. Raises UnknownBlob."""
+        """Return the bytes of a small blob. Raises UnknownBlob."""
         with self.open(digest) as blob:
             return blob.pread(blob.size, 0)
 
     def put(self, data: bytes, algorithm: str = CANONICAL) -> Digest:
-        """Keep a small blob, and give its digest."""
+        """Store a small blob, and return its digest."""
         digest = Digest.of(data, algorithm)
         if self.size(digest) is None:
             with self.upload() as upload:
@@ -101,14 +106,14 @@ class BlobStore:
         return digest
 
     def remove(self, digest: Digest) -> None:
-        """Forget a blob; no matter if it is not there."""
+        """Remove a blob, if it exists."""
         if self._lent.pop(digest, None) is None:
             self._path(digest).unlink(missing_ok=True)
 
     def upload(self, algorithm: str | None = None, *, owner: str = "") -> Upload:
-        """Begin a blob for `owner`, a repository.
+        """Start an upload for `owner`, a repository.
 
-        Uploads that nobody touched for long are cancelled first. Raises TooManyUploads.
+        Uploads that have been idle for long are cancelled first. Raises TooManyUploads.
         """
         for stale in [each for each in self._uploads.values() if each.idle > self._upload_seconds]:
             stale.cancel()
@@ -119,11 +124,11 @@ class BlobStore:
         return upload
 
     def find_upload(self, upload_id: str) -> Upload | None:
-        """Give an upload under way."""
+        """Return an open upload, or None."""
         return self._uploads.get(upload_id)
 
     def close(self) -> None:
-        """Cancel the uploads under way."""
+        """Cancel the open uploads."""
         for upload in list(self._uploads.values()):
             upload.cancel()
         if self._kept is not None:
@@ -134,10 +139,10 @@ class BlobStore:
 
 
 class Upload:
-    """A blob being written. As a context it is cancelled on every way out but `commit`.
+    """A blob that is being written. As a context manager it is cancelled unless it was committed.
 
-    `algorithm` is what it will probably be named by (None: not known yet); a wrong guess costs one more
-    reading. One thread at a time writes.
+    `algorithm` is the expected algorithm of its digest (None: not known yet); a wrong guess costs a second
+    read. One thread at a time writes.
     """
 
     def __init__(self, store: BlobStore, algorithm: str | None, owner: str) -> None:
@@ -154,7 +159,7 @@ class Upload:
 
     @property
     def idle(self) -> float:
-        """How long nothing was written, in seconds; 0 while a request is at it."""
+        """Seconds since the last write; 0 while a request is writing."""
         return 0.0 if self.busy else time.monotonic() - self._touched
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -174,7 +179,7 @@ class Upload:
         self._touched = time.monotonic()
 
     def commit(self, digest: Digest) -> None:
-        """Make it the blob `digest`. Raises DigestMismatch, and the upload is cancelled."""
+        """Store the data as the blob `digest`. Raises DigestMismatch, and the upload is cancelled."""
         if self._hexdigest(digest.algorithm) != digest.hex:
             self.cancel()
             raise DigestMismatch(f"the content is not {digest}")
@@ -184,7 +189,7 @@ class Upload:
         self.cancel()
 
     def cancel(self) -> None:
-        """Forget what was written; no matter if it has ended already."""
+        """Remove what was written; does nothing if the upload has ended."""
         if self._store._uploads.pop(self.id, None) is not None:
             os.close(self._fd)
             self._path.unlink(missing_ok=True)

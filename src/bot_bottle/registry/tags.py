@@ -1,4 +1,4 @@
-"""Lists, in pages: the tags of a repository, and the manifests that refer to another.
+"""Lists in pages: the tags of a repository, and the manifests that refer to another.
 
 Source: OCI distribution-spec v1.1, "Listing Tags", "Listing Referrers"; RFC 8288 (Link).
 """
@@ -58,7 +58,7 @@ async def referrers(service: Service, request: BaseRequest, route: Route) -> web
 def _page(
     service: Service, found: list[Manifest], wanted: str | None
 ) -> tuple[list[dict[str, Any]], Manifest | None]:
-    """Give one page of descriptors, and the last manifest looked at if there are more."""
+    """Return one page of descriptors, and the last manifest of the page if there are more."""
     page: list[dict[str, Any]] = []
     size = 0
     for index, manifest in enumerate(found):

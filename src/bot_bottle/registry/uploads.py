@@ -1,4 +1,4 @@
-"""Blobs on their way in: monolithic, in chunks, streamed, resumed, or mounted from another repository.
+"""Uploads: monolithic, in chunks, streamed, resumed, or mounted from another repository.
 
 Source: OCI distribution-spec v1.1, "Pushing blobs", "Cancel a blob upload", "Mounting a blob".
 """
@@ -22,7 +22,7 @@ _CHUNK_RANGE = re.compile(r"(\d{1,19})-(\d{1,19})\Z", re.ASCII)
 
 
 async def start(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
-    """POST: mount a blob, take a whole one, or begin an upload."""
+    """Handle POST: mount a blob, store a complete one, or start an upload."""
     query = request.query
     if "mount" in query:
         digest = as_digest(query["mount"])
@@ -38,18 +38,18 @@ async def start(service: Service, request: BaseRequest, route: Route) -> web.Str
     algorithm = query.get("digest-algorithm", "sha256")
     if algorithm not in ("sha256", "sha512"):
         raise Refusal(
-            Answer.DIGEST_INVALID, "not an algorithm that is known (sha256, sha512)", detail=algorithm[:200]
+            Answer.DIGEST_INVALID, "not a supported algorithm (sha256, sha512)", detail=algorithm[:200]
         )
     return _accepted(route, _begin(service, route, algorithm))
 
 
 async def status(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
-    """GET: how much of an upload has arrived."""
+    """Handle GET: return how much of an upload has arrived."""
     return web.Response(status=204, headers=_progress(route, _find(service, route)))
 
 
 async def patch(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
-    """PATCH: one more chunk, or a stream of unknown length."""
+    """Handle PATCH: append a chunk, or a stream of unknown length."""
     upload = _find(service, route)
     with _writing(upload):
         await _chunk(service, request, route, upload)
@@ -57,7 +57,7 @@ async def patch(service: Service, request: BaseRequest, route: Route) -> web.Str
 
 
 async def put(service: Service, request: BaseRequest, route: Route) -> web.StreamResponse:
-    """PUT: the last chunk, or the whole blob, or nothing more; and the digest of it all."""
+    """Handle PUT: append the last chunk, the complete blob, or nothing; then commit under the digest."""
     upload = _find(service, route)
     digest = as_digest(request.query.get("digest", ""))
     with _writing(upload):
@@ -68,7 +68,7 @@ async def put(service: Service, request: BaseRequest, route: Route) -> web.Strea
 
 
 async def cancel(service: Service, _request: BaseRequest, route: Route) -> web.StreamResponse:
-    """DELETE: forget the upload."""
+    """Handle DELETE: cancel the upload."""
     upload = _find(service, route)
     with _writing(upload):
         upload.cancel()
@@ -101,7 +101,7 @@ def _writing(upload: Upload) -> Iterator[None]:
 
 
 async def _chunk(service: Service, request: BaseRequest, route: Route, upload: Upload) -> None:
-    """Append a body, in the place where its Content-Range says it belongs."""
+    """Append a body at the position of its Content-Range."""
     said = request.headers.get("Content-Range")
     if said is None:
         await _append(service, request, upload)
@@ -111,7 +111,7 @@ async def _chunk(service: Service, request: BaseRequest, route: Route, upload: U
     if first != upload.size or last < first:
         raise Refusal(
             Answer.RANGE_INVALID,
-            "the chunk does not follow what has arrived",
+            "the chunk does not start where the upload ends",
             headers=_progress(route, upload),
         )
     count = last - first + 1
@@ -121,7 +121,7 @@ async def _chunk(service: Service, request: BaseRequest, route: Route, upload: U
         )
     await _append(service, request, upload, count)
     if upload.size != last + 1:
-        raise Refusal(Answer.SIZE_INVALID, f"Content-Range says {count} bytes, {upload.size - first} came")
+        raise Refusal(Answer.SIZE_INVALID, f"Content-Range says {count} bytes, not {upload.size - first}")
 
 
 async def _append(service: Service, request: BaseRequest, upload: Upload, limit: int | None = None) -> None:
@@ -130,7 +130,7 @@ async def _append(service: Service, request: BaseRequest, upload: Upload, limit:
         try:
             await service.on_disk(upload.write, piece)
         except OSError:
-            upload.cancel()  # half a blob must not keep a disk full
+            upload.cancel()  # an incomplete blob must not fill the disk
             raise
 
 

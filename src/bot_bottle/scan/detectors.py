@@ -96,14 +96,14 @@ def in_text(path: str, text: str, *, settings: bool) -> Iterator[tuple[int, str]
     """Yield the number (from 1) and kind of each line that looks like a secret. Needs `rules`."""
     pieces = [(number, piece) for number, piece in _pieces(text) if piece.strip()]
     places = range(len(pieces)) if settings else _candidates([piece for _, piece in pieces])
-    told: set[tuple[int, str]] = set()
+    seen: set[tuple[int, str]] = set()
     for place in islice(places, _JUDGED):
         number, piece = pieces[place]
         following = pieces[place + 1][1] if place + 1 < len(pieces) else ""
         for kind in _kinds(piece, following):
-            if (number, kind) in told or (kind in _MADE_UP and _PACKAGED.match(path)):
+            if (number, kind) in seen or (kind in _MADE_UP and _PACKAGED.match(path)):
                 continue
-            told.add((number, kind))
+            seen.add((number, kind))
             yield number, kind
 
 

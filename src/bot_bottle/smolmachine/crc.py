@@ -1,6 +1,6 @@
-"""The CRC-32 of a file, read by several threads, and of bytes that are joined, from those of the pieces.
+"""CRC-32 of a file, read by several threads, and of joined data, combined from that of its pieces.
 
-Source: ISO/IEC 8802-3 (the polynomial), as zlib uses it.
+Source: ISO/IEC 8802-3 (the polynomial), as in zlib.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ __all__ = ["crc32", "crc32_combine", "crc_of"]
 
 _CHUNK = 1 << 20
 _READERS = 4
-_WORTH = 16 << 20  # bytes that are worth a thread
+_WORTH = 16 << 20  # bytes; below this a thread is slower
 
 
 def crc_of(fd: int, size: int) -> int:
     """Return the CRC-32 of an open file's first `size` bytes, read by as many threads as there are cores.
 
-    A file that is shorter has another one. Raises OSError.
+    A shorter file has another value. Raises OSError.
     """
     count = min(os.cpu_count() or 1, _READERS, max(1, size // _WORTH))
     ends = [size * number // count for number in range(count + 1)]
     if count == 1:
         return _crc_between(fd, 0, size)
-    from concurrent.futures import ThreadPoolExecutor  # only here: it takes as long to load as 10 MB to read
+    from concurrent.futures import ThreadPoolExecutor  # only here: loading it takes as long as reading 10 MB
 
     with ThreadPoolExecutor(count) as pool:
         crcs = list(pool.map(partial(_crc_between, fd), ends[:-1], ends[1:]))

@@ -1,4 +1,4 @@
-"""The `.smolmachine` file: read, checked, verified. No policy.
+"""The `.smolmachine` file: read, checked, verified.
 
 Source: smolvm's .smolmachine format v1. A file is a zstd-compressed tar of assets, the manifest as JSON, and
 a footer of 64 bytes, little-endian:
@@ -67,11 +67,11 @@ class Footer:
 
     @property
     def covered(self) -> int:
-        """How many bytes the checksum covers: all that stands before the footer."""
+        """Number of bytes that the checksum covers: all before the footer."""
         return self.assets_size + self.manifest_size
 
     def pack(self) -> bytes:
-        """Give the footer's 64 bytes."""
+        """Return the footer's 64 bytes."""
         return _LAYOUT.pack(
             MAGIC,
             self.version,
@@ -86,20 +86,20 @@ class Footer:
 
     @classmethod
     def unpack(cls, raw: bytes, file_size: int) -> Footer:
-        """Read a footer from an untrusted file of `file_size` bytes. Raises ArtifactError."""
+        """Parse a footer from an untrusted file of `file_size` bytes. Raises ArtifactError."""
         if len(raw) != FOOTER_SIZE or not raw.startswith(MAGIC):
             raise ArtifactError("not a .smolmachine file", why="it has no footer at its end")
         _, version, stub, assets_offset, assets, offset, manifest, checksum, reserved = _LAYOUT.unpack(raw)
         if version not in _READABLE:
             raise ArtifactError(
-                f"the artifact has format version {version}, which is not known",
+                f"the artifact has the unknown format version {version}",
                 next_step="make it again, or use a newer bot-bottle",
             )
         if stub or assets_offset:
             raise ArtifactError("the artifact is part of a program", why="only a file of its own can be read")
         if any(reserved) or offset != assets:
             raise ArtifactError(
-                "the artifact's footer is damaged", why="its offsets and sizes do not fit together"
+                "the artifact's footer is damaged", why="its offsets and sizes contradict each other"
             )
         if manifest > MANIFEST_LIMIT:
             raise ArtifactError(
@@ -107,7 +107,7 @@ class Footer:
             )
         if assets + manifest + FOOTER_SIZE != file_size:
             raise ArtifactError(
-                "the artifact is cut short, or has bytes too many",
+                "the artifact has the wrong size",
                 why=f"it should have {assets + manifest + FOOTER_SIZE} bytes and has {file_size}",
             )
         return cls(assets, manifest, checksum, version)
@@ -115,7 +115,7 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What the ends of a `.smolmachine` file say: where it is, its size in bytes, footer and manifest."""
+    """The footer and manifest of a `.smolmachine` file, with its path and size in bytes."""
 
     path: Path
     size: int
@@ -124,13 +124,13 @@ class Artifact:
 
 
 def read(path: Path) -> Artifact:
-    """Read footer and manifest; the assets stay unread and unchecked. Raises ArtifactError."""
+    """Read footer and manifest; the assets are not read or checked. Raises ArtifactError."""
     with _opened(path) as fd:
         return _read(fd, path)
 
 
 def checksum(path: Path) -> Artifact:
-    """Compare the CRC-32 with the file's bytes, which finds chance damage, at the speed of reading.
+    """Compare the CRC-32 with the file's bytes, which finds accidental damage, at the speed of reading.
 
     Raises ArtifactError.
     """
@@ -145,10 +145,10 @@ def verify(
     on_bytes: Callable[[int], None] = _ignore,
     on_layer: Callable[[str, Iterator[bytes]], None] = _pass_over,
 ) -> Artifact:
-    """Check all of a file: footer, manifest, CRC-32, every frame, and the tar members that are listed.
+    """Check all of a file: footer, manifest, CRC-32, every frame, and the tar members in the manifest.
 
-    It is read once, in bounded memory, whatever it holds. `on_bytes` is told how many bytes were read of the
-    file, `on_layer` is given each layer's name and its tar in pieces, before the checksum is known. Raises
+    It is read once, in bounded memory. `on_bytes` is called with the number of bytes read from the file,
+    `on_layer` with each layer's name and its tar in pieces, before the checksum is known. Raises
     ArtifactError.
     """
     with _opened(path) as fd:
@@ -169,7 +169,7 @@ def verify(
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
-        # a FIFO put in the file's place must not block us
+        # opening a FIFO in the file's place must not block
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot open {path}", why=str(error)) from error
@@ -224,7 +224,7 @@ def _check_members(
                 )
             if member.name in layers:
                 on_layer(member.name, headers.data())
-        while stream.skip(_CHUNK):  # what follows the tar's end must still be sound
+        while stream.skip(_CHUNK):  # data after the end of the tar must still be sound
             pass
     except ImageError as error:
         raise ArtifactError(error.message, why=error.why) from error
@@ -235,7 +235,7 @@ def _check_members(
 
 
 class _Source:
-    """Bytes of the file in order, up to a limit, with their CRC kept."""
+    """Bytes of the file in order, up to a limit, and their CRC."""
 
     def __init__(self, fd: int, size: int, on_bytes: Callable[[int], None]) -> None:
         self.crc = 0
@@ -251,7 +251,7 @@ class _Source:
         return data
 
     def extend(self, count: int) -> None:
-        """Let `count` more bytes be read."""
+        """Raise the limit by `count` bytes."""
         self._left += count
 
 
@@ -260,7 +260,7 @@ class _Unpacked:
 
     def __init__(self, source: _Source) -> None:
         self._reader = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG_MAX).stream_reader(
-            source,  # type: ignore[arg-type]  # all that is asked of it is read()
+            source,  # type: ignore[arg-type]  # only its read() is used
             read_size=_CHUNK,
             read_across_frames=True,
         )
@@ -291,6 +291,6 @@ class _Unpacked:
 
 
 def digest_of(path: Path) -> Digest:
-    """Give a file's SHA-256. Raises OSError."""
+    """Return a file's SHA-256. Raises OSError."""
     with path.open("rb") as file:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

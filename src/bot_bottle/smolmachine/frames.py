@@ -1,11 +1,11 @@
-"""Zstandard frames: made, closed up in segments, and seen from outside.
+"""Zstandard frames: compression, segments, and checks without decompression.
 
-A segment is some frames and a skippable one that fills up to a whole block of a file system and ends with a
-CRC-32 of all before it: it can be checked by itself, and a file system that can share blocks between files
-can share it.
+A segment is some frames and a skippable frame that pads them to a whole block of a file system and ends with
+a CRC-32 of all before it: it can be checked by itself, and shared between files by a file system that can
+share blocks.
 
-Decompressors take a stream that was cut at a block's end for a whole one, so wholeness is told from the
-frames themselves. Only headers are read: a frame's data is passed over.
+Decompressors accept a stream that was truncated at the end of a block, so the frames themselves are checked
+for completeness. Only headers are read: the data of a frame is skipped.
 
 Source: RFC 8878, sections 3.1.1 (Zstandard frames, blocks) and 3.1.2 (skippable frames).
 """
@@ -25,12 +25,12 @@ WINDOW_LOG_MAX = 27  # smolvm refuses frames that ask for a larger window than 2
 BLOCK = 4096  # bytes; a segment has a whole number of them
 
 COMPRESSION = f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))} level 3"
-"""What decides the bytes of a frame beside the data: kept frames are only used where it is the same."""
+"""What decides the bytes of a frame besides the data: stored frames are only reused where it is the same."""
 
 SEGMENT_CRC = 0x2144DF1C
-"""The CRC-32 of every segment: bytes that are followed by their own CRC-32 all have the same."""
+"""The CRC-32 of every segment: all data that is followed by its own CRC-32 has the same value."""
 
-_LEVEL = 3  # what smolvm itself uses
+_LEVEL = 3  # as smolvm itself
 _CLOSING = b"\x5b\x2a\x4d\x18"
 _CLOSING_LEAST = 12  # bytes: its magic number and size, the checksum
 _HEADER_MAX = 18
@@ -47,27 +47,27 @@ _own = _Own()
 
 
 def compress(data: bytes) -> bytes:
-    """Make one frame, in whatever thread this is."""
+    """Return one frame. Any thread may call it."""
     if _own.compressor is None:
         _own.compressor = zstandard.ZstdCompressor(level=_LEVEL)
     return _own.compressor.compress(data)
 
 
-def closing(size: int, crc: int) -> bytes:
-    """Give what makes a segment of frames of `size` bytes, the CRC-32 of which is `crc`."""
+def padding_frame(size: int, crc: int) -> bytes:
+    """Return the skippable frame that makes a segment of frames of `size` bytes with the CRC-32 `crc`."""
     fill = -(size + _CLOSING_LEAST) % BLOCK
     frame = _CLOSING + (fill + 4).to_bytes(4, "little") + bytes(fill)
     return frame + crc32(frame, crc).to_bytes(4, "little")
 
 
 def segment(data: bytes) -> bytes:
-    """Compress to one frame and make a segment of it."""
+    """Compress to one frame and return a segment of it."""
     frame = compress(data)
-    return frame + closing(len(frame), crc32(frame))
+    return frame + padding_frame(len(frame), crc32(frame))
 
 
 def holds(made: bytes, size: int) -> bool:
-    """Tell whether a segment holds one frame of `size` bytes of data."""
+    """Return whether a segment has one frame with `size` bytes of data."""
     try:
         return zstandard.get_frame_parameters(made).content_size == size
     except zstandard.ZstdError:
@@ -75,15 +75,15 @@ def holds(made: bytes, size: int) -> bool:
 
 
 def is_segment(data: bytes) -> bool:
-    """Tell whether bytes are a segment that has not changed since it was made."""
+    """Return whether bytes are an undamaged segment."""
     return bool(data) and len(data) % BLOCK == 0 and crc32(data) == SEGMENT_CRC
 
 
 def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:
-    """Check that `size` bytes are whole frames one after another, none asking for too large a window.
+    """Check that `size` bytes are complete frames one after another, with windows within smolvm's limit.
 
-    `pread(count, offset)` gives bytes as os.pread does. Gives how many bytes of data the frames say that they
-    hold, None if one of them does not say. Raises ArtifactError.
+    `pread(count, offset)` returns bytes as os.pread does. Returns how many bytes of data the frames state
+    that they contain, None if one of them does not. Raises ArtifactError.
     """
     offset, content = 0, 0
     says = True
@@ -101,7 +101,7 @@ def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:
 
 
 def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) -> tuple[int, int]:
-    """Give where a frame ends, and how many bytes of data it says that it holds."""
+    """Return where a frame ends, and how many bytes of data it states that it contains."""
     try:
         frame = zstandard.get_frame_parameters(head)
         offset += zstandard.frame_header_size(head)
@@ -118,7 +118,7 @@ def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) 
         block = int.from_bytes(raw, "little")
         last, kind, length = block & 1, block >> 1 & 3, block >> 3
         if kind == _RESERVED:
-            raise _bad("a compressed block is of a kind that is not known")
+            raise _bad("a compressed block is of an unknown type")
         offset += _BLOCK_HEADER + (1 if kind == _RLE else length)
         if last:
             return offset + (4 if frame.has_checksum else 0), frame.content_size

@@ -1,7 +1,7 @@
-"""The manifest inside a `.smolmachine` file: what to run, on how much, and which files the file holds.
+"""The manifest in a `.smolmachine` file: what to run, with which resources, and which files it contains.
 
-Source: smolvm's .smolmachine format v1, as smolvm 1.32.2 reads it. smolvm passes over keys that it does not
-know, and so does this reader; nothing here rewrites a foreign manifest.
+Source: smolvm's .smolmachine format v1, as smolvm 1.32.2 reads it. smolvm ignores unknown keys, and so does
+this reader; nothing here rewrites a foreign manifest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bot_bottle.errors import ArtifactError
 
 MANIFEST_LIMIT = 16 << 20  # bytes; smolvm reads no more
 
-_NEEDED = ("image", "digest", "platform")  # smolvm takes them empty, but not left out
+_NEEDED = ("image", "digest", "platform")  # smolvm accepts empty ones, but not missing ones
 _U8, _U32, _U64 = 0xFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -37,9 +37,9 @@ class LayerAsset:
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """The files that an artifact holds. The layers stand bottom first.
+    """The files in an artifact. Layers are bottom first.
 
-    `libraries` may list files that stand in a program beside the artifact instead of in it.
+    `libraries` may list files that are part of a program beside the artifact.
     """
 
     agent_rootfs: Asset
@@ -49,7 +49,7 @@ class Assets:
     overlay_template: Asset | None = None
 
     def required(self) -> dict[str, int]:
-        """Give the name and size of each tar member that must be there."""
+        """Return the name and size of each tar member that must be there."""
         files = (self.agent_rootfs, self.storage_template, self.overlay_template)
         members = {file.path: file.size for file in files if file is not None}
         return members | {layer.path: layer.size for layer in self.layers}
@@ -60,9 +60,9 @@ class Manifest:
     """What smolvm reads of an artifact before it unpacks it.
 
     `platform` is the guest's, `os/architecture`. `cpus` and `mem` (MiB) are defaults for a machine made from
-    the artifact. `digest` is the image id. `image_size` is in bytes, unpacked. `network` opens every way out
-    when it is true. `smolvm_version` decides how smolvm unpacks the layers: it must be the version of the
-    guest files inside. `created` is a time after RFC 3339, or nothing.
+    the artifact. `digest` is the image id. `image_size` is in bytes, unpacked. `network` allows all
+    connections when it is true. `smolvm_version` decides how smolvm unpacks the layers: it must be the
+    version of the guest files inside. `created` is a time in RFC 3339 form, or "".
     """
 
     image: str
@@ -84,7 +84,7 @@ class Manifest:
     smolvm_version: str = ""
 
     def to_json(self) -> bytes:
-        """Give the manifest as it stands in the file: always the same bytes for the same manifest.
+        """Return the manifest as it is in the file: always the same bytes for the same manifest.
 
         Empty optional values are left out, `network` never is. Raises ArtifactError.
         """
@@ -112,7 +112,7 @@ class Manifest:
             raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError as error:
             raise ArtifactError(
-                "the image's settings hold text that is not Unicode", why=str(error)
+                "the image's settings have text that is not Unicode", why=str(error)
             ) from error
         if len(raw) > MANIFEST_LIMIT:
             raise ArtifactError(
@@ -124,7 +124,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Manifest:
-        """Read a manifest from an untrusted file. Raises ArtifactError for anything smolvm would refuse."""
+        """Parse a manifest from an untrusted file. Raises ArtifactError for anything smolvm would refuse."""
         if len(raw) > MANIFEST_LIMIT:
             raise _bad(f"{len(raw)} bytes; {MANIFEST_LIMIT} at most are allowed")
         try:
@@ -196,7 +196,7 @@ _REQUIRED: Any = object()
 
 
 class _Object:
-    """One JSON object of the manifest, whose values are taken out with their types checked."""
+    """One JSON object of the manifest; its methods return values after a check of their types."""
 
     def __init__(self, document: Any, where: str) -> None:
         if not isinstance(document, dict):
@@ -250,7 +250,7 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _bad(f"{name} is not text")
     try:
-        value.encode()  # JSON can spell halves of surrogate pairs, which no UTF-8 output could print
+        value.encode()  # JSON can contain lone surrogates, which cannot be encoded
     except UnicodeEncodeError as error:
         raise _bad(f"{name} is not Unicode") from error
     return value

@@ -1,7 +1,7 @@
-"""Writing a `.smolmachine` file in one pass, forward only: compressed by several threads, written in order.
+"""Writes a `.smolmachine` file in one pass, forward only: compressed by several threads, written in order.
 
 Source: smolvm's .smolmachine format v1 (see format.py). The assets may be several zstd frames one after
-another, so what is compressed already goes in as it is. They are written in segments (see frames.py).
+another, so data that is already compressed is written unchanged. Frames are in segments (see frames.py).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from bot_bottle.image.hashing import BackgroundHash
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.crc import crc32, crc32_combine
 from bot_bottle.smolmachine.format import Footer
-from bot_bottle.smolmachine.frames import SEGMENT_CRC, closing, compress, segment
+from bot_bottle.smolmachine.frames import SEGMENT_CRC, compress, padding_frame, segment
 from bot_bottle.smolmachine.manifest import Manifest
 
 PART = 8 << 20  # bytes, at most, that are compressed as one frame
 
-# Each compression thread holds some 10 MB, and four of them outrun every source of an image.
+# Each compression thread uses some 10 MB, and four of them are faster than every source of an image.
 _THREADS_MAX = 4
 _BLOCK = 512
 _M_ARENA_MAX = -8  # malloc.h
-_GOING = 32 << 20  # bytes that are worth the disk's while
+_GOING = 32 << 20  # bytes after which a write-back is started
 
 
 class Part(NamedTuple):
-    """A segment, and where a file has it: at `offset` of the open file `fd`."""
+    """A segment in a file: at `offset` of the open file `fd`."""
 
     data: bytes
     fd: int
@@ -47,14 +47,14 @@ class Part(NamedTuple):
 
 
 OnMade = Callable[[int, int], None]
-"""Hears of a segment: its offset in the file, and its size in bytes."""
+"""Called with a segment's offset in the file, and its size in bytes."""
 
 Make = Callable[[], bytes | Part]
-"""Gives a segment, made or found, in whatever thread it is called in."""
+"""Returns a segment, made or found, in any thread."""
 
 
 class Output(Protocol):
-    """Where the file goes; `write` takes all it is given."""
+    """The output; `write` writes all of its argument."""
 
     def write(self, data: bytes, /) -> object:
         """Write all of `data`."""
@@ -74,10 +74,10 @@ class Written:
 
 
 class Writer:
-    """Writes the tar members one by one, then the manifest and the footer. To be used as a context.
+    """Writes the tar members one by one, then the manifest and the footer. A context manager.
 
-    `threads` make segments beside the caller's own thread; the bytes do not depend on how many there are.
-    `copy` writes a segment that a file has already, perhaps without moving its bytes.
+    `threads` make segments besides the caller's own thread; the bytes do not depend on their number. `copy`
+    writes a segment of another file, perhaps without moving its bytes.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Writer:
         self._ahead = max(1, threads)
         _share_memory()
         self._coming: deque[tuple[Future[bytes | Part], OnMade]] = deque()
-        self._plain: list[bytes] = []  # bytes of the tar that wait to be compressed
+        self._plain: list[bytes] = []  # bytes of the tar that are not compressed yet
         self._held = 0
-        self._expected = self._given = 0  # bytes of the present member
+        self._expected = self._given = 0  # bytes of the current member
         self._name = ""
         self.size = 0
 
     def begin(self, name: str, size: int) -> None:
-        """Begin a file of exactly `size` bytes. Raises ArtifactError if the one before has another size."""
+        """Begin a file of exactly `size` bytes. Raises ArtifactError if the one before had another size."""
         self._end_member()
         self._name, self._expected, self._given = name, size, 0
         self._hold(_header(name, size))
@@ -108,7 +108,7 @@ class Writer:
         self._hold(data)
 
     def add_segment(self, make: Make, size: int, on_made: OnMade = _ignore) -> None:
-        """Add `size` of the file's bytes as the segment that `make` will have made, in some thread.
+        """Add `size` of the file's bytes as the segment that `make` returns, in some thread.
 
         `on_made` is called in the caller's own thread before it is written, with its offset and size.
         """
@@ -117,7 +117,7 @@ class Writer:
         self._submit(make, on_made)
 
     def add_frames(self, frames: Iterable[bytes], size: int, on_made: OnMade = _ignore) -> None:
-        """Add `size` of the file's bytes, compressed already: whole zstd frames, in chunks of any size.
+        """Add `size` of the file's bytes, already compressed: complete zstd frames, in chunks of any size.
 
         They become a segment. `on_made` is called when it has been written, with its offset and size.
         """
@@ -128,11 +128,11 @@ class Writer:
         for chunk in frames:
             crc = crc32(chunk, crc)
             self._write(chunk)
-        self._write(closing(self.size - begun, crc))
+        self._write(padding_frame(self.size - begun, crc))
         on_made(begun, self.size - begun)
 
     def beside(self, work: Callable[[], None]) -> Future[None]:
-        """Do something else in one of the threads, so that no more of them work at once."""
+        """Run other work in one of the threads, so that no more of them work at once."""
         return self._pool.submit(work)
 
     def finish(self, manifest: Manifest) -> Written:
@@ -140,7 +140,7 @@ class Writer:
         self._end_member()
         self._hold(bytes(2 * _BLOCK))
         self._write_coming(0)
-        self._write(compress(b"".join(self._plain)))  # at the end nothing needs to be filled up
+        self._write(compress(b"".join(self._plain)))  # no padding is needed at the end
         assets_size = self.size
         raw = manifest.to_json()
         self._write(raw)
@@ -158,7 +158,7 @@ class Writer:
     def _end_member(self) -> None:
         if self._given != self._expected:
             raise ArtifactError(
-                f"{self._name} did not come out as long as it was said to be",
+                f"{self._name} has the wrong size",
                 why=f"{self._given} bytes instead of {self._expected}",
             )
         self._hold(bytes(-self._given % _BLOCK))
@@ -174,7 +174,7 @@ class Writer:
             self._plain, self._held = [held[whole:]], self._held - whole
 
     def _flush(self) -> None:
-        """Compress what has been held back: a segment of its own comes next, or the end."""
+        """Compress what is buffered: before a segment of its own, or at the end."""
         if self._held:
             self._submit(partial(segment, b"".join(self._plain)))
         self._plain, self._held = [], 0
@@ -203,14 +203,14 @@ class Writer:
 
 
 def threads() -> int:
-    """Give how many threads compress: one a usable core, up to where more would only cost memory."""
+    """Return how many threads compress: one for each usable core, up to a limit for memory."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, _THREADS_MAX)
 
 
 def _share_memory() -> None:
-    """Have all threads take memory from one place, as far as the C library lets itself be told.
+    """Make all threads use one malloc arena, if the C library can.
 
-    glibc gives each thread a place of its own and keeps there what the thread has freed, which adds up.
+    glibc gives each thread an arena and keeps there what the thread has freed, which adds up.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -218,14 +218,14 @@ def _share_memory() -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """Give a GNU tar header that says nothing of when, where or by whom it was made."""
+    """Return a reproducible GNU tar header, without time and owner."""
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
 class Sums:
-    """CRC-32 and SHA-256 of all pieces, in their order. To be used as a context."""
+    """CRC-32 and SHA-256 of all pieces, in their order. A context manager."""
 
     def __init__(self) -> None:
         self._crc = 0
@@ -259,7 +259,7 @@ class Sums:
 
 
 class Sink:
-    """A file being written. `consumed` is to be kept: how many of the `total` bytes of input are in it."""
+    """A file being written. The caller updates `consumed`, the bytes of input in it, out of `total`."""
 
     def __init__(self, file: Any, folder: Path | None, total: int) -> None:
         self.consumed = 0
@@ -267,7 +267,7 @@ class Sink:
         self._written = self._going = 0
 
     def write(self, data: bytes) -> None:
-        """Write all of `data`. Raises DiskFullError, saying what is needed and where, or ArtifactError."""
+        """Write all of `data`. Raises DiskFullError with the space that is needed, ArtifactError."""
         left = memoryview(data)
         try:
             while left:
@@ -278,7 +278,7 @@ class Sink:
             raise self._failed(error, len(left)) from error
 
     def copy(self, part: Part) -> None:
-        """Write what another file has. Where the file system can, both share it, and nothing is moved.
+        """Write data of another file. Where the file system can, both share it, and nothing is copied.
 
         Raises as `write` does.
         """
@@ -293,14 +293,14 @@ class Sink:
             self.write(part.data[done:])
 
     def _count(self, count: int) -> None:
-        """Count what has been written, and have it go to the disk while more is being made."""
+        """Count what has been written, and start its write-back while more is being made."""
         self._written += count
         if self._folder is not None and self._written - self._going >= _GOING:
             start_writeback(self._file.fileno(), self._going, self._written - self._going)
             self._going = self._written
 
     def flush(self) -> None:
-        """Hand on what the file object still holds. Raises as `write` does."""
+        """Write what the file object has buffered. Raises as `write` does."""
         try:
             self._file.flush()
         except OSError as error:
@@ -314,17 +314,17 @@ class Sink:
         why = f"{(error.strerror or str(error))}; up to {human_bytes(self._written + held + left)} are needed"
         if self._folder is not None:
             disk = os.statvfs(self._folder)
-            why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are there"
+            why += f", {human_bytes(disk.f_bavail * disk.f_frsize + self._written)} are free"
         return DiskFullError(
             f"no room for the artifact{place}",
             why=why,
-            next_step="make room there, or name a cache folder on a larger disk with BOT_BOTTLE_CACHE_DIR",
+            next_step="free some space, or set BOT_BOTTLE_CACHE_DIR to a folder on a larger disk",
         )
 
 
 @contextmanager
 def sink(out: BinaryIO | Path, total: int) -> Iterator[Sink]:
-    """Open where an artifact of `total` bytes of input is written; a path's file must be new.
+    """Open the output of an artifact of `total` bytes of input; a path must not exist yet.
 
     When the block fails, a file that was opened here is removed. Raises ArtifactError.
     """
@@ -338,7 +338,7 @@ def sink(out: BinaryIO | Path, total: int) -> Iterator[Sink]:
             try:
                 file = stack.enter_context(
                     out.open("xb", buffering=0)
-                )  # raw: closing has nothing left to fail on
+                )  # raw: padding_frame has nothing to flush that could fail
             except OSError as error:
                 raise ArtifactError(f"cannot write {out}", why=str(error)) from error
             unfinished = stack.enter_context(ExitStack())

@@ -147,9 +147,11 @@ def _unchanged(intake: Git, record: Record, done: Snapshot) -> str:
     """Return an earlier commit with the same content, so that it is not made again and again."""
     if not record.uncommitted:
         return ""
-    told = "rev-parse", "-q", "--verify"
-    before = intake.run(*told, f"{record.uncommitted}^{{tree}}", check=False).text
-    parents = [intake.run(*told, f"{each}^", check=False).text for each in (record.uncommitted, done.commit)]
+    rev_parse = "rev-parse", "-q", "--verify"
+    before = intake.run(*rev_parse, f"{record.uncommitted}^{{tree}}", check=False).text
+    parents = [
+        intake.run(*rev_parse, f"{each}^", check=False).text for each in (record.uncommitted, done.commit)
+    ]
     return record.uncommitted if before == done.tree and parents[0] == parents[1] else ""
 
 

@@ -101,13 +101,13 @@ def _bring_back(clone: Clone, progress: Progress, facts: dict[str, Any]) -> None
         counted = summary(clone, work)
         facts.update(base=work.base, result=work.head, branch=work.branch, uncommitted=work.uncommitted)
         facts.update(asdict(counted))
-        for line in told(clone, work, counted):
+        for line in describe_work(clone, work, counted):
             progress.note(line)
     except BottleError as error:
         progress.warn(f"the bottle's work is still in {clone.work}: {error}")
 
 
-def told(clone: Clone, work: Work, counted: Summary) -> list[str]:
+def describe_work(clone: Clone, work: Work, counted: Summary) -> list[str]:
     """Return a few lines that describe what a bottle has done."""
     name = clone.record.name
     lines = []

@@ -51,17 +51,17 @@ def test_what_makes_namespaces_and_mounts_is_taken_out() -> None:
 @pytest.mark.parametrize(
     ("profile", "told"),
     [
-        ([], "no seccomp profile"),
-        ({}, "no seccomp profile"),
-        ({**PROFILE, "syscalls": ["read"]}, "no seccomp profile"),
+        ([], "not a seccomp profile"),
+        ({}, "not a seccomp profile"),
+        ({**PROFILE, "syscalls": ["read"]}, "not a seccomp profile"),
         ({**PROFILE, "syscalls": [{"name": "read"}]}, "no names"),
-        ({**PROFILE, "defaultAction": ALLOW}, "lets through"),
-        ({"syscalls": []}, "lets through"),
+        ({**PROFILE, "defaultAction": ALLOW}, "its default is to allow"),
+        ({"syscalls": []}, "its default is to allow"),
     ],
 )
 def test_what_is_no_profile_or_names_what_it_refuses(profile: Any, told: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(json.dumps(profile))
-    with pytest.raises(BootError, match="cannot be narrowed") as caught:
+    with pytest.raises(BootError, match="cannot be restricted") as caught:
         seccomp_options(PODMAN, info(tmp_path / "own.json"), tmp_path)
     assert told in caught.value.why
     assert not (tmp_path / "seccomp.json").exists()
@@ -71,7 +71,7 @@ def test_what_is_no_profile_or_names_what_it_refuses(profile: Any, told: str, tm
 def test_a_profile_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "own.json").write_bytes(content)
-    with pytest.raises(BootError, match="cannot be narrowed") as caught:
+    with pytest.raises(BootError, match="cannot be restricted") as caught:
         seccomp_options(PODMAN, info(tmp_path / "own.json"), tmp_path)
     assert str(tmp_path / "own.json") in caught.value.why
     assert caught.value.next_step
@@ -83,5 +83,5 @@ def test_podman_gets_its_own_profile_narrowed_and_docker_keeps_its_own(tmp_path:
     assert option == f"--security-opt=seccomp={tmp_path}/seccomp.json"
     assert json.loads((tmp_path / "seccomp.json").read_text()) == narrowed(PROFILE)
     assert seccomp_options(DOCKER, {}, tmp_path) == []
-    with pytest.raises(BootError, match="cannot be narrowed"):
+    with pytest.raises(BootError, match="cannot be restricted"):
         seccomp_options(PODMAN, {}, tmp_path)

@@ -143,7 +143,7 @@ def test_the_table_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.Ca
     ("changes", "told"),
     [
         ({"source": Source(archive=Path("image.tar"))}, "archive"),
-        ({"workspace": Request("mount")}, "own folder"),
+        ({"workspace": Request("mount")}, "--workspace mount"),
     ],
 )
 def test_what_cannot_be_done_twice_is_refused(changes: dict[str, object], told: str) -> None:
@@ -153,5 +153,5 @@ def test_what_cannot_be_done_twice_is_refused(changes: dict[str, object], told: 
 
 
 def test_a_name_that_gets_too_long_is_told_before_anything_runs() -> None:
-    with pytest.raises(SpecError, match="not a bottle's name"):
+    with pytest.raises(SpecError, match="invalid bottle name"):
         twin.twin(BottleSpec(Source(image="x"), "n" * 60), Progress(), ConvertOptions())

@@ -57,7 +57,7 @@ def test_a_file_that_asks_for_nothing_needs_no_grant(project: Path) -> None:
     ("text", "told"),
     [
         ('[egress]\nallow = ["api.example.org"]\n', "reach api.example.org"),
-        ("[egress]\nopen = true\n", "no walls"),
+        ("[egress]\nopen = true\n", "unrestricted network"),
         ('workspace = "mount"\n', "write to"),
         ('[secrets.KEY]\nfile = "~/.netrc"\n', "secrets KEY: file ~/.netrc"),
     ],

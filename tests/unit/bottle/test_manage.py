@@ -39,5 +39,5 @@ def test_stop_waits_for_the_process_and_not_for_the_name_alone() -> None:
 
 
 def test_stop_of_what_has_never_been_says_so() -> None:
-    with pytest.raises(ReceiptError, match="no run of a bottle named blue is known"):
+    with pytest.raises(ReceiptError, match="no bottle named blue"):
         manage.stop("blue", patience=0)

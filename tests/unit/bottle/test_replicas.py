@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_told_with_what_it_takes(
 ) -> None:
     monkeypatch.setenv("BOT_BOTTLE_STATE_DIR", str(small_disk))
     told = str(CliRunner().invoke(bottle, FAN).exception)
-    assert f"not enough room in {small_disk} for 1 clone of {repo.top}" in told
+    assert f"not enough space in {small_disk} for 1 clone of {repo.top}" in told
     assert "are needed" in told
     assert "BOT_BOTTLE_STATE_DIR" in told
 

@@ -62,7 +62,7 @@ def test_without_a_command_the_image_s_own_runs(docker: FakeDocker) -> None:
 
 def test_an_image_without_a_command_needs_one(docker: FakeDocker, tmp_path: Path) -> None:
     docker.install(tmp_path / "bin", {**IMAGE, "Config": {}})
-    with pytest.raises(SpecError, match="names no command"):
+    with pytest.raises(SpecError, match="no default command"):
         run(spec())
 
 
@@ -147,7 +147,7 @@ def test_an_engine_without_a_seccomp_filter_is_refused(docker: FakeDocker) -> No
 
 def test_a_container_that_cannot_be_made_is_explained_in_the_engine_s_words(docker: FakeDocker) -> None:
     docker.behave(Behaviour(fails={"create": "the daemon is out of sorts"}))
-    with pytest.raises(EngineError, match="could not make the container") as caught:
+    with pytest.raises(EngineError, match="could not create the container") as caught:
         run(spec("true"))
     assert caught.value.why == "the daemon is out of sorts"
 

@@ -13,7 +13,7 @@ from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_env,
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Source, parse_build_args
 from bot_bottle.errors import SpecError, UsageError
-from bot_bottle.network.ports import Port, parse_ports, settled
+from bot_bottle.network.ports import Port, allocate_host_ports, parse_ports
 from bot_bottle.pack.options import ConvertOptions
 
 SOURCE = Source(image="hello")
@@ -164,7 +164,7 @@ def test_a_host_port_of_zero_becomes_a_free_port() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         free = other.getsockname()[1]
-    any_, named, more = settled([Port(0, 80), Port(free, 81), Port(0, 82)])
+    any_, named, more = allocate_host_ports([Port(0, 80), Port(free, 81), Port(0, 82)])
     assert (any_.guest, named, more.guest) == (80, Port(free, 81), 82)
     assert len({0, any_.host, named.host, more.host}) == 4
 
@@ -174,7 +174,7 @@ def test_a_host_port_in_use_is_refused_with_its_number(address: str) -> None:
     with socket.create_server((address, 0)) as other:
         number = other.getsockname()[1]
         with pytest.raises(SpecError) as told:
-            settled([Port(number, 80)])
+            allocate_host_ports([Port(number, 80)])
     assert told.value.message == f"cannot publish {number}:80"
     assert f"host port {number}: " in told.value.why
     assert "write 80 for any free port" in told.value.next_step
@@ -186,12 +186,12 @@ def test_a_host_port_in_use_is_refused_with_its_number(address: str) -> None:
         ({"A": "x" * (127 << 10)}, "A is too large"),
         ({"A": "é" * (64 << 10)}, "A is too large"),  # bytes count, not characters
         ({f"A{n}": "x" * (100 << 10) for n in range(11)}, "all of them"),
-        ({"A": "a\0b"}, "not a variable"),
-        ({"": "x"}, "not a variable"),
-        ({"A B": "x"}, "not a variable"),
-        ({"A=B": "x"}, "not a variable"),
-        ({"A\n": "x"}, "not a variable"),
-        ({"\udc80": "x"}, "not a variable"),
+        ({"A": "a\0b"}, "invalid variable"),
+        ({"": "x"}, "invalid variable"),
+        ({"A B": "x"}, "invalid variable"),
+        ({"A=B": "x"}, "invalid variable"),
+        ({"A\n": "x"}, "invalid variable"),
+        ({"\udc80": "x"}, "invalid variable"),
         ({"A": "\udcff"}, "not UTF-8"),
         ({"B": "\ud800"}, "not UTF-8"),  # as JSON may have it
     ],

@@ -50,8 +50,8 @@ def test_memory_without_a_unit_is_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     message = told("run", "--image", "x", "-m", text)
     assert f"{text} is " in message
-    assert "bytes of memory" in message
-    assert "write the unit, as 512m or 4g" in message
+    assert "too little memory" in message
+    assert "add a unit, for example 512m or 4g" in message
 
 
 def test_what_is_named_while_a_bottle_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

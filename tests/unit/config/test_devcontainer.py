@@ -257,7 +257,7 @@ def test_what_a_bottle_does_not_have_is_named(project: Path, key: str) -> None:
     ("text", "told"),
     [
         ('{"build": {"dockerfile": "D", "options": ["--x"]}}', "its build has the option --x"),
-        ('{"build": {"context": ".."}}', "names no dockerfile"),
+        ('{"build": {"context": ".."}}', "has no dockerfile"),
         (
             '{"build": {"dockerfile": "D", "args": {"A": [1]}}}',
             "image.args.A: input should be a valid string",

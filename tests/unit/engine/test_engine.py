@@ -104,7 +104,7 @@ def test_a_podman_machine_that_does_not_run(fake: Fake, monkeypatch: pytest.Monk
 
 def test_a_socket_that_is_not_ours(fake: Fake) -> None:
     fake("docker", fails(NO_RIGHT))
-    with pytest.raises(EngineError, match="may not be used by this user") as caught:
+    with pytest.raises(EngineError, match="cannot be used by this user") as caught:
         find_engine()
     assert caught.value.why == NO_RIGHT
     assert "usermod -aG docker" in caught.value.next_step
@@ -129,7 +129,7 @@ def test_no_other_engine_is_taken_for_the_docker_that_was_named(
     with pytest.raises(EngineError, match="docker does not answer") as caught:
         find_engine()
     assert NO_DAEMON in caught.value.why
-    assert f"{name}=far says which docker is meant" in caught.value.why
+    assert f"{name}=far selects a docker" in caught.value.why
     assert f"{name}=far" in caught.value.next_step
     assert "--engine podman" in caught.value.next_step
     assert find_engine("podman").name == "podman"

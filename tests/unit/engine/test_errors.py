@@ -287,8 +287,8 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             "does not answer",
             "systemctl --user start docker-desktop",
         ),
-        (DENIED.format("/var/run/docker.sock"), "may not be used", "usermod -aG docker"),
-        (DENIED.format("/run/user/9/docker.sock"), "may not be used", "run bottle as that user"),
+        (DENIED.format("/var/run/docker.sock"), "cannot be used", "usermod -aG docker"),
+        (DENIED.format("/run/user/9/docker.sock"), "cannot be used", "run bottle as that user"),
         ("write /x: no space left on device", "could not save a", "docker system df"),
         (
             "unable to create manifests file: NotFound: content digest sha256:ab: not found",

@@ -16,7 +16,7 @@ from bot_bottle.errors import WallsError
 from bot_bottle.host.progress import Progress
 from bot_bottle.network import probes
 from bot_bottle.network.probes import ANY, Outcome, Probe
-from bot_bottle.network.toolkit import kit
+from bot_bottle.network.toolkit import prepare_toolkit
 
 Run = Callable[[Sequence[Probe]], dict[str, Outcome]]
 ANSWER = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"  # 192.0.2.1, of type A, for a minute
@@ -26,9 +26,9 @@ ANSWER = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"  # 192.0.2.1, of type A, fo
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOT_BOTTLE_CACHE_DIR", str(tmp_path_factory.mktemp("kit")))
-        folder = kit(Progress())
+        folder = prepare_toolkit(Progress())
         made = (folder / "busybox").stat().st_mtime_ns
-        assert kit(Progress()) == folder
+        assert prepare_toolkit(Progress()) == folder
         assert (folder / "busybox").stat().st_mtime_ns == made
         assert {path.stat().st_mode & 0o777 for path in (folder, folder / "ld.so")} == {0o755}
     return str(folder / "ld.so"), "--library-path", str(folder), str(folder / "busybox")
@@ -165,7 +165,7 @@ def test_what_comes_back_is_not_trusted() -> None:
     output = b"a open\nb silent\nb open\nc fine\nx open\n\xff\xfe d open\n" + b"y" * 200_000
     assert probes.outcomes(output, tried) == {"a": "open", "b": "error", "c": "error", "d": "error"}
     proof = probes.judge(b"a silent\nb open\nc refused\nd unreachable\n", tried)
-    assert not proof.holds
+    assert not proof.ok
     assert proof.described()["b"] == {"outcome": "open", "ok": False}
     with pytest.raises(WallsError, match="b: open"):
         proof.require()

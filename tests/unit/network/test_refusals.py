@@ -16,7 +16,7 @@ from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.host.process import Completed
 from bot_bottle.network.audit_log import read
 from bot_bottle.network.policy import load_policy, parse_policy
-from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.vm.host import Host
 
 
@@ -48,9 +48,9 @@ def test_each_refusal_is_written_once_and_those_of_the_probes_are_not(
 ) -> None:
     monkeypatch.setattr(proving, "_PAUSE", {"kvm": 0.01})
     host, policy = Told(), parse_policy(["api.example.org"])
-    record = Record(tmp_path / "log", tmp_path / "policy")
+    record = EgressFiles(tmp_path / "log", tmp_path / "policy")
     launch = cast(BottleConfig, SimpleNamespace(name="bottle-x", egress=policy))
-    with proving.recorded(launch, cast(Host, host), record):
+    with proving.record_denials(launch, cast(Host, host), record):
         assert load_policy(record.policy) == policy
         host.events = [event(number) for number in range(1, 6)]
         host.asked.clear()

@@ -157,7 +157,7 @@ def test_a_full_disk_says_what_is_needed(small_disk: Path, save_image: SaveImage
     assert "No space left" in caught.value.why
     needed = float(caught.value.why.split("up to ")[1].split(" MB")[0])
     assert 2 < needed < 6
-    assert "1.0 MB are there" in caught.value.why
+    assert "1.0 MB are free" in caught.value.why
     with (small_disk / "given").open("wb", buffering=0) as file, pytest.raises(DiskFullError):
         pack(archive, file)
 

@@ -108,7 +108,7 @@ def test_an_export_of_another_image_is_refused(docker: FakeDocker) -> None:
 
 
 def test_a_transport_that_does_not_work_is_an_error_where_it_was_asked_for(docker: FakeDocker) -> None:
-    with pytest.raises(EngineError, match="cannot be read where docker keeps it"):
+    with pytest.raises(EngineError, match="cannot be read from the storage of docker"):
         convert(IMAGE, "direct")
     assert "save" not in docker.verbs()
 

@@ -11,7 +11,7 @@ from tests.support.wire import OCI_MANIFEST, Wire
 from bot_bottle import ephemeral_registry
 from bot_bottle.errors import RegistryError
 from bot_bottle.image.spec import Digest
-from bot_bottle.registry.blob_cache import Kept
+from bot_bottle.registry.blob_cache import BlobCache
 
 DATA = b"a layer"
 
@@ -64,7 +64,7 @@ def test_the_folder_is_private(keep: Path) -> None:
 
 
 def test_what_was_used_the_longest_ago_goes_first(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "layers")
+    kept = BlobCache(tmp_path / "layers")
     digests = []
     for number in range(4):
         data = bytes([number]) * 10

@@ -16,13 +16,13 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import VARIABLES, Record
+from bot_bottle.network.proxy_process import VARIABLES, EgressFiles
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.host import Accel
 
 
 class ContainerBackend:
-    """Implements `backend.base.Backend`."""
+    """Implements `backend.base.Backend` with docker or podman."""
 
     boots_artifact = False
 
@@ -32,28 +32,27 @@ class ContainerBackend:
         """Refuse archives, and with an open network secrets for hosts, and ports. Raises SpecError."""
         if archive:
             raise SpecError(
-                "the docker backend runs images that the engine holds, no archives",
-                next_step="docker load it, and use --image; or take --backend smolmachines",
+                "the docker backend cannot run archives",
+                next_step="docker load it, and use --image; or use --backend smolmachines",
             )
         for secret in secrets:
             if secret.hosts and egress.open:
                 raise SpecError(
-                    f"the secret {secret.name} is for {secret.hosts[0]}, and with an open network no proxy "
-                    "puts it in",
-                    next_step=f"allow hosts instead, with --allow {secret.hosts[0]}",
+                    f"the secret {secret.name} has hosts, which need the proxy, and an open network has none",
+                    next_step=f"allow hosts instead: --allow {secret.hosts[0]}",
                 )
         if egress.open and ports:
             raise SpecError(
-                "a container with an open network publishes no ports",
-                next_step="name what it may reach, with --allow; or use --backend smolmachines",
+                "--publish does not work with --backend docker and --network open",
+                next_step="use --allow instead, or use --backend smolmachines",
             )
 
     def check_env(self, env: Mapping[str, str]) -> None:
-        """Refuse variables that the engine's own program would read. Raises SpecError."""
+        """Refuse variables that the engine's client would read itself. Raises SpecError."""
         inherited_variables(env)
 
     def host_overhead_mib(self, _accel: Accel) -> int:
-        """Return 0: a container takes no memory besides its own."""
+        """Return 0: a container needs no memory besides its own."""
         return 0
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
@@ -61,9 +60,15 @@ class ContainerBackend:
         return {} if egress.closed or egress.open else VARIABLES
 
     def start(
-        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+        self,
+        config: BottleConfig,
+        boot: Boot,
+        files: EgressFiles,
+        run: RunDir,
+        progress: Progress,
+        accel: Accel,
     ) -> AbstractContextManager[bottle.ContainerBottle]:
-        """Make the bottle's container, which starts with its command."""
+        """Create the bottle's container, which starts with its command."""
         del accel  # there is no virtual machine
         return bottle.launch(config, boot.image_id, boot.engine(), run, files, progress)
 
@@ -73,11 +78,11 @@ class ContainerBackend:
             return bottle.execute(config, _engine(machine, progress), run, tty=tty)
 
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
-        """Try again from inside what the container can reach."""
+        """Probe again from inside what the container can reach."""
         return probes.prove(_engine(machine, progress), machine.name, machine.user, policy)
 
     def check_can_allow(self, machine: Machine) -> None:
-        """Accept it: the proxy reads its policy file again."""
+        """Do nothing: the proxy reads its policy file again."""
 
     def allow(self, machine: Machine, added: Policy) -> None:
         """Do nothing: the proxy reads its policy file again."""

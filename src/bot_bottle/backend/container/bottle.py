@@ -1,4 +1,4 @@
-"""A bottle as a container: the host's kernel, hardened as far as the engine goes. For docker and podman."""
+"""A bottle as a container of docker or podman: on the host's kernel, restricted as far as the engine can."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_ident
 from bot_bottle.backend.container.commands import PIDS, bind_option, create_options, env_file, user_options
 from bot_bottle.backend.container.entrypoint import (
     ENTRYPOINT,
-    Gate,
+    Entrypoint,
     Image,
-    gate,
-    held_up,
-    is_for_loader,
-    look,
+    entrypoint,
+    inspect_image,
+    is_loader_variable,
+    lost_in_shell,
 )
 from bot_bottle.backend.container.mounts import mount_options
 from bot_bottle.backend.container.network import Network, network
@@ -41,27 +41,27 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
-from bot_bottle.network.credentials import BUNDLE, Kept, Withheld, variables
-from bot_bottle.network.probes import BUSYBOX, KIT, Probe, Proof, canary
-from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.credentials import BUNDLE, CredentialStore, ProxiedCredential, variables
+from bot_bottle.network.probes import BUSYBOX, TOOLKIT, Probe, Proof, canary
+from bot_bottle.network.proxy_process import EgressFiles
 
 STRAY = "bottle-container"
 _LABEL = "bot-bottle.bottle"
-_DRAIN = 5.0  # seconds, for what a client has said to come through when it has ended
-_SIGNALLED = 128  # and the number of the signal: the exit status of a command that a signal ended
+_DRAIN = 5.0  # seconds to wait for a client's last error output after it has exited
+_SIGNALLED = 128  # plus the number of the signal: the exit status of a command that a signal ended
 _BROKEN = b"broken pipe\n"
 _USER = re.compile(r"unable to find (user|group)|no matching entries|uids and gids must be")
 
 
 class ContainerBottle:
-    """A bottle whose container is made and not yet started. Made by `launch`."""
+    """A bottle whose container is created and not yet started. Made by `launch`."""
 
     def __init__(
         self,
         launch: BottleConfig,
         engine: Engine,
         image: Image,
-        gate: Gate,
+        entrypoint: Entrypoint,
         network: Network,
         options: Sequence[str],
     ) -> None:
@@ -70,7 +70,7 @@ class ContainerBottle:
         self._options = options
         self._engine = engine
         self._image = image
-        self._gate = gate
+        self._entrypoint = entrypoint
 
     @property
     def place(self) -> Place:
@@ -78,38 +78,38 @@ class ContainerBottle:
         return "container"
 
     def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
-        """Run the bottle's command on our own streams and give its exit status.
+        """Run the bottle's command on our own streams and return its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
-        EngineError when the engine refuses, WallsError when it drops a limit or a wall that was asked for,
-        and what `on_proved` raises, which is given what was found of the walls before the command starts.
+        EngineError when the engine refuses, WallsError when it ignores a restriction that was requested, and
+        what `on_proved` raises, which is called with the result of the probes before the command starts.
         """
         containers = self._engine.containers
         with ExitStack() as held:
             tried = probes(self.launch.egress, held.enter_context(canary()))
-            self._gate.ask(inside(tried))
+            self._entrypoint.ask(inside(tried))
             self._create(tty=tty)
             with (
                 signals.capture_signals() as received,
                 containers.start(self.launch.name, terminal=tty) as client,
                 _relayed(client.stderr),
             ):
-                started = self._let_through(client, received, tried, on_proved, tty=tty)
+                started = self._release(client, received, tried, on_proved, tty=tty)
                 held.close()
                 ended = wait(client, received, self._pass_on, self._remove)
         lost = bool(ended) and not received
         unread = lost and _reader_is_gone()
         if unread and containers.inspect(self.launch.name)["State"].get("Running"):
-            return _SIGNALLED + signal.SIGPIPE  # as for a program that writes by itself
+            return _SIGNALLED + signal.SIGPIPE  # as for a program that writes itself
         status = self._status()
         if lost and started and not status:  # the output could not be written, as on a full disk
             return _SIGNALLED + signal.SIGPIPE if unread else ended if ended > 0 else _SIGNALLED - ended
         if not (started or received or status):
-            raise BootError("the container ended before its command began")
+            raise BootError("the container exited before its command started")
         return status
 
     def run_before(self, command: tuple[str, ...]) -> int:
-        """Run another command before the bottle's own, in a container of its own that is gone afterwards."""
+        """Run another command before the bottle's own, in a container that is removed afterwards."""
         other = copy(self)
         other.launch = self.launch.for_command(command)
         try:
@@ -117,22 +117,22 @@ class ContainerBottle:
         finally:
             self._remove()
 
-    def _let_through(
+    def _release(
         self, client: Child, received: list[int], tried: Sequence[Probe], on_proved: OnProved, *, tty: bool
     ) -> bool:
-        """Let the command start when its walls have been proved from inside; not, if it is to end already."""
+        """Release the command if the probes succeed from inside; return whether it runs."""
 
         def alive() -> bool:
             return client.code is None and not received
 
-        report = self._gate.report(alive)
+        report = self._entrypoint.report(alive)
         if not alive():
             return False
         on_proved(judged(report, tried))
-        self._network.forget()  # what the probes were refused
+        self._network.forget()  # connections that the probes were refused
         secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
-        again = held_up({**self._image.env, **self.launch.variables(tty=tty)})
-        self._gate.let_through({**again, **secrets}, alive)
+        again = lost_in_shell({**self._image.env, **self.launch.variables(tty=tty)})
+        self._entrypoint.release({**again, **secrets}, alive)
         return True
 
     def _create(self, *, tty: bool) -> None:
@@ -141,11 +141,11 @@ class ContainerBottle:
         options = [f"--name={launch.name}", *(f"--label={key}={value}" for key, value in labels.items())]
         options += self._options
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
-        options += [bind_option(self._gate.folder, KIT, "readonly")]
+        options += [bind_option(self._entrypoint.folder, TOOLKIT, "readonly")]
         command = (*ENTRYPOINT, *launch.before, *(launch.command or self._image.command))
         variables = launch.variables(tty=tty)
-        blanked = {name: "" for name in {**self._image.env, **variables} if is_for_loader(name)}
-        with env_file(self._gate.folder.parent, {**variables, **blanked}) as (path, inherited):
+        blanked = {name: "" for name in {**self._image.env, **variables} if is_loader_variable(name)}
+        with env_file(self._entrypoint.folder.parent, {**variables, **blanked}) as (path, inherited):
             options += [f"--env-file={path}", *(f"--env={name}" for name in inherited)]
             options += create_options(launch, network=self._network.mode, tty=tty)
             options += [*self._engine.limit_options(), f"--entrypoint={command[0]}"]
@@ -154,12 +154,12 @@ class ContainerBottle:
         if done.code:
             step = "install catatonit (Debian's package)" if "container-init" in done.complaint else ""
             raise EngineError(
-                f"{self._engine.name} could not make the container", why=done.complaint, next_step=step
+                f"{self._engine.name} could not create the container", why=done.complaint, next_step=step
             )
-        self._hold_in_force()
+        self._check_in_force()
 
-    def _hold_in_force(self) -> None:
-        """Refuse a container that has fewer walls or limits than were asked for."""
+    def _check_in_force(self) -> None:
+        """Refuse a container that lacks a requested restriction. Raises WallsError."""
         host = self._engine.containers.inspect(self.launch.name)["HostConfig"]
         wanted = {
             "Memory": self.launch.memory_mib << 20,
@@ -177,7 +177,7 @@ class ContainerBottle:
         state = self._engine.containers.inspect(self.launch.name)["State"]
         code = int(state.get("ExitCode") or 0)
         if state.get("Running"):
-            raise EngineError(f"{self._engine.name} let go of the container before its command ended")
+            raise EngineError(f"{self._engine.name} detached from the container before its command exited")
         if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
             why = str(state.get("Error") or "")
             step = "correct USER in the Dockerfile, or name another with --user" if _USER.search(why) else ""
@@ -194,17 +194,17 @@ class ContainerBottle:
 
 @contextmanager
 def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
-    """Copy what a client complains of to our standard error, wherever that leads by then (`run -d`).
+    """Copy a client's error output to our standard error, wherever that leads by then (`run -d`).
 
-    Except that the reader of our standard output has gone: other programs do not report that either.
+    Except that the reader of our standard output is gone: other programs do not report that either.
     """
 
     def copy() -> None:
-        with suppress(OSError, ValueError):  # it is closed when the client had to be ended
+        with suppress(OSError, ValueError):  # it is closed when the client had to be killed
             while stream is not None and (data := os.read(stream.fileno(), 1 << 16)):
                 if data.endswith(_BROKEN) and _reader_is_gone():
                     data = data[: data.rfind(b"\n", 0, -1) + 1]
-                with suppress(OSError):  # nobody listens; the command goes on all the same
+                with suppress(OSError):  # without a reader, the command goes on all the same
                     while data:
                         data = data[os.write(2, data) :]
 
@@ -216,9 +216,9 @@ def _relayed(stream: IO[bytes] | None) -> Iterator[None]:
 
 @contextmanager
 def launch(
-    launch: BottleConfig, image: str, engine: Engine, run: RunDir, record: Record, progress: Progress
+    launch: BottleConfig, image: str, engine: Engine, run: RunDir, record: EgressFiles, progress: Progress
 ) -> Iterator[ContainerBottle]:
-    """Make a bottle's container; when the block ends, by any way, nothing of it is left.
+    """Create a bottle's container; however the block ends, nothing of it remains.
 
     `image` is an id.
     """
@@ -226,21 +226,23 @@ def launch(
     check_seccomp(engine, info)
     check_limits(engine, info)
     label = f"{_LABEL}={launch.slug}"
-    own = look(engine, image, launch)
+    own = inspect_image(engine, image, launch)
     with ExitStack() as stack:
-        withheld = [Withheld(name, each.hosts, each.value) for name, each in launch.credentials.items()]
-        launch = replace(launch, env={**variables(withheld), **launch.env})
+        credentials = [
+            ProxiedCredential(name, each.hosts, each.value) for name, each in launch.credentials.items()
+        ]
+        launch = replace(launch, env={**variables(credentials), **launch.env})
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
-        door = stack.enter_context(gate(run, progress))
+        entry = stack.enter_context(entrypoint(run, progress))
         with defer_signals():
             engine.containers.record(run, STRAY, label)
             stack.callback(_remove_quietly, engine, label)
-        kept = Kept(withheld, door.folder / BUNDLE)
-        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, kept, progress))
-        if net.shared:  # the containers go before the clients that hold them: those would take their time
+        store = CredentialStore(credentials, entry.folder / BUNDLE)
+        net = stack.enter_context(network(launch, engine, _labels(launch), record, run, store, progress))
+        if net.shared:  # remove containers before their clients exit, which would take long otherwise
             stack.callback(_remove_quietly, engine, label)
         options = [*privilege_options(engine, info), *seccomp_options(engine, info, run.path), *mounts]
-        yield ContainerBottle(launch, engine, own, door, net, options)
+        yield ContainerBottle(launch, engine, own, entry, net, options)
 
 
 def _labels(launch: BottleConfig) -> dict[str, str]:
@@ -248,7 +250,7 @@ def _labels(launch: BottleConfig) -> dict[str, str]:
 
 
 def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> int:
-    """Run another command in a bottle that another process holds, and give its exit status.
+    """Run another command in a bottle of another process, and return its exit status.
 
     Raises WallsError when the command would have other privileges than it should.
     """
@@ -262,12 +264,12 @@ def execute(launch: BottleConfig, engine: Engine, run: RunDir, *, tty: bool) -> 
             code = client.wait()
     if code is None or code < 0:
         return _SIGNALLED - (code or -signal.SIGKILL)
-    # some releases of the engines answer 126 for a command that is not there, too
+    # some releases of the engines also return 126 for a missing command
     return 127 if code == 126 and _is_missing(engine, launch) else code
 
 
 def _is_missing(engine: Engine, launch: BottleConfig) -> bool:
-    """Return whether a command that could not be started is not in the container."""
+    """Return whether a command that could not be started is missing in the container."""
     name = launch.command[0]
     options = [f"--user={launch.user}"] if launch.user else []
     look_up = ("test", "-e", name) if "/" in name else ("which", name)
@@ -275,7 +277,7 @@ def _is_missing(engine: Engine, launch: BottleConfig) -> bool:
 
 
 def _reader_is_gone() -> bool:
-    """Return whether nobody reads what is written to our standard output, a pipe."""
+    """Return whether our standard output is a pipe without a reader."""
     poll = select.poll()
     poll.register(1, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

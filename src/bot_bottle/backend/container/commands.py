@@ -14,7 +14,7 @@ from bot_bottle.errors import SpecError
 
 PIDS = 4096
 
-# names that the engine's own client reads: in its environment they would change what it does
+# variables that the engine's own client reads: in its environment they would change what it does
 _OWN_NAME = re.compile(
     r"(PATH|HOME|TMPDIR|SSH_AUTH_SOCK|GO[A-Z]+|(ALL|HTTPS?|NO)_PROXY|REGISTRY_AUTH_FILE"
     r"|(LD|DOCKER|CONTAINER|CONTAINERS|XDG|STORAGE|BUILDKIT|BUILDAH|PODMAN|SSL_CERT)_.*)\Z",
@@ -47,9 +47,9 @@ def bind_option(source: Path, target: str, *more: str) -> str:
 
 @contextmanager
 def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield a private file with the variables for `--env-file`, and those that such a file cannot carry.
+    """Yield a private file with the variables for `--env-file`, and those that the file cannot contain.
 
-    Those come from the client's own environment. Raises SpecError.
+    The latter go through the client's own environment. Raises SpecError.
     """
     inherited = inherited_variables(env)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="env-") as file:  # mode 0600
@@ -60,17 +60,17 @@ def env_file(folder: Path, env: Mapping[str, str]) -> Iterator[tuple[Path, dict[
 
 
 def inherited_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that no file for `--env-file` can carry.
+    """Return the variables that no file for `--env-file` can contain.
 
-    They hold a line break or are long. The engine's client takes them from its environment, so their names
-    must mean nothing to it. Raises SpecError.
+    They have a line break or are long. The engine's client takes them from its environment, so it must not
+    read their names itself. Raises SpecError.
     """
     inherited = {name: value for name, value in env.items() if not _fits_line(name, value)}
     for name in inherited:
         if _OWN_NAME.match(name):
             raise SpecError(
                 f"a container's {name} must be one line of {_LONGEST_LINE >> 10} KiB at most",
-                why="the engine's own program reads this name, so it can only come from a file of lines",
+                why="the engine's client reads this variable, so it can only be passed in a file of lines",
                 next_step="set it in the command itself: -- sh -c 'export NAME=...; exec ...'",
             )
     return inherited

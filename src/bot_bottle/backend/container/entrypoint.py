@@ -1,8 +1,8 @@
-"""The gate of a container: its first program, ours, which looks at the walls and waits to be let through.
+"""The entrypoint of a container: a script of ours that runs the probes and waits to be released.
 
-It runs in the place of the command, as the command's user, before it: tries every wall from inside, tells
-what it found, and becomes the command once the host says so. What the command alone may know (secrets) comes
-with that word, through a pipe, so that no engine ever sees it. If the host says nothing, nothing starts.
+It runs in the place of the command, as the command's user, before it: runs the probes, reports their output,
+and becomes the command when the host releases it. What only the command may have (secrets) comes with the
+release, through a pipe, so that no engine ever sees it. Without the release, nothing starts.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import ImageError, SpecError, WallsError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.network.probes import BUSYBOX, KIT
-from bot_bottle.network.toolkit import kit
+from bot_bottle.network.probes import BUSYBOX, TOOLKIT
+from bot_bottle.network.toolkit import prepare_toolkit
 from bot_bottle.vm.package import link
 
-ENTRYPOINT = (*BUSYBOX, "sh", f"{KIT}/gate")
+ENTRYPOINT = (*BUSYBOX, "sh", f"{TOOLKIT}/entrypoint")
 
 _SAYS, _HEARS = "says", "hears"
-_LIMIT = 64 << 10  # bytes that are read of what it says
-_TIMEOUT = 60.0  # seconds; a busy machine starts a container in some
+_LIMIT = 64 << 10  # bytes of its report that are read
+_TIMEOUT = 60.0  # seconds; a busy machine takes long to start a container
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READY = "bottle_gate_open"
 
-# `hears` is read as shell: that is how it gets variables without a program that could be seen
+# `hears` is sourced by the shell: so it gets variables without a program whose environment could be read
 _SCRIPT = f"""\
 ( :
 @PROBES@
-) > {KIT}/{_SAYS} 2>/dev/null < /dev/null
+) > {TOOLKIT}/{_SAYS} 2>/dev/null < /dev/null
 unset {_READY}
-. {KIT}/{_HEARS}
+. {TOOLKIT}/{_HEARS}
 [ "${_READY}" = yes ] || exit 119
 unset {_READY} SHLVL PWD OLDPWD
 exec "$@"
 """
 
 
-class Gate:
-    """The host's side of a gate. `folder` is what the container is to see at `/.bottle`, read-only."""
+class Entrypoint:
+    """The host's side of the entrypoint. `folder` is mounted read-only at `/.bottle` in the container."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def ask(self, probes: str) -> None:
-        """Have the next container run this shell text, which prints what it finds."""
-        (self.folder / "gate").write_text(_SCRIPT.replace("@PROBES@", probes))
-        (self.folder / "gate").chmod(0o644)
+        """Set the shell script of the probes for the next container."""
+        (self.folder / "entrypoint").write_text(_SCRIPT.replace("@PROBES@", probes))
+        (self.folder / "entrypoint").chmod(0o644)
 
     def report(self, alive: Callable[[], bool]) -> bytes:
-        """Wait for what the probes found, and give it. Raises WallsError if it does not come.
+        """Wait for the output of the probes, and return it. Raises WallsError if it does not arrive.
 
-        `alive` says whether the container's client still runs.
+        `alive` returns whether the container's client still runs.
         """
         pipe = os.open(self.folder / _SAYS, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -71,12 +71,12 @@ class Gate:
         finally:
             os.close(pipe)
 
-    def let_through(self, variables: Mapping[str, str], alive: Callable[[], bool]) -> None:
-        """Let the command start, with these variables besides those it has. Nothing, if it has gone."""
-        plain = {name: value for name, value in variables.items() if is_for_shell(name)}
+    def release(self, variables: Mapping[str, str], alive: Callable[[], bool]) -> None:
+        """Release the command, with additional variables. Does nothing if the container has exited."""
+        plain = {name: value for name, value in variables.items() if is_shell_variable(name)}
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in plain.items()]
         odd = [f"{name}={value}" for name, value in variables.items() if name not in plain]
-        if odd:  # a shell cannot hold them
+        if odd:  # a shell cannot have them
             lines.append(f'set -- {shlex.join([*BUSYBOX, "env", *odd])} "$@"\n')
         data = os.fsencode("".join([*lines, f"{_READY}=yes\n"]))
         pipe = self._open_to_say(alive)
@@ -89,7 +89,7 @@ class Gate:
             try:
                 pipe = os.open(self.folder / _HEARS, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # nobody listens yet
+                if error.errno != errno.ENXIO:  # no reader yet
                     raise
                 time.sleep(0.005)
             else:
@@ -98,80 +98,82 @@ class Gate:
         return None
 
 
-def is_for_shell(name: str) -> bool:
-    """Whether the gate's shell can hold a variable of this name."""
+def is_shell_variable(name: str) -> bool:
+    """Return whether the entrypoint's shell can have a variable of this name."""
     return bool(_SHELL_NAME.fullmatch(name))
 
 
 @contextmanager
-def gate(run: RunDir, progress: Progress) -> Iterator[Gate]:
-    """Make a gate for the containers of a run, one after the other."""
-    tools = kit(progress)
-    folder = run.folder("gate")
-    folder.chmod(0o755)  # of a folder that is the user's alone; whoever the command runs as has to enter
+def entrypoint(run: RunDir, progress: Progress) -> Iterator[Entrypoint]:
+    """Yield the entrypoint of a run's containers, which run one after the other."""
+    tools = prepare_toolkit(progress)
+    folder = run.folder("entrypoint")
+    folder.chmod(0o755)  # in a folder that only the user can enter; the command's user has to enter this one
     for name in ("busybox", "ld.so"):
         link(tools / name, folder / name)
     for name in (_SAYS, _HEARS):
         os.mkfifo(folder / name)
         (folder / name).chmod(0o666)
-    yield Gate(folder)
+    yield Entrypoint(folder)
 
 
 def _read(pipe: int, alive: Callable[[], bool]) -> bytes:
-    """Read to the end of what the one writer says; less, when it has died."""
+    """Read until the writer closes the pipe, or has died."""
     deadline = time.monotonic() + _TIMEOUT
     data = b""
     while time.monotonic() < deadline and len(data) <= _LIMIT:
-        ready, _, _ = select.select([pipe], [], [], 0.05)  # not before somebody has opened the other end
+        ready, _, _ = select.select([pipe], [], [], 0.05)  # not before a writer has opened the other end
         chunk = os.read(pipe, _LIMIT) if ready else b""
         data += chunk
         if (ready and not chunk) or not (ready or alive()):
             return data
     if len(data) > _LIMIT:
-        raise WallsError("the bottle's probes said more than they can")
+        raise WallsError("the network probes produced too much output")
     raise WallsError(
-        f"the bottle's walls were not proved within {_TIMEOUT:g} s",
-        why="its probes did not come to an end",
+        f"the network isolation could not be checked within {_TIMEOUT:g} s",
+        why="the probes did not finish",
         next_step="try again when the machine is less busy",
     )
 
 
-# read by the loader of every program, the gate's too
+# read by the loader of every program, also the entrypoint's
 _LOADER = re.compile(r"LD_[A-Z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by its id, and the command and variables that it has of its own."""
+    """An image's id, and its own command and variables."""
 
     id: str
     command: tuple[str, ...]
     env: Mapping[str, str]
 
 
-def is_for_loader(name: str) -> bool:
-    """Whether every program's loader reads this variable: it must be empty while the gate runs."""
+def is_loader_variable(name: str) -> bool:
+    """Return whether every program's loader reads this variable: the entrypoint runs without it."""
     return bool(_LOADER.fullmatch(name))
 
 
-def held_up(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that do not come through the gate, to be given to the command once more.
+def lost_in_shell(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the entrypoint cannot pass on, which are set again for the command.
 
-    They are those for the loader, and those whose names a shell cannot hold.
+    They are those of the loader, and those whose names a shell cannot have.
     """
-    return {name: value for name, value in env.items() if is_for_loader(name) or not is_for_shell(name)}
+    return {
+        name: value for name, value in env.items() if is_loader_variable(name) or not is_shell_variable(name)
+    }
 
 
-def look(engine: Engine, image: str, launch: BottleConfig) -> Image:
-    """Ask the engine. Raises SpecError if there is nothing to run, ImageError for a broken configuration."""
+def inspect_image(engine: Engine, image: str, launch: BottleConfig) -> Image:
+    """Inspect the image. Raises SpecError if there is no command, ImageError for an invalid configuration."""
     config = engine.inspect(image).get("Config") or {}
     try:
         own = (*_texts(config.get("Entrypoint")), *_texts(config.get("Cmd")))
         pairs = [item.partition("=")[::2] for item in _texts(config.get("Env"))]
     except (AttributeError, TypeError) as error:
-        raise ImageError(f"{engine.name} tells nonsense of the image {image}") from error
+        raise ImageError(f"{engine.name} returned an invalid description of image {image}") from error
     if not (launch.command or own):
-        raise SpecError("the image names no command", next_step="give one: bottle run . -- COMMAND")
+        raise SpecError("the image has no default command", next_step="give one: bottle run . -- COMMAND")
     return Image(image, own, dict(pairs))
 
 

@@ -1,8 +1,8 @@
-"""Idmapped mounts for callers who are not root, by an engine that is: a container of ours makes them.
+"""Id-mapped mounts for callers who are not root, through an engine that is: a container of ours makes them.
 
-Whoever may use such an engine may do this with it. The container has smolvm's own guest system, which brings
-`mount`, sees the folder and the place of the mount, and has no network and no rights but those that mounting
-takes. It ends at once; the mount stays, and another such container takes it away.
+Every user of such an engine has this permission. The container has smolvm's guest system, which contains
+`mount`, sees the folder and the mount point, and has no network and only the capabilities that mounting
+needs. It exits at once; the mount stays, and another such container unmounts it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bot_bottle.workspace.spec import Mount
 
 STRAY = "engine-mount"
 
-# to mount, to write the map of a user namespace that has root in it, to reach what is private to the caller
+# to mount, to write the map of a user namespace that has root in it, to reach the caller's private files
 _RIGHTS = ("SYS_ADMIN", "SETUID", "SETGID", "SETFCAP", "DAC_READ_SEARCH")
 
 # MAP SOURCE PLACE ...
@@ -48,8 +48,8 @@ _TAKE_AWAY = 'for place; do umount -l "$place" || exit 1; done'
 
 
 @contextmanager
-def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> Iterator[list[Path]]:
-    """Mount a workspace, and what is kept of it, as that user's for the time of the block, and give where.
+def idmapped_mounts(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> Iterator[list[Path]]:
+    """Mount a workspace, and its read-only parts, as that user's for the block; yield the mount points.
 
     Raises WorkspaceError when the engine or the file system cannot do it.
     """
@@ -72,7 +72,7 @@ def shown_as(mount: Mount, uid: int, gid: int, engine: Engine, run: RunDir) -> I
 
 
 def sweep(stray: dict[str, Any]) -> None:
-    """Take mounts away, and their places (the sweeper of `engine-mount` strays). Raises CommandFailed."""
+    """Unmount and remove mount points (the sweeper of `engine-mount`). Raises CommandFailed."""
     places = [Path(place) for place in stray["places"]]
     mounted = [place for place in places if is_mounted(place)]
     if mounted:
@@ -101,16 +101,16 @@ def _make(
         _run(engine.containers, image, options, _MAKE, [ids, *pairs])
     except CommandFailed as error:
         raise WorkspaceError(
-            f"{engine.name} cannot show your folder as the bottle's user's",
-            why=f"{error.why}\nit takes linux 5.12, a file system that knows idmapped mounts, "
-            f"and a shared mount that holds {base}",
+            f"{engine.name} cannot id-map your folder to the container's user",
+            why=f"{error.why}\nthis needs Linux 5.12, a file system with id-mapped mounts, "
+            f"and a shared mount that contains {base}",
             next_step="use --backend smolmachines, podman without root, or "
             f"--user {os.geteuid()}:{os.getegid()}",
         ) from error
 
 
 def _map(kind: str, mine: int, theirs: int) -> str:
-    """Return mount(8)'s X-mount.idmap for two owners in each other's place."""
+    """Return mount(8)'s X-mount.idmap that swaps two owners."""
     return " ".join(
         f"{kind}:{inside}:{outside}:{count}" for inside, outside, count in swap_id_map(mine, theirs)
     )
@@ -126,7 +126,7 @@ def _run(
 
 
 def helper_image(engine: Engine, run: RunDir) -> str:
-    """Return the helper's image, which is made of smolvm's guest system once for each version."""
+    """Return the helper's image, which is made from smolvm's guest system once for each version."""
     installed = prepare_installation(Progress())
     tag = f"bot-bottle-helper:{installed.version}"
     if engine.exists(tag):
@@ -136,5 +136,5 @@ def helper_image(engine: Engine, run: RunDir) -> str:
         tar.seek(0)
         done = import_image(engine, tar, tag)
     if done.code:
-        raise EngineError(f"{engine.name} could not take the helper's image", why=done.complaint)
+        raise EngineError(f"{engine.name} could not import the helper's image", why=done.complaint)
     return tag

@@ -1,7 +1,7 @@
 """A container's workspace: the caller's folder, whose files look like those of the container's user.
 
-What that takes depends on who the engine runs as. Without root's rights (podman) it maps the caller to the
-user itself. With them, it takes an idmapped mount, unless both have the same number.
+How this is done depends on the engine. A rootless one (podman) maps the caller to the user itself. One that
+runs as root needs an id-mapped mount, unless both have the same uid.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bot_bottle.workspace.spec import Mount
 
 @contextmanager
 def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir) -> Iterator[list[str]]:
-    """Yield what to add to the engine's `create` for the bottle's workspace, for as long as the block lasts.
+    """Yield the options of the engine's `create` for the bottle's workspace, valid until the block ends.
 
-    Raises WorkspaceError when this engine cannot show it as the user's own.
+    Raises WorkspaceError when this engine cannot map the folder to the user.
     """
     mount = launch.workspace
     if mount is None:
@@ -46,14 +46,14 @@ def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir)
         elif os.geteuid() == 0:
             yield _mapped_by_us(mount, uid, gid, run, stack)
         else:
-            places = stack.enter_context(helper.shown_as(mount, uid, gid, engine, run))
+            places = stack.enter_context(helper.idmapped_mounts(mount, uid, gid, engine, run))
             yield _placed(mount, places)
 
 
 def _refused(engine: Engine, uid: int) -> WorkspaceError:
     return WorkspaceError(
-        f"{engine.name} cannot give your folder to the bottle's user {uid}",
-        why="it runs without root's rights, so that only root in a container is you",
+        f"{engine.name} cannot map your files to user {uid} in the container",
+        why="the engine is rootless: only the container's root is your user",
         next_step="use --backend smolmachines, podman, or --user 0",
     )
 
@@ -86,7 +86,7 @@ def _as_it_is(mount: Mount) -> list[str]:
 
 
 def _placed(mount: Mount, places: Sequence[Path]) -> list[str]:
-    """Return the options for a workspace and what is kept of it, from where they are."""
+    """Return the options for a workspace and its read-only parts, from where they are."""
     kept = zip(places[1:], mount.kept, strict=True)
     options = [bind_option(place, f"{mount.target}/{name}", "readonly") for place, name in kept]
     return [bind_option(places[0], mount.target), *options]

@@ -1,9 +1,8 @@
-"""The network of a container: none at all, or none but a door that a proxy answers; open, if that was said.
+"""The network of a container: none, or none but the address of a proxy, or an open one if requested.
 
-Where something may be reached, a second container holds a network without any device but loopback, in which
-this machine's own Python makes the socket that the proxy answers (see `network.proxy_process.door`). The
-bottle's container joins it. Other tools take an internal network here, which has the host's bridge as a
-neighbour.
+Where something is allowed, a second container has a network namespace without any device but loopback, in
+which this machine's own Python makes the socket of the proxy (see `network.proxy_process.run_proxy`). The
+bottle's container joins it. Other tools use an internal network here, which the host's bridge belongs to.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
-from bot_bottle.network.credentials import Kept
+from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.ports import Port
-from bot_bottle.network.proxy_process import PROGRAM, Door, Record, door
+from bot_bottle.network.proxy_process import PROGRAM, EgressFiles, ProxyProcess, run_proxy
 
 _TIMEOUT = 120.0  # seconds
-_PLACE = Path("/door")
+_PLACE = Path("/sockets")
 
-# where a Python, its libraries and its loader are; what of it there is
+# folders with Python, its libraries and its loader, if they exist
 _SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What `--network` is given.
+    """The value of `--network`.
 
-    One that is `shared` is held by another container, with its hostname. `log` is of what it refuses.
+    A `shared` one belongs to another container, with its hostname. `log` is the log of refused connections.
     """
 
     mode: str
@@ -60,14 +59,14 @@ def network(
     launch: BottleConfig,
     engine: Engine,
     labels: Mapping[str, str],
-    record: Record,
+    record: EgressFiles,
     run: RunDir,
-    kept: Kept,
+    store: CredentialStore,
     progress: Progress,
 ) -> Iterator[Network]:
-    """Yield a bottle's network for as long as the block lasts.
+    """Yield a bottle's network, which exists until the block ends.
 
-    The container that holds it has the labels, and is removed with the bottle's own by them.
+    Its container has the labels, by which it is removed with the bottle's own.
     """
     egress = launch.egress
     if egress.open:
@@ -76,13 +75,13 @@ def network(
     if egress.closed and not launch.ports:
         yield Network("none")
         return
-    folder = run.folder("door")
-    folder.chmod(0o755)  # of one that is the user's alone
+    folder = run.folder("sockets")
+    folder.chmod(0o755)  # in a folder that only the user can enter
     with ExitStack() as stack:
         asked = []
         made = None
         if not egress.closed:
-            made = stack.enter_context(door(egress, record, folder, run, kept))
+            made = stack.enter_context(run_proxy(egress, record, folder, run, store))
             asked.append(f"listen={_PLACE / made.socket.name}")
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))
@@ -117,35 +116,35 @@ def _name(launch: BottleConfig) -> str:
     return f"{launch.name}-network"
 
 
-def _wait(engine: Engine, folder: Path, made: Door | None, holder: Child, words: Path) -> None:
-    """Wait until all have their sockets: then they have taken the paths away on which they waited."""
+def _wait(engine: Engine, folder: Path, made: ProxyProcess | None, holder: Child, words: Path) -> None:
+    """Wait until all sockets have been passed on: their paths are removed then."""
 
     def ready() -> bool:
-        ended = holder.code is not None  # asked first: what it took away before it ended counts
+        ended = holder.code is not None  # asked first: paths that it removed before it exited count
         if not any(folder.iterdir()):
             return True
         if made is not None and made.process.code is not None:
-            raise WallsError("the bottle's proxy has ended", why=made.complaint())
+            raise WallsError("the bottle's proxy has exited", why=made.complaint())
         return ended
 
     wait_until(ready, _TIMEOUT)
     if any(folder.iterdir()):
         raise EngineError(
-            f"{engine.name} could not make the bottle's network",
+            f"{engine.name} could not create the bottle's network",
             why=words.read_text("utf-8", "replace")[-2000:],
         )
 
 
-NAME = "ports"  # of the socket on which the network's holder is waited for
+NAME = "ports"  # of the socket on which the process in the namespace is waited for
 
 _TIMEOUT = 30.0  # seconds
 
 
 @contextmanager
 def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progress) -> Iterator[None]:
-    """Have ports open until the block ends; the holder is waited for at NAME in `folder`.
+    """Publish ports until the block ends; the process in the namespace connects to NAME in `folder`.
 
-    Tells which they are. Raises SpecError for one that is taken.
+    Prints which they are. Raises SpecError for a port in use.
     """
     words = run.path / "ports.log"
     pairs = [f"{port.host}:{port.guest}" for port in ports]
@@ -157,7 +156,7 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
         wait_until(lambda: words.read_bytes().endswith(b"]\n") or child.code is not None, _TIMEOUT)
         said = words.read_text("utf-8", "replace")
         if not said.endswith("]\n"):
-            raise SpecError("a port cannot be published", why=said[-500:], next_step="take another")
+            raise SpecError("cannot publish the port", why=said[-500:], next_step="choose another host port")
         for host, guest in json.loads(said):
-            progress.note(Port(host, guest).told())
+            progress.note(Port(host, guest).describe())
         yield

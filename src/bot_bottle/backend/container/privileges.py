@@ -1,13 +1,13 @@
-"""What a container's command may do: what the engine is asked for, and what the command finds of it.
+"""What a container's command may do: what is requested from the engine, and what is in force inside.
 
-Root in a container has seven capabilities, every other user has none. docker takes capabilities that were
-added as the bounding set of a container, and leaves them to root; podman makes them effective and ambient for
-an ordinary user too. So podman is asked to drop those of its defaults that nobody needs, which leaves the
-others to root alone. Root that joins an ordinary user's container (`exec`) has the seven too; with docker
-20.10 it has none, as no-new-privileges keeps it there from what the container's own user has not.
+Root in a container has seven capabilities, every other user has none. docker adds capabilities to the
+bounding set of a container, and gives them to root only; podman makes them effective and ambient for an
+ordinary user too. So podman is asked to drop those of its defaults that are not needed, which leaves the
+others to root. Root that joins an ordinary user's container (`exec`) has the seven too; with docker 20.10 it
+has none, because of no-new-privileges.
 
-What was asked for is not relied on: before a command starts, its own /proc/self/status is read in its place
-(proc_pid_status(5)), and a user namespace is tried, in which it would have every capability.
+The result is checked: before a command starts, its own /proc/self/status is read (proc_pid_status(5)), and it
+tries to create a user namespace, in which it would have every capability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bot_bottle.engine.info import part
 from bot_bottle.errors import BootError, WallsError
 from bot_bottle.network.probes import BUSYBOX, STATUS, Proof
 
-# what package managers, su and file owners need, by number (linux/capability.h)
+# needed by package managers, su and owners of files, by number (linux/capability.h)
 _CAPABILITIES = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -34,13 +34,13 @@ _NONE = f"{0:016x}"
 
 # by the engine's names for them, what docker says of itself
 _LIMITS = {"Memory": "MemoryLimit", "PidsLimit": "PidsLimit"}
-# a filter of system calls is in force (seccomp(2), SECCOMP_MODE_FILTER)
+# a seccomp filter is in force (seccomp(2), SECCOMP_MODE_FILTER)
 _FILTERED = "2"
 _FIELDS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 _NAMESPACE = "UserNamespace"
 _MOST_OUTPUT = 1 << 16  # bytes of it that are read
 
-# for the shell that becomes the command: what it may do is what the command may do
+# for the shell that becomes the command: it has the command's privileges
 SCRIPT = f"""\
 while read -r key first second rest; do
   case $key in
@@ -57,7 +57,7 @@ fi
 
 
 def privilege_options(engine: Engine, info: dict[str, Any]) -> list[str]:
-    """Return the options of `create` for capabilities; `info` is what the engine says of itself."""
+    """Return the options of `create` for capabilities; `info` is the output of the engine's `info`."""
     options = ["--security-opt=no-new-privileges"]
     if engine.name == "docker":
         return [*options, "--cap-drop=ALL", *(f"--cap-add={name}" for name in _CAPABILITIES)]
@@ -67,16 +67,16 @@ def privilege_options(engine: Engine, info: dict[str, Any]) -> list[str]:
 
 
 def check_seccomp(engine: Engine, info: dict[str, Any]) -> None:
-    """Refuse an engine that runs containers without a filter of system calls. Raises BootError."""
+    """Refuse an engine that runs containers without a seccomp filter. Raises BootError."""
     if engine.name == "podman":
         filtered = part(part(info, "host"), "security").get("seccompEnabled") is True
     else:
-        told = str(info.get("SecurityOptions"))
-        filtered = "name=seccomp" in told and "profile=unconfined" not in told
+        options = str(info.get("SecurityOptions"))
+        filtered = "name=seccomp" in options and "profile=unconfined" not in options
     if not filtered:
         raise BootError(
             f"{engine.name} runs containers without a seccomp filter here",
-            next_step="turn it on in the engine, or use --backend smolmachines",
+            next_step="enable it in the engine, or use --backend smolmachines",
         )
 
 
@@ -104,7 +104,7 @@ def not_in_force(engine: Engine, names: list[str]) -> WallsError:
 
 
 def judge_privileges(output: bytes) -> Proof:
-    """Compare what SCRIPT printed with what the command should have. What is missing, or twice, is wrong."""
+    """Compare the output of SCRIPT with the expected privileges. Missing or repeated lines are errors."""
     found: dict[str, list[str]] = {}
     for line in output[:_MOST_OUTPUT].decode("ascii", "replace").splitlines():
         name, _, value = line.partition(" ")

@@ -1,8 +1,8 @@
-"""What is tried from inside a container before its command starts, and what has to come of it.
+"""The probes inside a container before its command starts, and their expected outcomes.
 
-Its network has no device but loopback, so that everything direct is unreachable at once, on every machine;
-documentation's addresses (RFC 5737, RFC 3849) stand for all of the internet, and what would be asked of the
-internet needs no answer. What is refused is asked of the proxy.
+Its network has no device but loopback, so that every direct connection is unreachable at once, on every
+machine; documentation addresses (RFC 5737, RFC 3849) stand for the internet, and no answer from the internet
+is needed. Requests that must be refused go to the proxy.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from bot_bottle.network.proxy_process import ADDRESS, PORT
 
 _NOWHERE: frozenset[Outcome] = frozenset({"unreachable"})
 _REFUSED: frozenset[Outcome] = frozenset({"refused"})
-_NOBODY = "bottle-probe.invalid"  # never anybody's (RFC 2606)
+_NOBODY = "bottle-probe.invalid"  # never exists (RFC 2606)
 _FOREIGN, _FOREIGN_6 = "192.0.2.1", "2001:db8::1"
 _METADATA = "169.254.169.254"
-_LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, unless it was told otherwise
+_LAN, _GATEWAY = "192.168.1.1", "172.17.0.1"  # docker's own bridge, by default
 
 _TIMEOUT = 60.0  # seconds
 
 
 def prove(engine: Engine, container: str, user: str, policy: Policy) -> Proof:
-    """Try the walls of a container that runs, from inside. Raises EngineError."""
+    """Run the probes in a running container. Raises EngineError."""
     with canary() as port:
         tried = probes(policy, port)
         return judged(_run(engine, container, user, inside(tried)), tried)
 
 
 def prove_privileges(engine: Engine, container: str, user: str) -> Proof:
-    """Look at what a user's command may do in a container that runs. Raises EngineError."""
+    """Check the privileges of a user's command in a running container. Raises EngineError."""
     return judge_privileges(_run(engine, container, user, SCRIPT))
 
 
@@ -59,12 +59,12 @@ def _run(engine: Engine, container: str, user: str, text: str) -> bytes:
 
 
 def inside(tried: Sequence[Probe]) -> str:
-    """Return what a shell runs in the place of a container's command: what it may do and reach."""
+    """Return the shell script that the entrypoint runs before the command: privileges and network."""
     return SCRIPT + script(tried)
 
 
 def judged(output: bytes, tried: Sequence[Probe]) -> Proof:
-    """Compare what that printed with what is accepted."""
+    """Compare its output with what is accepted."""
     return judge(output, tried) | judge_privileges(output)
 
 
@@ -79,7 +79,7 @@ def probes(policy: Policy, canary: int) -> list[Probe]:
         Probe("dns-udp", "dns", _FOREIGN, 53, _NOBODY, accepted=_NOWHERE),
         Probe("dns-tcp", "dnstcp", _FOREIGN, 53, _NOBODY, accepted=_NOWHERE),
         Probe("udp-443", "udp", _FOREIGN, 443, accepted=_NOWHERE),
-        # without a right to raw sockets ping may not even try
+        # without a raw socket ping cannot even try
         Probe("icmp", "icmp", _FOREIGN, accepted=_NOWHERE | _REFUSED),
         Probe("host-loopback", "tcp", ADDRESS, canary, accepted=_REFUSED),
         Probe("gateway", "tcp", _GATEWAY, canary, accepted=_NOWHERE),
@@ -103,7 +103,7 @@ def _through_proxy(policy: Policy, canary: int) -> list[Probe]:
     ]
     if rule := policy.first_name:
         port = rule.port or 443
-        # past the proxy nobody even resolves a name; through it, what answers is not ours to say
+        # without the proxy no name resolves; through it, the answer depends on the host
         tried.append(Probe("no-proxy", "tcp", str(rule.target), port, accepted=CLOSED))
         tried.append(Probe("allowed-host", "proxy", ADDRESS, PORT, f"{rule.target}:{port}", accepted=ANY))
     return tried

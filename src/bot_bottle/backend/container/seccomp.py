@@ -1,10 +1,9 @@
-"""podman's filter of system calls, narrowed to what docker's lets a command do.
+"""podman's seccomp profile, restricted to what docker's allows.
 
-podman's own profile lets every command make user namespaces, in which it has all capabilities, and mount file
-systems there: that reaches much of the kernel that is closed to a container of docker's. The engine's own
-profile is taken and these calls taken out of it, so that what else it refuses, or its administrator changed,
-stays as it is. The form is the one of the runtime specification (config-linux, `seccomp`), with what engines
-add to it.
+podman's own profile lets every command create user namespaces, in which it has all capabilities, and mount
+file systems there: that reaches much of the kernel that a container of docker cannot. These calls are removed
+from the engine's own profile, so that its other rules, and changes by an administrator, stay. The format is
+the one of the runtime specification (config-linux, `seccomp`), with the extensions of the engines.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from bot_bottle.errors import BootError
 
 _MOST = 4 << 20  # bytes of a profile
 
-# what docker leaves to CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or to nobody
+# docker reserves these for CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or refuses
+# them
 _REFUSED = frozenset(
     {
         *("fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount"),
@@ -29,7 +29,8 @@ _REFUSED = frozenset(
         *("keyctl", "name_to_handle_at", "pidfd_getfd", "setns", "unshare"),
     }
 )
-# clone(2): mount, cgroup, uts, ipc, user, pid, network. clone3's flags lie in memory that no filter can see
+# clone(2): mount, cgroup, uts, ipc, user, pid, network. The flags of clone3 are in memory that a filter
+# cannot read
 _NEW_NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 
 
@@ -49,19 +50,19 @@ _ADDED: tuple[dict[str, Any], ...] = (
 def seccomp_options(engine: Engine, info: dict[str, Any], folder: Path) -> list[str]:
     """Return the options of `create` for the filter; a profile that they name is written to `folder`.
 
-    `info` is what the engine says of itself. Raises BootError if podman's profile cannot be read.
+    `info` is the output of the engine's `info`. Raises BootError if podman's profile cannot be read.
     """
     if engine.name != "podman":
         return []
     own = str(part(part(info, "host"), "security").get("seccompProfilePath") or "")
     try:
         if not own:
-            raise ValueError("podman names no file with it")
+            raise ValueError("podman reports no file with it")
         with Path(own).open("rb") as file:
             profile = narrowed(json.loads(file.read(_MOST)))
     except (OSError, ValueError, RecursionError) as error:
         raise BootError(
-            "podman's seccomp profile cannot be narrowed to what a bottle's command may do",
+            "podman's seccomp profile cannot be restricted",
             why=f"{own or 'no file'}: {getattr(error, 'strerror', None) or error}",
             next_step="install the package that has /usr/share/containers/seccomp.json "
             "(Debian: golang-github-containers-common), or use --backend smolmachines",
@@ -72,12 +73,12 @@ def seccomp_options(engine: Engine, info: dict[str, Any], folder: Path) -> list[
 
 
 def narrowed(profile: Any) -> dict[str, Any]:
-    """Return a profile that refuses besides what docker's refuses. Raises ValueError for what is none."""
+    """Return a profile that also refuses what docker's refuses. Raises ValueError for an invalid one."""
     rules = profile.get("syscalls") if isinstance(profile, dict) else None
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise ValueError("it is no seccomp profile")
+        raise ValueError("not a seccomp profile")
     if profile.get("defaultAction") not in ("SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS"):
-        raise ValueError("it lets through what it does not name")
+        raise ValueError("its default is to allow")
     kept = []
     for rule in rules:
         names = rule.get("names")

@@ -14,7 +14,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
@@ -22,21 +22,21 @@ from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB
 from bot_bottle.vm.host import Accel, NativeHost, choose_accel
 from bot_bottle.vm.smolvm import find_smolvm
 
-# smolvm takes a secret for hosts from its own environment, where these names would change what it does
+# smolvm takes a secret with hosts from its own environment, where these names would change what it does
 _RESERVED = re.compile(
     r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
 )
 
 
 class MicrovmBackend:
-    """Implements `backend.base.Backend`."""
+    """Implements `backend.base.Backend` with smolvm."""
 
     boots_artifact = True
 
     def check(
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
-        """Refuse a policy that smolvm cannot enforce, and secrets that it cannot carry. Raises SpecError."""
+        """Refuse a policy or secrets that smolvm does not support. Raises SpecError."""
         del ports, archive  # any can be published; an artifact is made of an archive as of any image
         network_argv(egress)
         for secret in secrets:
@@ -46,20 +46,26 @@ class MicrovmBackend:
                 )
 
     def check_env(self, env: Mapping[str, str]) -> None:
-        """Refuse nothing: smolvm has names of ours for them."""
+        """Do nothing: variables are passed to smolvm under names of ours."""
         del env
 
     def host_overhead_mib(self, accel: Accel) -> int:
-        """Return what an emulated host takes for itself, 0 on KVM."""
+        """Return what an emulated host needs for itself, 0 on KVM."""
         return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
-        """Return nothing: programs in a microVM see an ordinary network."""
+        """Return nothing: programs in a microVM have an ordinary network."""
         del egress
         return {}
 
     def start(
-        self, config: BottleConfig, boot: Boot, files: Record, run: RunDir, progress: Progress, accel: Accel
+        self,
+        config: BottleConfig,
+        boot: Boot,
+        files: EgressFiles,
+        run: RunDir,
+        progress: Progress,
+        accel: Accel,
     ) -> AbstractContextManager[bottle.Bottle]:
         """Boot the bottle's artifact."""
         assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
@@ -69,17 +75,17 @@ class MicrovmBackend:
         """Run another command in the microVM, and return its exit status."""
         if machine.place == "emulated":
             raise SpecError(
-                f"the bottle {machine.slug} takes no other command: it is on an emulated host",
-                next_step="give its own command more to do, or use --backend docker",
+                f"the bottle {machine.slug} cannot run another command: it is on an emulated host",
+                next_step="include it in the bottle's own command, or use --backend docker",
             )
         return bottle.execute(config, progress, tty=tty)
 
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
-        """Try again from inside what the microVM can reach."""
+        """Probe again from inside what the microVM can reach."""
         if machine.place == "emulated":
             raise SpecError(
                 f"the network of the bottle {machine.slug} cannot be checked again",
-                why="it is on an emulated host, which takes no other command; it was checked at the start",
+                why="it is on an emulated host, which runs one command only; it was checked at the start",
             )
         host = NativeHost(find_smolvm(progress))
         return probes.prove(machine.name, policy, host, published=machine.published)
@@ -90,5 +96,5 @@ class MicrovmBackend:
             raise SpecError(f"the bottle {machine.slug} cannot be changed: it is on an emulated host")
 
     def allow(self, machine: Machine, added: Policy) -> None:
-        """Have smolvm allow more."""
-        probes.widen(machine.name, added, NativeHost(find_smolvm(Progress())))
+        """Add rules in smolvm."""
+        probes.add_rules(machine.name, added, NativeHost(find_smolvm(Progress())))

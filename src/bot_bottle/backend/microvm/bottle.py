@@ -1,4 +1,4 @@
-"""A bottle as a microVM: an artifact booted by smolvm, one command attached, then gone."""
+"""A bottle as a microVM: smolvm boots an artifact and runs one attached command."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress, Stage
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
-from bot_bottle.network.ports import settled
+from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import Record
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.capabilities import check_landlock, probe_kvm
@@ -42,7 +42,7 @@ from bot_bottle.vm.smolvm import (
 )
 from bot_bottle.workspace.idmap import as_user
 
-_CREATE = 1800.0  # seconds; the artifact is unpacked, which an emulated host does at some 10 MB/s
+_CREATE = 1800.0  # seconds; the artifact is unpacked, on an emulated host at some 10 MB/s
 _BOOT = 300.0
 _QUICK = 60.0
 
@@ -62,7 +62,7 @@ class Bottle:
         return self._host.kind
 
     def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
-        """Run the bottle's command on our own streams and give its exit status.
+        """Run the bottle's command on our own streams and return its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
         SmolvmError when smolvm failed and not the command.
@@ -84,19 +84,19 @@ class Bottle:
         )
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
-        """Run another command in the bottle to its end and give what it said (11 MiB a stream at most)."""
+        """Run another command in the bottle and return its result (11 MiB a stream at most)."""
         args = exec_argv(self.launch.name, command, tty=False, user=user, workdir="/", env_names=())
         return self._host.call(args, timeout=_QUICK, check=check)
 
     def _pass_on(self, signum: int, attached: Attached) -> None:
-        """Send a signal to all that runs in the bottle, as a terminal does to its foreground.
+        """Send a signal to all processes in the bottle, as a terminal does to its foreground group.
 
-        smolvm has no way to signal a command, so a shell in the guest does it; an image without one is ended.
+        smolvm cannot signal a command, so a shell in the guest does it; a bottle without one is stopped.
         """
         name = signal.Signals(signum).name.removeprefix("SIG")
         done = self.execute(("sh", "-c", f"kill -{name} -1"), user="0")
         if done.code == 255 and attached.wait(0) is None:
-            self._progress.note(f"the image has no shell to pass {name} on with: ending the bottle")
+            self._progress.note(f"cannot forward {name} (the image has no shell); stopping the bottle")
             attached.end()
             raise Interrupted(signum)
 
@@ -104,9 +104,9 @@ class Bottle:
 def _command(
     launch: BottleConfig, *, tty: bool, secrets: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return smolvm's arguments for a bottle's command, and the environment that carries its variables.
+    """Return smolvm's arguments for a bottle's command, and the environment with its variables.
 
-    `secrets` are the paths at which smolvm finds those.
+    `secrets` are the paths from which smolvm reads those.
     """
     variables = launch.variables(tty=tty)
     args = exec_argv(
@@ -122,7 +122,7 @@ def _command(
 
 
 def execute(launch: BottleConfig, progress: Progress, *, tty: bool) -> int:
-    """Run another command in a bottle that another process holds, on KVM, and give its exit status."""
+    """Run another command in a bottle of another process, on KVM, and return its exit status."""
     args, env = _command(launch, tty=tty)
     host = NativeHost(find_smolvm(progress))
     with host.attach(args, tty=tty, env=env) as attached:
@@ -135,16 +135,17 @@ def launch(
     launch: BottleConfig,
     artifact: Path,
     run: RunDir,
-    record: Record,
+    record: EgressFiles,
     progress: Progress,
     *,
     accel: Accel = "auto",
 ) -> Iterator[Bottle]:
-    """Boot a bottle from an artifact; when the block ends, by any way, nothing of it is left.
+    """Boot a bottle from an artifact; however the block ends, nothing of it remains.
 
-    Its walls are tried before the block begins; `record` says where to write what they refuse.
+    Its network isolation is checked before the block begins; `record` is where refused connections are
+    logged.
     """
-    launch = replace(launch, ports=settled(launch.ports))
+    launch = replace(launch, ports=allocate_host_ports(launch.ports))
     with ExitStack() as stack:
         host = _host(launch, artifact, run, progress, accel, stack)
         with progress.stage("boot") as stage:
@@ -158,14 +159,14 @@ def launch(
             host.call(_creation(launch, artifact, host, progress), timeout=_CREATE)
             stage.say("starting the microVM")
             _start(host, launch, stage)
-            stage.say("proving its walls")
+            stage.say("checking its network isolation")
             with progress.timed("proof"):
                 proof = proving.prove(launch.name, launch.egress, host, published=bool(launch.ports))
             stage.conclude("microVM is up")
         for port in launch.ports:
-            progress.note(port.told())
+            progress.note(port.describe())
         if not (launch.egress.closed or launch.egress.open):
-            stack.enter_context(proving.recorded(launch, host, record))
+            stack.enter_context(proving.record_denials(launch, host, record))
         yield Bottle(launch, host, proof, progress)
 
 
@@ -175,11 +176,11 @@ def _creation(launch: BottleConfig, artifact: Path, host: Host, progress: Progre
     return create_argv(
         host.path_of(artifact),
         launch.name,
-        cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not come up reliably in emulation
+        cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not start reliably in emulation
         memory_mib=launch.memory_mib,
         labels={"bot-bottle": launch.slug, "owner": process_identity()},
         volumes=[
-            proving.kit_volume(host, progress),
+            proving.toolkit_volume(host, progress),
             *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
         ],
         network=[*network_argv(launch.egress), *(word for each in published for word in ("-p", each))],
@@ -196,7 +197,7 @@ def _host(
         check_landlock()
         return NativeHost(find_smolvm(progress), prefix, run.path)
     if accel == "auto":
-        progress.note(f"emulating a host with KVM, which is slow: {kvm.reason}")
+        progress.note(f"KVM cannot boot a guest here; running in QEMU emulation, which is slow: {kvm.reason}")
     shared = mount.source if mount else None
     return stack.enter_context(
         emulated_host(
@@ -212,7 +213,7 @@ def _host(
 
 
 def _owner_prefix(launch: BottleConfig, artifact: Path) -> tuple[str, ...]:
-    """Return what makes the workspace's files look like those of the bottle's user, whoever we are."""
+    """Return the prefix that maps the workspace's files to the bottle's user, whatever user we are."""
     mount = launch.workspace
     if mount is None:
         return ()
@@ -221,13 +222,13 @@ def _owner_prefix(launch: BottleConfig, artifact: Path) -> tuple[str, ...]:
 
 
 def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
-    """Start the machine, once more if it did not come up: in emulation, or where its guest ended by itself.
+    """Start the machine; try again if it did not start in emulation, or where its guest exited by itself.
 
-    smolvm takes what placeholders stand for from its environment, and from nowhere else.
+    smolvm only reads the values of placeholders from its environment.
 
-    smolvm gives up a boot in which nothing moves for 30 s, whatever limit it is given, and an emulated guest
-    shares the machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of
-    six came up, the slowest in 42 s. On a KVM that is itself virtual, a guest now and then ends at once.
+    smolvm gives up a boot without progress for 30 s, whatever its limit, and an emulated guest shares the
+    machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of six
+    succeeded, the slowest in 42 s. On a KVM that is itself virtual, a guest now and then exits at once.
     """
     values = {name: each.value.reveal() for name, each in launch.credentials.items()}
     for attempt in (1, 2):
@@ -237,16 +238,16 @@ def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
         except SmolvmError as error:
             if attempt == 2 or (host.kind == "kvm" and GUEST_ENDED not in error.why):
                 raise BootError(
-                    "the microVM did not come up", why=error.why, next_step=_boot_hint(host)
+                    "the microVM did not start", why=error.why, next_step=_boot_hint(host)
                 ) from error
-            stage.say("starting the microVM once more")
+            stage.say("starting the microVM again")
             with suppress(BottleError):
                 host.call(("machine", "stop", "--name", launch.name, "-t", "0"), timeout=_QUICK)
 
 
 def _boot_hint(host: Host) -> str:
     if host.kind == "kvm":
-        return "see `bottle doctor`; --accel emulated is the way round a KVM that does not work"
+        return "see `bottle doctor`; use --accel emulated if KVM does not work"
     return "try again when the machine is less busy, or with another --memory"
 
 
@@ -260,7 +261,7 @@ def _quietly(host: Host, args: tuple[str, ...]) -> None:
 
 
 def sweep_machine(stray: dict[str, Any]) -> None:
-    """Delete a machine that a killed command left (the sweeper of `machine` strays)."""
+    """Delete a machine that a killed command left (the sweeper of `machine`)."""
     smolvm = Smolvm(Path(stray["program"]), "", "", dict(stray["env"]))
     done = NativeHost(smolvm).call(delete_argv(stray["name"]), timeout=_QUICK, check=False)
     if done.code and b"NOT_FOUND" not in done.stderr:
@@ -269,15 +270,15 @@ def sweep_machine(stray: dict[str, Any]) -> None:
 
 _QUICK = 60.0  # seconds
 
-# smolvm answers 255 for a command that cannot be started; docker's users know 126 and 127
+# smolvm returns 255 for a command that cannot be started; docker returns 126 and 127
 _NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
 _NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not executable")
 
 
 def exit_status(code: int, attached: Attached, host: Host, machine: str, *, tty: bool) -> int:
-    """Return a command's exit status as docker has it. Raises SmolvmError when smolvm itself failed.
+    """Return a command's exit status as docker does. Raises SmolvmError when smolvm itself failed.
 
-    On a terminal smolvm has said why by itself, and its status 1 may also be the command's.
+    On a terminal smolvm prints its error itself, and its status 1 may also be the command's.
     """
     gone = any(words in attached.failure for words in GUEST_GONE)
     if gone or (tty and code == 1 and _has_ended(host, machine)):
@@ -301,5 +302,5 @@ def _has_ended(host: Host, machine: str) -> bool:
 
 def _end_hint(host: Host) -> str:
     if host.kind == "kvm":
-        return "if dmesg tells that it was killed for its memory, run it again with a smaller --memory"
-    return "run it again: in emulation, a guest now and then ends by itself"
+        return "if dmesg shows that it was killed for lack of memory, use a smaller --memory"
+    return "run it again: in emulation, a guest now and then exits by itself"

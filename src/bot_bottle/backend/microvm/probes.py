@@ -1,4 +1,4 @@
-"""The walls of a microVM: tried from inside, compared with what smolvm refused, and what it refuses later."""
+"""The probes of a microVM, compared with smolvm's list of refusals, and the log of what it refuses later."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from bot_bottle.host.wait import wait_until
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.network.probes import CLEARED, KIT, SECONDS, SHELL, Proof, canary, judge, script
-from bot_bottle.network.proxy_process import Record
-from bot_bottle.network.toolkit import kit
+from bot_bottle.network.probes import CLEARED, SECONDS, SHELL, TOOLKIT, Proof, canary, judge, script
+from bot_bottle.network.proxy_process import EgressFiles
+from bot_bottle.network.toolkit import prepare_toolkit
 from bot_bottle.vm.host import Host
 from bot_bottle.vm.smolvm import events_argv, exec_argv, update_argv
 
-# seconds that a probe is waited for, at one try and the next: what is busy or emulated takes long to begin
+# timeouts of probes in seconds, of one try and the next: a busy or emulated machine is slow to begin
 _PATIENCE = {"kvm": (SECONDS, 4 * SECONDS, 20.0), "emulated": (5.0, 40.0)}
 _TIMEOUT = 120.0
-_PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two looks at what was refused
-# seconds until a refusal has to be in smolvm's list; it gets there some time after the guest was answered
+_PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two readings of the refusals
+# seconds until a refusal has to be in smolvm's list; it is added some time after the guest was answered
 _LISTED = {"kvm": 20.0, "emulated": 60.0}
 
 
-def kit_volume(host: Host, progress: Progress) -> str:
-    """Return the volume that shows a machine what its probes are run with."""
-    return f"{host.tools(kit(progress))}:{KIT}:ro"
+def toolkit_volume(host: Host, progress: Progress) -> str:
+    """Return the volume with which a machine gets the programs of its probes."""
+    return f"{host.tools(prepare_toolkit(progress))}:{TOOLKIT}:ro"
 
 
 def prove(machine: str, policy: Policy, host: Host, *, published: bool) -> Proof:
-    """Try every wall of a machine that runs; again if one seems to be down because nothing moved.
+    """Run the probes in a running machine; again with more time if one fails, as a busy machine may be late.
 
-    `published` says whether it has ports of this machine.
-    Raises SmolvmError when the probes could not be run.
+    `published` says whether it has published ports. Raises SmolvmError when the probes could not be run.
     """
     proof = Proof({})
     for seconds in _PATIENCE[host.kind]:
         proof = _tried(machine, policy, host, seconds, published=published)
-        if proof.holds or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
+        if proof.ok or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
             return proof
     return proof
 
@@ -76,14 +75,14 @@ def _lists(machine: str, host: Host, name: str, seconds: float) -> bool:
     )
 
 
-def widen(machine: str, added: Policy, host: Host) -> None:
-    """Let a machine that runs reach more. Raises SpecError for what cannot be changed, SmolvmError."""
+def add_rules(machine: str, added: Policy, host: Host) -> None:
+    """Add rules to a running machine. Raises SpecError for what cannot be changed, SmolvmError."""
     host.call(update_argv(machine, microvm.widening_argv(added)), timeout=_TIMEOUT)
 
 
 @contextmanager
-def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]:
-    """Write down what a machine may reach, and what it is refused from now on, until the block ends.
+def record_denials(launch: BottleConfig, host: Host, record: EgressFiles) -> Iterator[None]:
+    """Write the policy of a machine, and log what it is refused from now on, until the block ends.
 
     Raises SmolvmError.
     """
@@ -92,7 +91,7 @@ def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]
 
     def look() -> None:
         nonlocal known
-        with suppress(BottleError):  # the next look finds what this one has missed
+        with suppress(BottleError):  # the next reading finds what this one has missed
             found = _refusals(launch.name, host)
             for event in _new(known, found):
                 name, port = _destination(str(event.get("dest")))
@@ -118,7 +117,7 @@ def recorded(launch: BottleConfig, host: Host, record: Record) -> Iterator[None]
 
 
 def _new(known: list[Any], found: list[Any]) -> list[dict[str, Any]]:
-    """Return what is at the end of a list and was not in an earlier one, of which the oldest may be gone."""
+    """Return the new events of a list; the oldest of the earlier list may have been dropped."""
     for gone in range(len(known)):
         if known[gone:] == found[: len(known) - gone]:
             return found[len(known) - gone :]
@@ -126,7 +125,7 @@ def _new(known: list[Any], found: list[Any]) -> list[dict[str, Any]]:
 
 
 def _destination(text: str) -> tuple[str, int]:
-    """Return host and port; a name that was asked for has none."""
+    """Return host and port; a name that was to be resolved has none."""
     host, colon, port = text.rpartition(":")
     return (host.strip("[]"), int(port)) if colon and port.isdigit() else (text, 0)
 
@@ -140,4 +139,4 @@ def _refusals(machine: str, host: Host) -> list[dict[str, Any]]:
     try:
         return [event for event in json.loads(done.stdout) if isinstance(event, dict)]
     except (ValueError, TypeError) as error:
-        raise SmolvmError("smolvm gives no list of what it refused", why=str(error)) from error
+        raise SmolvmError("cannot read smolvm's list of refused connections", why=str(error)) from error

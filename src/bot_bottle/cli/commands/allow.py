@@ -1,4 +1,4 @@
-"""`bottle allow`: let a running bottle reach more."""
+"""`bottle allow`: add rules to the network policy of a running bottle."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ Examples:
 @click.argument("name", shell_complete=completing.running)
 @click.argument("hosts", metavar="HOST...", nargs=-1, required=True)
 def command(name: str, hosts: tuple[str, ...]) -> None:
-    """Widen its policy, and print all of it."""
+    """Add rules, and print the whole policy."""
     for rule in walls.allow(name, list(hosts)).rules:
         click.echo(str(rule))

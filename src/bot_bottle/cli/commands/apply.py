@@ -1,4 +1,4 @@
-"""`bottle apply`: take over what a bottle has done."""
+"""`bottle apply`: merge a bottle's work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ Examples:
 @click.command("apply", help=_HELP)
 @click.argument("name", shell_complete=completing.with_clone)
 def command(name: str) -> None:
-    """Merge, and name what changed."""
+    """Merge, and print the names that changed."""
     for path in manage.apply(name):
         click.echo(printable(path))

@@ -1,4 +1,4 @@
-"""`bottle bench`: how long each way from an image to an artifact takes here."""
+"""`bottle bench`: time each method of making an artifact from an image."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def command(ctx: click.Context, /, rounds: int, smolvm: bool, as_json: bool, **g
 
 
 def described(report: bench.Report) -> dict[str, Any]:
-    """Return a report as JSON has it. All times are seconds."""
+    """Return a report as a JSON document. All times are seconds."""
     way, why = report.auto
     return {**asdict(report), "auto": {**asdict(way), "why": why}}
 
 
 def shown(report: bench.Report) -> str:
-    """Return a report as a person reads it."""
+    """Return a report as text."""
     lines = [f"image     {report.image_id[:19]}"]
     if report.first_build is not None and report.next_build is not None:
         lines.append(f"build     {report.first_build:.2f} s; unchanged {report.next_build:.2f} s")

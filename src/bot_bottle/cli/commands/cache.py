@@ -1,4 +1,4 @@
-"""`bottle cache`: what artifacts are kept, why one would be made again, and how to be rid of them."""
+"""`bottle cache`: list artifacts, explain why one would be made again, and remove them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bot_bottle.host.progress import human_bytes, human_count
 from bot_bottle.host.sizes import parse_disk_size
 from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import prune as prune_headers
-from bot_bottle.registry.blob_cache import Kept
+from bot_bottle.registry.blob_cache import BlobCache
 
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -82,7 +82,7 @@ Examples:
 
 @click.group("cache", help=_GROUP_HELP)
 def command() -> None:
-    """Gather the commands of the cache."""
+    """Collect the commands of the cache."""
 
 
 @command.command("ls", help=_LS_HELP, short_help="List the artifacts.")
@@ -117,19 +117,19 @@ def ls(as_json: bool) -> None:
 def prune(
     keep_bytes: str | None, older_than: str | None, everything: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Remove, and say what went."""
+    """Remove, and print what was removed."""
     if everything and (keep_bytes or older_than):
         raise UsageError("--all cannot be combined with --keep-bytes or --older-than", next_step="drop one")
     keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
-    with run_context():  # which sweeps what killed commands left
+    with run_context():  # which removes leftovers of killed commands
         cache = Cache(paths.artifacts_dir())
         done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
         if keep is not None:
             keep = max(0, keep - sum(entry.size for entry in cache.list()))
         headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
-            Kept(paths.layers_dir()).trim(0)
+            BlobCache(paths.layers_dir()).trim(0)
             ConfigDigests(paths.config_digests_dir()).clear()
             ConfigDigests(paths.features_dir()).clear()
     if as_json:
@@ -157,7 +157,7 @@ def prune(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.output_options
 def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Read every artifact and name the damaged ones."""
+    """Check every artifact and print the damaged ones."""
     cache = Cache(paths.artifacts_dir())
     entries = cache.list()
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
@@ -182,17 +182,17 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
 @options.output_options
 @click.pass_context
 def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
-    """Build, look, and say."""
+    """Build, look up, and print the explanation."""
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     answer = artifacts.why(source, engine=given["engine"], packer=given["packer"], progress=progress)
     if as_json:
         changes = [{"part": change.part, "old": change.old, "new": change.new} for change in answer.changes]
         nearest = answer.nearest.path.name if answer.nearest else None
-        told = {"hit": answer.hit, "image_id": answer.image_id,
+        result = {"hit": answer.hit, "image_id": answer.image_id,
                 "config_digest": answer.config_digest and str(answer.config_digest),
                 "nearest": nearest, "changes": changes, "damage": answer.damage}  # fmt: skip
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(result))
     else:
         click.echo(str(answer))
 
@@ -206,12 +206,12 @@ def _described(entry: Entry) -> dict[str, Any]:
 def _size(text: str) -> int:
     size = parse_disk_size(text)
     if size is None:
-        raise UsageError(f"not a size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
+        raise UsageError(f"invalid size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
     return size
 
 
 def _age(text: str) -> float:
     found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", text.strip(), re.IGNORECASE)
     if found is None:
-        raise UsageError(f"not an age: {text[:50]!r}", next_step="write it as 12h or 30d")
+        raise UsageError(f"invalid age: {text[:50]!r}", next_step="write it as 12h or 30d")
     return int(found.group(1)) * _AGE_UNITS[found.group(2).lower()]

@@ -62,7 +62,7 @@ def _of_devcontainer(settings: Settings) -> dict[str, Any]:
 
 
 def _shown(key: str, setting: Setting) -> Any:
-    """Return what may be shown: a variable given on the command line or by its name may be a secret."""
+    """Return what may be shown: a variable on the command line or with such a name may be a secret."""
     if setting.private or (key.startswith(("env.", "image.args.")) and setting.origin.startswith("--")):
         return "(not shown)"
     return str(setting.value) if isinstance(setting.value, Path | Reference | Ssh) else setting.value

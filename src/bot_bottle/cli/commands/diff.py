@@ -1,4 +1,4 @@
-"""`bottle diff`: what a bottle has done to its clone."""
+"""`bottle diff`: show a bottle's changes in its clone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Examples:
   bottle diff blue > blue.patch
 """
 
-# colours are git's own way to show a diff; whatever else steers a terminal came out of the bottle
+# colours are git's; other control sequences come from the bottle
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
@@ -50,10 +50,10 @@ def command(name: str, stat: bool) -> None:
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
     for line in stream:
-        yield tame(line.decode("utf-8", "replace"))
+        yield escape_controls(line.decode("utf-8", "replace"))
 
 
-def tame(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text with its colours, and with every other control character made visible."""
     return "".join(
         part if number % 2 else printable_lines(part) for number, part in enumerate(_COLOUR.split(text))

@@ -1,4 +1,4 @@
-"""`bottle doctor`: what is missing for `bottle run` to work."""
+"""`bottle doctor`: check what `bottle run` needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MARKS = {"good": ("ok", "green"), "poor": ("!!", "yellow"), "bad": ("NO", "red"
 @options.engine_option
 @options.accel_option
 def command(as_json: bool, engine: str | None, accel: Accel) -> int:
-    """Look, print, and exit with what `bottle run` could expect."""
+    """Check, print, and return whether `bottle run` would work."""
     found = []
     progress = options.progress(quiet=as_json, verbose=False)
     for check in doctor.examine(engine=engine, accel=accel, progress=progress):

@@ -1,4 +1,4 @@
-"""`bottle exec`: another command in a running bottle."""
+"""`bottle exec`: run another command in a running bottle."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bot_bottle.host.terminal import is_terminal
 
 _HELP = """Run another command in the running bottle NAME, on your own streams; its exit status is ours.
 
-It runs as the bottle's own command does: the same user, the same folder, the image's variables. A bottle on
-an emulated host takes none.
+It runs like the bottle's own command: the same user, the same folder, the image's variables. A bottle on
+an emulated host cannot run another command.
 
 \b
 Examples:
@@ -27,10 +27,10 @@ Examples:
 
 
 class CommandAfterName(click.Command):
-    """Keeps what follows NAME apart: it is the command, with `--` before it or without, as in docker exec."""
+    """Separates the arguments after NAME: the command, with or without `--` before it, as in docker exec."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Split after the name, or at a `--` behind options that follow it, and parse what is before."""
+        """Split after the name, or at a `--` after options that follow it, and parse the first part."""
         parser = self.make_parser(ctx)
         parser.allow_interspersed_args = False
         _, rest, _ = parser.parse_args([*args])
@@ -44,7 +44,7 @@ class CommandAfterName(click.Command):
         return super().parse_args(ctx, before)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Name the command in the usage line."""
+        """Return the usage line with the command."""
         return [*super().collect_usage_pieces(ctx), "CMD..."]
 
 

@@ -49,7 +49,7 @@ Examples:
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
-    """Run them, and print the results."""
+    """Run the bottles, and print the results."""
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
     spec = _spec(ctx)

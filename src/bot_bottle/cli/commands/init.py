@@ -1,4 +1,4 @@
-"""`bottle init`: a bottle.toml to start from."""
+"""`bottle init`: write a bottle.toml to start from."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ _FILE = """\
 @click.argument("path", default=".", type=click.Path(path_type=Path))
 @click.option("--agent", type=click.Choice(sorted(_COMMANDS)), help="The command that the bottle runs.")
 def command(path: Path, agent: str | None) -> None:
-    """Write the file, which must not be there yet."""
+    """Write the file, which must not exist yet."""
     target = path / NAME
     commands = [
         f"{'' if name == agent else '# '}command = {json.dumps(words)}" for name, words in _COMMANDS.items()
     ]
-    workspace = "" if find_top(path) else "# "  # what is in no repository cannot be cloned
+    workspace = "" if find_top(path) else "# "  # a folder outside a repository cannot be cloned
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(_FILE.format(commands="\n".join(commands), workspace=workspace))

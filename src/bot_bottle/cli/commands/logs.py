@@ -1,4 +1,4 @@
-"""`bottle logs`: what a detached bottle has printed."""
+"""`bottle logs`: print the output of a detached bottle."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _line(entry: dict[str, Any]) -> str:
     port = entry.get("port")
     target = f"{entry.get('host')}:{port}" if port else str(entry.get("host"))
     line = f"{entry.get('time')}  {target}  {entry.get('reason')}"
-    return printable(line)  # a bottle chose what it asked for
+    return printable(line)  # the bottle decided what it tries to reach
 
 
 def _say_dropped(count: int) -> None:
-    click.echo(f"bottle: the oldest {human_bytes(count)} are not kept any more", err=True)
+    click.echo(f"bottle: the oldest {human_bytes(count)} were dropped", err=True)

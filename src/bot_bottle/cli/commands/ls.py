@@ -1,4 +1,4 @@
-"""`bottle ls`: which bottles there are."""
+"""`bottle ls`: list the bottles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Examples:
   bottle ls --json | jq -r '.[] | select(.state == "running").name'
 """
 
-_COMMAND = 40  # characters of it that are shown
+_COMMAND = 40  # characters of the command that are shown
 _WIDTHS = (23, 11, 12, 13, 9)
 
 

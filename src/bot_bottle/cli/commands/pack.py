@@ -1,4 +1,4 @@
-"""`bottle pack`: the conversion alone. The artifact's path is the one line on standard output."""
+"""`bottle pack`: make an artifact. Its path is the only line on standard output."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ Examples:
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
-    """Convert and print where the artifact is."""
+    """Convert, and print the artifact's path."""
     place = _place(output, as_json=as_json)
     source = inputs.source(ctx, inputs.settings(ctx))
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
@@ -86,7 +86,7 @@ def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: b
 
 
 def _place(output: Path | None, *, as_json: bool) -> OutputFile | None:
-    """Return where the artifact is to be copied, found before anything is built. Raises UsageError."""
+    """Return where to copy the artifact, checked before anything is built. Raises UsageError."""
     place = find_output(output) if output is not None else None
     if place is not None and place.is_stdout and as_json:
         raise UsageError(f"--json and -o {output} both write to standard output", next_step="drop one")
@@ -94,8 +94,8 @@ def _place(output: Path | None, *, as_json: bool) -> OutputFile | None:
 
 
 def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:
-    """Print what differs from the image as notes. Raises DifferenceError where nothing explains it."""
-    from bot_bottle.cli.commands.verify import shown  # only here, and everybody would wait for it
+    """Print differences from the image as notes. Raises DifferenceError for those that nothing explains."""
+    from bot_bottle.cli.commands.verify import shown  # only here: it takes long to import
 
     image = source if source.archive is not None else Source(image=done.image_id)
     report = artifacts.verify(done.entry.path, image, engine=engine, progress=progress)

@@ -1,4 +1,4 @@
-"""`bottle prune`: remove what ended bottles have left."""
+"""`bottle prune`: remove what exited bottles left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Examples:
 @click.command("prune", help=_HELP)
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would be removed; remove nothing.")
 def command(dry_run: bool) -> None:
-    """Remove, and say what went and what stays."""
+    """Remove, and print what was removed and what stays."""
     for name, reasons in manage.prune(dry_run=dry_run):
         if reasons:
             click.echo(f"kept {name}: {printable('; '.join(reasons))}")

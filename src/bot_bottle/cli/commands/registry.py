@@ -1,4 +1,4 @@
-"""`bottle registry`: local images as a registry, while a command runs or until Ctrl-C."""
+"""`bottle registry`: serve local images while a command runs or until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _PATH = re.compile(r"[./~]|.*\.(tar|oci)\Z")
 
 
 class _RegistryCommand(click.Command):
-    """Keeps what follows `--` apart: it is the command to run."""
+    """Separates the arguments after `--`: they are the command to run."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split at the first `--` and parse what is before it."""
@@ -56,7 +56,7 @@ class _RegistryCommand(click.Command):
         return super().parse_args(ctx, args[:split])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Name the command in the usage line."""
+        """Return the usage line with the command."""
         return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]
 
 
@@ -77,7 +77,7 @@ class _RegistryCommand(click.Command):
 def command(cmd: tuple[str, ...], /, sources: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Serve, and run the command or wait."""
     if not sources and not given["push"]:
-        raise UsageError("there is nothing to serve", next_step="name an image or an archive, or give --push")
+        raise UsageError("there is nothing to serve", next_step="give an image or an archive, or --push")
     if as_json and cmd:
         raise UsageError(
             "--json cannot be used with CMD: both write to standard output", next_step="drop one"
@@ -115,7 +115,7 @@ def _load(registry: Registry, engine: Engine | None, source: str, progress: Prog
         stage.say(source)
         if engine is None or _is_archive(source):
             found = Source.of_archive(source)
-            assert found.archive is not None  # noqa: S101 - so of_archive has it
+            assert found.archive is not None  # noqa: S101 - set by of_archive
             reference = registry.load(
                 found.archive, name_of(found.archive_name or source), found.archive_name
             )
@@ -126,7 +126,7 @@ def _load(registry: Registry, engine: Engine | None, source: str, progress: Prog
 
 
 def _values(registry: Registry, references: Sequence[Reference]) -> dict[str, str]:
-    """Return what CMD may name in braces."""
+    """Return the placeholders for CMD and their values."""
     values = {"registry": registry.address, "prefix": registry.prefix}
     values |= {f"ref{number}": str(each) for number, each in enumerate(references, 1)}
     if references:
@@ -138,7 +138,7 @@ def _check_places(cmd: Sequence[str], count: int) -> None:
     known = {"registry", "prefix", *(["ref"] if count else []), *(f"ref{n}" for n in range(1, count + 1))}
     unknown = [name for word in cmd for name in _PLACE.findall(word) if name not in known]
     if unknown:
-        raise UsageError(f"{{{unknown[0]}}} is not known: {count} images are served")
+        raise UsageError(f"unknown placeholder {{{unknown[0]}}}: only {count} images are served")
 
 
 def _run(cmd: Sequence[str], values: dict[str, str]) -> int:
@@ -154,7 +154,7 @@ def _wait(words: str) -> int:
         click.echo(words)
         threading.Event().wait()
     except Interrupted:
-        pass  # Ctrl-C is how it is meant to end
+        pass  # Ctrl-C is the normal end
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`bottle rm`: throw away what an ended bottle left."""
+"""`bottle rm`: remove what an exited bottle left."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def command(names: tuple[str, ...], force: bool) -> None:
             raise WorkspaceError(
                 f"{name} has commits or changes that exist nowhere else",
                 why="\n".join(printable(line) for line in lost),
-                next_step=f"keep what you need of it, or lose it all: bottle rm --force {name}",
+                next_step=f"save what you need; to remove it all the same: bottle rm --force {name}",
             )
         click.echo(name)

@@ -47,7 +47,7 @@ Examples:
 
 
 class CommandAfterDashes(GroupedOptions):
-    """Keeps what follows `--` apart: it is the bottle's command, whether or not a PATH stands before it."""
+    """Separates the arguments after `--`: the bottle's command, with or without a PATH before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split at the first `--` and parse what is before it."""
@@ -56,7 +56,7 @@ class CommandAfterDashes(GroupedOptions):
         return super().parse_args(ctx, args[:split])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Name the command in the usage line."""
+        """Return the usage line with the command."""
         return [*filter(None, super().collect_usage_pieces(ctx)), "[-- CMD...]"]
 
 
@@ -83,7 +83,7 @@ def command(
     twin: bool,
     **given: Any,
 ) -> int:
-    """Build, convert, boot, run, and leave nothing."""
+    """Build, convert, boot, run, and clean up."""
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
     spec = bottle_spec(ctx, inputs.settings(ctx, ctx.obj))
@@ -110,7 +110,7 @@ def command(
 
 
 def reject_extra_arguments(ctx: click.Context, extra: tuple[str, ...]) -> None:
-    """Refuse what stands between PATH and the dashes: a command that lacks them."""
+    """Reject arguments between PATH and `--`: a command without the dashes."""
     if extra:
         count = "N " if ctx.info_name == "fan" else ""
         raise UsageError(
@@ -121,7 +121,7 @@ def reject_extra_arguments(ctx: click.Context, extra: tuple[str, ...]) -> None:
 
 def _detach(name: str) -> int:
     with names.lock_name(name):
-        pass  # told at once, and before the log of one that runs is written over
+        pass  # checked before the log of a running bottle would be overwritten
     status = detach.detach(name, sys.argv[1:])
     if not status:
         click.echo(name)
@@ -138,7 +138,7 @@ def _show(plan: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
-    """Refuse what would have no effect."""
+    """Reject options without effect."""
     if as_json:
         raise UsageError("--json needs --plan or --twin")
     for name in () if backend_for(spec.backend).boots_artifact else ("packer", "accel"):

@@ -48,7 +48,7 @@ Examples:
 def command(
     target: str, exclude: tuple[str, ...], as_json: bool, engine: str | None, quiet: bool, verbose: bool
 ) -> int:
-    """Print where secrets are; the exit status says whether there are any."""
+    """Print where secrets are; return the exit status."""
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
     found = artifacts.scrub(_source_of(target), engine=engine, progress=progress)
     found = [each for each in found if not any(fnmatch(each.path, pattern) for pattern in exclude)]
@@ -61,7 +61,7 @@ def command(
 
 
 def _source_of(target: str) -> Path | Source:
-    """Return what TARGET names: an artifact, an archive or layout, or an image. A file wins over a name."""
+    """Return what TARGET means: an artifact, an archive or layout, or an image. A file has precedence."""
     path = Path(target)
     if path.suffix == ".smolmachine":
         return path

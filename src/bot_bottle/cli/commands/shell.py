@@ -1,4 +1,4 @@
-"""`bottle shell`: look around in a running bottle."""
+"""`bottle shell`: open a shell in a running bottle."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ _SHELL = ("sh", "-c", "exec $(command -v bash || echo sh)")
 @click.argument("name", shell_complete=completing.running)
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as USER.")
 def command(name: str, user: str) -> int:
-    """Open it."""
+    """Open the shell."""
     return manage.execute(name, _SHELL, Progress("plain"), user=user, env={}, tty=is_terminal())

@@ -31,7 +31,7 @@ Examples:
 @click.argument("name", required=False, shell_complete=completing.known)
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def command(name: str | None, as_json: bool) -> None:
-    """Print one receipt."""
+    """Print one record."""
     record = records.newest(check_slug(name) if name else None)
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))
@@ -44,7 +44,7 @@ def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str
     for key, value in document.items():
         name = f"{above}{key}"
         if name == "proof" and isinstance(value, dict) and value:
-            yield name, _walls(value)
+            yield name, _isolation(value)
         elif isinstance(value, dict) and value:
             yield from _lines(value, f"{name}.")
         elif isinstance(value, str):
@@ -53,7 +53,7 @@ def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield name, "-" if value in (None, [], {}) else json.dumps(value)
 
 
-def _walls(proof: dict[str, Any]) -> str:
-    """Say whether the walls were up; which probes were run, and what they met, is in the JSON."""
+def _isolation(proof: dict[str, Any]) -> str:
+    """Return whether the isolation was in force; the single probes are in the JSON."""
     bad = [f"{name}: {found.get('outcome')}" for name, found in proof.items() if not found.get("ok")]
     return f"not isolated: {', '.join(bad)}" if bad else f"isolated, {len(proof)} probes"

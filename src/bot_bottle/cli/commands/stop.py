@@ -1,4 +1,4 @@
-"""`bottle stop`: end running bottles."""
+"""`bottle stop`: stop running bottles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Examples:
     help="Seconds to wait before the bottle is killed.",
 )
 def command(names: tuple[str, ...], patience: float) -> None:
-    """End each, and print its name."""
+    """Stop each, and print its name."""
     for name in names:
         manage.stop(name, patience)
         click.echo(name)

@@ -1,4 +1,4 @@
-"""`bottle verify`: is an artifact whole, and what its image is?"""
+"""`bottle verify`: check an artifact, and compare it with its image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Examples:
   bottle verify agent.smolmachine --image myagent:latest
   bottle verify agent.smolmachine --archive saved.tar --json | jq .findings
 """
-_SHOWN = 5  # examples of one sort of difference; --json has more
+_SHOWN = 5  # examples of one kind of difference; --json has more
 
 
 @click.command("verify", help=_HELP)
@@ -53,7 +53,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Verify, print what differs, and say by the exit status whether that was to be expected."""
+    """Verify, print the differences, and return the exit status."""
     source = Source(image=image) if image is not None else None
     if archive is not None:
         if image is not None:
@@ -66,7 +66,7 @@ def command(
 
 
 def described(report: Report) -> dict[str, Any]:
-    """Return a report as JSON has it."""
+    """Return a report as a JSON document."""
     return {
         "ok": report.ok,
         "artifact": str(report.artifact.path),
@@ -78,17 +78,17 @@ def described(report: Report) -> dict[str, Any]:
 
 
 def shown(report: Report) -> str:
-    """Return a report as a person reads it."""
+    """Return a report as text."""
     lines = [line for finding in report.findings for line in _lines(finding)]
     facts = f"{report.entries} entries, {human_bytes(report.artifact.size)}"
     if not report.ok:
-        result = "it differs where nothing explains it" if report.image_id else "smolvm would not take it"
+        result = "it differs without a known reason" if report.image_id else "smolvm would refuse it"
     elif report.image_id is None:
-        result = "whole; give --image or --archive to compare it with its image"
+        result = "complete; use --image or --archive to compare it with its image"
     elif report.findings:
-        result = f"what image {report.image_id[:19]} is, but for the above"
+        result = f"equal to image {report.image_id[:19]}, except for the above"
     else:
-        result = f"what image {report.image_id[:19]} is"
+        result = f"equal to image {report.image_id[:19]}"
     return "\n".join([*lines, f"{report.artifact.path}: {result} ({facts})"])
 
 
