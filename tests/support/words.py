@@ -1,16 +1,9 @@
-"""The words that docs/glossary.md asks to avoid, and where they are still used.
-
-    python -m tests.support.words     lower the counts in banned_words.json to what is there now
-
-The counts may only shrink: a file that is not listed may have none of the words, and the sum may not grow.
-"""
+"""The words that docs/glossary.md asks to avoid, and where they are used."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +11,6 @@ from typing import NamedTuple
 
 from tests.support.documents import CHECKOUT, DOCUMENTS, prose
 
-COUNTS = CHECKOUT / "tests" / "unit" / "banned_words.json"
 SECTION = "## Words to avoid"
 
 # as in the glossary: what is looked for
@@ -38,13 +30,16 @@ WORDS = {
     "door": r"\bdoors?\b",
     "gate": r"\bgates?\b",
     "stray": r"\bstrays?\b(?!\.jsonl)",
+    "kit": r"\bkits?\b",
+    "withheld": r"\bwithheld\b",
 }
 FIRST_WORDS = {
     "Give ...": {"Give"},
     "Tell ..., Let ..., Have ..., Hold ...": {"Tell", "Let", "Have", "Hold"},
+    "Whether ..., What ..., Where ..., How ...": {"Whether", "What", "Where", "How"},
 }
+_OF_FUNCTIONS = FIRST_WORDS["Whether ..., What ..., Where ..., How ..."]  # a class or property may begin so
 _PATTERN = re.compile("|".join(WORDS.values()), re.IGNORECASE)
-_VERBS = set().union(*FIRST_WORDS.values())
 
 
 class Use(NamedTuple):
@@ -81,34 +76,17 @@ def _of_module(path: Path) -> Iterator[Use]:
             yield from _found(node.value, node.lineno)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
             first = (ast.get_docstring(node) or "").split(" ", 1)[0]
-            if first in _VERBS:
+            if first in set().union(*FIRST_WORDS.values()) - (set() if _is_plain(node) else _OF_FUNCTIONS):
                 yield Use(getattr(node, "lineno", 1), f"{first} ...")
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Return whether it is a function, and not a property."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    return not {"property", "cached_property"} & {ast.unparse(each) for each in node.decorator_list}
 
 
 def _found(text: str, line: int) -> Iterator[Use]:
     for match in _PATTERN.finditer(text):
         yield Use(line + text.count("\n", 0, match.start()), match[0])
-
-
-def allowed() -> dict[str, int]:
-    """Return how many uses each file may still have."""
-    counts: dict[str, int] = json.loads(COUNTS.read_text())
-    return counts
-
-
-def counted() -> dict[str, int]:
-    """Return how many uses each file has, files without any left out."""
-    found = {str(path.relative_to(CHECKOUT)): len(uses(path)) for path in files()}
-    return {name: count for name, count in found.items() if count}
-
-
-def main() -> None:
-    """Write the counts, unless their sum has grown. A file that was renamed keeps its count so."""
-    now = counted()
-    if COUNTS.exists() and sum(now.values()) > sum(allowed().values()):
-        sys.exit(f"there are {sum(now.values())} uses now and {sum(allowed().values())} are allowed")
-    COUNTS.write_text(json.dumps(dict(sorted(now.items())), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _readers_may_leave() -> Iterator[None]:
-    """When whoever read our output has gone, end as a program killed by SIGPIPE does."""
+    """Exit as a program killed by SIGPIPE does, if nobody reads our output any more."""
     try:
         yield
     except BrokenPipeError:

@@ -18,12 +18,12 @@ def is_terminal() -> bool:
 
 
 def is_dumb() -> bool:
-    """Whether the terminal cannot do more than print: no cursor is moved there, and nothing is coloured."""
+    """Return whether the terminal can only print: the cursor is not moved there, and nothing is coloured."""
     return os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def shows_colours() -> bool:
-    """Whether the user wants colours on a terminal (no-color.org)."""
+    """Return whether the user wants colours on a terminal (no-color.org)."""
     return not os.environ.get("NO_COLOR") and not is_dumb()
 
 
