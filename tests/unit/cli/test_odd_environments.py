@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_one_is_named(value: str, home: Path, here: Path
         if value == "/proc/nothing" and args in (["ls"], ["cache", "ls"]):
             assert done.returncode == 0, done  # nothing is there
         elif value == "/proc/nothing" and args == ["show"]:
-            assert b"no run is known yet" in done.stderr
+            assert b"there are no records yet" in done.stderr
         else:
             assert done.returncode in (107, 118), done
             assert value.encode() in done.stderr
