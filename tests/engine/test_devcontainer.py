@@ -26,9 +26,9 @@ USERS = "RUN mkdir -p /home/agent /tmp && chown 1000:1000 /home/agent && chmod 1
 
 
 @pytest.fixture(scope="module")
-def buildx() -> Iterator[Docker]:
+def buildx(engine_copy: str) -> Iterator[Docker]:
     """An engine whose client has buildx."""
-    with private_docker("docker-28-containerd") as engine:
+    with private_docker("docker-28-containerd", engine_copy) as engine:
         yield engine
 
 

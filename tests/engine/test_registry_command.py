@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -75,11 +76,14 @@ def test_a_push_moves_only_what_is_not_there(
 ) -> None:
     docker.docker("tag", image, f"bot-bottle-test-registry:{OWNER}")
     target = "{registry}/{prefix}/app"
-    script = f"docker tag {image} {target}; docker push {target}; docker push {target}; docker rmi {target}"
+    push = f"docker push {target}"
+    script = f"docker tag {image} {target}; {push}; echo second; {push}; docker rmi {target}"
     done = bottle("registry", "-q", "--push", "--form", form, "--", "sh", "-c", script)
     assert done.code == 0, done
-    assert done.out.count("Pushed") >= 1
-    assert done.out.count("Layer already exists") == done.out.count("Pushed")
+    first, _, second = done.out.partition("second\n")
+    assert "Pushed" in first
+    assert "Pushed" not in second
+    assert "Layer already exists" in second
     assert not bottle.leftovers
 
 
@@ -200,7 +204,8 @@ def test_a_full_disk_is_told_to_docker_at_once_and_leaves_room(
     target = "{registry}/{prefix}/app"
     script = f"docker tag {large_image} {target}; docker push {target} 2>&1; echo $?; docker rmi {target}"
     done = small_bottle("registry", "-q", "--push", "--", "sh", "-c", script)
-    assert "507 no space left on device\n1\n" in done.out
+    # docker 28 repeats what the registry says, older ones the status of its answer
+    assert re.search(r"(507 no space left on device|: the registry's disk is full)\n1\n", done.out), done
     assert "Retrying" not in done.out
 
 

@@ -108,6 +108,9 @@ class Podman:
         return self.podman("build", "--quiet", *podman_limits(), *args, str(context)).decode().strip()
 
 
+_used: set[str] = set()  # addresses of the engines that this process uses
+
+
 @contextmanager
 def private_docker(name: str = "", copy: str = "") -> Iterator[Docker]:
     """Hold the engine of that name; without one that which answers, or one of this machine's docker.
@@ -116,10 +119,16 @@ def private_docker(name: str = "", copy: str = "") -> Iterator[Docker]:
     """
     with _held([*_chosen(name, "docker"), *(["--copy", copy] if copy else [])]) as variables:
         docker = Docker(variables)
+        address = variables.get("DOCKER_HOST", "")
+        if address in _used:  # what was built there is in use until the outer block ends
+            yield docker
+            return
         docker.remove_leftovers()
+        _used.add(address)
         try:
             yield docker
         finally:
+            _used.discard(address)
             docker.remove_leftovers()
 
 
