@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from contextlib import suppress
@@ -193,11 +194,15 @@ def test_a_client_that_drops_in_a_single_post_leaves_no_upload(wire: Wire) -> No
 def test_a_dropped_chunk_is_resumed(wire: Wire) -> None:
     location = wire.begin()
     text = f"PATCH {location} HTTP/1.1\r\nHost: 127.0.0.1:{wire.port}\r\nContent-Length: 10\r\n\r\n01234"
-    with socket.create_connection(("127.0.0.1", wire.port)) as connection:
-        connection.sendall(text.encode())
-    deadline = time.monotonic() + 10
-    while (answer := wire.ask("PATCH", location, b"")).status == 409 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    begun = False
+    while not begun:
+        with socket.create_connection(("127.0.0.1", wire.port), timeout=20) as connection:
+            connection.sendall(text.encode())
+            # it has begun when others are refused; or was refused itself, as one of those was in its way
+            while not begun and not select.select([connection], [], [], 0.01)[0]:
+                begun = wire.ask("PATCH", location, b"").status == 409
+    while (answer := wire.ask("PATCH", location, b"")).status == 409:
+        time.sleep(0.01)
     arrived = int(answer["range"].partition("-")[2]) + 1 if answer["range"] != "0-0" else 0
     assert (
         wire.ask("PUT", f"{location}?digest={Digest.of(b'0123456789')}", b"0123456789"[arrived:]).status
