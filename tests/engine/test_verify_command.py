@@ -43,7 +43,7 @@ def test_against_the_engines_image_an_archive_and_alone(
         assert not [finding for finding in report["findings"] if not finding["expected"]]
     alone = bottle("verify", "-q", packed)
     assert alone.code == 0
-    assert "whole" in alone.out
+    assert "complete" in alone.out
     assert json.loads(bottle("verify", "--json", packed).out)["image_id"] is None
     assert bottle.leftovers == []
 

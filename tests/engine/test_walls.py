@@ -208,7 +208,7 @@ def test_an_engine_that_drops_the_wall_is_caught(
     fake_engines.dropping_network(tmp_path, Path(program), lies=lies)
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = run(replace(there, changes={**there.changes, "PATH": path}), client, "echo started")
-    done.failed(119, "walls")
+    done.failed(119, "not in force")
     assert "started" not in done.out
 
 

@@ -98,6 +98,7 @@ class PodmanClient:
     config: str
 
     def pull(self, reference: str, folder: Path) -> str:
+        self._remove()  # of an image that is there, podman says the digest by which it came before
         self.podman.podman("pull", "--quiet", "--tls-verify=false", reference)
         [entry] = json.loads(self.podman.podman("image", "inspect", reference))
         self.podman.podman("rmi", "--force", self.config)
@@ -108,6 +109,10 @@ class PodmanClient:
         self.podman.podman("load", "--input", str(self.saved))
         self.podman.podman("push", "--tls-verify=false", self.config, target)
         self.podman.podman("rmi", "--force", self.config)
+
+    def _remove(self) -> None:
+        command = ["podman", "rmi", "--force", self.config]
+        subprocess.run(command, env=self.podman.env, capture_output=True, timeout=120)
 
 
 def skopeo(*args: str) -> bytes:
