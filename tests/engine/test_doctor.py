@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -104,12 +103,13 @@ def trial(request: pytest.FixtureRequest, bottle: Bottle) -> Trial:
     return Bottle(bottle.cache, {**bottle.changes, **changes}), request.param, client
 
 
-def broken(folder: Path, name: str, script: str) -> dict[str, str]:
-    """Put an engine first on PATH that runs a script before it becomes the real one."""
-    real = shutil.which(name)
+def broken(bottle: Bottle, folder: Path, name: str, script: str) -> dict[str, str]:
+    """Put an engine first on PATH that runs a script before it becomes the one that `bottle` would find."""
+    path = bottle.env()["PATH"]
+    real = shutil.which(name, path=path)
     (folder / name).write_text(f'#!/bin/sh\nreal={real}\n{script}\nexec "$real" "$@"\n')
     (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return {"PATH": f"{folder}:{path}"}
 
 
 def test_an_image_is_built_and_packed_and_nothing_of_it_stays(trial: Trial) -> None:
@@ -143,7 +143,7 @@ def test_the_step_that_fails_is_said_in_the_engines_words(
     trial: Trial, tmp_path: Path, step: str, script: str
 ) -> None:
     bottle, name, client = trial
-    check = checks(bottle("doctor", "--json", env=broken(tmp_path, name, script)))["image"]
+    check = checks(bottle("doctor", "--json", env=broken(bottle, tmp_path, name, script)))["image"]
     assert check["mark"] == "bad"
     assert f"{name} could not {step} an image of one file" in check["finding"]
     assert "the store is on fire" in check["finding"]
@@ -161,7 +161,7 @@ def test_one_that_is_ended_in_the_middle_leaves_no_image(
     bottle, name, client = trial
     built = tmp_path / "built"
     script = f'case $1 in build) "$real" "$@"; touch {built}; exec sleep 100 ;; esac'
-    process = bottle.start("doctor", env=broken(tmp_path, name, script))
+    process = bottle.start("doctor", env=broken(bottle, tmp_path, name, script))
     wait_until(lambda: built.exists() or process.poll() is not None)
     assert client(*LABELLED) != b""
     process.send_signal(signum)

@@ -22,8 +22,8 @@ import pytest
 
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, ImageError
-from tests.support.engine_matrix import docker_clients, dockerfile, fresh_context
-from tests.support.engines import Docker, Podman, call
+from tests.support.engine_matrix import PODMAN, docker_clients, dockerfile, fresh_context
+from tests.support.engines import CHOSEN, Docker, Podman, call
 
 
 @pytest.fixture
@@ -108,24 +108,27 @@ def test_a_docker_command_that_is_podman(
     assert engine.exists(engine.build(dockerfile(context, ""), lambda _: None))
 
 
-def test_podmans_docker_service_builds_without_buildkit(
-    context: Path, client: Path, podman: Podman, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = podman.folder / f"{client.resolve().parent.name}.sock"
-    service = ["podman", "system", "service", "--time=0", f"unix://{address}"]
-    path = os.pathsep.join(("/usr/bin", "/bin", "/usr/sbin", "/sbin"))
-    with subprocess.Popen(service, env={**podman.env, "PATH": path}) as running:
-        try:
-            wait_until(address.exists)
-            monkeypatch.setenv("DOCKER_HOST", f"unix://{address}")
-            engine = find_engine()
-            assert (engine.name, engine.builder) == ("docker", "classic")
-            image = engine.build(dockerfile(context, "RUN echo made > /made\n"), lambda _: None)
-            engine.tag(image, "bot-bottle-test-service:one")
-            engine.untag("bot-bottle-test-service:one")
-            assert engine.image_id(image) == image
-        finally:
-            running.terminate()
+if not CHOSEN.startswith(PODMAN):
+    # the service of podman 5 sets limits for each step of a build, which root may not do in many containers
+
+    def test_podmans_docker_service_builds_without_buildkit(
+        context: Path, client: Path, podman: Podman, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        address = podman.folder / f"{client.resolve().parent.name}.sock"
+        service = ["podman", "system", "service", "--time=0", f"unix://{address}"]
+        path = os.pathsep.join(("/usr/bin", "/bin", "/usr/sbin", "/sbin"))
+        with subprocess.Popen(service, env={**podman.env, "PATH": path}) as running:
+            try:
+                wait_until(address.exists)
+                monkeypatch.setenv("DOCKER_HOST", f"unix://{address}")
+                engine = find_engine()
+                assert (engine.name, engine.builder) == ("docker", "classic")
+                image = engine.build(dockerfile(context, "RUN echo made > /made\n"), lambda _: None)
+                engine.tag(image, "bot-bottle-test-service:one")
+                engine.untag("bot-bottle-test-service:one")
+                assert engine.image_id(image) == image
+            finally:
+                running.terminate()
 
 
 # --- ended in the middle
