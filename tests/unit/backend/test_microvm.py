@@ -66,6 +66,14 @@ def test_a_failure_of_smolvm_is_not_taken_for_the_command_s(smolvm: Fake) -> Non
     assert caught.value.why == "no such machine (BAD)"
 
 
+def test_a_user_that_the_image_lacks_is_explained(smolvm: Fake) -> None:
+    message = "user '\\''ghost'\\'' not found in container rootfs"
+    smolvm(f"""echo '{{"error":{{"code":"SMOLVM_ERROR","message":"{message}"}}}}' >&2; exit 1""")
+    with pytest.raises(SmolvmError, match="could not run the command") as caught:
+        run("true")
+    assert "--user" in caught.value.next_step
+
+
 def test_a_machine_that_ended_under_the_command_is_an_error(smolvm: Fake) -> None:
     smolvm("""echo '{"error":{"code":"GONE","message":"connection closed"}}' >&2; exit 1""")
     with pytest.raises(SmolvmError, match="ended before its command did") as caught:

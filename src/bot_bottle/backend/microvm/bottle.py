@@ -272,6 +272,7 @@ _QUICK = 60.0  # seconds
 
 # smolvm returns 255 for a command that cannot be started; docker returns 126 and 127
 _NOT_FOUND = re.compile(r"executable file .* not found|No such file or directory\Z")
+_NO_USER = re.compile(r"(user|group) '.*' not found in container rootfs")
 _NOT_RUNNABLE = re.compile(r"Operation not permitted|Permission denied|not executable")
 
 
@@ -285,7 +286,9 @@ def exit_status(code: int, attached: Attached, host: Host, machine: str, *, tty:
         ended = "the microVM ended before its command did"
         raise SmolvmError(ended, why=attached.failure, next_step=_end_hint(host))
     if attached.failure:
-        raise SmolvmError("smolvm could not run the command", why=attached.failure)
+        step = "correct USER in the Dockerfile, or name another with --user"
+        step = step if _NO_USER.search(attached.failure) else ""
+        raise SmolvmError("smolvm could not run the command", why=attached.failure, next_step=step)
     if code == 255 and _NOT_FOUND.search(attached.last_line):
         return 127
     if code == 255 and _NOT_RUNNABLE.search(attached.last_line):
