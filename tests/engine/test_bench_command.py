@@ -47,11 +47,12 @@ def test_the_cache_is_left_alone(bottle: Bottle, image: str) -> None:
 
 
 def test_a_way_that_does_not_work_is_told(bottle: Bottle, docker: Docker, image: str, tmp_path: Path) -> None:
-    """An engine that says it keeps its images where there are none."""
+    """An engine that says it keeps its images where there are none, and not in containerd's store."""
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
     root = docker.docker("info", "--format", "{{.DockerRootDir}}").decode().strip()
-    script = f'case "$1" in info) docker "$@" | sed "s,{root},/nowhere,g";; *) exec docker "$@";; esac\n'
+    change = f"s,{root},/nowhere,g; s,io.containerd.snapshotter.v1,overlayfs,g"
+    script = f'case "$1" in info) docker "$@" | sed "{change}";; *) exec docker "$@";; esac\n'
     program.write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{script}")
     program.chmod(0o755)
     path = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}

@@ -19,10 +19,12 @@ def packed(bottle: Bottle, saved: Path) -> Path:
     return bottle("pack", "-q", "--archive", saved).path
 
 
-def test_a_pack_verified_by_itself(bottle: Bottle, image: str, saved: Path, tmp_path: Path) -> None:
+def test_a_pack_verified_by_itself(
+    bottle: Bottle, image: str, image_config: str, saved: Path, tmp_path: Path
+) -> None:
     first = bottle("pack", "--verify", "--image", image)
     assert first.path.is_file()
-    assert f"equal to image {image[:19]}" in first.err
+    assert f"equal to image {image_config[:19]}" in first.err
     again = bottle("pack", "--verify", "-q", "--archive", saved, "-o", tmp_path / "out.smolmachine")
     assert again.path == tmp_path / "out.smolmachine"
     assert again.err == ""
@@ -30,15 +32,15 @@ def test_a_pack_verified_by_itself(bottle: Bottle, image: str, saved: Path, tmp_
 
 
 def test_against_the_engines_image_an_archive_and_alone(
-    bottle: Bottle, image: str, saved: Path, packed: Path
+    bottle: Bottle, image: str, image_config: str, saved: Path, packed: Path
 ) -> None:
     for source in (("--image", image), ("--archive", saved)):
         done = bottle("verify", "-q", packed, *source)
         assert (done.code, done.err) == (0, ""), done
-        assert f"equal to image {image[:19]}" in done.out
+        assert f"equal to image {image_config[:19]}" in done.out
         report = json.loads(bottle("verify", "--json", packed, *source).out)
         assert report["ok"]
-        assert report["image_id"] == image
+        assert report["image_id"] == image_config
         assert report["entries"] > 250
         assert not [finding for finding in report["findings"] if not finding["expected"]]
     alone = bottle("verify", "-q", packed)
