@@ -87,9 +87,9 @@ def test_one_from_before_there_was_build(project: Path) -> None:
 
 
 def test_one_that_names_an_image(project: Path) -> None:
-    write(project, {"image": "mcr.microsoft.com/devcontainers/python:3", "containerUser": "vscode"})
+    write(project, {"image": "images.example.org/devcontainers/python:3", "containerUser": "vscode"})
     content = found(project).content
-    assert content.image.name == "mcr.microsoft.com/devcontainers/python:3"
+    assert content.image.name == "images.example.org/devcontainers/python:3"
     assert (content.image.dockerfile, content.user) == (None, "vscode")
 
 
@@ -160,7 +160,7 @@ def test_features_need_the_reference_cli(
 @pytest.mark.parametrize(
     "document",
     [
-        {"features": ["ghcr.io/a/b"]},
+        {"features": ["registry.example.org/a/b"]},
         {"features": {"a": {"b": 1}}},
         {"features": {"a": None}},
         {"features": {"": {}}},

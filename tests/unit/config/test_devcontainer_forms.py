@@ -37,7 +37,7 @@ FORMS = {
 {
 	"name": "Python 3",
 	// Or use a Dockerfile or Docker Compose file. More info: https://containers.dev/guide/dockerfile
-	"image": "mcr.microsoft.com/devcontainers/python:1-3.12-bullseye"
+	"image": "images.example.org/devcontainers/python:1-3.12-bullseye"
 
 	// Features to add to the dev container. More info: https://containers.dev/features.
 	// "features": {},
@@ -46,19 +46,19 @@ FORMS = {
 	// "remoteUser": "root"
 }
 """,
-        image={"name": "mcr.microsoft.com/devcontainers/python:1-3.12-bullseye"},
+        image={"name": "images.example.org/devcontainers/python:1-3.12-bullseye"},
     ),
     "web development with node": Form(
         """{
   "name": "Node.js",
-  "image": "mcr.microsoft.com/devcontainers/typescript-node:20",
+  "image": "images.example.org/devcontainers/typescript-node:20",
   "forwardPorts": [3000, 5173],
   "portsAttributes": {"3000": {"label": "App", "onAutoForward": "openPreview"}},
   "postCreateCommand": "npm ci",
   "customizations": {"vscode": {"extensions": ["dbaeumer.vscode-eslint"], "settings": {"a": true}}},
   "remoteUser": "node",
 }""",
-        image={"name": "mcr.microsoft.com/devcontainers/typescript-node:20"},
+        image={"name": "images.example.org/devcontainers/typescript-node:20"},
         user="node",
         ports=("3000", "5173"),
         create={"postCreateCommand": "npm ci"},
@@ -92,18 +92,18 @@ FORMS = {
         """{
   "image": "ubuntu:24.04",
   "features": {
-    "ghcr.io/devcontainers/features/common-utils:2": {"installZsh": false, "username": "dev"},
-    "ghcr.io/devcontainers/features/node:1": "lts",
+    "registry.example.org/devcontainers/features/common-utils:2": {"installZsh": false, "username": "dev"},
+    "registry.example.org/devcontainers/features/node:1": "lts",
     "./local": {}
   },
-  "overrideFeatureInstallOrder": ["ghcr.io/devcontainers/features/common-utils"],
+  "overrideFeatureInstallOrder": ["registry.example.org/devcontainers/features/common-utils"],
   "remoteUser": "dev"
 }""",
         image={"name": "ubuntu:24.04"},
         user="dev",
         features=(
-            "ghcr.io/devcontainers/features/common-utils:2",
-            "ghcr.io/devcontainers/features/node:1",
+            "registry.example.org/devcontainers/features/common-utils:2",
+            "registry.example.org/devcontainers/features/node:1",
             "./local",
         ),
     ),
@@ -132,7 +132,7 @@ FORMS = {
     ),
     "values of the machine": Form(
         """{
-  "build": {"dockerfile": "../Dockerfile.dev", "target": "dev", "cacheFrom": "ghcr.io/o/p:cache"},
+  "build": {"dockerfile": "../Dockerfile.dev", "target": "dev", "cacheFrom": "images.example.org/p:cache"},
   "remoteEnv": {
     "LOCAL_WORKSPACE_FOLDER": "${localWorkspaceFolder}",
     "EDITOR": "${localEnv:NOT_SET_ANYWHERE:vi}",
@@ -167,7 +167,7 @@ FORMS = {
     ),
     "docker in docker": Form(
         """{
-  "image": "mcr.microsoft.com/devcontainers/base:debian",
+  "image": "images.example.org/devcontainers/base:debian",
   "mounts": [
     "source=/var/run/docker.sock,target=/var/run/docker.sock,type=bind",
     {"source": "${localEnv:HOME}/.ssh", "target": "/home/vscode/.ssh", "type": "bind"}

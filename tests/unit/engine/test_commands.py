@@ -127,7 +127,7 @@ def test_the_other_commands() -> None:
         ("[::1]:5000/a", True),
         ("localhost.example.com/a", False),
         ("127.0.0.1.example.com/a", False),
-        ("ghcr.io/a/b", False),
+        ("registry.example.org/a/b", False),
         ("a", False),
     ],
 )
