@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from bot_bottle.engine import errors as words
-from bot_bottle.engine.commands import EngineName, context_argv
-from bot_bottle.engine.containers import engine_environment, engine_record
+from bot_bottle.engine.commands import context_argv
+from bot_bottle.engine.containers import engine_record
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.host import process
@@ -18,8 +16,6 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 
 STRAY = "build-name"
-
-_TIMEOUT = 60.0  # seconds
 
 
 @contextmanager
@@ -41,10 +37,15 @@ def named_for_build(engine: Engine, image: str, run: RunDir) -> Iterator[tuple[s
         yield ref, env
 
 
+def new_name(what: str) -> str:
+    """Return a name for an image that nothing else has."""
+    return f"localhost/bot-bottle-{what}:{secrets.token_hex(8)}"
+
+
 @contextmanager
 def own_name(engine: Engine, what: str, run: RunDir) -> Iterator[str]:
     """Yield a new name that is taken away when the block ends, and leaves its image. Raises EngineError."""
-    ref = f"localhost/bot-bottle-{what}:{secrets.token_hex(8)}"
+    ref = new_name(what)
     run.record(STRAY, engine=engine.name, name=ref, **engine_record(engine.program))
     try:
         yield ref
@@ -55,13 +56,4 @@ def own_name(engine: Engine, what: str, run: RunDir) -> Iterator[str]:
 
 def sweep(stray: Mapping[str, Any]) -> None:
     """Take a name away that a killed command gave to an image. Raises EngineError."""
-    env = engine_environment(stray["variables"])
-    name: EngineName = "podman" if stray["engine"] == "podman" else "docker"
-
-    def run(command: tuple[str, ...], input: bytes) -> process.Completed:
-        try:
-            return process.run(command, timeout=_TIMEOUT, env=env, input=input)
-        except process.CommandFailed as error:
-            raise words.refused(name, "untag", stray["name"], error.done.complaint) from error
-
-    ImageNames(Path(stray["program"]), name, run).untag(stray["name"])
+    ImageNames.from_record(stray, stray["name"]).untag(stray["name"])

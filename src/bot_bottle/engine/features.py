@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bot_bottle.engine.build_names import named_for_build, own_name
+from bot_bottle.engine.build_names import named_for_build, new_name, own_name
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.errors import clean_line
 from bot_bottle.engine.identity import EngineImage
@@ -52,9 +51,7 @@ def install_features(
         base, chosen = stack.enter_context(named_for_build(engine, image.id, run))
         config, _ = write_project(features, base, folder / "project")
         if loses_unnamed(engine):
-            result = (
-                f"localhost/bot-bottle-features:{secrets.token_hex(8)}"  # it stays for as long as the image
-            )
+            result = new_name("features")  # it stays for as long as the image
         else:
             result = stack.enter_context(own_name(engine, "features", run))
         argv = [

@@ -20,11 +20,13 @@ from typing import Any
 
 from bot_bottle.engine import commands as argv
 from bot_bottle.engine.commands import EngineName
-from bot_bottle.engine.errors import NoSuchImageError
+from bot_bottle.engine.containers import engine_environment
+from bot_bottle.engine.errors import NoSuchImageError, refused
 from bot_bottle.engine.info import part
 from bot_bottle.host import process
 
 _EMPTY_TAR = bytes(1024)
+_TIMEOUT = 60.0  # seconds for each command of a sweep
 
 Run = Callable[[tuple[str, ...], bytes], process.Completed]
 """Runs a command of the engine with its standard input. Raises NoSuchImageError, EngineError."""
@@ -37,6 +39,20 @@ class ImageNames:
         self._program = program
         self._name = name
         self._run = run
+
+    @classmethod
+    def from_record(cls, stray: Mapping[str, Any], ref: str) -> ImageNames:
+        """Return the names of the engine of a killed command. Errors are about the name `ref`."""
+        env = engine_environment(stray["variables"])
+        name: EngineName = "podman" if stray["engine"] == "podman" else "docker"
+
+        def run(command: tuple[str, ...], input: bytes) -> process.Completed:
+            try:
+                return process.run(command, timeout=_TIMEOUT, env=env, input=input)
+            except process.CommandFailed as error:
+                raise refused(name, "untag", ref, error.done.complaint) from error
+
+        return cls(Path(stray["program"]), name, run)
 
     def untag(self, ref: str) -> None:
         """Remove a name, but not its image; does nothing if there is no such name. Raises EngineError."""

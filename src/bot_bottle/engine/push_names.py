@@ -10,23 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from bot_bottle.engine import errors as words
-from bot_bottle.engine.commands import EngineName
-from bot_bottle.engine.containers import engine_environment, engine_record
+from bot_bottle.engine.containers import engine_record
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.info import is_containerd_store
 from bot_bottle.engine.names import ImageNames
 from bot_bottle.errors import EngineError
-from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 
 STRAY = "image-name"
-
-_TIMEOUT = 60.0  # seconds
 
 
 @contextmanager
@@ -65,13 +59,5 @@ def _check_that_it_stays(engine: Engine, image: str) -> None:
 
 def sweep(stray: Mapping[str, Any]) -> None:
     """Remove the names of an image that a killed command was pushing. Raises EngineError."""
-    env = engine_environment(stray["variables"])
-    name: EngineName = "podman" if stray["engine"] == "podman" else "docker"
-
-    def run(command: tuple[str, ...], input: bytes) -> process.Completed:
-        try:
-            return process.run(command, timeout=_TIMEOUT, env=env, input=input)
-        except process.CommandFailed as error:
-            raise words.refused(name, "untag", stray["pushed"], error.done.complaint) from error
-
-    ImageNames(Path(stray["program"]), name, run).untag_pushed(stray["pushed"], stray["second"])
+    names = ImageNames.from_record(stray, stray["pushed"])
+    names.untag_pushed(stray["pushed"], stray["second"])

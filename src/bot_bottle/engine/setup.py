@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def stages(base: str, setup: Setup, image_user: str) -> tuple[str, str]:
     text = (
         "exec 2>&1\n"
         + exports(plain, secret_files)
-        + f"cd {_quoted(setup.folder)} || exit\n"
+        + f"cd {shlex.quote(setup.folder)} || exit\n"
         + script(setup.commands)
     )
     mounts = [f"type=bind,from={_STAGE},source={_FILES},target={PLACE},rw"]
@@ -111,10 +112,6 @@ def stages(base: str, setup: Setup, image_user: str) -> tuple[str, str]:
     as_user = f"USER {setup.user}\n" if setup.user else ""
     as_before = f"USER {image_user or 0}\n" if setup.user else ""
     return files, f"FROM {base}\n{as_user}{command}\n{as_before}"
-
-
-def _quoted(path: str) -> str:
-    return "'" + path.replace("'", "'\\''") + "'"
 
 
 def _secret_id(name: str) -> str:
