@@ -21,6 +21,9 @@ _LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
 _LABEL = "bot-bottle.look"
 STRAY = "look-container"
 
+UNKNOWN_USER = "correct USER in the Dockerfile, or name another with --user"
+"""The next step where an image lacks the user of a command."""
+
 
 def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
     """Return uid and gid of a user of an artifact (`user` as in an image; "" for root). Raises ImageError."""

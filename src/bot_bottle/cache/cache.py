@@ -25,7 +25,7 @@ from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.host.files import disk_full, replace_file
 from bot_bottle.host.locks import exclusive_lock, shared_lock
 from bot_bottle.host.signals import defer_signals
-from bot_bottle.host.system_errors import next_step
+from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
 
@@ -143,7 +143,7 @@ class Cache:
                 yield _taken(found)
                 return
             scratch = stack.enter_context(self._scratch(path.stem))
-            stack.enter_context(_disk_full_explained(self.folder, "for the artifact "))
+            stack.enter_context(_disk_full_explained(self.folder))
             temp = scratch / path.name
             yield Slot(None, temp, lambda digest: self._publish(temp, path, key, digest, source))
 
@@ -257,28 +257,22 @@ class Cache:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        with _disk_full_explained(self.folder):
-            try:
-                yield
-            except OSError as error:
-                if disk_full(error):
-                    raise
-                raise CacheError(
-                    f"cannot use the artifact cache in {self.folder}",
-                    why=str(error),
-                    next_step=next_step(error, "make it writable, or name another with BOT_BOTTLE_CACHE_DIR"),
-                ) from error
+        try:
+            yield
+        except OSError as error:
+            message = f"cannot use the artifact cache in {self.folder}"
+            raise folder_error(message, self.folder, error) from error
 
 
 @contextmanager
-def _disk_full_explained(folder: Path, what: str = "") -> Iterator[None]:
+def _disk_full_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if not disk_full(error):
             raise
         raise DiskFullError(
-            f"no room left {what}in {folder}",
+            f"no room left for the artifact in {folder}",
             why=str(error),
             next_step="bottle cache prune, or free some space",
         ) from error

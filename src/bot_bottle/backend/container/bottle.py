@@ -34,6 +34,7 @@ from bot_bottle.backend.container.privileges import (
 )
 from bot_bottle.backend.container.probes import inside, judged, probes, prove_privileges
 from bot_bottle.backend.container.seccomp import seccomp_options
+from bot_bottle.backend.users import UNKNOWN_USER
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.host import signals
@@ -180,7 +181,7 @@ class ContainerBottle:
             raise EngineError(f"{self._engine.name} detached from the container before its command exited")
         if state.get("Status") in ("created", "configured", "initialized") and code not in (126, 127):
             why = str(state.get("Error") or "")
-            step = "correct USER in the Dockerfile, or name another with --user" if _USER.search(why) else ""
+            step = UNKNOWN_USER if _USER.search(why) else ""
             raise BootError("the container did not start", why=why, next_step=step)
         return code
 

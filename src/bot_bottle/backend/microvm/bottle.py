@@ -13,7 +13,7 @@ from typing import Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
 from bot_bottle.backend.microvm import probes as proving
-from bot_bottle.backend.users import of_artifact
+from bot_bottle.backend.users import UNKNOWN_USER, of_artifact
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.host import signals
 from bot_bottle.host.process import Completed
@@ -286,8 +286,7 @@ def exit_status(code: int, attached: Attached, host: Host, machine: str, *, tty:
         ended = "the microVM ended before its command did"
         raise SmolvmError(ended, why=attached.failure, next_step=_end_hint(host))
     if attached.failure:
-        step = "correct USER in the Dockerfile, or name another with --user"
-        step = step if _NO_USER.search(attached.failure) else ""
+        step = UNKNOWN_USER if _NO_USER.search(attached.failure) else ""
         raise SmolvmError("smolvm could not run the command", why=attached.failure, next_step=step)
     if code == 255 and _NOT_FOUND.search(attached.last_line):
         return 127
