@@ -55,7 +55,7 @@ def examine(
     """
     found = kvm or probe_kvm()
     # a KVM that was requested and cannot be used is not replaced by emulation
-    emulated = accel == "emulated" or (accel == "auto" and found.state != "good")
+    emulated = accel == "nested" or (accel == "auto" and found.state != "good")
     progress = progress or Progress()
     engines: list[Engine] = []
 

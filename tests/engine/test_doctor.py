@@ -60,7 +60,7 @@ def test_a_person_is_told_the_same(bottle: Bottle, saved: Path) -> None:
         ([], {"PATH": "/nowhere"}, "engine", "no container engine"),
         (["--engine", "podman"], {"PATH": "/nowhere"}, "engine", "podman is not installed"),
         (["--engine", "docker"], {"DOCKER_HOST": "unix:///nobody.sock"}, "engine", "docker does not answer"),
-        (["--accel", "emulated"], {"PATH": "/nowhere"}, "emulation", "QEMU"),
+        (["--accel", "nested"], {"PATH": "/nowhere"}, "emulation", "QEMU"),
         ([], {"BOT_BOTTLE_SMOLVM": "/nowhere/smolvm"}, "smolvm", "/nowhere/smolvm"),
         ([], {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "disk", "cannot write to"),
         ([], {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "cache", "cannot read"),

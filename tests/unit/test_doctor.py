@@ -50,11 +50,11 @@ def checks(state: KvmState, accel: Accel) -> dict[str, Check]:
     [
         ("good", "auto", "good", "not needed here"),
         ("good", "kvm", "good", "not needed here"),
-        ("good", "emulated", "good", "QEMU 9.1.2"),
+        ("good", "nested", "good", "QEMU 9.1.2"),
         ("absent", "auto", "poor", "QEMU 9.1.2"),
         ("denied", "auto", "poor", "QEMU 9.1.2"),
         ("unusable", "auto", "poor", "QEMU 9.1.2"),
-        ("unusable", "emulated", "poor", "QEMU 9.1.2"),
+        ("unusable", "nested", "poor", "QEMU 9.1.2"),
         ("absent", "kvm", "bad", "not needed here"),
         ("denied", "kvm", "bad", "not needed here"),
         ("unusable", "kvm", "bad", "not needed here"),
@@ -144,7 +144,7 @@ import bot_bottle.vm.emulated.host, bot_bottle.bottle.gc
 os.setgid(65534)
 os.setuid(65534)
 if sys.argv[1] == "checks":
-    for check in checks.examine(accel="emulated"):
+    for check in checks.examine(accel="nested"):
         print(check.name, check.mark, check.finding)
 else:
     sys.exit(main.run(sys.argv[1:]))

@@ -71,12 +71,13 @@ def test_its_hosts_get_the_value_and_the_bottle_a_placeholder(
         memory_mib=1024,
         secrets=(Reference("API_KEY", "file", str(canary.path), NAMES[:1]),),
         egress=parse_policy(NAMES),
+        accel="nested",
     )
     progress = Progress("plain")
     with run_context() as run:
         converter = Converter(run, progress)
         plan = pipeline.prepare(spec, converter)
-        with pipeline.launch(plan, converter, run, progress, accel="emulated") as bottle:
+        with pipeline.launch(plan, converter, run, progress) as bottle:
             done = run_attached(bottle)
             assert holders(canary.value) == []
     placeholder, *rest = done.out.split()

@@ -30,7 +30,7 @@ def test_a_microvm_in_the_background(shared_cache: Path) -> None:
     assert (known["name"], known["state"], known["backend"]) == ("day", "running", "smolmachines")
     assert left_behind(shared_cache) != []
     receipt = json.loads(bottle("show", "--json", "day").stdout)
-    if receipt["place"] == "emulated":
+    if receipt["place"] == "nested":
         refused = bottle("exec", "day", "--", "id")
         assert refused.returncode == 101
         assert "emulated host" in refused.stderr

@@ -60,7 +60,7 @@ def test_a_fan_whose_hosts_do_not_fit_begins_nothing(root: Caller, git_image: st
     free = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
     assert free
     each = max(256, int(free[1]) // 1024 // 16 - 768)
-    options = ("--accel", "emulated", "-m", f"{each}m", "--image", git_image)
+    options = ("--accel", "nested", "-m", f"{each}m", "--image", git_image)
     told = root.bottle("fan", "16", *options, "--", "true", cwd=root.repo().top)
     told.failed(101, "not enough memory", "emulated host")
 

@@ -73,7 +73,7 @@ def test_a_server_answers_on_this_machines_loopback_alone(
     docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
     bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
     named = free()
-    own = ("--accel", "emulated", "-m", "512m", "--name", "served", "--archive", tmp_path / "image.tar")
+    own = ("--accel", "nested", "-m", "512m", "--name", "served", "--archive", tmp_path / "image.tar")
     child = bottle.start("run", *own, "-p", "3000", "-p", f"{named}:4000", "--", "sh", "-c", SERVE)
     try:
         assert child.stdout

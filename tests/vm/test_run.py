@@ -96,7 +96,7 @@ def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
 def test_a_signal_while_it_starts_leaves_nothing(
     shared_cache: Path, stage: str, signum: signal.Signals
 ) -> None:
-    argv = [*COMMAND, "run", "--accel=emulated", str(HELLO)]
+    argv = [*COMMAND, "run", "--accel=nested", str(HELLO)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr
         if stage == "host":

@@ -305,4 +305,4 @@ def test_a_smolvm_that_ignores_an_option_is_caught(
     ended.failed(119, "network isolation is not in force", bad)
     told = receipt()
     assert not told["proof"][bad]["ok"]
-    assert (told["exit_status"], told["place"]) == (119, "emulated")
+    assert (told["exit_status"], told["place"]) == (119, "nested")

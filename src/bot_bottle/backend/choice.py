@@ -6,10 +6,12 @@ from typing import assert_never
 
 from bot_bottle.backend import BackendName
 from bot_bottle.backend.base import Backend, Place
+from bot_bottle.vm.host import Accel
 
 
-def backend_for(name: BackendName) -> Backend:
-    """Return the backend with this name."""
+def backend_for(name: BackendName, accel: Accel = "auto") -> Backend:
+    """Return the backend with this name; `accel` says how its microVMs run."""
+    del accel  # smolvm's backend decides when it starts
     match name:
         case "docker":
             from bot_bottle.backend.container.backend import ContainerBackend
@@ -27,6 +29,6 @@ def backend_at(place: Place) -> Backend:
     match place:
         case "container":
             return backend_for("docker")
-        case "kvm" | "emulated":
-            return backend_for("smolmachines")
+        case "kvm" | "nested":
+            return backend_for("smolmachines", place)
     assert_never(place)

@@ -56,8 +56,8 @@ def fan(
     for name in all_names:
         with names.lock_name(name):
             pass
-    backend = backend_for(spec.backend)
-    _check_room(spec, count, backend.host_overhead_mib(options.accel))
+    backend = backend_for(spec.backend, spec.accel)
+    _check_room(spec, count, backend.host_overhead_mib(spec.accel))
     resolve(spec.secrets)  # resolved again by each bottle; a missing one is reported before anything is built
     with run_context() as run:
         converter = Converter(run, progress, options)

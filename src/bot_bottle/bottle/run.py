@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bot_bottle.backend.base import Boot, BottleConfig, OnProved, RunningBottle, default_path
@@ -93,7 +93,7 @@ def _mounts(request: Request) -> list[str]:
 
 def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     """Return what will run; for a microVM, build the image and make or find its artifact."""
-    backend = backend_for(spec.backend)
+    backend = backend_for(spec.backend, spec.accel)
     check_workspace(spec.workspace, spec.slug)  # before a build that may take long
     if spec.source.build is not None:
         spec.source.build.find_dockerfile()
@@ -139,7 +139,6 @@ def launch(
     run: RunDir,
     progress: Progress,
     *,
-    accel: Accel = "auto",
     receipt: RunRecord | None = None,
     secrets: Mapping[str, Secret] | None = None,
 ) -> Iterator[RunningBottle]:
@@ -180,7 +179,7 @@ def launch(
             artifact = plan.conversion.entry.path
         boot = Boot(record.image_id, artifact, lambda: converter.engine)
         files = EgressFiles(record.log, record.policy)
-        started = backend_for(spec.backend).start(config, boot, files, run, progress, accel)
+        started = backend_for(spec.backend, spec.accel).start(config, boot, files, run, progress, spec.accel)
         yield stack.enter_context(started)
 
 
@@ -189,7 +188,7 @@ def run(
     *,
     engine: str | None = None,
     packer: PackerName = "native",
-    accel: Accel = "auto",
+    accel: Accel | None = None,
     max_image_size: int | None = None,
     progress: Progress | None = None,
     tty: bool = False,
@@ -198,11 +197,12 @@ def run(
 ) -> int:
     """Run a spec's command in a microVM on our own streams and return its exit status.
 
-    `on_begin` is called right before the command starts; `attend` replaces the default way to run the
-    command, and returns its status. Raises the BottleError of the stage that failed, Interrupted after a
-    second Ctrl-C.
+    `accel`, if given, replaces that of the spec. `on_begin` is called right before the command starts;
+    `attend` replaces the default way to run the command, and returns its status. Raises the BottleError of
+    the stage that failed, Interrupted after a second Ctrl-C.
     """
-    options = ConvertOptions(engine=engine, packer=packer, accel=accel, max_image_size=max_image_size)
+    spec = spec if accel is None else replace(spec, accel=accel)
+    options = ConvertOptions(engine=engine, packer=packer, accel=spec.accel, max_image_size=max_image_size)
     return run_bottle(spec, options, progress or Progress(), tty=tty, on_ready=on_begin, run_command=attend)
 
 
@@ -228,9 +228,7 @@ def run_bottle(
         values = resolve(spec.secrets)  # a missing secret is reported before anything is built
         plan = prepare(spec, converter)
         record.plan = plan.described()
-        started = launch(
-            plan, converter, folder, progress, accel=options.accel, receipt=record, secrets=values
-        )
+        started = launch(plan, converter, folder, progress, receipt=record, secrets=values)
         with started as bottle:
             record.versions.update(converter.versions())
             record.place, record.engine = bottle.place, converter.engine_name

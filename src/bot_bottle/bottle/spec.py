@@ -17,6 +17,7 @@ from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.host import Accel
 from bot_bottle.workspace.lifecycle import Command
 from bot_bottle.workspace.spec import MODES, Request
 
@@ -39,6 +40,7 @@ _NO_WORKSPACE = Request()
 class BottleSpec:
     """One bottle to run. Empty fields mean: as in the image.
 
+    `accel` says how microVMs run (see `vm.host.choose_accel`).
     `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
     label for devcontainer.json has, where `user` is empty.
     """
@@ -58,6 +60,7 @@ class BottleSpec:
     ports: tuple[Port, ...] = ()
     start: Mapping[str, Command] = field(default_factory=dict)
     remote_user: bool = False
+    accel: Accel = "auto"
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -71,7 +74,7 @@ class BottleSpec:
             )
         if self.workspace.include_dirty and self.workspace.mode != "clone":
             raise UsageError("--workspace-include-dirty only works with --workspace clone")
-        backend = backend_for(self.backend)
+        backend = backend_for(self.backend, self.accel)
         backend.check_env(dict(self.env))
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
         self._check_command()

@@ -37,6 +37,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         ports=parse_ports(settings.value("ports")),
         start=settings.devcontainer.start if settings.devcontainer else {},
         remote_user=settings.devcontainer is not None,
+        accel=ctx.params.get("accel") or "auto",
     )
     if not (shown or ctx.params.get("plan_only")):
         without = "egress." if ctx.params.get("network") else ""

@@ -223,9 +223,21 @@ packer_option = click.option(
     help="Who makes the artifact: bottle itself, or smolvm (slower; needs a VM).",
 )
 
+
+class _AccelChoice(click.Choice[str]):
+    """The values of --accel; `emulated`, the earlier name of `nested`, is still accepted."""
+
+    def __init__(self) -> None:
+        super().__init__(["auto", "kvm", "nested"])
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the accelerator's name. Raises click.BadParameter for any other text."""
+        return super().convert("nested" if value == "emulated" else value, param, ctx)
+
+
 accel_option = click.option(
     "--accel",
-    type=click.Choice(["auto", "kvm", "emulated"]),
+    type=_AccelChoice(),
     default="auto",
     show_default=True,
     envvar="BOT_BOTTLE_ACCEL",

@@ -53,7 +53,7 @@ class SmolvmPacker:
 
     @cached_property
     def _emulated(self) -> bool:
-        return choose_accel(self._accel, probe_kvm()) == "emulated"
+        return choose_accel(self._accel, probe_kvm()) == "nested"
 
     def from_archive(self, archive: Path, image_id: str, out: Path) -> PackResult:
         """Make an artifact from the image in an archive or OCI layout, which must have this id."""
@@ -109,9 +109,9 @@ class SmolvmPacker:
         with self._host(exchange, port) as host, self._progress.stage("pack") as stage:
             stage.say("smolvm pack create")
             places = {str(image.absolute()): host.path_of(image)} if isinstance(image, Path) else {}
-            inside = "/exchange" if host.kind == "emulated" else str(exchange)
+            inside = "/exchange" if host.kind == "nested" else str(exchange)
             # the archive may be readable by its owner only, and an emulated host isolates smolvm by itself
-            more = {"SMOLVM_VM_UID_DROP": "off"} if host.kind == "emulated" else {}
+            more = {"SMOLVM_VM_UID_DROP": "off"} if host.kind == "nested" else {}
 
             def run(args: Sequence[str]) -> None:
                 argv = [places.get(arg, arg.replace(str(exchange), inside)) for arg in args]

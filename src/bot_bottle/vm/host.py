@@ -20,7 +20,7 @@ from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.vm.capabilities import Kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
-Accel = Literal["auto", "kvm", "emulated"]
+Accel = Literal["auto", "kvm", "nested"]
 
 
 class Attached(Protocol):
@@ -48,7 +48,7 @@ class Attached(Protocol):
 class Host(Protocol):
     """A machine that smolvm runs on."""
 
-    kind: Literal["kvm", "emulated"]
+    kind: Literal["kvm", "nested"]
 
     def call(
         self, args: Sequence[str], *, timeout: float, check: bool = True, env: Mapping[str, str] | None = None
@@ -79,13 +79,13 @@ class Host(Protocol):
         """Return the path under which smolvm finds the folder of ours that a machine shares."""
 
 
-def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
+def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "nested"]:
     """Decide where microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
-    if accel == "emulated" or (accel == "auto" and kvm.state != "good"):
-        return "emulated"
+    if accel == "nested" or (accel == "auto" and kvm.state != "good"):
+        return "nested"
     if kvm.state != "good":
         raise AccelError(
-            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel emulated"
+            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel nested"
         )
     return "kvm"
 
@@ -93,7 +93,7 @@ def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "emulated"]:
 class NativeHost:
     """This machine, with a KVM that can boot a guest."""
 
-    kind: Literal["kvm", "emulated"] = "kvm"
+    kind: Literal["kvm", "nested"] = "kvm"
 
     def __init__(self, smolvm: Smolvm, prefix: Sequence[str] = (), folder: Path | None = None) -> None:
         """Use `folder` for temporary files, if one is given."""

@@ -27,7 +27,7 @@ def machine(place: Place) -> Machine:
 def test_each_name_and_each_place_has_a_backend() -> None:
     assert [type(backend_for(name)) for name in BACKENDS] == [MicrovmBackend, ContainerBackend]
     found = {place: type(backend_at(place)) for place in get_args(Place)}
-    assert found == {"container": ContainerBackend, "kvm": MicrovmBackend, "emulated": MicrovmBackend}
+    assert found == {"container": ContainerBackend, "kvm": MicrovmBackend, "nested": MicrovmBackend}
 
 
 def test_only_the_microvm_backend_takes_an_archive() -> None:
@@ -54,12 +54,12 @@ def test_programs_in_a_container_find_the_proxy_where_there_is_one() -> None:
 def test_an_emulated_host_takes_no_other_command() -> None:
     backend = MicrovmBackend()
     with pytest.raises(SpecError, match="cannot be changed"):
-        backend.check_can_allow(machine("emulated"))
+        backend.check_can_allow(machine("nested"))
     with pytest.raises(SpecError, match="cannot be checked again"):
-        backend.probe(machine("emulated"), NOTHING, Progress())
+        backend.probe(machine("nested"), NOTHING, Progress())
     backend.check_can_allow(machine("kvm"))
 
 
 def test_a_container_takes_no_memory_besides_its_own() -> None:
     assert ContainerBackend().host_overhead_mib("auto") == 0
-    assert MicrovmBackend().host_overhead_mib("emulated") > 0
+    assert MicrovmBackend().host_overhead_mib("nested") > 0

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
+from bot_bottle.cli import options
 from bot_bottle.cli.commands.run import command as run
 from bot_bottle.cli.groups import GROUPS
 from bot_bottle.cli.settings import _KEYS
@@ -39,3 +41,14 @@ def test_every_option_with_a_key_is_one_of_run_and_has_a_default() -> None:
 def test_every_option_of_run_is_in_one_help_group(option: click.Option) -> None:
     found = [group for group, names in GROUPS.items() if option.name in names]
     assert option.hidden or len(found) == 1, option.name
+
+
+@pytest.mark.parametrize(("given", "taken"), [("nested", "nested"), ("emulated", "nested"), ("kvm", "kvm")])
+def test_the_accelerator_is_taken_under_its_earlier_name_too(given: str, taken: str) -> None:
+    @click.command()
+    @options.accel_option
+    def command(accel: str) -> None:
+        click.echo(accel)
+
+    done = CliRunner().invoke(command, ["--accel", given])
+    assert (done.exit_code, done.output) == (0, f"{taken}\n")

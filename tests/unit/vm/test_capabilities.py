@@ -54,18 +54,18 @@ def test_the_processors_flags(tmp_path: Path, flags: str, answer: bool) -> None:
 @pytest.mark.parametrize("state", ["absent", "denied", "unusable", "good"])
 def test_where_it_runs(state: KvmState) -> None:
     kvm = Kvm(state, "the reason", "do this" if state != "good" else "")
-    assert choose_accel("emulated", kvm) == "emulated"
-    assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "emulated")
+    assert choose_accel("nested", kvm) == "nested"
+    assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "nested")
     if state == "good":
         assert choose_accel("kvm", kvm) == "kvm"
         return
     with pytest.raises(AccelError, match="KVM cannot be used here") as caught:
         choose_accel("kvm", kvm)
-    assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel emulated")
+    assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel nested")
 
 
 def test_this_machine_has_one_answer() -> None:
     accel: Accel = "auto"
     kvm = probe_kvm()
-    assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "emulated")
+    assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "nested")
     assert bool(kvm.next_step) is (kvm.state != "good")

@@ -51,7 +51,7 @@ class MicrovmBackend:
 
     def host_overhead_mib(self, accel: Accel) -> int:
         """Return what an emulated host needs for itself, 0 on KVM."""
-        return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "emulated" else 0
+        return OWN_MEMORY_MIB if choose_accel(accel, probe_kvm()) == "nested" else 0
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
         """Return nothing: programs in a microVM have an ordinary network."""
@@ -73,7 +73,7 @@ class MicrovmBackend:
 
     def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
         """Run another command in the microVM, and return its exit status."""
-        if machine.place == "emulated":
+        if machine.place == "nested":
             raise SpecError(
                 f"the bottle {machine.slug} cannot run another command: it is on an emulated host",
                 next_step="include it in the bottle's own command, or use --backend docker",
@@ -82,7 +82,7 @@ class MicrovmBackend:
 
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Probe again from inside what the microVM can reach."""
-        if machine.place == "emulated":
+        if machine.place == "nested":
             raise SpecError(
                 f"the network of the bottle {machine.slug} cannot be checked again",
                 why="it is on an emulated host, which runs one command only; it was checked at the start",
@@ -92,7 +92,7 @@ class MicrovmBackend:
 
     def check_can_allow(self, machine: Machine) -> None:
         """Refuse a microVM on an emulated host."""
-        if machine.place == "emulated":
+        if machine.place == "nested":
             raise SpecError(f"the bottle {machine.slug} cannot be changed: it is on an emulated host")
 
     def allow(self, machine: Machine, added: Policy) -> None:

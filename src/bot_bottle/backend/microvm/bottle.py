@@ -247,7 +247,7 @@ def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
 
 def _boot_hint(host: Host) -> str:
     if host.kind == "kvm":
-        return "see `bottle doctor`; use --accel emulated if KVM does not work"
+        return "see `bottle doctor`; use --accel nested if KVM does not work"
     return "try again when the machine is less busy, or with another --memory"
 
 

@@ -24,11 +24,11 @@ from bot_bottle.vm.host import Host
 from bot_bottle.vm.smolvm import events_argv, exec_argv, update_argv
 
 # timeouts of probes in seconds, of one try and the next: a busy or emulated machine is slow to begin
-_PATIENCE = {"kvm": (SECONDS, 4 * SECONDS, 20.0), "emulated": (5.0, 40.0)}
+_PATIENCE = {"kvm": (SECONDS, 4 * SECONDS, 20.0), "nested": (5.0, 40.0)}
 _TIMEOUT = 120.0
-_PAUSE = {"kvm": 1.0, "emulated": 5.0}  # seconds between two readings of the refusals
+_PAUSE = {"kvm": 1.0, "nested": 5.0}  # seconds between two readings of the refusals
 # seconds until a refusal has to be in smolvm's list; it is added some time after the guest was answered
-_LISTED = {"kvm": 20.0, "emulated": 60.0}
+_LISTED = {"kvm": 20.0, "nested": 60.0}
 
 
 def toolkit_volume(host: Host, progress: Progress) -> str:

@@ -141,6 +141,6 @@ def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> No
     """Reject options without effect."""
     if as_json:
         raise UsageError("--json needs --plan or --twin")
-    for name in () if backend_for(spec.backend).boots_artifact else ("packer", "accel"):
+    for name in () if backend_for(spec.backend, spec.accel).boots_artifact else ("packer", "accel"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} does not work with --backend docker")

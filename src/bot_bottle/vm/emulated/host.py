@@ -104,7 +104,7 @@ def _folder() -> Path:
 class EmulatedHost:
     """A running emulated host. Made by `emulated_host`."""
 
-    kind: Literal["kvm", "emulated"] = "emulated"
+    kind: Literal["kvm", "nested"] = "nested"
 
     def __init__(
         self,
