@@ -21,7 +21,7 @@ LAYERS = """
 errors version
 host tar
 image secrets workspace
-config engine rootfs smolmachine
+config engine erofs rootfs smolmachine
 cache registry verify vm
 network scan
 pack backend
