@@ -1,32 +1,12 @@
-"""What an emulated host left on its console, and what follows from it when it failed."""
+"""The errors of an emulated host that did not come up or ended, from what it left on its console."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from bot_bottle.errors import BootError
 from bot_bottle.host.process import Child
-
-NAME = "console.log"
-QEMU_LOG = "qemu.log"
-
-_PANIC = re.compile(r"Kernel panic - not syncing: *([^\r\n]+)")  # Linux, kernel/panic.c
-_TAIL = 1500  # characters
-
-
-def kernel_panic(folder: Path) -> str:
-    """Return the reason of a kernel panic on the console, "" if there is none."""
-    found = _PANIC.search(_text(folder / NAME))
-    return found[1].strip() if found else ""
-
-
-def last_output(folder: Path, child: Child) -> str:
-    """Return how QEMU ended, and the end of its output and of the console. It may be about to end."""
-    child.wait(5)
-    state = [] if child.code is None else [f"QEMU ended with status {child.code}"]
-    output = [_text(folder / name)[-_TAIL:].strip() for name in (QEMU_LOG, NAME)]
-    return "\n".join([*state, *filter(None, output)])
+from bot_bottle.vm.console import kernel_panic, last_output
 
 
 def boot_error(folder: Path, child: Child, limit: float, made_in: Path) -> BootError:
@@ -55,7 +35,3 @@ def ended_error(folder: Path, child: Child) -> BootError:
         message = f"the kernel of the emulated host panicked while a command ran in it: {reason}"
         return BootError(message, why=output, next_step="try again while less runs on this machine")
     return BootError("the emulated host ended while a command ran in it", why=output, next_step="try again")
-
-
-def _text(file: Path) -> str:
-    return file.read_text("utf-8", "replace") if file.is_file() else ""

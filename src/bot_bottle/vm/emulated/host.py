@@ -30,16 +30,10 @@ from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.system_errors import next_step
 from bot_bottle.host.wait import wait_until
-from bot_bottle.vm.emulated.channel import (
-    CONSOLE,
-    Control,
-    Session,
-    StreamRelay,
-    connect,
-    smolvm_script,
-    write_to,
-)
-from bot_bottle.vm.emulated.console import QEMU_LOG, boot_error, ended_error, kernel_panic
+from bot_bottle.vm.channel import StreamRelay, connect, write_to
+from bot_bottle.vm.console import QEMU_LOG, kernel_panic
+from bot_bottle.vm.emulated.channel import CONSOLE, Control, Session, smolvm_script
+from bot_bottle.vm.emulated.console import boot_error, ended_error
 from bot_bottle.vm.emulated.disk import check_disk, root_disk
 from bot_bottle.vm.emulated.kernel import check_kernel, kernel
 from bot_bottle.vm.emulated.qemu import (

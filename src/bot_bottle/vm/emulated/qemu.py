@@ -28,7 +28,7 @@ from pathlib import Path
 from bot_bottle.errors import AccelError, BootError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed
-from bot_bottle.vm.emulated import console
+from bot_bottle.vm import console
 from bot_bottle.vm.emulated.channel import CONSOLE, PORTS, Control
 from bot_bottle.vm.emulated.kernel import busybox
 
