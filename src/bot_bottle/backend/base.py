@@ -80,8 +80,8 @@ def default_path(env: Mapping[str, str]) -> dict[str, str]:
     return {} if "PATH" in env else {"PATH": _DEFAULT_PATH}
 
 
-Place = Literal["container", "kvm", "nested"]
-PLACES: tuple[Place, ...] = ("container", "kvm", "nested")
+Place = Literal["container", "kvm", "direct", "nested"]
+PLACES: tuple[Place, ...] = ("container", "kvm", "direct", "nested")
 
 OnProved = Callable[[Proof], None]
 """Called with the result of the probes before the command, which does not start if it raises."""

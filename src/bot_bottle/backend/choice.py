@@ -11,12 +11,15 @@ from bot_bottle.vm.host import Accel
 
 def backend_for(name: BackendName, accel: Accel = "auto") -> Backend:
     """Return the backend with this name; `accel` says how its microVMs run."""
-    del accel  # smolvm's backend decides when it starts
     match name:
         case "docker":
             from bot_bottle.backend.container.backend import ContainerBackend
 
             return ContainerBackend()
+        case "smolmachines" if accel == "direct":
+            from bot_bottle.backend.direct.backend import DirectBackend
+
+            return DirectBackend()
         case "smolmachines":
             from bot_bottle.backend.microvm.backend import MicrovmBackend
 
@@ -29,6 +32,6 @@ def backend_at(place: Place) -> Backend:
     match place:
         case "container":
             return backend_for("docker")
-        case "kvm" | "nested":
+        case "kvm" | "direct" | "nested":
             return backend_for("smolmachines", place)
     assert_never(place)

@@ -116,6 +116,12 @@ def resolve(user: str, passwd: bytes, group: bytes) -> tuple[int, int]:
     return uid, gid
 
 
+def home_of(uid: int, passwd: bytes) -> str:
+    """Return a user's home folder; that of one whom the file does not have is /."""
+    found = next((line for line in _lines(passwd, 7) if _number(line[2]) == uid), None)
+    return (found[5] if found else "") or ("/root" if uid == 0 else "/")
+
+
 def _group(name: str, group: bytes) -> int:
     number = _number(name)
     if number is None:

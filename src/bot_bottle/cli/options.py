@@ -228,7 +228,7 @@ class _AccelChoice(click.Choice[str]):
     """The values of --accel; `emulated`, the earlier name of `nested`, is still accepted."""
 
     def __init__(self) -> None:
-        super().__init__(["auto", "kvm", "nested"])
+        super().__init__(["auto", "kvm", "direct", "nested"])
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the accelerator's name. Raises click.BadParameter for any other text."""

@@ -53,7 +53,7 @@ class SmolvmPacker:
 
     @cached_property
     def _emulated(self) -> bool:
-        return choose_accel(self._accel, probe_kvm()) == "nested"
+        return choose_accel(self._accel, probe_kvm()) != "kvm"  # smolvm itself needs a KVM
 
     def from_archive(self, archive: Path, image_id: str, out: Path) -> PackResult:
         """Make an artifact from the image in an archive or OCI layout, which must have this id."""

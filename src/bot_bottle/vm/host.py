@@ -20,7 +20,7 @@ from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.vm.capabilities import Kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
-Accel = Literal["auto", "kvm", "nested"]
+Accel = Literal["auto", "kvm", "direct", "nested"]
 
 
 class Attached(Protocol):
@@ -79,8 +79,10 @@ class Host(Protocol):
         """Return the path under which smolvm finds the folder of ours that a machine shares."""
 
 
-def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "nested"]:
+def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "direct", "nested"]:
     """Decide where microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
+    if accel == "direct":
+        return "direct"
     if accel == "nested" or (accel == "auto" and kvm.state != "good"):
         return "nested"
     if kvm.state != "good":

@@ -10,6 +10,7 @@ from bot_bottle.backend import BACKENDS
 from bot_bottle.backend.base import Backend, Machine, Place
 from bot_bottle.backend.choice import backend_at, backend_for
 from bot_bottle.backend.container.backend import ContainerBackend
+from bot_bottle.backend.direct.backend import DirectBackend
 from bot_bottle.backend.microvm.backend import MicrovmBackend
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
@@ -17,7 +18,11 @@ from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.secrets.reference import Reference
 
 OPEN = Policy(open=True)
-BOTH: list[Backend] = [ContainerBackend(), MicrovmBackend()]  # mypy holds both to the protocol
+BOTH: list[Backend] = [
+    ContainerBackend(),
+    MicrovmBackend(),
+    DirectBackend(),
+]  # mypy holds both to the protocol
 
 
 def machine(place: Place) -> Machine:
@@ -27,7 +32,12 @@ def machine(place: Place) -> Machine:
 def test_each_name_and_each_place_has_a_backend() -> None:
     assert [type(backend_for(name)) for name in BACKENDS] == [MicrovmBackend, ContainerBackend]
     found = {place: type(backend_at(place)) for place in get_args(Place)}
-    assert found == {"container": ContainerBackend, "kvm": MicrovmBackend, "nested": MicrovmBackend}
+    assert found == {
+        "container": ContainerBackend,
+        "kvm": MicrovmBackend,
+        "direct": DirectBackend,
+        "nested": MicrovmBackend,
+    }
 
 
 def test_only_the_microvm_backend_takes_an_archive() -> None:

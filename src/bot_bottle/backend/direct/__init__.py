@@ -1,0 +1,1 @@
+"""The backend that runs a bottle as a microVM which QEMU emulates."""

@@ -1,0 +1,79 @@
+"""The backend of microVMs that QEMU emulates, for machines without a KVM that can boot a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from bot_bottle.backend.base import Boot, BottleConfig, Machine
+from bot_bottle.backend.direct import bottle, probes
+from bot_bottle.errors import SpecError
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.policy import Policy
+from bot_bottle.network.ports import Port
+from bot_bottle.network.probes import Proof
+from bot_bottle.network.proxy_process import EgressFiles
+from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.host import Accel
+
+_OWN_MEMORY_MIB = 150  # of QEMU, besides the guest's
+
+
+class DirectBackend:
+    """Implements `backend.base.Backend` with QEMU."""
+
+    boots_artifact = True
+
+    def check(
+        self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
+    ) -> None:
+        """Refuse what cannot be done. Raises SpecError."""
+        del secrets, archive
+        if not egress.closed or ports:
+            raise SpecError("--accel direct has no network yet", next_step="use --accel nested")
+
+    def check_env(self, env: Mapping[str, str]) -> None:
+        """Do nothing: any variable can be passed."""
+        del env
+
+    def host_overhead_mib(self, accel: Accel) -> int:
+        """Return what QEMU needs for itself."""
+        del accel
+        return _OWN_MEMORY_MIB
+
+    def variables(self, egress: Policy) -> Mapping[str, str]:
+        """Return nothing: there is no proxy."""
+        del egress
+        return {}
+
+    def start(
+        self,
+        config: BottleConfig,
+        boot: Boot,
+        files: EgressFiles,
+        run: RunDir,
+        progress: Progress,
+        accel: Accel,
+    ) -> AbstractContextManager[bottle.DirectBottle]:
+        """Boot the bottle's artifact."""
+        del accel
+        assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
+        return bottle.launch(config, boot.artifact, run, files, progress)
+
+    def execute(self, machine: Machine, config: BottleConfig, progress: Progress, *, tty: bool) -> int:
+        """Run another command in the microVM, and return its exit status."""
+        del machine, progress
+        return bottle.execute(config, tty=tty)
+
+    def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
+        """Probe again from inside what the microVM can reach."""
+        del progress
+        return probes.prove_again(bottle.machine_folder(machine.slug), policy)
+
+    def check_can_allow(self, machine: Machine) -> None:
+        """Refuse a bottle without a proxy."""
+        raise SpecError(f"the bottle {machine.slug} was started without a network")
+
+    def allow(self, machine: Machine, added: Policy) -> None:
+        """Do nothing: the proxy reads its policy file again."""

@@ -1,0 +1,235 @@
+"""A bottle as a microVM that QEMU emulates: it boots an artifact's root image and runs attached commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait
+from bot_bottle.backend.direct import probes
+from bot_bottle.backend.direct.root import root_image
+from bot_bottle.backend.users import home_of, resolve
+from bot_bottle.erofs.reader import read_file
+from bot_bottle.errors import BootError, SpecError
+from bot_bottle.host import paths, signals, terminal
+from bot_bottle.host.process import Completed
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.probes import TOOLKIT, Proof
+from bot_bottle.network.proxy_process import EgressFiles
+from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.vm.channel import write_to
+from bot_bottle.vm.direct.clock import TickRate
+from bot_bottle.vm.direct.container import (
+    User,
+    container_document,
+    encoded,
+    hosts_file,
+    process_document,
+)
+from bot_bottle.vm.direct.files import prepare_files
+from bot_bottle.vm.direct.guest import DISKS
+from bot_bottle.vm.direct.machine import Attached, Machine, Session, boot
+from bot_bottle.vm.direct.qemu import Files, Guest, find_qemu, qemu_argv
+from bot_bottle.vm.direct.sessions import SOCKET, remote_session, served
+from bot_bottle.vm.direct.storage import write_storage
+
+_SETUP = 120.0  # seconds
+_QUICK = 60.0
+_STORAGE = 20 << 30  # bytes; smolvm's own disks have as many
+_LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
+_USER_FILES = (b"etc/passwd", b"etc/group")
+_FOLDERS = {"upper": 0o755, "work": 0o755, "workspace": 0o1777, "tmp": 0o1777}
+_RESOLVERS = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"  # as smolvm has them, with a network or without
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an artifact's manifest and files say of its commands."""
+
+    root: Path
+    user: str
+    env: Mapping[str, str]
+
+    def find_user(self, user: str) -> User:
+        """Return a user of the image by `name`, `uid` or with `:group`; "" for its own. Raises ImageError."""
+        passwd, group = (read_file(self.root, name, _LARGEST) or b"" for name in _USER_FILES)
+        uid, gid = resolve(user or self.user or "0", passwd, group)
+        return User(uid, gid, home_of(uid, passwd))
+
+    def document(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        user: str,
+        workdir: str,
+        size: tuple[int, int] | None,
+    ) -> dict[str, Any]:
+        """Return the document of a command in the image. Raises ImageError."""
+        return process_document(command, self.find_user(user), {**self.env, **env}, workdir, size=size)
+
+    def asked(self, request: Mapping[str, Any]) -> bytes:
+        """Return the document of a command that another process asks for. Raises ImageError."""
+        size = request["size"]
+        return encoded(
+            self.document(
+                [str(each) for each in request["command"]],
+                {str(name): str(value) for name, value in request["env"].items()},
+                str(request["user"]),
+                str(request["workdir"]),
+                None if size is None else (int(size[0]), int(size[1])),
+            )
+        )
+
+
+class DirectBottle:
+    """A running bottle. Made by `launch`."""
+
+    def __init__(self, launch: BottleConfig, image: Image, machine: Machine, proof: Proof) -> None:
+        self.launch = launch
+        self._image = image
+        self._machine = machine
+        self._proof = proof
+
+    @property
+    def place(self) -> Place:
+        """Where it runs."""
+        return "direct"
+
+    def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
+        """Run the bottle's command on our own streams and return its exit status.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        BootError when the guest ends before the command.
+        """
+        on_proved(self._proof)
+        launch = self.launch
+        secrets = {name: secret.reveal() for name, secret in launch.secrets.items()}
+        document = self._image.document(
+            (*launch.before, *launch.command),
+            {**launch.variables(tty=tty), **secrets},
+            launch.user,
+            launch.workdir,
+            terminal_size() if tty else None,
+        )
+        with self._machine.session() as session:
+            return run_attached(session, self._machine.folder, encoded(document), tty=tty)
+
+    def run_before(self, command: tuple[str, ...]) -> int:
+        """Run another command before the bottle's own, in the same guest."""
+        other = DirectBottle(self.launch.for_command(command), self._image, self._machine, self._proof)
+        return other.run(tty=False)
+
+    def execute(self, command: tuple[str, ...], *, user: str = "") -> Completed:
+        """Run another command in the bottle and return its result."""
+        return self._machine.run(self._image.document(command, {}, user, "/", None), _QUICK)
+
+
+def terminal_size() -> tuple[int, int]:
+    """Return rows and columns of our own terminal."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size.lines, size.columns
+
+
+def run_attached(session: Session, folder: Path, data: bytes, *, tty: bool) -> int:
+    """Run a command in a session on our own streams and return its exit status. Raises Interrupted."""
+    with ExitStack() as stack:
+        received = stack.enter_context(signals.capture_signals())
+        if tty:
+            stack.enter_context(terminal.raw())
+        stdin = sys.stdin.fileno() if tty else 0
+        attached = Attached(session, folder, stdin, write_to(1), write_to(2))
+        stack.callback(attached.close)
+        attached.start("tty" if tty else "run", data)
+        if tty:
+            stack.enter_context(terminal.on_resize(attached.resize))
+        return wait(attached, received, attached.signal, attached.kill)
+
+
+def execute(launch: BottleConfig, *, tty: bool) -> int:
+    """Run another command in a bottle of another process, and return its exit status. Raises SpecError."""
+    folder = machine_folder(launch.slug)
+    request = {
+        "command": list(launch.command),
+        "env": launch.variables(tty=tty),
+        "user": launch.user,
+        "workdir": launch.workdir,
+        "size": terminal_size() if tty else None,
+    }
+    with remote_session(folder, request) as session:
+        return run_attached(session, folder, b"", tty=tty)
+
+
+def machine_folder(slug: str) -> Path:
+    """Return the folder of a running bottle's machine. Raises SpecError."""
+    found = next(paths.runs_dir().glob(f"run-*/{_folder_name(slug)}/{SOCKET}"), None)
+    if found is None:
+        raise SpecError(f"the bottle {slug} is not running", next_step="see bottle ls")
+    return found.parent
+
+
+def _folder_name(slug: str) -> str:
+    return f"machine-{slug}"
+
+
+@contextmanager
+def launch(
+    launch: BottleConfig, artifact: Path, run: RunDir, record: EgressFiles, progress: Progress
+) -> Iterator[DirectBottle]:
+    """Boot a bottle from an artifact; however the block ends, nothing of it remains.
+
+    Its network isolation is checked before the block begins.
+    """
+    del record  # of a network
+    rate = TickRate()
+    qemu = find_qemu()
+    kernel, system = prepare_files(progress)
+    image = _image(artifact, progress)
+    user = image.find_user(launch.user)
+    folder = run.folder(_folder_name(launch.slug))
+    storage = folder / "storage"
+    write_storage(storage, _STORAGE, _FOLDERS)
+    files = Files(str(kernel), str(system), str(image.root), str(storage))
+    guest = Guest(files, launch.memory_mib, launch.cpus)
+    with ExitStack() as stack:
+        with progress.stage("boot") as stage:
+            stage.say("starting the microVM")
+            machine = stack.enter_context(boot(qemu_argv(qemu, guest, rate.khz()), folder))
+            if machine.script(_setup_script(launch, user), _SETUP) != 0:
+                raise BootError(
+                    "the bottle's container did not start", why=machine.console(), next_step="try again"
+                )
+            stage.say("checking its network isolation")
+            with progress.timed("proof"):
+                proof = probes.prove(machine, launch.egress)
+            stage.conclude("microVM is up, emulated")
+        stack.enter_context(served(machine, image.asked))
+        yield DirectBottle(launch, image, machine, proof)
+
+
+def _image(artifact: Path, progress: Progress) -> Image:
+    manifest = artifact_format.read(artifact).manifest
+    env = dict(item.partition("=")[::2] for item in manifest.env if "=" in item)
+    return Image(root_image(artifact, progress), manifest.user, {**default_path(env), **env})
+
+
+def _setup_script(launch: BottleConfig, user: User) -> str:
+    """Return the script that mounts the disks and starts the container."""
+    document = encoded(container_document(launch.name, user, toolkit=TOOLKIT)).decode()
+    put = partial("printf %s {} >{}".format)
+    lines = [
+        f"mount -a -T {DISKS} || exit 1",
+        "ifconfig lo up",
+        put(shlex.quote(hosts_file(launch.name)), "/run/hosts"),
+        put(shlex.quote(_RESOLVERS), "/run/resolv.conf"),
+        put(shlex.quote(document), "/run/config.json"),
+        "$crun run -d -b /run bottle",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""The files that every guest is made of, in the cache: its kernel and its system image."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from bot_bottle.errors import AccelError
+from bot_bottle.host import paths
+from bot_bottle.host.locks import exclusive_lock
+from bot_bottle.host.progress import Progress
+from bot_bottle.host.system_errors import next_step
+from bot_bottle.vm.direct import guest
+from bot_bottle.vm.guest_rootfs import find_guest
+
+_FORMAT = "1"  # raise it when one of these files is made in another way
+
+
+def prepare_files(progress: Progress) -> tuple[Path, Path]:
+    """Return the kernel and the system image, made if they are not in the cache.
+
+    Raises AccelError, SmolvmError.
+    """
+    source = find_guest()
+    folder = paths.emulation_dir() / "direct"
+    kernel = folder / f"kernel-{source.version}-{_FORMAT}"
+    system = folder / f"system-{source.version}-{_FORMAT}-{_scripts_digest()}.erofs"
+    if kernel.is_file() and system.is_file():
+        return kernel, system
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        waiting = "waiting for another bot-bottle that prepares the microVM"
+        with exclusive_lock(folder / "lock", lambda: progress.note(waiting)):
+            _make(source.path.parent, kernel, system, progress)
+    except OSError as error:
+        raise AccelError(
+            f"cannot prepare the microVM in {folder}",
+            why=str(error),
+            next_step=next_step(
+                error, "make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR"
+            ),
+        ) from error
+    return kernel, system
+
+
+def _make(package: Path, kernel: Path, system: Path, progress: Progress) -> None:
+    # only here: most commands find both files
+    from bot_bottle.vm.direct.kernel import LIBRARY, check_machine, write_kernel
+    from bot_bottle.vm.direct.system import write_system
+
+    check_machine()
+    with progress.stage("system") as stage:
+        if not kernel.is_file():
+            write_kernel(package / LIBRARY, kernel)
+        if not system.is_file():
+            write_system(find_guest(), system)
+        stage.conclude("the microVM's kernel and guest system")
+
+
+def _scripts_digest() -> str:
+    """Return what distinguishes system images of one version: our own files in them."""
+    folder = Path(os.fspath(guest.__file__)).parent
+    texts = (path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file())
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]

@@ -1,0 +1,121 @@
+# Takes commands from bottle, a line each, on a port named control; what belongs to one comes on a port named
+# data, so that no value is on a command line or in a file:
+#   run ID SESSION SIZE MARK    a process of the container: its document (OCI runtime spec, "process")
+#   tty ID SESSION SIZE MARK    the same, on a terminal of its own
+#   sh ID SESSION SIZE MARK     a script of the guest; SESSION is "-" for one without streams
+#   signal ID SESSION SIGNAL    to the process group of a session's process
+#   size ID SESSION ROWS COLUMNS
+#   cut ID SESSION              ends the output of a process that has exited and left others with its pipes
+# and answers "ended ID STATUS" when it has exited, "done ID STATUS" when the session is free again.
+# MARK follows the last byte of an output.
+# A session has three ports, from the number 3 * SESSION on. When bottle goes away, the line ends and so does
+# the guest.
+sessions=8
+crun='crun --root /run/crun --cgroup-manager=disabled'
+
+last=$((3 * sessions + 2))
+until set -- /dev/vport*p$last && [ -c "$1" ]; do usleep 1000; done
+port=${1%"$last"}
+fifos=
+n=1
+while [ "$n" -le "$sessions" ]; do
+  fifos="$fifos /run/in$n /run/out$n /run/err$n /run/document$n"
+  n=$((n + 1))
+done
+mkfifo -m 600 $fifos
+
+# A port has an end before bottle has connected to it, and may be opened once only, so a command gets pipes.
+# The first line on a port says that bottle is there.
+bottle_is_there() { until read -r line; do :; done; }
+
+output() { # PIPE PORT
+  { cat "$1"; printf %s "$mark"; } >"$port$2" &
+}
+
+streams() { # SESSION COMMAND...
+  s=$1
+  shift
+  { bottle_is_there; exec cat; } <"$port$((3 * s))" >"/run/in$s" 2>/dev/null &
+  in=$!
+  output "/run/out$s" $((3 * s + 1))
+  out=$!
+  output "/run/err$s" $((3 * s + 2))
+  err=$!
+  echo "$out $err" >"/run/outputs$s"
+  "$@" <"/run/in$s" >"/run/out$s" 2>"/run/err$s"
+  status=$?
+  kill "$in"
+  echo "ended $id $status" >&5
+  wait "$out" "$err"
+  return "$status"
+}
+
+terminal() { # SESSION
+  {
+    bottle_is_there
+    process "$1" -t
+    status=$?
+    printf %s "$mark"
+    printf %s "$mark" >&2
+    echo "ended $id $status" >&5
+  } <"$port$((3 * $1))" >"$port$((3 * $1 + 1))" 2>"$port$((3 * $1 + 2))"
+  return "$status"
+}
+
+# crun's own messages tell a command that was not started from one that failed
+process() { # SESSION [-t]
+  log=/run/log.$id
+  printf %s "$data" >"/run/document$1" &
+  $crun --log "$log" exec $2 --pid-file "/run/pid$1" --process "/run/document$1" bottle
+  status=$?
+  if [ -s "$log" ]; then
+    read -r reason <"$log"
+    case $reason in
+      *'not found in $PATH'* | *'No such file or directory'*) status=127 ;;
+      *) status=126 ;;
+    esac
+  fi
+  return "$status"
+}
+
+evaluate() { eval "$data"; }
+
+serve() { # KIND SESSION
+  case $1$2 in
+    run*) streams "$2" process "$2" ;;
+    tty*) terminal "$2" ;;
+    sh-) evaluate ;;
+    sh*) streams "$2" evaluate ;;
+  esac
+}
+
+started() { # SESSION: waits until its process has been started, unless it ends before
+  until [ -s "/run/pid$1" ]; do
+    [ -e "/run/busy$1" ] || return 1
+    usleep 10000
+  done
+  read -r pid <"/run/pid$1"
+}
+
+exec 3<>"${port}1" 4<"${port}2"
+echo ready >&3
+while read -r kind id session word more <&3; do
+  case $kind in
+    signal) { started "$session" && kill "-$word" -- "-$pid"; } 3>&- 4<&- & ;;
+    size) { started "$session" && stty -F "/proc/$pid/fd/0" rows "$word" cols "$more"; } 3>&- 4<&- & ;;
+    cut) { read -r out err <"/run/outputs$session" && pkill -P "$out,$err" cat; } 3>&- 4<&- & ;;
+    *)
+      data=$(dd bs="$word" count=1 iflag=fullblock <&4 2>/dev/null)
+      mark=$more
+      : >"/run/busy$session"
+      {
+        serve "$kind" "$session"
+        status=$?
+        [ "$session" = - ] || rm -f "/run/pid$session" "/run/busy$session"
+        echo "done $id $status" >&5
+      } 5>&3 3>&- 4<&- &
+      data=
+      ;;
+  esac
+done
+reboot -f

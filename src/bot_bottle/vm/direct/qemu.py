@@ -1,0 +1,110 @@
+"""QEMU's command line for a guest that it emulates itself.
+
+The machine is `microvm`: smolvm's guest kernel has neither PCI nor ACPI nor a serial port. Sources: QEMU's
+manual, "microvm"; Linux, Documentation/admin-guide/kernel-parameters.txt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_bottle.errors import AccelError
+from bot_bottle.host import process
+from bot_bottle.vm import console
+from bot_bottle.vm.channel import CONTROL_PORT
+from bot_bottle.vm.direct.guest import INIT
+
+SESSIONS = 8
+
+# ports by their number; 0 is the console's. agent.sh counts on these
+CONTROL, DATA = CONTROL_PORT, "data"
+
+# the guest has one user, who is root in it: nothing is hidden from anybody by mitigations
+_KERNEL = (
+    "console=hvc0 loglevel=5 panic=-1 reboot=t root=/dev/vda rootfstype=erofs ro"
+    f" init={INIT} no_timer_check mitigations=off noreplace-smp"
+)
+_TRANSLATION_MIB = 256  # of memory for translated code; QEMU's own default is up to 1 GiB
+_SANDBOX = "on,obsolete=deny,resourcecontrol=deny,elevateprivileges=deny,spawn=deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The guest's kernel and disks, as QEMU is to open them."""
+
+    kernel: str
+    system: str
+    root: str
+    storage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Options for a shared folder and a network, with those of the machine and the sandbox they need."""
+
+    options: Sequence[str] = ()
+    machine: str = ""
+    sandbox: str = _SANDBOX
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The size of a guest, and what it has besides its disks."""
+
+    files: Files
+    memory_mib: int
+    processors: int = 1
+    extras: Extras = field(default_factory=Extras)
+
+
+def find_qemu() -> Path:
+    """Find QEMU. Raises AccelError when it is not installed."""
+    found = process.find("qemu-system-x86_64")
+    if found is None:
+        raise AccelError(
+            "QEMU is needed to emulate a microVM",
+            next_step="sudo apt-get install --no-install-recommends qemu-system-x86",
+        )
+    return found
+
+
+def port_names(session: int) -> tuple[str, str, str]:
+    """Return the names of the ports of a session's standard input, output and error."""
+    return f"in{session}", f"out{session}", f"err{session}"
+
+
+def qemu_argv(qemu: Path, guest: Guest, khz: int | None) -> list[str]:
+    """Return QEMU's command line; `khz` is the rate of the processor's time-stamp counter.
+
+    Sockets are below its current folder: their paths have to be short.
+    """
+    clock = "" if khz is None else f" tsc_early_khz={khz} tsc=reliable"
+    argv = [str(qemu), "-M", f"microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=off{guest.extras.machine}"]
+    argv += ["-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_MIB}", "-cpu", "max"]
+    argv += ["-smp", str(guest.processors), "-m", f"{guest.memory_mib}M"]
+    argv += ["-global", "virtio-mmio.force-legacy=false"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    argv += ["-sandbox", guest.extras.sandbox]
+    argv += ["-kernel", guest.files.kernel, "-append", _KERNEL + clock]
+    argv += _disk("system", guest.files.system, "readonly=on")
+    argv += _disk("root", guest.files.root, "readonly=on")
+    # an error goes to the guest, whose program has filled the disk; QEMU would stand still
+    argv += _disk("storage", guest.files.storage, "cache=unsafe,werror=report,rerror=report")
+    return [*argv, *_ports(), *guest.extras.options]
+
+
+def _disk(name: str, path: str, options: str) -> list[str]:
+    drive = f"id={name},file={path.replace(',', ',,')},format=raw,if=none,{options}"
+    return ["-drive", drive, "-device", f"virtio-blk-device,drive={name}"]
+
+
+def _ports() -> list[str]:
+    names = [CONTROL, DATA, *(name for each in range(1, SESSIONS + 1) for name in port_names(each))]
+    argv = ["-device", f"virtio-serial-device,max_ports={len(names) + 1}"]
+    argv += ["-chardev", f"file,id=console,path={console.NAME}", "-device", "virtconsole,chardev=console"]
+    for number, name in enumerate(names, 1):
+        argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
+        argv += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
+    return argv
