@@ -165,5 +165,5 @@ def _disk() -> Check:
 
 def _cache() -> Check:
     entries = Cache(paths.artifacts_dir()).list()
-    size = sum(entry.size for entry in entries)
+    size = sum(entry.total for entry in entries)
     return Check("cache", "good", f"{human_count(len(entries), 'artifact')}, {human_bytes(size)}")

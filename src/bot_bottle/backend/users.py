@@ -13,8 +13,9 @@ from bot_bottle.engine.info import part
 from bot_bottle.errors import EngineError, ImageError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import REGULAR, Headers
-from bot_bottle.verify.entries import Stream, plain
+from bot_bottle.verify.entries import plain
 
 _FILES = (b"etc/passwd", b"etc/group")
 _LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
@@ -33,7 +34,7 @@ def of_artifact(artifact: Path, user: str) -> tuple[int, int]:
     found: dict[bytes, bytes] = {}
 
     def look(_name: str, pieces: Iterator[bytes]) -> None:
-        headers = Headers(Stream(pieces), "the artifact")
+        headers = Headers(PieceStream(pieces), "the artifact")
         for member in headers:
             name = plain(member.name.encode("utf-8", "surrogateescape"))
             if name in _FILES and member.type in REGULAR and member.size <= _LARGEST:

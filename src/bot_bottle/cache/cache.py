@@ -2,7 +2,8 @@
 
 Each artifact `<stem>.smolmachine` has a record `<stem>.json`, whose modification time is when it was last
 used, and a lock `<stem>.lock` for the process that makes it; it may have a list of its chunks,
-`<stem>.parts`. It is made in a folder `<stem>.<random>.tmp`, synced, and renamed. Other files are left alone.
+`<stem>.parts`, and files made from it (see derived.py). It is made in a folder `<stem>.<random>.tmp`, synced,
+and renamed. Other files are left alone.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bot_bottle.cache import derived
 from bot_bottle.cache import prune as tidy
 from bot_bottle.cache.entry import Entry, list_path, read_entry, record_of, record_path
 from bot_bottle.cache.key import SUFFIX, Change, Key
 from bot_bottle.cache.prune import Pruned
-from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
-from bot_bottle.host.files import disk_full, replace_file
+from bot_bottle.cache.scratch import disk_full_explained, scratch_folder, sync
+from bot_bottle.errors import ArtifactError, CacheError
+from bot_bottle.host.files import replace_file
 from bot_bottle.host.locks import exclusive_lock, shared_lock
-from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
@@ -142,8 +143,9 @@ class Cache:
             if found is not None:
                 yield _taken(found)
                 return
-            scratch = stack.enter_context(self._scratch(path.stem))
-            stack.enter_context(_disk_full_explained(self.folder))
+            with self._explained():
+                scratch = stack.enter_context(scratch_folder(self.folder, path.stem))
+            stack.enter_context(disk_full_explained("the artifact", self.folder))
             temp = scratch / path.name
             yield Slot(None, temp, lambda digest: self._publish(temp, path, key, digest, source))
 
@@ -222,7 +224,7 @@ class Cache:
 
     def _adopt(self, path: Path, key: Key, source: str) -> Entry:
         """Return a sound artifact whose record is lost a new one."""
-        with self._scratch(path.stem) as scratch:
+        with scratch_folder(self.folder, path.stem) as scratch:
             facts = path.stat()
             digest = artifact_format.digest_of(path)
             entry = Entry(path, key, True, facts.st_size, digest, source, facts.st_mtime, time.time())
@@ -233,7 +235,7 @@ class Cache:
         artifact = artifact_format.read(made)
         with self._explained():
             made.chmod(0o600)
-            _sync(made)
+            sync(made)
             digest = digest or artifact_format.digest_of(made)
             now = time.time()
             entry = Entry(path, key, False, artifact.size, digest, source, now, now)
@@ -241,19 +243,11 @@ class Cache:
             made.replace(path)
             with contextlib.suppress(FileNotFoundError):
                 list_path(made).replace(list_path(path))
-            _sync(self.folder)
+            sync(self.folder)
         return entry
 
     def _publish_record(self, entry: Entry, scratch: Path) -> None:
         replace_file(record_path(entry.path), record_of(entry), scratch / "record")
-
-    @contextmanager
-    def _scratch(self, stem: str) -> Iterator[Path]:
-        with ExitStack() as stack:
-            with defer_signals(), self._explained():
-                scratch = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".tmp", dir=self.folder))
-                stack.callback(tidy.discard, scratch)
-            yield scratch
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -262,20 +256,6 @@ class Cache:
         except OSError as error:
             message = f"cannot use the artifact cache in {self.folder}"
             raise folder_error(message, self.folder, error) from error
-
-
-@contextmanager
-def _disk_full_explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not disk_full(error):
-            raise
-        raise DiskFullError(
-            f"no room left for the artifact in {folder}",
-            why=str(error),
-            next_step="bottle cache prune, or free some space",
-        ) from error
 
 
 def _taken(entry: Entry) -> Slot:
@@ -288,16 +268,9 @@ def _damage(entry: Entry, on_bytes: Callable[[int], None]) -> str:
             artifact_format.verify(entry.path, on_bytes)
             if artifact_format.digest_of(entry.path) != entry.digest:
                 return "its SHA-256 is not the recorded one"
+            return derived.damage(entry.path, on_bytes)
     except CacheError:
         pass  # pruned a moment ago
     except (ArtifactError, OSError) as error:
         return str(error)
     return ""
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bot_bottle.host.locks import shared_lock
 from bot_bottle.image.spec import Digest
 
 LIST_SUFFIX = ".parts"  # of the list of an artifact's chunks, beside it
+DERIVED_SUFFIXES = (".erofs",)  # of files made from an artifact (see derived.py)
 
 _RECORD_LIMIT = 1 << 20  # bytes
 _END_OF_TIME = 1e12  # seconds since 1970; no clock is later
@@ -27,7 +28,8 @@ class Entry:
     """An artifact in the cache. `hit` is true if it existed before.
 
     `size` is in bytes, `digest` the file's SHA-256, `source` what it was made from (a folder's absolute path,
-    an image's name). `created` and `last_used` are in seconds since 1970.
+    an image's name). `created` and `last_used` are in seconds since 1970. `derived` is the size of the files
+    made from it, which go when it goes.
     """
 
     path: Path
@@ -38,6 +40,12 @@ class Entry:
     source: str
     created: float
     last_used: float
+    derived: int = 0
+
+    @property
+    def total(self) -> int:
+        """The size of the artifact and of the files made from it, in bytes."""
+        return self.size + self.derived
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -91,7 +99,9 @@ def read_entry(artifact: Path, *, hit: bool = False) -> Entry | None:
         return None
     if not isinstance(created, int | float) or not 0 <= created < _END_OF_TIME:
         return None
-    return Entry(artifact, key, hit, facts.st_size, digest, source, float(created), used)
+    return Entry(
+        artifact, key, hit, facts.st_size, digest, source, float(created), used, _size_of_derived(artifact)
+    )
 
 
 def _digest(value: Any) -> Digest | None:
@@ -104,3 +114,23 @@ def _digest(value: Any) -> Digest | None:
 def list_path(artifact: Path) -> Path:
     """Return the path of an artifact's list of chunks."""
     return artifact.with_suffix(LIST_SUFFIX)
+
+
+def sum_path(derived: Path) -> Path:
+    """Return the path of the record of a file made from an artifact."""
+    return derived.with_name(f"{derived.name}-sum")
+
+
+def derived_paths(artifact: Path) -> list[Path]:
+    """Return the paths of the files that may have been made from an artifact, and of their records."""
+    paths = [artifact.with_suffix(suffix) for suffix in DERIVED_SUFFIXES]
+    return [*paths, *map(sum_path, paths)]
+
+
+def _size_of_derived(artifact: Path) -> int:
+    """Return how many bytes on the disk they have: files with holes need less than their size."""
+    size = 0
+    for path in derived_paths(artifact):
+        with suppress(FileNotFoundError):
+            size += path.lstat().st_blocks * 512
+    return size

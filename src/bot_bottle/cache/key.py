@@ -105,5 +105,7 @@ class Key:
 
 def stem_of(name: str) -> str | None:
     """Return the stem of a file's name in the cache, or None for a file that is not the cache's."""
-    found = re.fullmatch(rf"({STEM})(\.smolmachine|\.json|\.parts|\.lock|\.[a-z0-9_]+\.tmp)", name)
+    found = re.fullmatch(
+        rf"({STEM})(\.smolmachine|\.json|\.parts|\.erofs|\.erofs-sum|\.lock|\.[a-z0-9_]+\.tmp)", name
+    )
     return found[1] if found else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot_bottle.cache.entry import Entry, list_path, read_entry, record_path
+from bot_bottle.cache.entry import Entry, derived_paths, list_path, read_entry, record_path
 from bot_bottle.cache.key import SUFFIX, stem_of
 from bot_bottle.errors import CacheError
 from bot_bottle.host.locks import try_lock
@@ -30,8 +30,8 @@ class Pruned:
 
     @property
     def freed(self) -> int:
-        """The size of the removed entries, in bytes."""
-        return sum(entry.size for entry in self.removed)
+        """The size of the removed entries and of what was made from them, in bytes."""
+        return sum(entry.total for entry in self.removed)
 
 
 def names(folder: Path) -> list[str]:
@@ -52,10 +52,17 @@ def names(folder: Path) -> list[str]:
 
 
 def remove(artifact: Path) -> None:
-    """Remove an artifact, its record and its list of chunks."""
+    """Remove an artifact, its record, its list of chunks and what was made from it."""
     with defer_signals():
         for path in (artifact, record_path(artifact), list_path(artifact)):
             path.unlink(missing_ok=True)
+        remove_derived(artifact)
+
+
+def remove_derived(artifact: Path) -> None:
+    """Remove the files that were made from an artifact. One that is open can still be read."""
+    for path in derived_paths(artifact):
+        path.unlink(missing_ok=True)
 
 
 def discard(path: Path) -> None:
@@ -84,7 +91,7 @@ def prune(
 ) -> Pruned:
     """Remove what Cache.prune describes."""
     removed, in_use = [], []
-    total = sum(entry.size for entry in entries)
+    total = sum(entry.total for entry in entries)
     oldest = time.time() - older_than if older_than is not None else None
     for entry in sorted(entries, key=lambda entry: entry.last_used):
         too_old = oldest is not None and entry.last_used < oldest
@@ -93,7 +100,7 @@ def prune(
             continue
         if _remove_entry(entry, dry_run=dry_run):
             removed.append(entry)
-            total -= entry.size
+            total -= entry.total
         else:
             in_use.append(entry)
     gone = {entry.path.stem for entry in removed}
@@ -107,7 +114,8 @@ def prune(
 
 def _order(name: str) -> tuple[int, str]:
     """Return a sort key: first what makes other files leftovers, and the lock last."""
-    return (_SCRAP, SUFFIX, ".json", ".parts", ".lock").index(Path(name).suffix), name
+    order = (_SCRAP, SUFFIX, ".json", ".parts", ".erofs", ".erofs-sum", ".lock")
+    return order.index(Path(name).suffix), name
 
 
 def _remove_entry(entry: Entry, *, dry_run: bool) -> bool:

@@ -14,8 +14,8 @@ from bot_bottle.scan import credential_files
 from bot_bottle.scan.credential_files import Finding
 from bot_bottle.scan.detectors import in_text, is_settings, rules
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import ForwardStream, Headers
-from bot_bottle.verify.entries import Stream
 
 LARGEST = 64 << 20  # bytes of a file that are searched
 _PART = 1 << 20  # bytes of it that are searched together
@@ -46,7 +46,7 @@ def scan_artifact(path: Path, on_bytes: Callable[[int], None]) -> Iterator[Findi
     found: list[Finding] = []
 
     def read_layer(name: str, pieces: Iterator[bytes]) -> None:
-        found.extend(_in_tar(Stream(pieces), "root", name))
+        found.extend(_in_tar(PieceStream(pieces), "root", name))
 
     with rules():
         manifest = artifact_format.verify(path, on_bytes, read_layer).manifest

@@ -32,6 +32,7 @@ from pathlib import Path
 import zstandard
 
 from bot_bottle.errors import ArtifactError, ImageError
+from bot_bottle.host.files import disk_full
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.crc import crc32, crc_of
 from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
@@ -179,6 +180,8 @@ def _opened(path: Path) -> Iterator[int]:
         error.message = f"{error.message}: {path}"
         raise
     except OSError as error:
+        if disk_full(error):
+            raise  # the caller's own file, not this one
         raise ArtifactError(f"cannot read {path}", why=str(error)) from error
     finally:
         os.close(fd)

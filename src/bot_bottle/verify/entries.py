@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import REGULAR, Headers
 
 XATTR = "SCHILY.xattr."
@@ -57,7 +58,7 @@ class Entry:
     hard_link: bytes = b""
 
 
-def read_entries(stream: Stream, what: str) -> Iterator[Entry]:
+def read_entries(stream: PieceStream, what: str) -> Iterator[Entry]:
     """Yield the members of a tar one by one. Raises ImageError, naming `what`, for one that is damaged."""
     headers = Headers(stream, what, strict_end=True)
     for member in headers:
@@ -109,36 +110,3 @@ def plain(name: bytes) -> bytes:
     """Return an entry's path without `./`, double and last slashes; `..` and a first slash stay."""
     clean = posixpath.normpath(name) if b".." not in name.split(b"/") else name
     return b"" if clean in (b".", b"") else clean
-
-
-class Stream:
-    """Pieces of bytes as a forward stream, for reading a tar."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._piece = memoryview(b"")
-
-    def read(self, count: int, /) -> bytes:
-        """Return `count` bytes, fewer only at the end."""
-        parts = []
-        while count and self._more():
-            part, self._piece = self._piece[:count], self._piece[count:]
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-    def skip(self, count: int, /) -> int:
-        """Skip `count` bytes; return how many there were."""
-        left = count
-        while left and self._more():
-            part, self._piece = self._piece[:left], self._piece[left:]
-            left -= len(part)
-        return count - left
-
-    def _more(self) -> bool:
-        while not self._piece:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return False
-            self._piece = memoryview(piece)
-        return True

@@ -12,8 +12,9 @@ from bot_bottle.image.archive import Image
 from bot_bottle.rootfs.flatten import flatten
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.format import Artifact
+from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.verify.compare import compare_config, compare_hard_links, compare_trees
-from bot_bottle.verify.entries import Stream, read_entries
+from bot_bottle.verify.entries import read_entries
 from bot_bottle.verify.findings import Finding, Findings
 from bot_bottle.verify.table import Tree, tables
 
@@ -83,7 +84,7 @@ def _read_artifact(
 
 def _fill(connection: sqlite3.Connection, tree: Tree, pieces: Iterator[bytes], what: str) -> None:
     connection.execute("BEGIN")
-    for entry in read_entries(Stream(pieces), what):
+    for entry in read_entries(PieceStream(pieces), what):
         tree.add(entry)
         if tree.count > _ENTRY_LIMIT:
             raise ArtifactError(

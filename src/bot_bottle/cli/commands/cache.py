@@ -39,6 +39,8 @@ Examples:
 
 _LS_HELP = """List the artifacts, the most recently used first.
 
+The size includes the root image made from an artifact to boot it without KVM; with --json it is derived_size.
+
 \b
 Examples:
   bottle cache ls
@@ -57,9 +59,9 @@ Examples:
   bottle cache prune --all
 """
 
-_VERIFY_HELP = """Check every byte of every artifact.
+_VERIFY_HELP = """Check every byte of every artifact, and of the root images made from them.
 
-Exits with 114 if one is damaged; a damaged artifact is made again when it is needed next.
+Exits with 114 if one is damaged; a damaged artifact or root image is made again when it is needed next.
 
 \b
 Examples:
@@ -96,7 +98,7 @@ def ls(as_json: bool) -> None:
     rows = [("ARTIFACT", "SIZE", "LAST USED", "SOURCE")]
     for entry in entries:
         used = ago(time.time() - entry.last_used)
-        rows.append((entry.path.name, human_bytes(entry.size), used, printable(entry.source)))
+        rows.append((entry.path.name, human_bytes(entry.total), used, printable(entry.source)))
     click.echo(table(rows, least=(46, 9, 13), right=(1,)))
 
 
@@ -126,7 +128,7 @@ def prune(
         cache = Cache(paths.artifacts_dir())
         done = cache.prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
         if keep is not None:
-            keep = max(0, keep - sum(entry.size for entry in cache.list()))
+            keep = max(0, keep - sum(entry.total for entry in cache.list()))
         headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             BlobCache(paths.layers_dir()).trim(0)
@@ -141,7 +143,7 @@ def prune(
         return
     verb = "would remove" if dry_run else "removed"
     for entry in done.removed:
-        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.size)}  {printable(entry.source)}")
+        click.echo(f"{verb} {entry.path.name}  {human_bytes(entry.total)}  {printable(entry.source)}")
     for name in done.leftovers:
         click.echo(f"{verb} leftover {name}")
     for entry in done.in_use:
@@ -161,7 +163,7 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
     cache = Cache(paths.artifacts_dir())
     entries = cache.list()
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    with progress.stage("verify", sum(entry.size for entry in entries) or None) as stage:
+    with progress.stage("verify", sum(entry.total for entry in entries) or None) as stage:
         damaged = cache.verify(stage.advance)
     if as_json:
         found = [{"artifact": one.entry.path.name, "why": one.why} for one in damaged]
@@ -199,8 +201,8 @@ def why(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
 
 def _described(entry: Entry) -> dict[str, Any]:
     return {"path": str(entry.path), "config_digest": str(entry.key.config_digest), "size": entry.size,
-            "digest": str(entry.digest), "packer": entry.key.packer, "source": entry.source,
-            "created": entry.created, "last_used": entry.last_used}  # fmt: skip
+            "derived_size": entry.derived, "digest": str(entry.digest), "packer": entry.key.packer,
+            "source": entry.source, "created": entry.created, "last_used": entry.last_used}  # fmt: skip
 
 
 def _size(text: str) -> int:
