@@ -97,6 +97,11 @@ class ImageWriter:
         attributes = Attributes(stat.S_IFREG | mode)
         self._set_child(folder, last, self._write_file(attributes, len(data), iter([data])))
 
+    @property
+    def size(self) -> int:
+        """The bytes of the image up to which data has been written, or reserved for inodes."""
+        return self._block * f.BLOCK
+
     def finish(self) -> int:
         """Write the folders and the superblock; return the number of inodes.
 

@@ -25,7 +25,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,10 @@ from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.host.files import disk_full
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.crc import crc32, crc_of
-from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
+from bot_bottle.smolmachine.frames import read_frames
 from bot_bottle.smolmachine.manifest import MANIFEST_LIMIT, Manifest
+from bot_bottle.smolmachine.unpack import decompress
+from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import Headers
 
 MAGIC = b"SMOLPACK"
@@ -155,11 +157,12 @@ def verify(
     with _opened(path) as fd:
         artifact = _read(fd, path)
         footer = artifact.footer
-        check_frames(
+        frames = read_frames(
             lambda count, at: os.pread(fd, min(count, footer.assets_size - at), at), footer.assets_size
         )
         source = _Source(fd, footer.assets_size, on_bytes)
-        _check_members(source, artifact.manifest, on_layer)
+        with closing(decompress(source.read, frames)) as pieces:
+            _check_members(pieces, artifact.manifest, on_layer)
         source.extend(footer.manifest_size)
         while source.read(_CHUNK):
             pass
@@ -211,11 +214,11 @@ def _compare(artifact: Artifact, crc: int) -> None:
 
 
 def _check_members(
-    source: _Source, manifest: Manifest, on_layer: Callable[[str, Iterator[bytes]], None]
+    pieces: Iterator[bytes], manifest: Manifest, on_layer: Callable[[str, Iterator[bytes]], None]
 ) -> None:
     wanted = manifest.assets.required()
     layers = {layer.path for layer in manifest.assets.layers}
-    stream = _Unpacked(source)
+    stream = PieceStream(_limited(pieces))
     headers = Headers(stream, "the artifact's tar", strict_end=True)
     try:
         for member in headers:
@@ -258,39 +261,16 @@ class _Source:
         self._left += count
 
 
-class _Unpacked:
-    """The decompressed assets, as a forward stream."""
-
-    def __init__(self, source: _Source) -> None:
-        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << WINDOW_LOG_MAX).stream_reader(
-            source,  # type: ignore[arg-type]  # only its read() is used
-            read_size=_CHUNK,
-            read_across_frames=True,
-        )
-        self._buffer = memoryview(bytearray(_CHUNK))
-        self._left = _UNPACKED_LIMIT
-
-    def read(self, count: int) -> bytes:
-        parts = []
-        while count and (part := self._reader.read(min(count, _CHUNK))):
-            parts.append(part)
-            count -= len(part)
-            self._count(len(part))
-        return b"".join(parts)
-
-    def skip(self, count: int) -> int:
-        left = count
-        while left and (done := self._reader.readinto(self._buffer[: min(left, _CHUNK)])):
-            left -= done
-        self._count(count - left)
-        return count - left
-
-    def _count(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
+def _limited(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces up to the limit that smolvm has."""
+    left = _UNPACKED_LIMIT
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
             raise ArtifactError(
                 "the artifact is too large", why=f"it unpacks to over {_UNPACKED_LIMIT} bytes"
             )
+        yield piece
 
 
 def digest_of(path: Path) -> Digest:

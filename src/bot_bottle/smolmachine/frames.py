@@ -13,7 +13,8 @@ Source: RFC 8878, sections 3.1.1 (Zstandard frames, blocks) and 3.1.2 (skippable
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import zstandard
 
@@ -79,25 +80,44 @@ def is_segment(data: bytes) -> bool:
     return bool(data) and len(data) % BLOCK == 0 and crc32(data) == SEGMENT_CRC
 
 
-def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:
-    """Check that `size` bytes are complete frames one after another, with windows within smolvm's limit.
+class Frame(NamedTuple):
+    """A frame's size in bytes, and how many bytes of data it states that it contains: None if it does not."""
 
-    `pread(count, offset)` returns bytes as os.pread does. Returns how many bytes of data the frames state
-    that they contain, None if one of them does not. Raises ArtifactError.
+    size: int
+    content: int | None
+
+
+def read_frames(pread: Callable[[int, int], bytes], size: int) -> Iterator[Frame]:
+    """Yield the frames in `size` bytes, checked to be complete, with windows within smolvm's limit.
+
+    `pread(count, offset)` returns bytes as os.pread does. Skippable frames contain nothing. Raises
+    ArtifactError.
     """
-    offset, content = 0, 0
-    says = True
+    offset = 0
     while offset < size:
         head = pread(_HEADER_MAX, offset)
         if len(head) >= 8 and head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
-            offset += 8 + int.from_bytes(head[4:8], "little")
+            end, content = offset + 8 + int.from_bytes(head[4:8], "little"), 0
         else:
-            offset, held = _end_of_frame(pread, head, offset)
-            says = says and held != zstandard.CONTENTSIZE_UNKNOWN
-            content += held
+            end, content = _end_of_frame(pread, head, offset)
+        if end > size:
+            break
+        yield Frame(end - offset, None if content == zstandard.CONTENTSIZE_UNKNOWN else content)
+        offset = end
     if offset != size or not size:
         raise _bad("the compressed data is cut short")
-    return content if says else None
+
+
+def check_frames(pread: Callable[[int, int], bytes], size: int) -> int | None:
+    """Check frames as `read_frames` does; return how many bytes of data they state that they contain.
+
+    It is None if one of them does not.
+    """
+    total, says = 0, True
+    for frame in read_frames(pread, size):
+        says = says and frame.content is not None
+        total += frame.content or 0
+    return total if says else None
 
 
 def _end_of_frame(pread: Callable[[int, int], bytes], head: bytes, offset: int) -> tuple[int, int]:

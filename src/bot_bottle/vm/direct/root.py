@@ -12,12 +12,14 @@ from pathlib import Path
 
 from bot_bottle.erofs.writer import ImageWriter
 from bot_bottle.errors import ArtifactError, ImageError
+from bot_bottle.host.files import start_writeback
 from bot_bottle.host.progress import Progress, human_count
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import Headers
 
 _LEFT_OUT = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+_GOING = 32 << 20  # bytes after which a write-back is started, so that the final fsync is short
 _AGAIN = "make the artifact again"
 
 
@@ -39,13 +41,15 @@ def write_root_image(artifact: Path, target: Path, progress: Progress) -> None:
         writer = ImageWriter(file)
 
         def write_layer(name: str, pieces: Iterator[bytes]) -> None:
-            _write_members(writer, Headers(PieceStream(pieces), f"{name} in {artifact}", strict_end=True))
+            headers = Headers(PieceStream(pieces), f"{name} in {artifact}", strict_end=True)
+            _write_members(writer, headers, file.fileno())
 
         artifact_format.verify(artifact, stage.advance, write_layer)
         stage.conclude(human_count(writer.finish(), "file"))
 
 
-def _write_members(writer: ImageWriter, headers: Headers) -> None:
+def _write_members(writer: ImageWriter, headers: Headers, fd: int) -> None:
+    begun = 0  # bytes whose write-back has been started
     try:
         for member in headers:
             if member.type in _LEFT_OUT:
@@ -54,5 +58,8 @@ def _write_members(writer: ImageWriter, headers: Headers) -> None:
             if member.type == tarfile.SYMTYPE:
                 member.uid = member.gid = 0
             writer.member(member, headers.data())
+            if writer.size - begun >= _GOING:
+                start_writeback(fd, begun, writer.size - begun)
+                begun = writer.size
     except ImageError as error:
         raise ArtifactError(error.message, why=error.why, next_step=_AGAIN) from error
