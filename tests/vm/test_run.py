@@ -91,30 +91,6 @@ def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("docker")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["host", "boot"])
-def test_a_signal_while_it_starts_leaves_nothing(
-    shared_cache: Path, stage: str, signum: signal.Signals
-) -> None:
-    argv = [*COMMAND, "run", "--accel=nested", str(HELLO)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stderr
-        if stage == "host":
-            deadline = time.monotonic() + BOOT
-            while not list((shared_cache / "runs").glob("run-*/emulated*/control")):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        else:
-            assert any("emulated host is up" in line for line in child.stderr)
-            time.sleep(2)  # somewhere in unpacking and starting
-        child.send_signal(signum)
-        out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (128 + signum, ""), err
-    assert "interrupted" in err
-    assert left_behind(shared_cache) == []
-
-
-@pytest.mark.usefixtures("docker")
 def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
     with started("echo there; while :; do sleep 1; done") as child:
         child.kill()
