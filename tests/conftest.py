@@ -78,7 +78,10 @@ def pytest_configure() -> None:
 
     So do nohup, and a script's shell for what it starts in the background. These tests go on ignoring them:
     a handler, unlike what is ignored, is not handed on to other programs.
+
+    Thousands of these programs are `bottle`: let Python keep what it has compiled.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for signum in (*SIGNALS, signal.SIGQUIT):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, _do_nothing)

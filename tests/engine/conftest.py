@@ -10,6 +10,7 @@ import pytest
 
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
+from tests.support.clients import crane_program
 from tests.support.engine_matrix import PODMAN, Case, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
@@ -110,6 +111,12 @@ def saved(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) 
 def image_config(saved: Path) -> str:
     """The digest of the image's config, by which it is known to be the same wherever it is."""
     return config_digest(saved)
+
+
+@pytest.fixture(scope="session")
+def crane(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program crane."""
+    return crane_program(tmp_path_factory.mktemp("crane"))
 
 
 @pytest.fixture

@@ -55,7 +55,6 @@ def files(engine: Engine, ref: str) -> set[str]:
 # --- building
 
 
-@pytest.mark.always
 def test_an_unchanged_rebuild_gives_the_same_id(engine: Engine, context: Path, lines: list[str]) -> None:
     request = dockerfile(context, "RUN date +%N > /made && echo built\n")
     first = engine.build(request, lines.append)

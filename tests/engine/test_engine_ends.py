@@ -12,8 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -22,6 +21,7 @@ import pytest
 
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import EngineError, ImageError
+from tests.support.bottle import wait_until
 from tests.support.engine_matrix import PODMAN, docker_clients, dockerfile, fresh_context
 from tests.support.engines import CHOSEN, Docker, Podman, call
 
@@ -30,13 +30,6 @@ from tests.support.engines import CHOSEN, Docker, Podman, call
 def context(tmp_path: Path) -> Path:
     """A build context that no build has seen."""
     return fresh_context(tmp_path / "context")
-
-
-def wait_until(there: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- not there, or others than they seem
@@ -233,7 +226,9 @@ def processes(mark: str) -> list[str]:
 
 
 @pytest.mark.parametrize("what", ["build", "save"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.others_slow)]
+)
 def test_an_interrupt_leaves_nothing_that_runs(
     engine: Engine, context: Path, cache_dir: Path, what: str, signum: signal.Signals
 ) -> None:

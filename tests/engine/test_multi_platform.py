@@ -13,7 +13,7 @@ import pytest
 from bot_bottle import ephemeral_registry
 from bot_bottle.registry.registry import Reference, Registry
 from tests.support.bottle import Bottle
-from tests.support.clients import crane_program, skopeo
+from tests.support.clients import skopeo
 from tests.support.engines import LABEL, OWNER, Docker, Podman, call
 from tests.support.images import busybox_context
 from tests.support.smolmachines import root_of
@@ -48,11 +48,6 @@ def multi(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Multi:
     podman.podman("manifest", "rm", name)
     [entry] = json.loads((layout / "index.json").read_text())["manifests"]
     return Multi(layout, str(entry["digest"]), configs)
-
-
-@pytest.fixture(scope="session")
-def crane(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return crane_program(tmp_path_factory.mktemp("crane"))
 
 
 @pytest.fixture

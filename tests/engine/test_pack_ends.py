@@ -16,7 +16,7 @@ from tests.support.bottle import Bottle, Ended, end, wait_until
 from tests.support.engines import Docker, Podman
 from tests.support.images import busybox_context
 
-LARGE = 120_000_000  # bytes that do not compress: exporting and packing them takes a second or two
+LARGE = 60_000_000  # bytes that do not compress: exporting and packing them takes about a second
 
 STAGES = ("build", "export", "pack", "wait")
 
@@ -63,8 +63,21 @@ class Under:
         return end(self.process)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("signum", "stage"),
+    [
+        *((signal.SIGINT, stage) for stage in STAGES),
+        (signal.SIGTERM, "build"),
+        (signal.SIGHUP, "export"),
+        # one handler has them all
+        *(
+            pytest.param(signum, stage, marks=pytest.mark.slow)
+            for signum, done in ((signal.SIGTERM, "build"), (signal.SIGHUP, "export"))
+            for stage in STAGES
+            if stage != done
+        ),
+    ],
+)
 def test_a_signal_ends_it_and_leaves_nothing(
     bottle: Bottle, context: Context, large: str, stage: str, signum: signal.Signals
 ) -> None:
@@ -92,7 +105,10 @@ def test_signals_that_its_caller_ignores_do_not_end_it(bottle: Bottle, context: 
     assert not bottle.leftovers
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage",
+    ["export", *(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES if stage != "export")],
+)
 def test_two_signals_at_once_are_one(bottle: Bottle, context: Context, large: str, stage: str) -> None:
     under = Under(bottle, stage, context, large)
     for _ in range(3):
@@ -114,7 +130,9 @@ def test_what_sigkill_leaves_the_next_command_sweeps(
     assert not bottle.leftovers
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_a_step_that_podman_runs_ends_too(
     podman_bottle: Bottle, podman: Podman, tmp_path: Path, signum: signal.Signals
 ) -> None:

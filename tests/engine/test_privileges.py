@@ -68,7 +68,12 @@ def run(bottle: Bottle, image: str, *options: str) -> Ended:
 
 @pytest.mark.parametrize(
     ("user", "uid"),
-    [("", 1000), ("agent", 1000), ("4321:0", 4321), ("0:1000", 0)],
+    [
+        ("", 1000),
+        pytest.param("agent", 1000, marks=pytest.mark.others_slow),
+        pytest.param("4321:0", 4321, marks=pytest.mark.others_slow),
+        ("0:1000", 0),
+    ],
 )
 def test_only_root_has_capabilities(world: tuple[Bottle, str], user: str, uid: int) -> None:
     bottle, image = world

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 
-from tests.support.bottle import Bottle, end
+from tests.support.bottle import Bottle, end, wait_until
 from tests.support.callers import caller
 from tests.support.engines import Docker
 
@@ -66,9 +65,7 @@ def test_a_run_is_shown_while_it_lasts_and_when_it_was_killed(bottle: Bottle, gi
     run = bottle.start(
         "run", "-q", "--backend", "docker", "--image", git_image, "--name", "long", "--", "sleep", "60"
     )
-    deadline = time.monotonic() + 60
-    while "running" not in bottle("show").out and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: "running" in bottle("show").out, 60)
     assert bottle("show", "long").out.split()[:2] == ["state", "running"]
     run.kill()
     run.wait()

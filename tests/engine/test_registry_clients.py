@@ -18,7 +18,6 @@ from tests.support.clients import (
     DockerClient,
     PodmanClient,
     Skopeo,
-    crane_program,
     in_layout,
 )
 from tests.support.engine_matrix import docker_clients
@@ -40,11 +39,11 @@ def clients(
     image: str,
     image_config: str,
     saved: Path,
+    crane: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Client]]:
     """Every client, with the image at hand in the form that it pushes."""
     layout = archive(saved, "oci-folder", tmp_path_factory.mktemp("layout"))
-    crane = crane_program(tmp_path_factory.mktemp("crane"))
     kept = f"bot-bottle-test-registry:{OWNER}"
     docker.docker("tag", image, kept)  # an image goes with its last name
     yield {
@@ -56,6 +55,22 @@ def clients(
     docker.docker("rmi", kept)
 
 
+@pytest.mark.one_client
+def test_the_engines_own_client_pulls_what_is_loaded_and_pushed(
+    engine: Engine, clients: dict[str, Client], saved: Path, image_config: str, tmp_path: Path
+) -> None:
+    client = clients[engine.name]
+    with ephemeral_registry(push=True) as registry:
+        reference = registry.load(saved, "app")
+        assert client.pull(str(reference), tmp_path / "loaded") == str(reference.digest)
+        client.push(registry.target("pushed"))
+        reference = registry.resolve("pushed")
+        for name, other in clients.items():
+            assert other.pull(str(reference), tmp_path / name) == str(reference.digest)
+        assert config_of(registry, reference) == image_config
+
+
+@pytest.mark.others_slow
 @pytest.mark.parametrize("name", CLIENTS)
 def test_what_is_loaded_is_pulled(clients: dict[str, Client], saved: Path, name: str, tmp_path: Path) -> None:
     with ephemeral_registry() as registry:
@@ -63,6 +78,7 @@ def test_what_is_loaded_is_pulled(clients: dict[str, Client], saved: Path, name:
         assert clients[name].pull(str(reference), tmp_path / "pulled") == str(reference.digest)
 
 
+@pytest.mark.others_slow
 @pytest.mark.parametrize("pusher", CLIENTS)
 def test_what_one_client_pushes_all_the_others_pull(
     clients: dict[str, Client], image_config: str, pusher: str, tmp_path: Path
@@ -75,6 +91,7 @@ def test_what_one_client_pushes_all_the_others_pull(
         assert config_of(registry, reference) == image_config
 
 
+@pytest.mark.others_slow
 @pytest.mark.parametrize("name", ["skopeo", "crane"])
 def test_clients_that_change_nothing_bring_back_the_same_digest(
     clients: dict[str, Client], name: str
@@ -85,6 +102,7 @@ def test_clients_that_change_nothing_bring_back_the_same_digest(
         assert str(registry.resolve("back").digest) == in_layout(cast(Skopeo | Crane, client).layout)
 
 
+@pytest.mark.others_slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path, image_config: str) -> None:
     with ephemeral_registry() as registry:

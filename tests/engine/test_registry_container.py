@@ -53,7 +53,11 @@ def test_it_is_gone_when_the_block_fails(docker: Docker, registry_image: str) ->
     ("script", "words"),
     [
         ("echo famous last words; exit 3", ["exited before it was ready", "exit status 3"]),
-        ("echo famous last words; exec sleep 60", ["not ready within 10 s", "does not answer"]),
+        pytest.param(
+            "echo famous last words; exec sleep 60",
+            ["not ready within 10 s", "does not answer"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_one_that_does_not_come_up_shows_its_last_words(

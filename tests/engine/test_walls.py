@@ -256,7 +256,9 @@ def test_a_secret_for_a_host_that_is_not_allowed_is_refused(there: Bottle, clien
     run(there, client, "true", *options).failed(101, "--allow other.example.org")
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.6, 1.2, 1.8, 3.0])
+@pytest.mark.parametrize(
+    "seconds", [0.0, 1.2, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.6, 1.8, 3.0))]
+)
 def test_a_killed_bottle_leaves_no_proxy_and_no_network(
     there: Bottle, client: str, tmp_path: Path, seconds: float
 ) -> None:

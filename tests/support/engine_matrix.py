@@ -9,10 +9,10 @@ The engines are those of `scripts/engine list`, and first this machine's own. Th
 engines, so that one runs at a time. Where tests run in several processes, each process has a docker of this
 machine of its own, and all tests of any other engine, or of podman, are in one of them.
 
-What runs on all of them takes more than half an hour. So on other engines than this machine's own, docker 28
-with containerd's store and podman 5.8, and with other clients than their own and the oldest, a test is slow
-(`make test-slow`), unless it is marked `always`; marked `others_slow`, it is so on all but this machine's
-own. `make engine ENGINE=NAME` runs all of the tier on one.
+What runs on all of them takes more than half an hour. So it is slow (`make test-slow`) on other engines than
+this machine's own, docker 28 with containerd's store and podman 5.8, and with other clients than each one's
+own; marked `always`, on no engine with its own client; marked `others_slow`, on all but this machine's own.
+`make engine ENGINE=NAME` runs all of the tier on one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,13 @@ def _cases() -> list[Case]:
     ]
 
 
+def _first_of_each_engine(cases: list[Case]) -> list[Case]:
+    return list({(case.engine, case.kind): case for case in reversed(cases)}.values())[::-1]
+
+
 CASES = _cases()
+# each engine with its own client and builder, and this machine's with docker's classic builder
+QUICK_CASES = [*_first_of_each_engine(CASES), *(each for each in CASES if not each.engine and each.wish)]
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -132,17 +138,15 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 def _marks(marked: set[str], engine: Name, case: Case | None = None) -> list[pytest.MarkDecorator]:
     """Return the marks of a test's run on an engine, for a test that is `marked` so itself."""
-    common = case is None or engine is None or (case.plugins and not case.wish)
-    return [] if "always" in marked or (engine in QUICK and common) else [pytest.mark.slow]
+    if CHOSEN:
+        return []
+    quick = engine in QUICK or "always" in marked
+    return [] if quick and (case is None or case in QUICK_CASES) else [pytest.mark.slow]
 
 
 def slow_on(docker: Name, podman: Name) -> list[pytest.MarkDecorator]:
     """Return the marks of a test that is about all engines alike, on these."""
     return [] if {docker, podman} <= QUICK else [pytest.mark.slow]
-
-
-def _first_of_each_engine(cases: list[Case]) -> list[Case]:
-    return list({(case.engine, case.kind): case for case in reversed(cases)}.values())[::-1]
 
 
 def _pair(name: Name, kind: str) -> tuple[Name, Name]:

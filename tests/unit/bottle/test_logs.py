@@ -5,22 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
+from tests.support.bottle import wait_until
 
 from bot_bottle.bottle import logs
 from bot_bottle.errors import ReceiptError
 
 MOST = 4 << 20
 LINE = b"%09d\n"
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def kept() -> int:
@@ -51,7 +44,7 @@ def test_of_a_large_one_the_newest_part_is_kept() -> None:
     for number in range(1_200_000):
         if number % 1000 == 0:
             os.write(log, b"".join(LINE % each for each in range(number, number + 1000)))
-    until(lambda: kept() <= MOST)
+    wait_until(lambda: kept() <= MOST)
     dropped: list[int] = []
     found = numbers(b"".join(logs.read("blue", lambda: False, dropped.append)))
     assert found == list(range(found[0], 1_200_000))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.bottle import wait_until
 from tests.support.cache import find_or_make
 
 from bot_bottle.cache.cache import Cache, Key
@@ -56,10 +57,7 @@ class Makers:
         return self.mark.read_text().splitlines() if self.mark.exists() else []
 
     def wait_for_one_at_work(self) -> Path:
-        limit = time.monotonic() + 30
-        while not self.made():
-            assert time.monotonic() < limit, "nobody began"
-            time.sleep(0.01)
+        wait_until(self.made)
         return Path(self.made()[0])
 
 

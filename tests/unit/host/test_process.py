@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests.support.bottle import wait_until
 
 from bot_bottle.host import process, process_tree
 from bot_bottle.host.process import CommandFailed, Masked
@@ -93,8 +93,7 @@ def test_reading_that_stops_early_ends_the_program() -> None:
 def test_background_ends_with_its_block_even_when_it_ignores_sigterm(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     with process.background(sh(f"trap '' TERM; touch {ready}; exec sleep 60")) as child:
-        while not ready.exists():
-            time.sleep(0.01)
+        wait_until(ready.exists)
         assert child.code is None
     assert not alive(child.pid)
 
@@ -102,8 +101,7 @@ def test_background_ends_with_its_block_even_when_it_ignores_sigterm(tmp_path: P
 def test_a_program_hears_of_its_end_by_that_of_those_it_has_started(tmp_path: Path) -> None:
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
     with process.background(sh(f"sh -c 'touch {ready}; exec sleep 60'; touch {tidied}; exit 3")) as child:
-        while not ready.exists():
-            time.sleep(0.01)
+        wait_until(ready.exists)
     assert tidied.exists()
     assert child.code == 3
 
@@ -112,8 +110,7 @@ def test_what_a_program_has_started_in_another_session_ends_with_it(tmp_path: Pa
     pid, script = tmp_path / "pid", tmp_path / "script"
     script.write_text(f"trap '' TERM; echo $$ > {pid}.new; mv {pid}.new {pid}; while :; do sleep 0.05; done")
     with process.background(sh(f"setsid sh {script}; exit 0")) as child:
-        while not pid.exists():
-            time.sleep(0.01)
+        wait_until(pid.exists)
     assert not alive(int(pid.read_text()))
     assert not alive(child.pid)
 
@@ -140,9 +137,7 @@ def test_a_signal_to_us_ends_the_children(signum: int, tmp_path: Path) -> None:
         f"process.run(['sh', '-c', 'echo $$ > {mark}; exec sleep 60'], timeout=60)\n"
     )
     ours = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
-    while not (mark.exists() and mark.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: mark.exists() and mark.read_text().strip())
     ours.send_signal(signum)
     _, err = ours.communicate(timeout=20)
     assert b"Interrupted" in err

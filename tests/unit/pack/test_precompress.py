@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.support.bottle import wait_until
 from tests.support.crafted import file, folder, hardlink, layer, saved, symlink
 
 from bot_bottle.errors import ImageError
@@ -50,9 +52,7 @@ class Bench:
                 with ahead.watching(archive) as seen, archive.open("xb", buffering=0) as out:
                     for at in range(0, len(data), piece):
                         seen(out.write(data[at : at + piece]))
-                    deadline = time.monotonic() + 30
-                    while not until(parts) and time.monotonic() < deadline:
-                        time.sleep(0.01)
+                    wait_until(partial(until, parts))
             with open_archive(archive) as image:
                 image = ahead.marked(image)
                 root = flatten(image, verify=False)
@@ -117,9 +117,7 @@ def test_a_layer_with_another_digest_in_its_manifest_is_verified_by_who_reads_it
     with Parts(bench.folder / "none") as parts, Ahead(parts, bench.scratch, bench.limit) as ahead:
         with ahead.watching(archive) as seen, archive.open("xb", buffering=0) as out:
             seen(out.write(data))
-            deadline = time.monotonic() + 30
-            while len(parts) < 4 and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_until(lambda: len(parts) >= 4)
         with open_archive(archive) as image:
             [only] = image.layers
             for digest, sound in ((None, True), (only.diff_id, True), (Digest.of(b"another"), False)):

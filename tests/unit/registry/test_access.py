@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.support.bottle import wait_until
 from tests.support.wire import OCI_MANIFEST, Wire
 
 from bot_bottle.image.spec import Digest
@@ -165,16 +166,13 @@ def test_connections_are_bounded_and_those_that_go_make_room(wire: Wire) -> None
     assert wire.ask("GET", "/v2/").status == 200  # who is in stays in
     for connection in held:
         connection.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            with Wire(wire.port, wire.prefix) as other:
-                assert other.ask("GET", "/v2/").status == 200
-            break
-        except OSError:
-            time.sleep(0.1)
-    else:
-        raise AssertionError("nobody is let in any more")
+
+    def is_let_in() -> bool:
+        with suppress(OSError), Wire(wire.port, wire.prefix) as other:
+            return other.ask("GET", "/v2/").status == 200
+        return False
+
+    wait_until(is_let_in)
 
 
 def test_a_client_that_drops_in_a_single_post_leaves_no_upload(wire: Wire) -> None:
@@ -185,9 +183,7 @@ def test_a_client_that_drops_in_a_single_post_leaves_no_upload(wire: Wire) -> No
     for _ in range(100):  # more than may be open at once
         with socket.create_connection(("127.0.0.1", wire.port)) as connection:
             connection.sendall(text.encode())
-    deadline = time.monotonic() + 10
-    while wire.ask("POST", "app/blobs/uploads/").status == 429 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: wire.ask("POST", "app/blobs/uploads/").status != 429)
     assert wire.ask("POST", "app/blobs/uploads/").status == 202
 
 
