@@ -55,7 +55,9 @@ def test_a_compressed_archive_gives_the_same_artifact(
     assert not offline.leftovers
 
 
-def test_an_archive_on_standard_input(offline: Bottle, saved: Path, plain: str, tmp_path: Path) -> None:
+def test_an_archive_on_standard_input_is_packed(
+    offline: Bottle, saved: Path, plain: str, tmp_path: Path
+) -> None:
     done = from_stdin(offline, saved, "pack", "--json", "--archive", "-")
     assert digest(done) == plain
     assert "standard input" in done.err
@@ -77,7 +79,7 @@ def test_a_bomb_is_refused_before_the_disk_is_full(offline: Bottle, tmp_path: Pa
     assert not offline.leftovers
 
 
-def test_an_artifact_is_no_archive(offline: Bottle, saved: Path) -> None:
+def test_an_artifact_given_as_an_archive_is_refused(offline: Bottle, saved: Path) -> None:
     artifact = offline("pack", "--archive", saved).path
     offline("pack", "--archive", artifact).failed(
         101, "is an artifact already", "smolvm machine create --from"

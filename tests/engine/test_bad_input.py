@@ -33,19 +33,19 @@ def program(folder: Path, name: str, script: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("command", ["pack", "run"])
-def test_no_dockerfile(bottle: Bottle, tmp_path: Path, command: str) -> None:
+def test_a_folder_without_a_dockerfile_is_refused(bottle: Bottle, tmp_path: Path, command: str) -> None:
     (tmp_path / "empty").mkdir()
     done = bottle(command, tmp_path / "empty")
     done.failed(101, f"no Dockerfile or Containerfile in {tmp_path / 'empty'}", "--file")
     assert not bottle.leftovers
 
 
-def test_no_folder(bottle: Bottle, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_refused(bottle: Bottle, tmp_path: Path) -> None:
     bottle("pack", tmp_path / "nowhere").failed(101, "no folder", str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("command", ["pack", "run"])
-def test_a_failing_step_is_told_in_the_builds_own_words(
+def test_a_failing_step_is_reported_in_the_builds_own_words(
     bottle: Bottle, context: Context, command: str
 ) -> None:
     done = bottle(command, context("RUN echo it-went-wrong-here >&2; exit 3", "RUN echo never"))
@@ -54,14 +54,16 @@ def test_a_failing_step_is_told_in_the_builds_own_words(
 
 
 @pytest.mark.parametrize("user", ["ghost", "1000:ghosts", "4294967290"])
-def test_a_user_that_the_image_lacks(bottle: Bottle, context: Context, user: str) -> None:
+def test_a_user_that_the_image_lacks_is_refused_with_a_next_step(
+    bottle: Bottle, context: Context, user: str
+) -> None:
     done = bottle("run", "-q", "--backend=docker", context(f"USER {user}"), "--", "true")
     assert done.code == 111, done
     assert done.err.endswith("Next: correct USER in the Dockerfile, or name another with --user\n"), done
     assert not bottle.leftovers
 
 
-def test_an_image_that_is_not_there(bottle: Bottle) -> None:
+def test_an_image_that_is_not_there_is_refused(bottle: Bottle) -> None:
     bottle("pack", "--image", "bot-bottle-test-nowhere:1").failed(
         103, "no such image", "bot-bottle-test-nowhere"
     )
@@ -70,14 +72,14 @@ def test_an_image_that_is_not_there(bottle: Bottle) -> None:
 # --- what is needed to build and boot
 
 
-def test_no_engine(bottle: Bottle, tmp_path: Path) -> None:
+def test_a_machine_without_an_engine_is_told_what_to_install(bottle: Bottle, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     bottle("pack", tmp_path, env=NO_ENGINE).failed(103, "docker", "podman", "install")
     bottle("pack", "--engine", "podman", tmp_path, env=NO_ENGINE).failed(103, "podman")
     assert not bottle.leftovers
 
 
-def test_an_engine_that_does_not_answer(bottle: Bottle, tmp_path: Path) -> None:
+def test_an_engine_that_does_not_answer_is_named_with_its_address(bottle: Bottle, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     silent = {"DOCKER_HOST": f"unix://{tmp_path}/nobody.sock"}
     done = bottle("pack", "--engine", "docker", tmp_path, env=silent)
@@ -92,7 +94,9 @@ def test_an_engine_that_does_not_answer(bottle: Bottle, tmp_path: Path) -> None:
         ("echo smolvm 1.2.3", "1.2.3"),
     ],
 )
-def test_no_smolvm(bottle: Bottle, saved: Path, tmp_path: Path, script: str | None, told: str) -> None:
+def test_a_smolvm_that_cannot_be_used_is_refused_with_its_path(
+    bottle: Bottle, saved: Path, tmp_path: Path, script: str | None, told: str
+) -> None:
     path = tmp_path / "bin" / "smolvm"
     if script is not None:
         program(path.parent, "smolvm", script)
@@ -107,14 +111,14 @@ def test_no_smolvm(bottle: Bottle, saved: Path, tmp_path: Path, script: str | No
 # --- archives
 
 
-def test_no_archive(bottle: Bottle, tmp_path: Path) -> None:
+def test_an_archive_that_is_not_there_is_refused(bottle: Bottle, tmp_path: Path) -> None:
     bottle("pack", "--archive", tmp_path / "nothing.tar").failed(101, "no such archive", "nothing.tar")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"no archive at all" * 1000, bytes(1 << 20), b"\x1f\x8b" + bytes(600)]
 )
-def test_what_is_no_archive(bottle: Bottle, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_archive_is_refused(bottle: Bottle, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "image.tar"
     path.write_bytes(content)
     bottle("pack", "--archive", path).failed(105, str(path))
@@ -130,7 +134,7 @@ def places(size: int, anywhere: int) -> list[int]:
 
 @pytest.mark.parametrize("anywhere", [1, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["docker-save", "docker-save-new", "oci-tar"])
-def test_an_archive_cut_short_anywhere(
+def test_an_archive_cut_short_anywhere_is_refused(
     bottle: Bottle, saved: Path, tmp_path: Path, form: Form, anywhere: int
 ) -> None:
     whole = archive(saved, form, tmp_path)
@@ -146,7 +150,7 @@ def test_an_archive_cut_short_anywhere(
 @pytest.mark.parametrize(
     "compress", [gzip.compress, zstandard.compress, bytes], ids=["gzip", "zstd", "plain"]
 )
-def test_a_layer_that_grows_without_measure(
+def test_a_layer_larger_than_allowed_is_refused(
     bottle: Bottle, tmp_path: Path, compress: Callable[[bytes], bytes]
 ) -> None:
     plain = layer([file(f"zeros-{number}", bytes(1_000_000)) for number in range(6)])
@@ -170,14 +174,14 @@ def test_holes_count_for_the_size_of_an_image(bottle: Bottle, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size", ["", "0", "-1", "many", "1t", "9" * 40])
-def test_a_size_that_is_none(bottle: Bottle, tmp_path: Path, size: str) -> None:
+def test_an_invalid_image_size_is_refused(bottle: Bottle, tmp_path: Path, size: str) -> None:
     bottle("pack", "--max-image-size", size, tmp_path).failed(101, "invalid image size")
 
 
 # --- the cache
 
 
-def test_a_flipped_byte_in_an_artifact_is_told_and_it_is_made_again(bottle: Bottle, saved: Path) -> None:
+def test_an_artifact_with_a_flipped_byte_is_reported_and_made_again(bottle: Bottle, saved: Path) -> None:
     path = bottle("pack", "--archive", saved).path
     whole = path.read_bytes()
     with path.open("r+b") as file:
@@ -217,7 +221,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         *(pytest.param(size, "direct", marks=pytest.mark.slow) for size in ("1m", "12m", "16m")),
     ],
 )
-def test_a_full_disk(bottle: Bottle, context: Context, small_disk: Path, size: str, transport: str) -> None:
+def test_a_pack_on_a_full_disk_is_explained_and_leaves_nothing(
+    bottle: Bottle, context: Context, small_disk: Path, size: str, transport: str
+) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", small_disk], check=True)
     folder = context("COPY large /large", large=os.urandom(5_000_000))
     there = Bottle(small_disk / "cache", bottle.changes)
@@ -238,14 +244,14 @@ def test_a_disk_needs_room_for_the_artifact_and_no_more(
     assert there("pack", folder).path.stat().st_size == size
 
 
-def test_output_on_a_full_disk(bottle: Bottle, saved: Path, small_disk: Path) -> None:
+def test_output_on_a_full_disk_leaves_no_file(bottle: Bottle, saved: Path, small_disk: Path) -> None:
     done = bottle("pack", "--archive", saved, "-o", small_disk / "out.smolmachine")
     done.failed(108)
     assert list(small_disk.iterdir()) == []
     assert not bottle.leftovers
 
 
-def test_a_cache_that_cannot_be_written(bottle: Bottle, saved: Path, small_disk: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(bottle: Bottle, saved: Path, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     try:
         there = Bottle(small_disk / "cache", bottle.changes)

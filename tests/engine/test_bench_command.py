@@ -11,7 +11,7 @@ from tests.support.bottle import Bottle
 from tests.support.engines import Docker
 
 
-def test_every_way_is_timed(bottle: Bottle, context: Context) -> None:
+def test_bench_times_every_transport(bottle: Bottle, context: Context) -> None:
     folder = context("COPY file /file", file=b"given")
     report = json.loads(bottle("bench", "--json", "--rounds", "1", folder).out)
     assert report["image_id"] == bottle("pack", "--json", folder).line.split('"image_id": "')[1][:71]
@@ -27,7 +27,7 @@ def test_every_way_is_timed(bottle: Bottle, context: Context) -> None:
     assert (report["auto"]["packer"], report["auto"]["transport"]) == ("native", "direct")
 
 
-def test_the_cache_is_left_alone(bottle: Bottle, image: str) -> None:
+def test_bench_leaves_the_cache_alone(bottle: Bottle, image: str) -> None:
     path = bottle("pack", "--image", image).path
     before = {each: each.stat().st_mtime_ns for each in (path, *(bottle.cache / "headers").iterdir())}
     done = bottle("bench", "-q", "--rounds", "1", "--image", image)
@@ -46,7 +46,9 @@ def test_the_cache_is_left_alone(bottle: Bottle, image: str) -> None:
     assert words[-1].startswith("auto takes native, direct: ")
 
 
-def test_a_way_that_does_not_work_is_told(bottle: Bottle, docker: Docker, image: str, tmp_path: Path) -> None:
+def test_a_transport_that_does_not_work_is_in_the_report(
+    bottle: Bottle, docker: Docker, image: str, tmp_path: Path
+) -> None:
     """An engine that says it keeps its images where there are none, and not in containerd's store."""
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
@@ -66,6 +68,6 @@ def test_a_way_that_does_not_work_is_told(bottle: Bottle, docker: Docker, image:
     assert not bottle.leftovers
 
 
-def test_what_cannot_be_built_is_not_measured(bottle: Bottle, context: Context) -> None:
+def test_an_image_that_cannot_be_built_is_not_measured(bottle: Bottle, context: Context) -> None:
     bottle("bench", context("RUN exit 3")).failed(104, "did not build")
     assert not bottle.leftovers

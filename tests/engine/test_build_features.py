@@ -109,7 +109,7 @@ def test_a_secret_is_in_its_step_and_nowhere_else(
     assert canary.places(tmp_path) == []
 
 
-def test_a_step_that_fails_does_not_show_it(
+def test_a_failing_step_does_not_show_its_secret(
     engine: Engine, context: Path, canary: Canary, secrets: tuple[BuildSecret, ...]
 ) -> None:
     if needs_buildkit(engine):
@@ -167,7 +167,9 @@ def test_an_ssh_agent_is_in_its_step(engine: Engine, context: Path, agent: str, 
     assert [layer for layer in kept if private in layer] == []
 
 
-def test_cache_and_bind_mounts(engine: Engine, context: Path, tmp_path: Path) -> None:
+def test_cache_bind_and_tmpfs_mounts_leave_nothing_in_the_image(
+    engine: Engine, context: Path, tmp_path: Path
+) -> None:
     steps = (
         "RUN --mount=type=cache,target=/cache,id={id} echo {n} >> /cache/all && cp /cache/all /seen\n"
         "RUN --mount=type=bind,source=rootfs/etc,target=/mine cp /mine/hostname /copied\n"
@@ -187,7 +189,7 @@ def test_cache_and_bind_mounts(engine: Engine, context: Path, tmp_path: Path) ->
             content_of(absent, kept)
 
 
-def test_here_documents(engine: Engine, context: Path, tmp_path: Path) -> None:
+def test_here_documents_are_carried_out_or_refused(engine: Engine, context: Path, tmp_path: Path) -> None:
     steps = (
         'RUN <<END\necho "first" > /made\necho "$((1 + 1))" >> /made\nEND\nCOPY <<END /copied\ntext\nEND\n'
     )
@@ -200,7 +202,7 @@ def test_here_documents(engine: Engine, context: Path, tmp_path: Path) -> None:
     assert (content_of("made", kept), content_of("copied", kept)) == ("first\n2\n", "text\n")
 
 
-def test_it_is_on_no_command_line_of_bottle_either(
+def test_a_build_secret_is_in_no_output_or_file_of_pack(
     engine: Engine, context: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole command, as somebody types it, with the engine that is found then."""

@@ -14,7 +14,7 @@ DOCKERFILE = (
 )
 
 
-def test_a_build_with_our_own_limits(podman_bottle: Bottle, tmp_path: Path) -> None:
+def test_a_build_has_the_limits_of_its_caller(podman_bottle: Bottle, tmp_path: Path) -> None:
     context = busybox_context(tmp_path / "context", DOCKERFILE)
     argv = ("run", "-q", "--engine=podman", "--backend=docker", str(context), "--", "/bin/sh", "-c")
     files, processes = podman_bottle(*argv, "/bin/cat /files /processes").out.split()
@@ -22,7 +22,7 @@ def test_a_build_with_our_own_limits(podman_bottle: Bottle, tmp_path: Path) -> N
     assert 0 < int(processes) <= 32768
 
 
-def test_a_build_by_root_without_the_right_to_raise_limits(podman_bottle: Bottle, tmp_path: Path) -> None:
+def test_root_without_the_right_to_raise_limits_can_build(podman_bottle: Bottle, tmp_path: Path) -> None:
     context = busybox_context(
         tmp_path / "context", DOCKERFILE.replace("RUN", "ENV LOWERED=1\nRUN")
     )  # no cached step

@@ -78,7 +78,7 @@ def test_the_result_of_a_builder_elsewhere_is_loaded(bottle: Bottle, far: str, c
     assert away.leftovers == []
 
 
-def test_it_gets_secrets_and_shows_none(bottle: Bottle, far: str, context: Path) -> None:
+def test_a_builder_elsewhere_gets_secrets_and_shows_none(bottle: Bottle, far: str, context: Path) -> None:
     (context / "Dockerfile").write_text(f"{BASE}{STEP}")
     secret = {"BUILDX_BUILDER": far, "WORD": "canary-of-a-builder"}
     done = bottle("pack", "-v", "--build-secret=id=word,env=WORD", context, env=secret)
@@ -117,12 +117,12 @@ def test_variables_of_the_user_change_no_image(bottle: Bottle, context: Path) ->
         assert config_of(bottle, context, **{name: value}) == plain, name
 
 
-def test_a_builder_that_is_not_there(bottle: Bottle, context: Path) -> None:
+def test_a_builder_that_is_not_there_is_named(bottle: Bottle, context: Path) -> None:
     done = bottle("pack", context, env={"BUILDX_BUILDER": "nowhere"})
     done.failed(103, "docker's builder does not work", "nowhere", "docker buildx ls")
 
 
-def test_a_builder_whose_image_cannot_be_had(bottle: Bottle, context: Path) -> None:
+def test_a_builder_whose_image_cannot_be_pulled_is_named(bottle: Bottle, context: Path) -> None:
     image = "--driver-opt=image=127.0.0.1:1/buildkit"
     buildx(bottle, "create", "--name=box", "--driver=docker-container", image)
     try:
@@ -133,7 +133,9 @@ def test_a_builder_whose_image_cannot_be_had(bottle: Bottle, context: Path) -> N
     assert bottle.leftovers == []
 
 
-def test_a_folder_of_buildx_that_cannot_be_written(bottle: Bottle, context: Path, tmp_path: Path) -> None:
+def test_a_folder_of_buildx_that_cannot_be_written_is_named(
+    bottle: Bottle, context: Path, tmp_path: Path
+) -> None:
     (tmp_path / "buildx").write_text("in the way\n")
     done = bottle("pack", context)
     assert done.code in (103, 104), done

@@ -36,21 +36,21 @@ def two(bottle: Bottle, context: Context) -> tuple[Path, Path]:
     return old, new
 
 
-def test_an_empty_cache(bottle: Bottle) -> None:
+def test_an_empty_cache_lists_and_prunes_nothing(bottle: Bottle) -> None:
     assert listed(bottle) == []
     assert bottle("cache", "ls").out.count("\n") == 1
     assert bottle("cache", "verify").code == 0
     assert bottle("cache", "prune", "--all").code == 0
 
 
-def test_ls_has_the_last_used_first(bottle: Bottle, two: tuple[Path, Path]) -> None:
+def test_ls_lists_the_last_used_first(bottle: Bottle, two: tuple[Path, Path]) -> None:
     assert [Path(entry["path"]) for entry in listed(bottle)] == [two[1], two[0]]
     lines = bottle("cache", "ls").out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [two[1].name, two[0].name]
     assert "2 days" in lines[2]
 
 
-def test_prune_by_age(bottle: Bottle, two: tuple[Path, Path]) -> None:
+def test_prune_by_age_removes_the_older_artifact_alone(bottle: Bottle, two: tuple[Path, Path]) -> None:
     assert bottle("cache", "prune", "--older-than", "3d").code == 0
     assert bottle.artifacts == sorted(two)
     done = bottle("cache", "prune", "--older-than", "1d")
@@ -122,7 +122,7 @@ def test_why_names_what_changed(bottle: Bottle, context: Context) -> None:
     assert {change["part"] for change in other["changes"]} == {"config_digest", "packer"}
 
 
-def test_why_tells_of_damage(bottle: Bottle, saved: Path) -> None:
+def test_why_reports_a_damaged_artifact(bottle: Bottle, saved: Path) -> None:
     path = bottle("pack", "--archive", saved).path
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
@@ -131,7 +131,7 @@ def test_why_tells_of_damage(bottle: Bottle, saved: Path) -> None:
     assert told["damage"]
 
 
-def test_verify_in_json(bottle: Bottle, saved: Path) -> None:
+def test_verify_json_names_a_damaged_artifact(bottle: Bottle, saved: Path) -> None:
     path = bottle("pack", "--archive", saved).path
     assert json.loads(bottle("cache", "verify", "--json").out)
     with path.open("r+b") as file:

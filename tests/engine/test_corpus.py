@@ -127,7 +127,7 @@ def hold(name: str, archive: Path, folder: Path, witness: dict[str, Witness]) ->
     ids=["-".join(filter(None, each)) for each in MADE],
 )
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_built_images(
+def test_a_built_image_has_the_tree_that_its_engine_and_umoci_show(
     scenario: str, by: str, maker: dict[str, Maker], witness: dict[str, Witness], folder: Path
 ) -> None:
     archive, kind = maker[by](SCENARIOS[scenario], folder), {**MAKERS, **ZSTD_MAKERS}[by]
@@ -138,7 +138,7 @@ def test_built_images(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("scenario", "by"), BY_EVERY_WITNESS)
-def test_built_images_by_every_witness(
+def test_a_built_image_has_the_tree_that_every_witness_shows(
     scenario: str, by: str, maker: dict[str, Maker], witness: dict[str, Witness], folder: Path
 ) -> None:
     archive = maker[by]({**SCENARIOS, **LARGE}[scenario], folder)
@@ -149,7 +149,9 @@ def test_built_images_by_every_witness(
 @pytest.mark.each_podman
 @pytest.mark.newest
 @pytest.mark.parametrize("name", CRAFTED)
-def test_crafted_images(name: str, asked: dict[str, Witness], folder: Path) -> None:
+def test_a_crafted_image_has_the_tree_that_the_witnesses_show(
+    name: str, asked: dict[str, Witness], folder: Path
+) -> None:
     hold(name, CRAFTED[name](folder), folder, asked)
 
 
@@ -175,7 +177,7 @@ def damage(archive: Path, places: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["sparse", "sparse, old GNU", "headers"])
-def test_what_gnu_tar_writes_is_as_it_unpacks_it(name: str, folder: Path) -> None:
+def test_a_layer_of_gnu_tar_has_the_tree_that_gnu_tar_unpacks(name: str, folder: Path) -> None:
     archive = CRAFTED[name](folder)
     root = folder / "root"
     root.mkdir()
@@ -193,7 +195,7 @@ def test_what_gnu_tar_writes_is_as_it_unpacks_it(name: str, folder: Path) -> Non
 @pytest.mark.each_podman
 @pytest.mark.newest
 @pytest.mark.parametrize("name", OURS_ALONE)
-def test_what_docker_and_podman_refuse_is_as_umoci_has_it(
+def test_a_layer_that_docker_and_podman_refuse_has_the_tree_that_umoci_shows(
     name: str, asked: dict[str, Witness], folder: Path
 ) -> None:
     archive = saved_layers(OURS_ALONE[name].layers, folder)
@@ -205,7 +207,7 @@ def test_what_docker_and_podman_refuse_is_as_umoci_has_it(
 @pytest.mark.each_podman
 @pytest.mark.newest
 @pytest.mark.parametrize("layers", REFUSED.values(), ids=REFUSED)
-def test_what_we_refuse_docker_and_podman_refuse(
+def test_a_layer_that_we_refuse_is_refused_by_docker_and_podman(
     layers: list[list[Member]], asked: dict[str, Witness], folder: Path
 ) -> None:
     refused(saved_layers(layers, folder), folder, asked)

@@ -72,7 +72,7 @@ def run(bottle: Bottle, repo: Repo, script: str, *options: str, **env: str) -> s
 # --- what runs while the image is made
 
 
-def test_what_the_commands_write_is_in_the_image(bottle: Bottle, repo: Repo) -> None:
+def test_files_that_lifecycle_commands_write_are_in_the_image(bottle: Bottle, repo: Repo) -> None:
     write(
         repo,
         containerEnv={"A": "it's $A", "B": "${localWorkspaceFolderBasename}"},
@@ -94,7 +94,7 @@ def test_what_the_commands_write_is_in_the_image(bottle: Bottle, repo: Repo) -> 
     assert out.splitlines()[5:] == [".devcontainer", ".dockerignore", "README", "made", "sub", *IN_CLONE]
 
 
-def test_they_run_again_when_a_file_or_a_command_changes(bottle: Bottle, repo: Repo) -> None:
+def test_lifecycle_commands_run_again_when_a_file_or_a_command_changes(bottle: Bottle, repo: Repo) -> None:
     write(repo, postCreateCommand="date +%s.%N > ~/made; sleep 0.01")
     first = bottle("pack", cwd=repo.top)
     repo.commit(message="no file is another")
@@ -109,7 +109,9 @@ def test_they_run_again_when_a_file_or_a_command_changes(bottle: Bottle, repo: R
     assert len({done.path for done in (first, changed, other, fresh)}) == 4
 
 
-def test_an_image_that_is_named_is_set_up_too(bottle: Bottle, buildx: Docker, repo: Repo) -> None:
+def test_lifecycle_commands_run_for_an_image_that_is_named(
+    bottle: Bottle, buildx: Docker, repo: Repo
+) -> None:
     name = "bot-bottle-test-devcontainer:named"
     buildx.build(repo.top / ".devcontainer", "--tag", name)
     try:
@@ -124,7 +126,7 @@ def test_an_image_that_is_named_is_set_up_too(bottle: Bottle, buildx: Docker, re
         buildx.docker("rmi", name)
 
 
-def test_a_command_that_fails_is_told_in_its_own_words(bottle: Bottle, repo: Repo) -> None:
+def test_a_lifecycle_command_that_fails_is_reported_in_its_own_words(bottle: Bottle, repo: Repo) -> None:
     write(repo, postCreateCommand="echo out; git status; echo no such thing >&2; exit 7")
     done = bottle("pack", cwd=repo.top)
     done.failed(104, "postCreateCommand of ", "failed with exit status 7", "no such thing", "without .git")
@@ -146,7 +148,7 @@ def test_values_of_this_machine_are_not_in_the_image(bottle: Bottle, buildx: Doc
     assert b"a-secret" not in history
 
 
-def test_the_layer_with_each_engine(engine: Engine, tmp_path: Path) -> None:
+def test_lifecycle_commands_make_one_layer_with_each_engine(engine: Engine, tmp_path: Path) -> None:
     context = fresh_context(tmp_path / "context")
     (context / "Dockerfile").write_text(BASE + USERS + "USER agent\nWORKDIR /tmp\n")
     base = engine.build_image(BuildRequest(context), lambda _: None)
@@ -181,7 +183,9 @@ def test_the_layer_with_each_engine(engine: Engine, tmp_path: Path) -> None:
     assert caught.value.why.splitlines()[-1] == "its words"
 
 
-def test_the_user_that_a_prebuilt_image_names(bottle: Bottle, buildx: Docker, repo: Repo) -> None:
+def test_a_user_that_the_metadata_label_names_runs_the_commands(
+    bottle: Bottle, buildx: Docker, repo: Repo
+) -> None:
     """As images for devcontainers have it: the label names who works there, and USER is root."""
     label = json.dumps([{"id": "a-feature", "remoteUser": "nobody"}, {"remoteUser": "agent"}])
     text = (repo.top / ".devcontainer/Dockerfile").read_text()
@@ -195,7 +199,7 @@ def test_the_user_that_a_prebuilt_image_names(bottle: Bottle, buildx: Docker, re
 # --- what runs in the bottle
 
 
-def test_what_runs_before_the_command(bottle: Bottle, repo: Repo) -> None:
+def test_post_start_commands_run_before_the_command(bottle: Bottle, repo: Repo) -> None:
     write(
         repo,
         postStartCommand={
@@ -217,7 +221,7 @@ def test_what_runs_before_the_command(bottle: Bottle, repo: Repo) -> None:
     assert "postStartCommand failed with exit status 6" in done.err
 
 
-def test_it_runs_before_the_command_of_the_image(bottle: Bottle, repo: Repo) -> None:
+def test_post_start_commands_run_before_the_command_of_the_image(bottle: Bottle, repo: Repo) -> None:
     text = (repo.top / ".devcontainer/Dockerfile").read_text()
     (repo.top / ".devcontainer/Dockerfile").write_text(text + 'ENTRYPOINT ["echo"]\nCMD ["own  command"]\n')
     write(repo, postStartCommand="echo started")
@@ -228,7 +232,9 @@ def test_it_runs_before_the_command_of_the_image(bottle: Bottle, repo: Repo) -> 
 # --- ports, variables, users and folders
 
 
-def test_everything_else_that_it_says(bottle: Bottle, repo: Repo) -> None:
+def test_ports_variables_users_and_folders_are_taken_from_devcontainer_json(
+    bottle: Bottle, repo: Repo
+) -> None:
     write(
         repo,
         forwardPorts=[3000],

@@ -91,7 +91,7 @@ def test_a_feature_is_in_the_image(bottle: Bottle, repo: Repo) -> None:
     assert first.path == second.path
 
 
-def test_what_a_feature_needs_of_the_container(bottle: Bottle, repo: Repo) -> None:
+def test_requirements_of_a_feature_are_refused_by_name(bottle: Bottle, repo: Repo) -> None:
     feature(repo, "tool", "true", containerEnv={"TOOL": "1"}, capAdd=["SYS_PTRACE"], init=True)
     write(repo)
     done = bottle("run", "-q", "--backend=docker", "--", "sh", "-c", "echo $TOOL", cwd=repo.top)
@@ -105,7 +105,7 @@ def test_what_a_feature_needs_of_the_container(bottle: Bottle, repo: Repo) -> No
     )
 
 
-def test_its_commands_need_buildkit_as_all_do(bottle: Bottle, docker: Docker, repo: Repo) -> None:
+def test_lifecycle_commands_of_a_feature_need_buildkit(bottle: Bottle, docker: Docker, repo: Repo) -> None:
     feature(repo, "tool", "true", postCreateCommand="echo from the feature > /tmp/said")
     write(repo, postCreateCommand="echo from the repository >> /tmp/said")
     done = bottle("run", "-q", "--backend=docker", "--", "cat", "/tmp/said", cwd=repo.top)

@@ -90,7 +90,7 @@ class TestContainer(Suite):
     """What a container does as every backend does it."""
 
 
-def test_its_walls(attach: Attach, engine_case: Case) -> None:
+def test_a_container_has_no_network_and_seven_capabilities(attach: Attach, engine_case: Case) -> None:
     done = attach("sh", "-c", WALLS, user="0")
     *found, init = done.out.decode().split()
     assert found == [
@@ -132,7 +132,9 @@ def started(bottle: Bottle, image: str, script: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_is_the_commands(bottle: Bottle, bottle_image: str, signum: signal.Signals) -> None:
+def test_the_first_signal_is_passed_to_the_command(
+    bottle: Bottle, bottle_image: str, signum: signal.Signals
+) -> None:
     name = signum.name.removeprefix("SIG")
     process = started(
         bottle, bottle_image, f'trap "echo caught; exit 9" {name}; echo there; while :; do sleep 0.1; done'
@@ -142,7 +144,7 @@ def test_the_first_signal_is_the_commands(bottle: Bottle, bottle_image: str, sig
     assert (process.returncode, out) == (9, "caught\n"), err
 
 
-def test_signals_that_its_caller_ignores_do_not_reach_the_command(bottle: Bottle, bottle_image: str) -> None:
+def test_signals_that_the_caller_ignores_do_not_reach_the_command(bottle: Bottle, bottle_image: str) -> None:
     """As nohup has SIGHUP ignored, and a shell SIGINT by what it starts in the background."""
     ignoring = replace(bottle, prefix=("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"))
     traps = 'trap "echo caught; exit 9" INT HUP; trap "echo ends; exit 8" TERM'
@@ -153,7 +155,7 @@ def test_signals_that_its_caller_ignores_do_not_reach_the_command(bottle: Bottle
     assert (process.returncode, out) == (8, "ends\n"), err
 
 
-def test_the_second_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:
+def test_the_second_signal_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:
     process = started(
         bottle, bottle_image, 'trap "echo first" INT TERM; echo there; while :; do sleep 0.1; done'
     )
@@ -166,7 +168,9 @@ def test_the_second_ends_the_bottle(bottle: Bottle, bottle_image: str) -> None:
     assert "interrupted" in err
 
 
-def test_what_sigkill_leaves_is_swept(bottle: Bottle, bottle_image: str, containers: Docker | Podman) -> None:
+def test_a_container_that_a_killed_bottle_left_is_removed_by_prune(
+    bottle: Bottle, bottle_image: str, containers: Docker | Podman
+) -> None:
     process = started(bottle, bottle_image, "echo there; while :; do sleep 1; done")
     process.kill()
     process.wait(30)
@@ -176,7 +180,7 @@ def test_what_sigkill_leaves_is_swept(bottle: Bottle, bottle_image: str, contain
     wait_until(lambda: not bottle.leftovers)
 
 
-def test_a_terminal(bottle: Bottle, bottle_image: str) -> None:
+def test_a_terminal_has_its_size_and_passes_every_key(bottle: Bottle, bottle_image: str) -> None:
     script = (
         "tty; until [ \"$(stty size)\" = '33 101' ]; do sleep 0.1; done; echo sized;"
         'printf "\\033[1mbold\\033[0m\\n"; read -r line; echo "got $line"; sh'
@@ -248,7 +252,9 @@ def run_into(bottle: Bottle, image: str, stdout: Any, command: str) -> subproces
     return subprocess.run(argv, env=bottle.env(), stdout=stdout, stderr=subprocess.PIPE, timeout=120)
 
 
-def test_a_full_disk_is_no_success(bottle: Bottle, bottle_image: str, engine_case: Case) -> None:
+def test_output_that_a_full_disk_loses_is_a_failure(
+    bottle: Bottle, bottle_image: str, engine_case: Case
+) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         done = run_into(bottle, bottle_image, full, "echo lost")
         assert done.returncode == LOST_OUTPUT[engine_case.kind], done.stderr
@@ -256,7 +262,7 @@ def test_a_full_disk_is_no_success(bottle: Bottle, bottle_image: str, engine_cas
         assert run_into(bottle, bottle_image, full, "exit 3").returncode == 3
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(bottle: Bottle, bottle_image: str) -> None:
+def test_a_reader_that_goes_away_ends_the_bottle_quietly(bottle: Bottle, bottle_image: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -267,7 +273,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(bottle: Bottle, bottle_image: s
         os.close(writing)
 
 
-def test_exec_of_what_cannot_be_run(bottle: Bottle, bottle_image: str) -> None:
+def test_exec_of_what_cannot_be_run_has_dockers_status(bottle: Bottle, bottle_image: str) -> None:
     options = ("run", "-q", "-d", "--backend=docker", "--name", "here", "--image", bottle_image)
     assert bottle(*options, "--", "sleep", "1000").code == 0
     try:

@@ -36,14 +36,14 @@ def checks(done: Ended) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in told["checks"]}
 
 
-def test_all_is_well(bottle: Bottle) -> None:
+def test_doctor_finds_nothing_bad_on_this_machine(bottle: Bottle) -> None:
     found = checks(bottle("doctor", "--json"))
     assert list(found) == ["engine", "disk", "smolvm", "image", "kvm", "emulation", "memory", "cache"]
     assert found["engine"]["finding"].startswith("docker ")
     assert "1.32.2" in found["smolvm"]["finding"]
 
 
-def test_a_person_is_told_the_same(bottle: Bottle, saved: Path) -> None:
+def test_doctors_text_says_what_its_json_says(bottle: Bottle, saved: Path) -> None:
     bottle("pack", "--archive", saved)
     found = checks(bottle("doctor", "--json"))
     done = bottle("doctor")
@@ -66,7 +66,7 @@ def test_a_person_is_told_the_same(bottle: Bottle, saved: Path) -> None:
         ([], {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "cache", "cannot read"),
     ],
 )
-def test_what_is_missing_is_named(
+def test_doctor_names_what_is_missing(
     bottle: Bottle, args: list[str], env: dict[str, str], name: str, told: str
 ) -> None:
     check = checks(bottle("doctor", "--json", *args, env=env))[name]
@@ -75,13 +75,13 @@ def test_what_is_missing_is_named(
     assert "\nbottle run does not work here yet.\n" in bottle("doctor", *args, env=env).out
 
 
-def test_kvm_alone_has_to_be_good(bottle: Bottle) -> None:
+def test_with_accel_kvm_doctor_needs_kvm_and_no_emulation(bottle: Bottle) -> None:
     found = checks(bottle("doctor", "--json", "--accel", "kvm"))
     assert found["kvm"]["mark"] in ("good", "bad")
     assert "not needed here" in found["emulation"]["finding"]
 
 
-def test_another_product_of_that_name_on_path_is_not_taken(bottle: Bottle, tmp_path: Path) -> None:
+def test_another_smolvm_on_path_is_not_taken(bottle: Bottle, tmp_path: Path) -> None:
     (tmp_path / "smolvm").write_text("#!/bin/sh\necho 'smolvm, version 0.0.9'\n")
     (tmp_path / "smolvm").chmod(0o755)
     path = f"{tmp_path}:{bottle.env()['PATH']}"
@@ -112,7 +112,7 @@ def broken(bottle: Bottle, folder: Path, name: str, script: str) -> dict[str, st
     return {"PATH": f"{folder}:{path}"}
 
 
-def test_an_image_is_built_and_packed_and_nothing_of_it_stays(trial: Trial) -> None:
+def test_doctor_builds_and_packs_an_image_and_leaves_nothing(trial: Trial) -> None:
     bottle, _, client = trial
     before = set(client("image", "ls", "--all", "--quiet").split())
     artifacts = bottle.artifacts
@@ -139,7 +139,7 @@ _HIDDEN = """sed -E 's#"(DockerRootDir|graphRoot|Address)": ?"[^"]*"#"\\1":"/now
         ("remove", f'case "$1 $2" in "image rm") {_WORDS} ;; esac'),
     ],
 )
-def test_the_step_that_fails_is_said_in_the_engines_words(
+def test_doctor_reports_a_failing_step_in_the_engines_words(
     trial: Trial, tmp_path: Path, step: str, script: str
 ) -> None:
     bottle, name, client = trial
@@ -155,7 +155,7 @@ def test_the_step_that_fails_is_said_in_the_engines_words(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_one_that_is_ended_in_the_middle_leaves_no_image(
+def test_a_doctor_that_is_ended_in_the_middle_leaves_no_image(
     trial: Trial, tmp_path: Path, signum: signal.Signals
 ) -> None:
     bottle, name, client = trial

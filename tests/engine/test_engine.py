@@ -84,7 +84,7 @@ def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -
     assert not any(secret.encode() in command for command in seen)
 
 
-def test_target_platform_and_a_dockerfile_elsewhere(
+def test_a_build_takes_target_platform_and_a_dockerfile_elsewhere(
     engine: Engine, context: Path, tmp_path: Path, lines: list[str]
 ) -> None:
     (tmp_path / "elsewhere").write_text(
@@ -100,7 +100,7 @@ def test_target_platform_and_a_dockerfile_elsewhere(
     assert {"bin/busybox", "wanted"} <= names
 
 
-def test_a_failing_step_is_told_in_its_own_words(engine: Engine, context: Path, lines: list[str]) -> None:
+def test_a_failing_step_is_reported_in_its_own_words(engine: Engine, context: Path, lines: list[str]) -> None:
     request = dockerfile(
         context, "RUN echo fine\nRUN echo the-reason >&2; sleep 0.3; exit 7\nRUN echo never\n"
     )
@@ -122,7 +122,7 @@ def test_a_failing_step_is_told_in_its_own_words(engine: Engine, context: Path, 
         ("FROM registry.invalid/nothing\n", "registry.invalid"),
     ],
 )
-def test_a_dockerfile_that_cannot_be_carried_out(
+def test_a_dockerfile_that_cannot_be_carried_out_is_refused_with_the_word(
     engine: Engine, context: Path, lines: list[str], rest: str, word: str
 ) -> None:
     with pytest.raises(BuildError) as caught:
@@ -144,7 +144,7 @@ def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines
     assert containers() <= before
 
 
-def test_a_containerfile_is_built_too(engine: Engine, context: Path, lines: list[str]) -> None:
+def test_a_containerfile_is_built(engine: Engine, context: Path, lines: list[str]) -> None:
     (context / "Containerfile").write_text(BASE)
     assert engine.exists(engine.build(BuildRequest(context), lines.append))
 
@@ -171,7 +171,7 @@ def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> No
     engine.untag(name)
 
 
-def test_taking_one_name_leaves_the_others(engine: Engine, image: str) -> None:
+def test_untag_of_one_name_leaves_the_others(engine: Engine, image: str) -> None:
     names = [f"bot-bottle-test-{which}:{OWNER}" for which in ("one", "two")]
     for name in names:
         engine.tag(image, name)
@@ -180,7 +180,7 @@ def test_taking_one_name_leaves_the_others(engine: Engine, image: str) -> None:
     engine.untag(names[1])
 
 
-def test_an_unknown_image_is_told_as_such(engine: Engine) -> None:
+def test_an_unknown_image_is_an_error_of_its_own(engine: Engine) -> None:
     for unknown in (f"bot-bottle-test-nowhere:{OWNER}", "sha256:" + "0" * 64):
         assert not engine.exists(unknown)
         for ask in (
@@ -195,7 +195,9 @@ def test_an_unknown_image_is_told_as_such(engine: Engine) -> None:
             stream.read()
 
 
-def test_a_push_that_nobody_takes_is_told(engine: Engine, image: str, lines: list[str]) -> None:
+def test_a_push_to_a_registry_that_does_not_answer_is_an_error(
+    engine: Engine, image: str, lines: list[str]
+) -> None:
     name = f"127.0.0.1:1/bot-bottle-test:{OWNER}"
     engine.tag(image, name)
     try:

@@ -93,7 +93,7 @@ def found(bottle: Bottle, engine: str, image: str, user: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("docker", "podman"), ROWS, indirect=True, scope="session", ids=map(str, PAIRS))
 @pytest.mark.parametrize("user", ["0", "agent"])
-def test_both_engines_let_a_command_do_the_same(
+def test_a_command_may_do_the_same_with_docker_and_podman(
     bottle: Bottle, podman: Podman, images: dict[str, str], user: str
 ) -> None:
     with_podman = replace(bottle, changes={**bottle.changes, **podman.variables})

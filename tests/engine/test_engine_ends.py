@@ -50,7 +50,9 @@ def client(
 
 
 @pytest.mark.parametrize("host", ["unix:///nonexistent.sock", "tcp://127.0.0.1:1"])
-def test_no_daemon_is_told_with_the_address(client: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_daemon_that_does_not_answer_is_named_with_its_address(
+    client: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(EngineError, match="docker does not answer") as caught:
         find_engine()
@@ -58,7 +60,9 @@ def test_no_daemon_is_told_with_the_address(client: Path, monkeypatch: pytest.Mo
     assert f"DOCKER_HOST={host}" in caught.value.next_step
 
 
-def test_a_socket_that_may_not_be_used(client: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_socket_that_this_user_may_not_use_is_refused_with_a_next_step(
+    client: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700 if os.geteuid() == 0 else 0)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{closed}/docker.sock")
@@ -78,7 +82,7 @@ def test_a_socket_that_may_not_be_used(client: Path, monkeypatch: pytest.MonkeyP
     assert "usermod -aG docker" in caught.value.next_step
 
 
-def test_a_context_that_is_not_there_is_told(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docker_context_that_is_not_there_is_named(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST")
     monkeypatch.setenv("DOCKER_CONTEXT", "bot-bottle-test-nowhere")
     with pytest.raises(EngineError) as caught:
@@ -86,7 +90,7 @@ def test_a_context_that_is_not_there_is_told(client: Path, monkeypatch: pytest.M
     assert "bot-bottle-test-nowhere" in caught.value.why
 
 
-def test_a_docker_command_that_is_podman(
+def test_a_docker_command_that_is_podman_is_used_as_podman(
     podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: Path
 ) -> None:
     for name, value in podman.variables.items():
@@ -171,7 +175,7 @@ def cutting_proxy(endpoint: str, limit: int) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def test_a_daemon_that_goes_away_breaks_the_archive_off(
+def test_a_daemon_that_goes_away_during_a_save_is_an_error(
     context: Path, client: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = find_engine()
@@ -229,7 +233,7 @@ def processes(mark: str) -> list[str]:
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.others_slow)]
 )
-def test_an_interrupt_leaves_nothing_that_runs(
+def test_an_interrupted_build_or_save_leaves_no_process(
     engine: Engine, context: Path, cache_dir: Path, what: str, signum: signal.Signals
 ) -> None:
     mark = f"86400{secrets.randbelow(10**9)}"  # also the seconds that the build's step would take

@@ -28,7 +28,7 @@ def faulty(bottle: Bottle, fault: str) -> Bottle:
         ("rename:error=ESTALE", 107, ("Stale file handle", "local file system")),
     ],
 )
-def test_a_call_that_fails_is_explained(
+def test_a_system_call_that_fails_is_explained(
     bottle: Bottle, saved: Path, fault: str, code: int, words: tuple[str, ...]
 ) -> None:
     done = faulty(bottle, fault)("pack", "-q", "--archive", saved)
@@ -41,7 +41,9 @@ def test_a_call_that_fails_is_explained(
     "fault",
     ["copy_file_range:error=EXDEV", "copy_file_range:error=EOPNOTSUPP", "sync_file_range:error=ENOSYS"],
 )
-def test_a_call_that_saves_time_may_be_missing(bottle: Bottle, saved: Path, fault: str) -> None:
+def test_a_pack_works_without_system_calls_that_only_save_time(
+    bottle: Bottle, saved: Path, fault: str
+) -> None:
     path = faulty(bottle, fault)("pack", "-q", "--archive", saved).path
     assert bottle("verify", path, "--archive", saved).code == 0
     assert not bottle.leftovers

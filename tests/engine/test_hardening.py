@@ -103,7 +103,7 @@ def readable_by_others(top: Path, owner: int) -> list[str]:
     return found
 
 
-def test_what_bottle_keeps_and_uses_is_its_users_alone(running: Bottle, who: Caller) -> None:
+def test_files_and_pipes_of_bottle_are_its_users_alone(running: Bottle, who: Caller) -> None:
     assert running("exec", "hard", "--", "true").code == 0
     state = who.folder / "state"
     assert list((state / "receipts").iterdir())

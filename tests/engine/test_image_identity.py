@@ -138,7 +138,7 @@ def test_an_image_that_moves_to_the_other_store_is_a_hit(
     assert moved("verify", "--image", "own:1", first).code == 0
 
 
-def test_an_ordinary_user_learns_it_by_the_export(
+def test_an_ordinary_user_records_the_config_digest_by_the_export(
     ordinary: Caller, containerd: Docker, context: Path
 ) -> None:
     containerd.build(context, "--tag", "own:1")
@@ -157,7 +157,7 @@ def test_an_ordinary_user_learns_it_by_the_export(
     ordinary.left_nothing()
 
 
-def test_a_build_says_its_config_so_that_nothing_is_exported(
+def test_a_build_whose_config_is_cached_is_not_exported(
     ordinary: Caller, containerd: Docker, context: Path
 ) -> None:
     containerd.build(context, "--tag", "own:1")

@@ -48,7 +48,9 @@ def run(bare: Path, *command: str | Path, cwd: Path, path: str = "/usr/bin:/bin"
     return done.stdout.decode()
 
 
-def test_it_packs_with_nothing_of_the_checkout(bare: Path, saved: Path, tmp_path: Path) -> None:
+def test_an_installed_bottle_packs_with_nothing_of_the_checkout(
+    bare: Path, saved: Path, tmp_path: Path
+) -> None:
     assert run(bare, "bottle", "--version", cwd=tmp_path).split()[-1] == bot_bottle.__version__
     packed = json.loads(
         run(bare, "bottle", "pack", "--json", "--archive", saved, cwd=tmp_path, path="/nowhere")
@@ -58,12 +60,14 @@ def test_it_packs_with_nothing_of_the_checkout(bare: Path, saved: Path, tmp_path
     assert where.startswith(str(bare.parent))
 
 
-def test_it_would_run_here(bare: Path, saved: Path, tmp_path: Path) -> None:
+def test_an_installed_bottle_passes_doctor(bare: Path, saved: Path, tmp_path: Path) -> None:
     told = json.loads(run(bare, "bottle", "doctor", "--json", cwd=tmp_path))
     assert told["ok"] is True
 
 
-def test_the_steps_are_functions(bare: Path, saved: Path, tmp_path: Path) -> None:
+def test_an_installed_package_builds_and_converts_by_its_functions(
+    bare: Path, saved: Path, tmp_path: Path
+) -> None:
     program = (
         "import sys; from pathlib import Path; import bot_bottle\n"
         "source = bot_bottle.Source(archive=Path(sys.argv[1]))\n"

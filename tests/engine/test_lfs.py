@@ -64,7 +64,7 @@ def test_changed_lfs_files_become_the_pointers_that_lfs_would_make(lfs: Repo, tm
     assert agent.git("ls-tree", "-r", "HEAD") == lfs.git("ls-tree", "-r", lfs.git("write-tree"))
 
 
-def test_what_an_agent_writes_is_kept_whole(lfs: Repo, tmp_path: Path) -> None:
+def test_a_large_file_that_an_agent_writes_is_stored_whole(lfs: Repo, tmp_path: Path) -> None:
     """Its content is nowhere else; but what it only fetched is the same as before."""
     clone, agent = cloned(lfs, tmp_path, dirty=False)
     agent.write({"a.bin": CONTENT, "more.bin": b"of the agent's"})

@@ -64,7 +64,7 @@ LIES: dict[str, Callable[[str, bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_an_archive_that_lies(
+def test_an_archive_whose_parts_do_not_match_is_refused(
     bottle: Bottle, saved: Path, tmp_path: Path, lie: Callable[[str, bytes], bytes]
 ) -> None:
     path = rewritten(archive(saved, "docker-save", tmp_path), tmp_path / "lies.tar", lie)
@@ -114,7 +114,7 @@ OCI_LIES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("lie", OCI_LIES.values(), ids=OCI_LIES)
 @pytest.mark.parametrize("form", ["oci-folder", "docker-save-new"])
-def test_an_oci_layout_that_lies(
+def test_an_oci_layout_whose_parts_do_not_match_is_refused(
     bottle: Bottle, saved: Path, tmp_path: Path, form: Form, lie: Callable[[Path], None]
 ) -> None:
     path = archive(saved, form, tmp_path)
@@ -126,7 +126,9 @@ def test_an_oci_layout_that_lies(
     assert bottle.artifacts == []
 
 
-def test_a_blob_that_is_not_what_its_name_says(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
+def test_a_blob_that_is_not_what_its_name_says_is_refused(
+    bottle: Bottle, saved: Path, tmp_path: Path
+) -> None:
     layout = archive(saved, "oci-folder", tmp_path)
     largest = max((layout / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
     with largest.open("r+b") as file:

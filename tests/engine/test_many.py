@@ -44,7 +44,7 @@ def go_on(workspace: Path) -> None:
     (workspace / "go-on").touch()
 
 
-def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, git_image: str) -> None:
+def test_a_detached_bottle_is_listed_and_logged_until_it_is_removed(root: Caller, git_image: str) -> None:
     script = f"echo out; echo err >&2; {TOLD_TO_GO_ON}; echo last; exit 3"
     detached(root, git_image, "blue", script, "--workspace", "mount")
     bottle = root.bottle
@@ -68,7 +68,7 @@ def test_a_detached_bottle_is_seen_and_read_and_ends(root: Caller, git_image: st
     root.left_nothing()
 
 
-def test_a_log_does_not_fill_the_disk(root: Caller, git_image: str) -> None:
+def test_a_log_drops_its_oldest_part_at_64_megabytes(root: Caller, git_image: str) -> None:
     lines, digits = 700_000, 112
     zeros = "0" * digits
     detached(root, git_image, "blue", f"seq {lines} | sed s/$/{zeros}/; echo last; sleep 100")
@@ -87,7 +87,7 @@ def test_a_log_does_not_fill_the_disk(root: Caller, git_image: str) -> None:
     root.left_nothing()
 
 
-def test_what_fails_before_it_begins_is_told_to_who_waits(root: Caller) -> None:
+def test_a_detached_bottle_that_cannot_begin_reports_the_error(root: Caller) -> None:
     repo = root.repo()
     args = ("run", "-d", "--backend", "docker", "--image", "bot-bottle-no-such-image", "--name", "lost")
     root.bottle(*args, cwd=repo.top).failed(103, "bot-bottle-no-such-image")
@@ -114,7 +114,7 @@ def test_other_commands_run_in_a_bottle(root: Caller, git_image: str) -> None:
     root.bottle("shell", "nobody").failed(118, "nobody")
 
 
-def test_a_bottle_is_stopped_in_order(root: Caller, git_image: str) -> None:
+def test_stop_lets_a_command_end_in_order_and_kills_one_that_ignores_it(root: Caller, git_image: str) -> None:
     wait = "echo up; while :; do sleep .1; done"
     work = f"trap 'git commit -qam stopped; exit 0' TERM; echo more >> README; {wait}"
     detached(root, git_image, "blue", work, "--workspace", "clone")
@@ -128,7 +128,7 @@ def test_a_bottle_is_stopped_in_order(root: Caller, git_image: str) -> None:
     root.bottle("stop", "nobody").failed(118, "nobody")
 
 
-def test_prune_removes_what_is_left_and_no_work(root: Caller, git_image: str) -> None:
+def test_prune_removes_ended_bottles_and_no_work(root: Caller, git_image: str) -> None:
     detached(root, git_image, "done", "true")
     detached(root, git_image, "work", "echo x > new; sleep 100", "--workspace", "clone")
     detached(root, git_image, "runs", "sleep 100")
@@ -150,7 +150,7 @@ def test_prune_removes_what_is_left_and_no_work(root: Caller, git_image: str) ->
     root.left_nothing()
 
 
-def test_ctrl_c_while_it_begins_leaves_nothing(root: Caller, git_image: str) -> None:
+def test_ctrl_c_while_a_detached_bottle_begins_leaves_nothing(root: Caller, git_image: str) -> None:
     repo = root.repo()
     docker = ("--backend", "docker", "--image", git_image, "--name", "blue")
     started = root.bottle.start("run", "-d", *docker, "--", "sleep", "100", cwd=repo.top)
@@ -172,7 +172,7 @@ def fan(who: Caller, git_image: str, count: int, script: str, *options: str) -> 
     return who.bottle("fan", str(count), *docker, *options, "--", "sh", "-c", script, cwd=repo, timeout=300)
 
 
-def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
+def test_a_fan_brings_back_the_commits_of_each_agent(root: Caller, git_image: str) -> None:
     ended = fan(root, git_image, 3, AGENT, "--json")
     assert ended.code == 1, ended
     rows = json.loads(ended.out)
@@ -192,7 +192,7 @@ def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> N
     root.left_nothing()
 
 
-def test_eight_at_once_are_told_in_a_table(root: Caller, git_image: str) -> None:
+def test_a_fan_of_eight_prints_a_table(root: Caller, git_image: str) -> None:
     ended = fan(root, git_image, 8, "git commit -q --allow-empty -m x")
     assert ended.code == 0, ended
     lines = ended.out.splitlines()
@@ -210,7 +210,7 @@ def test_a_fan_that_does_not_fit_begins_nothing(root: Caller, git_image: str) ->
     assert list(states(root.bottle)) == ["try-2"]
 
 
-def test_a_fan_tells_of_a_bottle_that_was_killed(root: Caller, git_image: str) -> None:
+def test_a_fan_reports_a_bottle_that_was_killed(root: Caller, git_image: str) -> None:
     repo = root.repo()
     docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
     command = ("sh", "-c", TOLD_TO_GO_ON)

@@ -82,7 +82,7 @@ def packed(bottle: Bottle, *args: str | Path) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("form", ["folder", "tar"])
-def test_an_archive_of_two_platforms_is_packed(
+def test_an_archive_of_two_platforms_is_packed_for_this_machine(
     cache_dir: Path, multi: Multi, form: str, tmp_path: Path
 ) -> None:
     archive = multi.layout if form == "folder" else as_tar(multi.layout, tmp_path / "image.tar")
@@ -135,7 +135,7 @@ def test_what_was_pushed_is_opened_as_this_machines_image(
 
 
 @pytest.mark.parametrize("pulled", [PLATFORMS[1:], PLATFORMS], ids=["one", "both"])
-def test_docker_holds_one_platform_of_it_or_both(
+def test_an_image_of_which_docker_has_one_platform_or_both_is_packed_alike(
     docker: Docker,
     bottle: Bottle,
     registry: Registry,

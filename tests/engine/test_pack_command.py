@@ -59,7 +59,7 @@ def test_the_folder_is_the_current_one_unless_another_is_named(bottle: Bottle, c
     )
 
 
-def test_the_options_of_a_build(bottle: Bottle, context: Context) -> None:
+def test_options_of_a_build_are_passed_to_the_engine(bottle: Bottle, context: Context) -> None:
     folder = context()
     words = (folder / "Dockerfile").read_text().splitlines()
     text = [f"{words[0]} AS first", words[1], "ARG WHO", "RUN echo $WHO > /who", "FROM first", "RUN rm /who"]
@@ -70,7 +70,9 @@ def test_the_options_of_a_build(bottle: Bottle, context: Context) -> None:
     assert "a secret value" not in done.err
 
 
-def test_an_image_of_the_engine(bottle: Bottle, docker: Docker, image: str) -> None:
+def test_an_image_of_the_engine_is_packed_once_by_name_or_id(
+    bottle: Bottle, docker: Docker, image: str
+) -> None:
     tag = f"bot-bottle-test-pack:{OWNER}"
     docker.docker("tag", image, tag)
     by_tag, by_id = pack_json(bottle, "--image", tag), pack_json(bottle, "--image", image)
@@ -97,7 +99,7 @@ def test_an_archive_needs_no_engine(bottle: Bottle, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("transport", ["oci", "oci-archive", "docker-archive"])
-def test_what_skopeo_writes(
+def test_an_archive_that_skopeo_writes_is_packed(
     bottle: Bottle, docker: Docker, saved: Path, tmp_path: Path, transport: str
 ) -> None:
     copy = tmp_path / "copy"
@@ -114,7 +116,7 @@ def test_what_skopeo_writes(
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "the one that answers"])
-def test_podman_is_an_engine_too(podman_bottle: Bottle, tmp_path: Path, how: str) -> None:
+def test_podman_builds_and_packs_as_docker_does(podman_bottle: Bottle, tmp_path: Path, how: str) -> None:
     folder = busybox_context(
         tmp_path / "context", "FROM scratch\nCOPY rootfs /\nRUN echo made > /made\nUSER agent\n"
     )
@@ -129,7 +131,9 @@ def test_podman_is_an_engine_too(podman_bottle: Bottle, tmp_path: Path, how: str
     assert not podman_bottle.leftovers
 
 
-def test_podmans_name_of_a_dockerfile(podman_bottle: Bottle, bottle: Bottle, tmp_path: Path) -> None:
+def test_a_containerfile_is_packed_by_each_engine(
+    podman_bottle: Bottle, bottle: Bottle, tmp_path: Path
+) -> None:
     folder = busybox_context(tmp_path / "context", "FROM scratch\nCOPY rootfs /\n")
     (folder / "Dockerfile").rename(folder / "Containerfile")
     assert podman_bottle("pack", folder).path
@@ -137,7 +141,9 @@ def test_podmans_name_of_a_dockerfile(podman_bottle: Bottle, bottle: Bottle, tmp
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "oci-dir"])
-def test_what_podman_saves(podman_bottle: Bottle, podman: Podman, tmp_path: Path, form: str) -> None:
+def test_an_archive_that_podman_saves_gives_the_same_artifact(
+    podman_bottle: Bottle, podman: Podman, tmp_path: Path, form: str
+) -> None:
     image = podman.build(busybox_context(tmp_path / "context"))
     podman.podman("save", "--format", form, "--output", str(tmp_path / "saved"), image)
     from_archive = pack_json(podman_bottle, "--archive", tmp_path / "saved")
@@ -147,14 +153,14 @@ def test_what_podman_saves(podman_bottle: Bottle, podman: Podman, tmp_path: Path
     assert from_archive["image_id"] == f"sha256:{image.removeprefix('sha256:')}"
 
 
-def test_an_engine_that_is_not_one(bottle: Bottle, context: Context) -> None:
+def test_an_unknown_engine_is_refused(bottle: Bottle, context: Context) -> None:
     bottle("pack", context(), env={"BOT_BOTTLE_ENGINE": "lxc"}).failed(2, "lxc", "docker", "podman")
 
 
 # --- what is printed ---
 
 
-def test_json_tells_all_there_is_to_know(bottle: Bottle, context: Context) -> None:
+def test_pack_json_describes_the_artifact(bottle: Bottle, context: Context) -> None:
     folder = context("RUN echo a > /a")
     first, again = pack_json(bottle, folder), pack_json(bottle, folder)
     path = Path(first["path"])
@@ -174,13 +180,13 @@ def test_json_tells_all_there_is_to_know(bottle: Bottle, context: Context) -> No
     assert [first[name] for name in same] == [again[name] for name in same]
 
 
-def test_what_a_microvm_cannot_hold_is_told(bottle: Bottle, context: Context) -> None:
+def test_files_that_a_microvm_cannot_hold_are_listed(bottle: Bottle, context: Context) -> None:
     done = bottle("pack", "--json", context("RUN mkfifo /pipe"))
     assert [(loss["count"], loss["examples"]) for loss in json.loads(done.line)["losses"]] == [(1, ["/pipe"])]
     assert "/pipe" in done.err
 
 
-def test_quiet_says_nothing_and_verbose_says_every_command(bottle: Bottle, context: Context) -> None:
+def test_quiet_prints_nothing_and_verbose_prints_every_command(bottle: Bottle, context: Context) -> None:
     folder = context()
     assert bottle("pack", "-q", folder).err == ""
     shown = bottle("pack", "-v", "--no-cache", folder).err
@@ -257,7 +263,9 @@ def test_output_through_a_link_replaces_its_file(bottle: Bottle, saved: Path, tm
     assert (tmp_path / "real").read_bytes() == bottle.artifacts[0].read_bytes()
 
 
-def test_output_to_a_device_and_to_standard_output(bottle: Bottle, saved: Path, tmp_path: Path) -> None:
+def test_output_is_written_to_a_device_and_to_standard_output(
+    bottle: Bottle, saved: Path, tmp_path: Path
+) -> None:
     null = tmp_path / "null"
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     assert bottle("pack", "--archive", saved, "-o", null).line == str(null)
@@ -269,7 +277,7 @@ def test_output_to_a_device_and_to_standard_output(bottle: Bottle, saved: Path, 
     assert out.read_bytes() == bottle.artifacts[0].read_bytes()
 
 
-def test_output_is_looked_at_before_anything_is_built(bottle: Bottle, tmp_path: Path) -> None:
+def test_output_that_cannot_be_is_refused_before_anything_is_built(bottle: Bottle, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     bottle("pack", tmp_path / "nothing", "-o", tmp_path / "folder").failed(2, "it is a directory")
     done = bottle("pack", tmp_path / "nothing", "--json", "-o", "/dev/stdout")
@@ -279,7 +287,7 @@ def test_output_is_looked_at_before_anything_is_built(bottle: Bottle, tmp_path: 
 @pytest.mark.parametrize(
     ("place", "code"), [("missing/out", 106), ("file/out", 106), ("folder", 2), ("/proc/out", 106)]
 )
-def test_output_that_cannot_be_written(
+def test_output_that_cannot_be_written_is_refused_and_leaves_nothing(
     bottle: Bottle, saved: Path, tmp_path: Path, place: str, code: int
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -293,7 +301,7 @@ def test_output_that_cannot_be_written(
 # --- two at once ---
 
 
-def test_two_at_once_make_one_artifact(bottle: Bottle, context: Context) -> None:
+def test_two_packs_at_once_make_one_artifact(bottle: Bottle, context: Context) -> None:
     folder = context("COPY large /large", large=os.urandom(LARGE))
     image = docker_id(bottle, folder)
     first = bottle.start("pack", "--json", "--image", image)
@@ -312,7 +320,7 @@ def test_two_at_once_make_one_artifact(bottle: Bottle, context: Context) -> None
     assert not bottle.leftovers
 
 
-def test_one_that_waits_takes_over_from_one_that_is_killed(bottle: Bottle, context: Context) -> None:
+def test_a_pack_that_waits_takes_over_from_one_that_is_killed(bottle: Bottle, context: Context) -> None:
     folder = context("COPY large /large", large=os.urandom(LARGE))
     image = docker_id(bottle, folder)
     first = bottle.start("pack", "-v", "--image", image)

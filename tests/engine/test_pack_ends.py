@@ -78,7 +78,7 @@ class Under:
         ),
     ],
 )
-def test_a_signal_ends_it_and_leaves_nothing(
+def test_a_signal_ends_a_pack_and_leaves_nothing(
     bottle: Bottle, context: Context, large: str, stage: str, signum: signal.Signals
 ) -> None:
     under = Under(bottle, stage, context, large)
@@ -91,7 +91,9 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert len(bottle.artifacts) == (stage == "wait")
 
 
-def test_signals_that_its_caller_ignores_do_not_end_it(bottle: Bottle, context: Context, large: str) -> None:
+def test_signals_that_the_caller_ignores_do_not_end_a_pack(
+    bottle: Bottle, context: Context, large: str
+) -> None:
     """As nohup has SIGHUP ignored, and a shell SIGINT by what it starts in the background."""
     ignoring = replace(bottle, prefix=("sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"))
     under = Under(ignoring, "export", context, large)
@@ -109,7 +111,9 @@ def test_signals_that_its_caller_ignores_do_not_end_it(bottle: Bottle, context: 
     "stage",
     ["export", *(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES if stage != "export")],
 )
-def test_two_signals_at_once_are_one(bottle: Bottle, context: Context, large: str, stage: str) -> None:
+def test_several_signals_at_once_end_a_pack_as_one_does(
+    bottle: Bottle, context: Context, large: str, stage: str
+) -> None:
     under = Under(bottle, stage, context, large)
     for _ in range(3):
         under.process.send_signal(signal.SIGINT)
@@ -120,7 +124,7 @@ def test_two_signals_at_once_are_one(bottle: Bottle, context: Context, large: st
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_sigkill_leaves_the_next_command_sweeps(
+def test_what_a_killed_pack_left_is_removed_by_the_next_command(
     bottle: Bottle, context: Context, large: str, stage: str, tmp_path: Path
 ) -> None:
     under = Under(bottle, stage, context, large)
@@ -133,7 +137,7 @@ def test_what_sigkill_leaves_the_next_command_sweeps(
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )
-def test_a_step_that_podman_runs_ends_too(
+def test_a_step_that_podman_runs_ends_with_the_pack(
     podman_bottle: Bottle, podman: Podman, tmp_path: Path, signum: signal.Signals
 ) -> None:
     step = f"sleep 300 # {podman_bottle.mark}"
@@ -165,7 +169,7 @@ def readable(path: Path) -> bytes:
         return b""
 
 
-def test_a_reader_that_goes_away_ends_it(bottle: Bottle, saved: Path) -> None:
+def test_a_reader_that_goes_away_ends_cache_ls_quietly(bottle: Bottle, saved: Path) -> None:
     """As `bottle cache ls | head -0` does."""
     bottle("pack", "--archive", saved)
     process = bottle.start("cache", "ls")

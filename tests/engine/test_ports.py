@@ -104,7 +104,7 @@ def _answers(port: int) -> bool:
         return client.recv(1) == b"x"
 
 
-def test_a_port_that_is_taken_is_told_before_the_command_starts(bottle: Bottle, image: str) -> None:
+def test_a_port_in_use_is_refused_before_the_command_starts(bottle: Bottle, image: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         argv = (
@@ -121,7 +121,7 @@ def test_a_port_that_is_taken_is_told_before_the_command_starts(bottle: Bottle, 
         bottle(*argv).failed(101, "cannot publish the port", str(port))
 
 
-def test_a_port_does_not_open_the_walls(bottle: Bottle, image: str) -> None:
+def test_a_published_port_gives_the_bottle_no_network(bottle: Bottle, image: str) -> None:
     done = bottle(
         "run", "-q", "--backend=docker", "--publish=3000", "--image", image, "--", "ls", "/sys/class/net"
     )

@@ -208,7 +208,9 @@ def test_a_copy_of_an_engine_is_another_one(checkout: Checkout, docker: Docker) 
         ),
     ],
 )
-def test_a_copy_that_cannot_be(checkout: Checkout, options: dict[str, str], words: str) -> None:
+def test_a_copy_that_cannot_be_made_is_refused(
+    checkout: Checkout, options: dict[str, str], words: str
+) -> None:
     with checkout.start("true", **options) as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "")
@@ -225,7 +227,7 @@ def test_a_docker_that_is_named_comes_with_its_client(checkout: Checkout) -> Non
 
 
 @pytest.mark.parametrize("name", ["podman-5.4", "podman-5.8"])
-def test_a_podman_that_is_named(checkout: Checkout, name: str) -> None:
+def test_a_podman_that_is_named_has_its_own_storage_and_helpers(checkout: Checkout, name: str) -> None:
     """It keeps what it makes below .cache, and finds its helpers."""
     script = "podman info --format json; echo $BOT_BOTTLE_ENGINE >&2"
     with checkout.start("sh", "-c", script, engine=name) as process:
@@ -249,7 +251,7 @@ def test_an_engine_that_answers_is_used(docker: Docker, checkout: Checkout) -> N
     assert (done.stdout.strip(), done.stderr) == (docker.env.get("DOCKER_HOST", ""), "")
 
 
-def test_a_command_that_is_not_there(docker: Docker, checkout: Checkout) -> None:
+def test_a_command_that_is_not_there_ends_with_127(docker: Docker, checkout: Checkout) -> None:
     engine = checkout.folder / "scripts" / "engine"
     done = subprocess.run(
         [engine, "run", "--", "no-such-command"], env=docker.env, capture_output=True, timeout=30
@@ -258,7 +260,7 @@ def test_a_command_that_is_not_there(docker: Docker, checkout: Checkout) -> None
     assert done.stderr == b"error: cannot run no-such-command: No such file or directory\n"
 
 
-def test_an_engine_that_there_is_not(checkout: Checkout) -> None:
+def test_an_unknown_engine_is_refused_with_the_names_there_are(checkout: Checkout) -> None:
     with checkout.start("true", engine="docker-1") as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "")

@@ -82,7 +82,7 @@ def test_only_root_has_capabilities(world: tuple[Bottle, str], user: str, uid: i
 
 
 @pytest.mark.others_slow
-def test_what_joins_a_bottle_has_what_its_user_has(world: tuple[Bottle, str]) -> None:
+def test_a_command_that_joins_a_bottle_has_its_users_capabilities(world: tuple[Bottle, str]) -> None:
     bottle, image = world
     for own in ("0", "agent"):
         argv = ("run", "-q", "-d", "--backend=docker", "--name=rights", f"--user={own}", "--image", image)
@@ -101,7 +101,7 @@ def test_what_joins_a_bottle_has_what_its_user_has(world: tuple[Bottle, str]) ->
 
 
 @pytest.mark.others_slow
-def test_the_users_own_folder_does_not_change_that(world: tuple[Bottle, str], tmp_path: Path) -> None:
+def test_a_mounted_workspace_adds_no_capability(world: tuple[Bottle, str], tmp_path: Path) -> None:
     bottle, image = world
     (tmp_path / "work").mkdir()
     argv = ("run", "-q", "--backend=docker", "--name=rights", "--workspace=mount", "--image", image)

@@ -124,7 +124,7 @@ def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
     assert state(engine, image)[0] == []
 
 
-def test_a_push_from_python_leaves_nothing(engine: Engine, image: str) -> None:
+def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: str) -> None:
     before = state(engine, image)
     with ephemeral_registry(push=True) as registry:
         for _ in range(2):

@@ -14,7 +14,7 @@ def shown(bottle: Bottle, *name: str) -> dict[str, object]:
     return document
 
 
-def test_a_clones_run_says_from_what_to_what(docker: Docker, git_image: str) -> None:
+def test_a_receipt_of_a_clone_has_its_first_and_last_commit(docker: Docker, git_image: str) -> None:
     with caller(0, docker) as root:
         repo = root.repo()
         base = repo.git("rev-parse", "HEAD")
@@ -53,7 +53,7 @@ def test_a_clones_run_says_from_what_to_what(docker: Docker, git_image: str) -> 
         assert "ended" in plain.splitlines()[0]
 
 
-def test_a_run_that_could_not_begin_is_known(bottle: Bottle) -> None:
+def test_a_run_that_could_not_begin_has_a_receipt(bottle: Bottle) -> None:
     bottle("run", "--backend", "docker", "--image", "bot-bottle-no-such-image", "--name", "lost")
     found = shown(bottle, "lost")
     assert found["exit_status"] != 0

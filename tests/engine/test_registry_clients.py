@@ -72,7 +72,9 @@ def test_the_engines_own_client_pulls_what_is_loaded_and_pushed(
 
 @pytest.mark.others_slow
 @pytest.mark.parametrize("name", CLIENTS)
-def test_what_is_loaded_is_pulled(clients: dict[str, Client], saved: Path, name: str, tmp_path: Path) -> None:
+def test_a_loaded_image_is_pulled_by_each_client(
+    clients: dict[str, Client], saved: Path, name: str, tmp_path: Path
+) -> None:
     with ephemeral_registry() as registry:
         reference = registry.load(saved, "app")
         assert clients[name].pull(str(reference), tmp_path / "pulled") == str(reference.digest)
@@ -80,7 +82,7 @@ def test_what_is_loaded_is_pulled(clients: dict[str, Client], saved: Path, name:
 
 @pytest.mark.others_slow
 @pytest.mark.parametrize("pusher", CLIENTS)
-def test_what_one_client_pushes_all_the_others_pull(
+def test_an_image_that_one_client_pushes_is_pulled_by_all_others(
     clients: dict[str, Client], image_config: str, pusher: str, tmp_path: Path
 ) -> None:
     with ephemeral_registry(push=True) as registry:
@@ -111,7 +113,7 @@ def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path
         assert config_of(registry, reference) == image_config
 
 
-def test_an_engine_loads_and_pushes_its_image(
+def test_an_image_of_an_engine_is_the_same_loaded_or_pushed(
     engine: Engine, image: str, image_config: str, saved: Path
 ) -> None:
     if engine.name == "podman":

@@ -52,7 +52,7 @@ def wire_to(said: dict[str, Any]) -> Wire:
 # --- the command ---
 
 
-def test_it_serves_while_a_command_runs(bottle: Bottle, saved: Path, image: str) -> None:
+def test_registry_serves_while_its_command_runs(bottle: Bottle, saved: Path, image: str) -> None:
     script = (
         "skopeo inspect --tls-verify=false --format '{{.Digest}}' docker://{ref};"
         "skopeo inspect --tls-verify=false --format '{{.Digest}}' docker://$BOT_BOTTLE_REF2;"
@@ -71,7 +71,7 @@ def test_it_serves_while_a_command_runs(bottle: Bottle, saved: Path, image: str)
 
 
 @pytest.mark.parametrize("form", ["embedded", "container"])
-def test_a_push_moves_only_what_is_not_there(
+def test_a_second_push_moves_no_layer(
     bottle: Bottle, docker: Docker, registry_image: str, image: str, form: str
 ) -> None:
     docker.docker("tag", image, f"bot-bottle-test-registry:{OWNER}")
@@ -87,7 +87,7 @@ def test_a_push_moves_only_what_is_not_there(
     assert not bottle.leftovers
 
 
-def test_json_says_what_is_served(bottle: Bottle, saved: Path) -> None:
+def test_registry_json_lists_the_images_it_serves(bottle: Bottle, saved: Path) -> None:
     with serving(bottle, saved) as (process, said):
         [image] = said["images"]
         assert image["reference"] == f"{said['registry']}/{said['prefix']}/image@{image['digest']}"
@@ -107,13 +107,13 @@ def test_json_says_what_is_served(bottle: Bottle, saved: Path) -> None:
         (["--push", "--json", "--", "true"], "--json"),
     ],
 )
-def test_what_makes_no_sense_is_refused(bottle: Bottle, args: list[str], words: str) -> None:
+def test_registry_options_that_make_no_sense_are_refused(bottle: Bottle, args: list[str], words: str) -> None:
     bottle("registry", *args).failed(2, words)
     assert not bottle.leftovers
 
 
 @pytest.mark.parametrize("form", ["embedded", "container"])
-def test_after_sigkill_the_next_command_leaves_nothing(
+def test_what_a_killed_registry_left_is_removed_by_the_next_command(
     bottle: Bottle, docker: Docker, registry_image: str, saved: Path, form: str
 ) -> None:
     with serving(bottle, "--push", "--form", form) as (process, said):
@@ -198,9 +198,7 @@ def used(bottle: Bottle) -> int:
     return (status.f_blocks - status.f_bfree) * status.f_bsize
 
 
-def test_a_full_disk_is_told_to_docker_at_once_and_leaves_room(
-    small_bottle: Bottle, large_image: str
-) -> None:
+def test_a_full_disk_is_reported_to_docker_at_once(small_bottle: Bottle, large_image: str) -> None:
     target = "{registry}/{prefix}/app"
     script = f"docker tag {large_image} {target}; docker push {target} 2>&1; echo $?; docker rmi {target}"
     done = small_bottle("registry", "-q", "--push", "--", "sh", "-c", script)
@@ -209,7 +207,7 @@ def test_a_full_disk_is_told_to_docker_at_once_and_leaves_room(
     assert "Retrying" not in done.out
 
 
-def test_a_full_disk_keeps_no_half_blob(small_bottle: Bottle) -> None:
+def test_a_blob_that_does_not_fit_leaves_nothing_on_the_disk(small_bottle: Bottle) -> None:
     with serving(small_bottle, "--push") as (_, said), wire_to(said) as wire:
         small = wire.push_blob(b"small")
         before = used(small_bottle)
@@ -230,7 +228,7 @@ def test_a_full_disk_keeps_no_half_blob(small_bottle: Bottle) -> None:
         assert wire.ask("GET", f"app/blobs/{small}").body == b"small"
 
 
-def test_an_image_that_does_not_fit_is_told(small_bottle: Bottle, large_image: str) -> None:
+def test_an_image_that_does_not_fit_is_refused(small_bottle: Bottle, large_image: str) -> None:
     done = small_bottle("registry", "-q", large_image)
     done.failed(108, "does not fit", "Next: ")
     assert not small_bottle.leftovers

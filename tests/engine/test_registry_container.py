@@ -20,7 +20,7 @@ def no_container(docker: Docker) -> bool:
     return docker.docker("ps", "-aq", "--filter", f"label={LABEL}") == b""
 
 
-def test_it_serves_the_same_as_the_embedded_form(
+def test_a_registry_in_a_container_serves_what_the_embedded_one_serves(
     docker: Docker, registry_image: str, saved: Path, image: str, tmp_path: Path
 ) -> None:
     with ephemeral_registry() as embedded:
@@ -36,14 +36,16 @@ def test_it_serves_the_same_as_the_embedded_form(
     assert no_container(docker)
 
 
-def test_it_listens_on_loopback_alone(docker: Docker, registry_image: str) -> None:
+def test_a_registry_in_a_container_listens_on_loopback_alone(docker: Docker, registry_image: str) -> None:
     with ephemeral_registry("container") as registry:
         [container] = docker.docker("ps", "-q", "--filter", f"label={LABEL}").decode().split()
         bindings = docker.docker("port", container).decode().splitlines()
         assert bindings == [f"5000/tcp -> 127.0.0.1:{registry.port}"]
 
 
-def test_it_is_gone_when_the_block_fails(docker: Docker, registry_image: str) -> None:
+def test_a_registry_in_a_container_is_removed_when_its_block_fails(
+    docker: Docker, registry_image: str
+) -> None:
     with pytest.raises(ZeroDivisionError), ephemeral_registry("container"):
         raise ZeroDivisionError
     assert no_container(docker)
@@ -60,7 +62,7 @@ def test_it_is_gone_when_the_block_fails(docker: Docker, registry_image: str) ->
         ),
     ],
 )
-def test_one_that_does_not_come_up_shows_its_last_words(
+def test_a_registry_that_does_not_start_shows_its_last_output(
     docker: Docker,
     base_image: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -77,7 +79,9 @@ def test_one_that_does_not_come_up_shows_its_last_words(
     assert no_container(docker)
 
 
-def test_an_image_that_is_not_to_be_had(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_image_that_cannot_be_pulled_is_refused(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, "127.0.0.1:1/nothing")
     with pytest.raises(RegistryError, match="cannot be pulled") as caught, ephemeral_registry("container"):
         raise AssertionError("there is no such image")

@@ -20,7 +20,7 @@ def test_a_plan_starts_nothing(bottle: Bottle, context: Context) -> None:
     assert (plan["network"], plan["mounts"], plan["image_id"]) == ("none", [], None)
 
 
-def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) -> None:
+def test_a_plan_of_a_microvm_names_its_artifact(bottle: Bottle, context: Context) -> None:
     plan = json.loads(bottle("run", "--plan", "--json", context("USER agent", 'CMD ["/x"]')).out)
     assert Path(plan["artifact"]).is_file()
     assert plan["command"] == ["/x"]
@@ -36,7 +36,7 @@ def test_a_plan_of_a_microvm_has_its_artifact(bottle: Bottle, context: Context) 
         (["--json"], "--json needs --plan"),
     ],
 )
-def test_what_it_cannot_do_is_refused(bottle: Bottle, args: list[str], told: str) -> None:
+def test_options_that_a_container_cannot_have_are_refused(bottle: Bottle, args: list[str], told: str) -> None:
     done = bottle("run", "--backend=docker", *args)
     assert done.code in (2, 101), done
     assert told in done.err

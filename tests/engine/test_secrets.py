@@ -39,7 +39,7 @@ def inspected(docker: Docker) -> bytes:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_canary_is_nowhere_while_it_runs_and_after(
+def test_a_secret_is_nowhere_but_in_the_command_during_the_run_and_after(
     bottle: Bottle, docker: Docker, image: str, canary: Canary, tmp_path: Path, end: str
 ) -> None:
     script, status = ENDS[end]
@@ -67,7 +67,7 @@ def test_a_canary_is_nowhere_while_it_runs_and_after(
     assert receipt["plan"]["secrets"] == [{"name": "KEY", "kind": "file", "hosts": []}]
 
 
-def test_a_variable_it_is_read_from_is_in_no_environment_but_ours(
+def test_a_variable_that_holds_a_secret_is_in_no_environment_but_ours(
     bottle: Bottle, image: str, canary: Canary
 ) -> None:
     process = bottle.start(
@@ -97,7 +97,7 @@ def test_a_keychain_is_asked_once(bottle: Bottle, image: str, canary: Canary, tm
     assert (tmp_path / "asked").read_text() == "lookup service git username me\n"
 
 
-def test_in_the_background_it_is_not_kept_either(
+def test_a_secret_of_a_bottle_in_the_background_is_in_no_file(
     bottle: Bottle, image: str, canary: Canary, tmp_path: Path
 ) -> None:
     started = bottle.start(
@@ -115,7 +115,7 @@ def test_in_the_background_it_is_not_kept_either(
     assert canary.places(tmp_path) == []
 
 
-def test_each_of_a_fan_has_it(docker: Docker, git_image: str, canary: Canary) -> None:
+def test_each_bottle_of_a_fan_has_the_secret(docker: Docker, git_image: str, canary: Canary) -> None:
     with caller(0, docker) as who:
         done = who.bottle(
             "fan", "2", "--name=try", "--backend=docker", "--image", git_image, "-m", "256m",
@@ -128,9 +128,7 @@ def test_each_of_a_fan_has_it(docker: Docker, git_image: str, canary: Canary) ->
         assert canary.places(who.folder) == []
 
 
-def test_the_name_of_what_is_missing_is_told_before_anything_is_built(
-    bottle: Bottle, context: Context
-) -> None:
+def test_a_missing_secret_is_named_before_anything_is_built(bottle: Bottle, context: Context) -> None:
     folder = context("RUN false")
     for how in ("--backend=docker", "--backend=smolmachines", "--twin"):
         done = bottle("run", how, "--secret=id=KEY,src=/missing", folder, "--", "true")
@@ -160,6 +158,6 @@ def test_scrub_finds_what_the_dockerfile_deleted_and_pack_warns_of_what_it_left(
     assert token not in done.out + done.err + packed.err + of_artifact.out + of_artifact.err
 
 
-def test_a_plain_image_is_clean(bottle: Bottle, image: str) -> None:
+def test_scrub_finds_nothing_in_a_plain_image(bottle: Bottle, image: str) -> None:
     done = bottle("scrub", image)
     assert (done.code, done.out) == (0, f"{image}: nothing looks like a secret\n"), done

@@ -26,7 +26,7 @@ RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
 
 @pytest.mark.always
 @pytest.mark.any_builder
-def test_every_way_out_gives_the_same_bytes(engine_case: Case, engine: Engine, tmp_path: Path) -> None:
+def test_every_transport_gives_the_same_artifact(engine_case: Case, engine: Engine, tmp_path: Path) -> None:
     # an old client does not say which containerd the images are in
     told = (engine_case.engine or CHOSEN) != CONTAINERD or bool(engine.info().get("Containerd"))
     folder = fresh_context(tmp_path / "context")
@@ -60,7 +60,7 @@ def kept(bottle: Bottle) -> tuple[set[str], set[bytes]]:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_changed_layer_costs_the_change(
+def test_a_changed_layer_adds_only_its_own_parts(
     bottle: Bottle, docker: Docker, tmp_path: Path, base_image: str, transport: str
 ) -> None:
     digests, images = [], []
@@ -81,7 +81,7 @@ def test_a_changed_layer_costs_the_change(
 
 
 @pytest.mark.parametrize("docker", [OVERLAY2 if "containerd" in CHOSEN else None], indirect=True)
-def test_a_storage_that_is_not_what_it_should_be_is_not_used(
+def test_a_storage_whose_files_have_changed_is_not_used(
     bottle: Bottle, docker: Docker, image: str, tmp_path: Path
 ) -> None:
     """With an engine that says it keeps its images elsewhere, where a file of one has changed."""
@@ -116,7 +116,7 @@ def test_a_storage_that_is_not_what_it_should_be_is_not_used(
     forced.failed(105, "damaged")
 
 
-def test_who_may_not_read_the_storage_has_it_saved(bottle: Bottle, image: str, tmp_path: Path) -> None:
+def test_an_image_whose_storage_cannot_be_read_is_saved(bottle: Bottle, image: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\n[ "$1" = info ] && exit 1\nPATH=$REST exec docker "$@"\n')
@@ -133,7 +133,7 @@ def test_who_may_not_read_the_storage_has_it_saved(bottle: Bottle, image: str, t
     )
 
 
-def test_archives_are_not_in_an_engine(bottle: Bottle, saved: Path) -> None:
+def test_an_archive_with_a_transport_of_engines_is_refused(bottle: Bottle, saved: Path) -> None:
     for transport in ("direct", "push"):
         bottle("pack", "--archive", saved, "--transport", transport).failed(2, "needs an image in an engine")
     assert bottle("pack", "--archive", saved, "--transport", "save").path

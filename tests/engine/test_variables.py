@@ -81,7 +81,7 @@ def test_every_value_arrives_in_another_command(bottle: Bottle, image: str, dock
 
 
 @pytest.mark.parametrize("command", [("run", "-q", "--backend=docker", "--image", "none"), ("exec", "none")])
-def test_bytes_that_are_no_text_are_refused(bottle: Bottle, command: tuple[str, ...]) -> None:
+def test_a_variable_that_is_no_text_is_refused(bottle: Bottle, command: tuple[str, ...]) -> None:
     env = {os.fsencode(name): os.fsencode(value) for name, value in bottle.env().items()} | {
         b"BYTES": b"\xff"
     }
@@ -99,7 +99,7 @@ def test_bytes_that_are_no_text_are_refused(bottle: Bottle, command: tuple[str, 
         ("TOO_LARGE", "x" * (127 << 10), "TOO_LARGE is too large"),
     ],
 )
-def test_what_cannot_arrive_is_refused_before_anything_is_built(
+def test_a_variable_that_cannot_be_passed_is_refused_before_anything_is_built(
     bottle: Bottle, tmp_path: Path, name: str, value: str, words: str
 ) -> None:
     lines = value.replace("\n", "\\n")

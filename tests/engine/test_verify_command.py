@@ -19,7 +19,7 @@ def packed(bottle: Bottle, saved: Path) -> Path:
     return bottle("pack", "-q", "--archive", saved).path
 
 
-def test_a_pack_verified_by_itself(
+def test_pack_verify_compares_with_the_image_it_packed(
     bottle: Bottle, image: str, image_config: str, saved: Path, tmp_path: Path
 ) -> None:
     first = bottle("pack", "--verify", "--image", image)
@@ -31,7 +31,7 @@ def test_a_pack_verified_by_itself(
     assert bottle.leftovers == []
 
 
-def test_against_the_engines_image_an_archive_and_alone(
+def test_an_artifact_is_verified_with_an_image_an_archive_or_alone(
     bottle: Bottle, image: str, image_config: str, saved: Path, packed: Path
 ) -> None:
     for source in (("--image", image), ("--archive", saved)):
@@ -64,7 +64,9 @@ def test_another_image_differs(bottle: Bottle, context: Context, docker: Docker,
     assert bottle.leftovers == []
 
 
-def test_what_cannot_be_verified(bottle: Bottle, saved: Path, packed: Path, tmp_path: Path) -> None:
+def test_a_file_or_image_that_cannot_be_verified_is_refused(
+    bottle: Bottle, saved: Path, packed: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy.smolmachine"
     shutil.copy(packed, copy)
     with copy.open("r+b") as file:

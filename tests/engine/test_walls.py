@@ -78,7 +78,7 @@ def run(there: Bottle, client: str, script: str, *options: str) -> Ended:
     return there(*argv, "--", "sh", "-c", script, timeout=240)
 
 
-def test_everything_that_is_named_works(there: Bottle, client: str, outside: World) -> None:
+def test_every_protocol_works_with_an_allowed_host(there: Bottle, client: str, outside: World) -> None:
     done = run(there, client, WORKS, "--allow", "api.example.org")
     assert done.code == 0, done
     assert done.out.splitlines() == [
@@ -92,7 +92,7 @@ def test_everything_that_is_named_works(there: Bottle, client: str, outside: Wor
     assert {each["address"] for each in outside.seen()} == {API}
 
 
-def test_a_wildcard_is_all_names_below_and_not_the_name_itself(
+def test_a_wildcard_allows_all_names_below_and_not_the_name_itself(
     there: Bottle, client: str, outside: World
 ) -> None:
     script = "for h in a.wild b.a.wild wild; do curl -sS http://$h.example.net/ || true; done"
@@ -134,7 +134,7 @@ def test_each_allowed_address_of_a_name_is_tried(there: Bottle, client: str, out
     ],
     ids=["nothing", "one-host", "wildcard"],
 )
-def test_nothing_gets_out_that_is_not_named(
+def test_no_escape_reaches_a_host_that_is_not_allowed(
     there: Bottle, client: str, outside: World, allowed: tuple[str, ...], reachable: set[str]
 ) -> None:
     options = [word for each in allowed for word in ("--allow", each)]
@@ -153,7 +153,7 @@ def test_nothing_gets_out_that_is_not_named(
     assert not strangers
 
 
-def test_what_was_refused_is_told_with_its_reason(there: Bottle, client: str) -> None:
+def test_refused_requests_are_logged_with_their_reason(there: Bottle, client: str) -> None:
     script = "curl -sS http://other.example.org/; curl -sS https://rebound.example.org/ 2>/dev/null; true"
     run(there, client, script, "--allow", "rebound.example.org")
     entries = [json.loads(line) for line in there("logs", "--egress", "--json", "walls").out.splitlines()]
@@ -165,7 +165,7 @@ def test_what_was_refused_is_told_with_its_reason(there: Bottle, client: str) ->
     assert "other.example.org:80  it is not allowed" in there("logs", "--egress", "walls").out
 
 
-def test_the_proof_is_in_the_receipt(there: Bottle, client: str) -> None:
+def test_a_receipt_has_the_proof_of_the_isolation(there: Bottle, client: str) -> None:
     assert run(there, client, "true", "--allow", "api.example.org").code == 0
     proof = json.loads(there("show", "--json", "walls").out)["proof"]
     assert len(proof) == 17 + 8
@@ -174,7 +174,9 @@ def test_the_proof_is_in_the_receipt(there: Bottle, client: str) -> None:
     assert proof["host-loopback"]["outcome"] == "refused"
 
 
-def test_a_running_bottle_is_proved_and_widened(there: Bottle, client: str, outside: World) -> None:
+def test_a_running_bottle_is_proved_and_allowed_another_host(
+    there: Bottle, client: str, outside: World
+) -> None:
     script = "until curl -sSf http://other.example.org/; do sleep 0.2; done"
     argv = (
         "run",
@@ -200,7 +202,7 @@ def test_a_running_bottle_is_proved_and_widened(there: Bottle, client: str, outs
 
 
 @pytest.mark.parametrize("lies", [False, True], ids=["inspect tells", "inspect lies"])
-def test_an_engine_that_drops_the_wall_is_caught(
+def test_an_engine_that_drops_the_isolation_is_refused(
     there: Bottle, client: str, tmp_path: Path, lies: bool
 ) -> None:
     program = shutil.which("docker")
@@ -286,12 +288,12 @@ def test_a_killed_bottle_leaves_no_proxy_and_no_network(
     assert not list((tmp_path / "state").glob("receipts/*.policy"))
 
 
-def test_open_is_told_at_every_start(there: Bottle, client: str) -> None:
+def test_an_open_network_is_reported_at_every_start(there: Bottle, client: str) -> None:
     argv = ("run", "--backend=docker", "--network=open", "--image", client)
     assert "the network is unrestricted" in there(*argv, "--", "true").err
 
 
-def test_podman_holds_the_same_walls(podman_bottle: Bottle, podman: Podman, tmp_path: Path) -> None:
+def test_podman_isolates_as_docker_does(podman_bottle: Bottle, podman: Podman, tmp_path: Path) -> None:
     context = busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE)
     argv = ("run", "-q", "--engine=podman", "--backend=docker", "--allow=api.example.org", "--publish=3000")
     script = "ls /sys/class/net; wget -O- http://other.example.org/"

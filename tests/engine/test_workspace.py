@@ -53,7 +53,7 @@ def test_a_folder_is_written_by_any_user_and_stays_the_callers(
 
 
 @pytest.mark.parametrize("user", ["agent", "agent:agent", "1000:0"])
-def test_users_by_name(root: Caller, git_image: str, user: str) -> None:
+def test_a_user_by_name_writes_files_that_stay_the_callers(root: Caller, git_image: str, user: str) -> None:
     repo = root.repo()
     edited(run(root, repo, git_image, EDIT, *MOUNT, user=user), "1000", repo.top, root)
 
@@ -88,7 +88,7 @@ def test_a_clone_is_worked_in_and_its_work_comes_back(anybody: Caller, git_image
     anybody.left_nothing()
 
 
-def test_a_clone_goes_when_its_work_is_kept(root: Caller, git_image: str) -> None:
+def test_a_clone_is_removed_only_when_its_work_is_applied_or_by_force(root: Caller, git_image: str) -> None:
     repo = root.repo()
     assert run(root, repo, git_image, f"{EDIT}{COMMIT}", *CLONE).code == 0
     root.bottle("rm", "ship").failed(116, "uncommitted work", "bottle apply ship")
@@ -104,7 +104,7 @@ def test_a_clone_goes_when_its_work_is_kept(root: Caller, git_image: str) -> Non
     assert root.bottle("rm", "--force", "two").code == 0
 
 
-def test_what_git_here_obeys_cannot_be_written(anybody: Caller, git_image: str) -> None:
+def test_gits_own_files_in_a_mounted_folder_cannot_be_written(anybody: Caller, git_image: str) -> None:
     repo = anybody.repo()
     script = """
     git log --format=%s
@@ -122,7 +122,7 @@ def test_what_git_here_obeys_cannot_be_written(anybody: Caller, git_image: str) 
         assert repo.git("status", "--porcelain") == ""
 
 
-def test_a_conflict_is_told_and_changes_nothing(root: Caller, git_image: str) -> None:
+def test_a_conflict_of_apply_is_reported_and_changes_nothing(root: Caller, git_image: str) -> None:
     repo = root.repo()
     assert run(root, repo, git_image, f"{EDIT}{COMMIT}", *CLONE).code == 0
     repo.write({"README": "mine\n"})
@@ -170,13 +170,15 @@ def test_what_an_agent_planted_is_neither_run_nor_followed(
 
 
 @pytest.mark.parametrize("name", ["with, comma", 'quo"te', "new\nline", "--mount", "a:b"])
-def test_folders_of_any_name(root: Caller, git_image: str, name: str) -> None:
+def test_a_folder_of_any_name_is_mounted(root: Caller, git_image: str, name: str) -> None:
     repo = root.repo(name)
     assert run(root, repo, git_image, "echo x > by", *MOUNT).code == 0
     assert (repo.top / "by").read_text() == "x\n"
 
 
-def test_too_much_is_not_mounted(root: Caller, git_image: str, tmp_path: Path) -> None:
+def test_folders_of_others_home_and_system_are_not_mounted(
+    root: Caller, git_image: str, tmp_path: Path
+) -> None:
     repo = root.repo()
     os.chown(repo.top, 12345, 12345)
     run(root, repo, git_image, "true", *MOUNT).failed(116, "belongs to another user")
@@ -199,7 +201,7 @@ def test_a_repositorys_file_asks_for_its_own_folder_alone(root: Caller, git_imag
     assert run(root, repo, git_image, "ls /workspace", "--workspace", "none").code != 0
 
 
-def test_the_plan_says_what_would_be_written(root: Caller, git_image: str) -> None:
+def test_a_plan_shows_the_mount_and_writes_nothing(root: Caller, git_image: str) -> None:
     repo = root.repo()
     told = root.bottle("run", "--plan", "--image", git_image, "--backend", "docker", *MOUNT, cwd=repo.top)
     assert f'["{repo.top}:/workspace"]' in told.out

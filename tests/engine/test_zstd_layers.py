@@ -83,7 +83,9 @@ def in_layout(layout: Path) -> Iterator[bytes]:
     indirect=True,
 )
 @pytest.mark.parametrize("attested", ["true", "false"])
-def test_docker_builds_them(docker: Docker, context: Path, tmp_path: Path, attested: str) -> None:
+def test_zstd_layers_that_docker_builds_give_the_same_artifact(
+    docker: Docker, context: Path, tmp_path: Path, attested: str
+) -> None:
     """Where containerd has the images, buildx chooses the compression."""
     by_gzip = docker.build(context)
     docker.docker("tag", by_gzip, f"{NAME}-gzip")
@@ -118,7 +120,9 @@ def pushed(
 
 
 @pytest.mark.each_podman
-def test_podman_pushes_them(pushed: tuple[Registry, str], podman: Podman, tmp_path: Path) -> None:
+def test_zstd_layers_that_podman_pushes_give_the_same_artifact(
+    pushed: tuple[Registry, str], podman: Podman, tmp_path: Path
+) -> None:
     """To a folder, and to a registry from which it pulls them."""
     registry, digest = pushed
     assert digest_of(tmp_path / "folder", {}, "--archive", tmp_path / "layout") == digest
@@ -131,7 +135,9 @@ def test_podman_pushes_them(pushed: tuple[Registry, str], podman: Podman, tmp_pa
 
 
 @pytest.mark.each_docker
-def test_docker_pulls_them(pushed: tuple[Registry, str], docker: Docker, tmp_path: Path) -> None:
+def test_zstd_layers_that_docker_pulls_give_the_same_artifact(
+    pushed: tuple[Registry, str], docker: Docker, tmp_path: Path
+) -> None:
     """Those before docker 23 do not know zstd."""
     registry, digest = pushed
     target = registry.target("app")
