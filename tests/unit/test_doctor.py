@@ -60,7 +60,9 @@ def checks(state: KvmState, accel: Accel) -> dict[str, Check]:
         ("unusable", "kvm", "bad", "not needed here"),
     ],
 )
-def test_kvm_and_what_stands_in_for_it(state: KvmState, accel: Accel, kvm: str, emulation: str) -> None:
+def test_doctor_reports_kvm_and_what_is_used_without_it(
+    state: KvmState, accel: Accel, kvm: str, emulation: str
+) -> None:
     found = checks(state, accel)
     assert (found["kvm"].mark, found["kvm"].next_step) == (kvm, "" if state == "good" else "do this")
     assert (found["emulation"].mark, found["emulation"].finding) == ("good", emulation)
@@ -77,7 +79,9 @@ def test_kvm_and_what_stands_in_for_it(state: KvmState, accel: Accel, kvm: str, 
         ("apt-cache", "exit 0", "kernel cannot be fetched", "apt-get update"),
     ],
 )
-def test_what_emulation_lacks(tools: Path, tool: str, body: str | None, message: str, step: str) -> None:
+def test_a_program_that_emulation_lacks_is_named(
+    tools: Path, tool: str, body: str | None, message: str, step: str
+) -> None:
     (tools / tool).unlink()
     if body is not None:
         fake(tools, tool, body)
@@ -96,13 +100,13 @@ def test_a_kernel_that_is_there_needs_no_apt(tools: Path) -> None:
 
 
 @pytest.mark.usefixtures("shared_cache")
-def test_no_kvm_and_no_qemu(tools: Path) -> None:
+def test_without_kvm_a_missing_qemu_is_bad(tools: Path) -> None:
     (tools / "qemu-system-x86_64").unlink()
     assert checks("absent", "auto")["emulation"].mark == "bad"
     assert checks("good", "auto")["emulation"].mark == "good"
 
 
-def test_a_smolvm_of_ones_own(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smolvm_of_the_users_own_is_good_on_kvm_alone(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tools, "mine", '[ "$1" = --version ] && echo "smolvm 9.0.1"; exit 0')
     monkeypatch.setenv("BOT_BOTTLE_SMOLVM", str(tools / "mine"))
     natively, emulated = checks("good", "auto")["smolvm"], checks("absent", "auto")["smolvm"]
@@ -112,7 +116,7 @@ def test_a_smolvm_of_ones_own(tools: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BOT_BOTTLE_CACHE_DIR", str(tmp_path / "file"))
     found = checks("good", "auto")["disk"]
@@ -152,7 +156,7 @@ else:
 
 
 @pytest.mark.parametrize("args", [["checks"], ["cache", "ls"]])
-def test_a_cache_of_another_user_is_told(
+def test_a_cache_of_another_user_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
 ) -> None:
     """As after sudo: the folders are root's alone."""

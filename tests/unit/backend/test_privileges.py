@@ -48,7 +48,7 @@ def podman_info(capabilities: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fields", [ROOT, USER])
-def test_what_is_right(fields: dict[str, str]) -> None:
+def test_privileges_as_expected_are_accepted(fields: dict[str, str]) -> None:
     assert wrong(told(fields) + b"routes unreachable\n") == []
 
 
@@ -70,11 +70,11 @@ def test_a_user_with_roots_capabilities_is_not_root() -> None:
     ("name", "value"),
     [("NoNewPrivs", "0"), ("Seccomp", "0"), ("Seccomp", "1"), ("UserNamespace", "made")],
 )
-def test_without_a_filter_or_with_new_privileges(name: str, value: str) -> None:
+def test_a_missing_filter_or_new_privileges_fail_their_check(name: str, value: str) -> None:
     assert wrong(told({**USER, name: value})) == [name]
 
 
-def test_nothing_is_all_wrong() -> None:
+def test_an_empty_answer_fails_every_check() -> None:
     assert len(wrong(b"")) == 8
     assert len(wrong(b"\xff" * 100_000 + told(USER))) == 8
 

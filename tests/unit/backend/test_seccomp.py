@@ -59,7 +59,7 @@ def test_what_makes_namespaces_and_mounts_is_taken_out() -> None:
         ({"syscalls": []}, "its default is to allow"),
     ],
 )
-def test_what_is_no_profile_or_names_what_it_refuses(profile: Any, told: str, tmp_path: Path) -> None:
+def test_an_invalid_profile_is_refused(profile: Any, told: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(json.dumps(profile))
     with pytest.raises(BootError, match="cannot be restricted") as caught:
         seccomp_options(PODMAN, info(tmp_path / "own.json"), tmp_path)
@@ -68,7 +68,7 @@ def test_what_is_no_profile_or_names_what_it_refuses(profile: Any, told: str, tm
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff", b"[" * 100_000])
-def test_a_profile_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
+def test_a_profile_that_cannot_be_read_is_refused(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "own.json").write_bytes(content)
     with pytest.raises(BootError, match="cannot be restricted") as caught:

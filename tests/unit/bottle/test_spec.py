@@ -109,7 +109,7 @@ def test_a_spec_does_not_show_its_variables() -> None:
     assert "hunter2" not in repr(BottleSpec(SOURCE, "ok", env=(("PASSWORD", "hunter2"),)))
 
 
-def test_one_source_and_no_more() -> None:
+def test_no_source_or_two_are_refused() -> None:
     with pytest.raises(UsageError):
         Source()
     with pytest.raises(UsageError):

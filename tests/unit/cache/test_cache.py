@@ -284,7 +284,7 @@ def test_verify_names_what_is_damaged(use: Use, key: Key) -> None:
     assert "SHA-256" in damaged[entries[1].path]
 
 
-def test_why_it_hits_or_misses(use: Use, key: Key) -> None:
+def test_why_reports_a_hit_or_a_miss_and_uses_nothing(use: Use, key: Key) -> None:
     config = f"\n  config digest of the image: {key.config_digest}"
     assert str(use.cache.why(key, "/project")) == f"miss: nothing cached for this yet{config}"
     use(key)

@@ -144,7 +144,7 @@ def test_an_entry_that_another_process_holds_is_not_pruned(makers: Makers) -> No
     assert len(makers.cache.prune(keep_bytes=0).removed) == 1
 
 
-def test_finding_and_pruning_at_once(makers: Makers, key: Key) -> None:
+def test_finding_while_another_prunes_gives_a_whole_artifact(makers: Makers, key: Key) -> None:
     """Whoever asks while another prunes gets a sound artifact every time."""
     program = (
         "import sys; from pathlib import Path; from bot_bottle.cache.cache import Cache\n"

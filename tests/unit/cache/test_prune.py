@@ -65,12 +65,12 @@ def test_the_least_recently_used_go_first(cache: Cache, entries: list[Entry]) ->
     assert {name.partition(".")[0] for name in names(cache)} == {entry.path.stem for entry in entries[2:]}
 
 
-def test_the_old_go(cache: Cache, entries: list[Entry]) -> None:
+def test_prune_removes_artifacts_older_than_the_limit(cache: Cache, entries: list[Entry]) -> None:
     assert paths(cache.prune(older_than=2.5 * DAY).removed) == paths(tuple(entries[:2]))
     assert len(cache.list()) == 2
 
 
-def test_both_limits_hold(cache: Cache, entries: list[Entry]) -> None:
+def test_prune_holds_both_limits(cache: Cache, entries: list[Entry]) -> None:
     pruned = cache.prune(older_than=3.5 * DAY, keep_bytes=entries[0].size)
     assert paths(pruned.removed) == paths(tuple(entries[:3]))
 

@@ -54,7 +54,7 @@ def test_memory_without_a_unit_is_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     assert "add a unit, for example 512m or 4g" in message
 
 
-def test_what_is_named_while_a_bottle_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rm_of_a_running_bottle_names_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / "state"
     monkeypatch.setenv("BOT_BOTTLE_STATE_DIR", str(state))
     (state / "bottles/blue/clone").mkdir(parents=True)

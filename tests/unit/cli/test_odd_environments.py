@@ -186,7 +186,9 @@ def test_a_folder_that_cannot_be_one_is_named(value: str, home: Path, here: Path
 
 @pytest.mark.root
 @pytest.mark.parametrize("state", ["small", "full", "read-only"])
-def test_a_folder_without_room(state: str, home: Path, here: Path, archive: Path, small_disk: Path) -> None:
+def test_a_folder_without_room_is_explained(
+    state: str, home: Path, here: Path, archive: Path, small_disk: Path
+) -> None:
     if state == "full":
         subprocess.run(["fallocate", "-l", "1020K", small_disk / "large"], check=True)
     if state == "read-only":
@@ -216,7 +218,7 @@ def test_what_root_made_is_named_to_the_user(tmp_path: Path, home: Path, here: P
 
 
 @pytest.mark.parametrize("args", [["pack"], ["config"], ["run", "--plan"]])
-def test_a_current_folder_that_was_removed(args: list[str], home: Path, here: Path) -> None:
+def test_a_current_folder_that_was_removed_is_explained(args: list[str], home: Path, here: Path) -> None:
     done = bottle(*args, env=environment(home, {}), cwd=here, line='rmdir "$PWD"; "$@"')
     assert done.returncode == 2, done
     assert done.stderr == (
@@ -259,7 +261,7 @@ def test_too_few_open_files_are_explained(home: Path, here: Path, archive: Path)
 
 
 @pytest.mark.parametrize("blocks", [1, 1000])
-def test_a_limit_of_a_files_size(blocks: int, home: Path, here: Path, archive: Path) -> None:
+def test_a_limit_of_a_files_size_is_explained(blocks: int, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, {})
     done = bottle("pack", "--archive", archive, env=env, cwd=here, line=f'ulimit -f {blocks}; "$@"')
     assert done.returncode in (100, 106, 107), done
@@ -292,7 +294,7 @@ def test_the_last_run_is_the_last_begun_whatever_the_clock_says(
     assert [each.name for each in records.newest_of_each()] == ["blue"]
 
 
-def test_receipts_at_the_end_of_time(home: Path) -> None:
+def test_receipts_at_the_end_of_time_are_not_taken_for_the_newest(home: Path) -> None:
     folder = paths.receipts_dir()
     folder.mkdir(parents=True)
     for name in ("99991231T235959.999999Z-blue.json", "99999999T999999.999999Z-blue.json"):
@@ -303,7 +305,7 @@ def test_receipts_at_the_end_of_time(home: Path) -> None:
 
 
 @pytest.mark.parametrize("when", [0, 4102444800])
-def test_an_artifact_of_another_time(when: int, home: Path, here: Path, archive: Path) -> None:
+def test_an_artifact_of_any_time_is_listed(when: int, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, {})
     path = Path(os.fsdecode(bottle("pack", "-q", "--archive", archive, env=env, cwd=here).stdout[:-1]))
     for each in path.parent.iterdir():
@@ -354,7 +356,7 @@ def test_names_are_printed_as_they_are(
     [["ls"], ["--help"], ["-h"], ["run", "--help"], ["--version"], ["completion", "bash"], ["config"]],
     ids=" ".join,
 )
-def test_a_reader_that_has_gone(args: list[str], home: Path, here: Path) -> None:
+def test_a_reader_that_has_gone_ends_a_command_quietly(args: list[str], home: Path, here: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as gone:
@@ -368,7 +370,9 @@ def test_a_reader_that_has_gone(args: list[str], home: Path, here: Path) -> None
     ("streams", "status"),
     [(">&-", 0), ("2>&-", 0), ("<&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 108), ("2>/dev/full", 0)],
 )
-def test_a_stream_that_is_none(streams: str, status: int, home: Path, here: Path, archive: Path) -> None:
+def test_a_closed_stream_is_replaced_by_no_file(
+    streams: str, status: int, home: Path, here: Path, archive: Path
+) -> None:
     for args in (["ls"], ["--help"], ["--version"], ["config"], ["pack", "--archive", str(archive)]):
         done = bottle(*args, env=environment(home, {}), cwd=here, line=f'"$@" {streams}')
         assert done.returncode == status, done
@@ -387,7 +391,7 @@ def terminal(*args: str, columns: int, env: Mapping[str, str]) -> str:
 
 
 @pytest.mark.parametrize("changes", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
-def test_a_terminal_without_colours(changes: Env, home: Path, archive: Path) -> None:
+def test_a_terminal_without_colours_gets_none(changes: Env, home: Path, archive: Path) -> None:
     env = environment(home, {"TERM": "xterm", **changes})
     shown = terminal("pack", "--archive", str(archive), columns=80, env=env)
     assert "\x1b[3" not in shown.replace("\x1b[?", "")
@@ -395,7 +399,7 @@ def test_a_terminal_without_colours(changes: Env, home: Path, archive: Path) -> 
         assert "\x1b" not in shown
 
 
-def test_a_narrow_terminal(home: Path, archive: Path) -> None:
+def test_a_narrow_terminal_gets_whole_words_on_one_live_line(home: Path, archive: Path) -> None:
     env = environment(home, {"TERM": "xterm", "COLUMNS": None})
     shown = terminal("pack", "--archive", str(archive), columns=20, env=env)
     assert "pack" in shown

@@ -63,7 +63,7 @@ EDITED = """{
 }"""
 
 
-def test_one_that_names_a_build(project: Path) -> None:
+def test_a_devcontainer_that_names_a_build_is_read(project: Path) -> None:
     write(project, EDITED)
     content = found(project).content
     assert (content.image.dockerfile, content.image.context, content.image.target) == (
@@ -74,26 +74,26 @@ def test_one_that_names_a_build(project: Path) -> None:
     assert (content.image.args, content.user) == ({"A": "1"}, "agent")
 
 
-def test_one_in_the_folder_itself(project: Path) -> None:
+def test_a_devcontainer_in_the_folder_itself_is_read(project: Path) -> None:
     write(project, {"build": {"dockerfile": "docker/Dev"}}, ".devcontainer.json")
     image = found(project).content.image
     assert (image.dockerfile, image.context) == ("docker/Dev", ".")
 
 
-def test_one_from_before_there_was_build(project: Path) -> None:
+def test_a_devcontainer_with_the_old_dockerfile_key_is_read(project: Path) -> None:
     write(project, {"dockerFile": "Dev", "context": ".."})
     image = found(project).content.image
     assert (image.dockerfile, image.context) == (".devcontainer/Dev", ".")
 
 
-def test_one_that_names_an_image(project: Path) -> None:
+def test_a_devcontainer_that_names_an_image_is_read(project: Path) -> None:
     write(project, {"image": "images.example.org/devcontainers/python:3", "containerUser": "vscode"})
     content = found(project).content
     assert content.image.name == "images.example.org/devcontainers/python:3"
     assert (content.image.dockerfile, content.user) == (None, "vscode")
 
 
-def test_values_that_are_no_texts(project: Path) -> None:
+def test_values_that_are_no_texts_become_texts(project: Path) -> None:
     args = {"a": 3, "b": True, "c": False, "d": 1.5, "e": 2.0, "f": "x"}
     write(project, {"build": {"dockerfile": "D", "args": args}, "containerEnv": {"N": 1}})
     content = found(project).content
@@ -106,7 +106,7 @@ def test_a_byte_order_mark_is_no_mistake(project: Path) -> None:
     assert found(project).content.image.name == "debian"
 
 
-def test_environments_ports_and_the_folder(project: Path) -> None:
+def test_environments_ports_and_the_folder_are_read(project: Path) -> None:
     document = {
         "image": "debian",
         "containerEnv": {"A": "1", "B": "1"},
@@ -171,7 +171,7 @@ def test_features_of_no_known_form_are_named(project: Path, document: dict[str, 
     assert "features cannot be used" in refused(project, {"image": "a", **document})
 
 
-def test_commands_of_the_image_and_of_the_bottle(project: Path) -> None:
+def test_commands_of_the_image_and_of_the_bottle_are_read(project: Path) -> None:
     document = {
         "image": "debian",
         "remoteUser": "agent",
@@ -277,11 +277,11 @@ def test_what_a_bottle_does_not_have_is_named(project: Path, key: str) -> None:
         ("[" * 100_000, "is not JSON"),
     ],
 )
-def test_what_cannot_be_used_is_told(project: Path, text: str, told: str) -> None:
+def test_what_cannot_be_used_is_refused_by_name(project: Path, text: str, told: str) -> None:
     assert told in refused(project, text)
 
 
-def test_its_paths_stay_in_the_folder_too(project: Path) -> None:
+def test_a_path_of_a_devcontainer_outside_the_folder_is_refused(project: Path) -> None:
     write(project, {"build": {"dockerfile": "../../D", "context": "../.."}})
     file = found(project)
     with pytest.raises(SpecError, match="points outside"):
@@ -315,7 +315,7 @@ def substituted(project: Path, text: str, key: str = "containerEnv") -> str:
         ("${localEnv:NESTED}", "${localEnv:SET}"),
     ],
 )
-def test_variables_as_the_specification_has_them(
+def test_variables_are_replaced_as_the_specification_has_them(
     project: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: str
 ) -> None:
     monkeypatch.setenv("SET", "value")
@@ -325,7 +325,9 @@ def test_variables_as_the_specification_has_them(
     assert substituted(project, text) == value.replace("{project}", str(project))
 
 
-def test_variables_in_every_value_that_is_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_replaced_in_every_value_that_is_used(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("V", "x")
     build = {
         "dockerfile": "D.${env:V}",
@@ -387,7 +389,9 @@ def test_what_a_repository_takes_of_the_environment_needs_a_grant(
     assert not isinstance(run("pack").exception, TrustError)
 
 
-def test_what_every_program_may_know_needs_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_every_program_may_read_needs_no_grant(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("USER", "ada")
     write(project, {"build": {"dockerfile": "D", "args": {"U": "${localEnv:USER}"}}})
     assert found(project).variables == ()
@@ -439,7 +443,7 @@ OTHER = [
 
 @pytest.mark.parametrize("content", [REFUSED, UNDERSTOOD], ids=["refused", "understood"])
 @pytest.mark.parametrize("args", OTHER, ids=lambda args: " ".join(args[:2]))
-def test_another_image_is_none_of_its_business(
+def test_a_devcontainer_is_not_read_where_another_image_is_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], content: dict[str, Any]
 ) -> None:
     """The commands get as far as looking for what was named, and no further."""
@@ -451,7 +455,7 @@ def test_another_image_is_none_of_its_business(
     assert "devcontainer" not in with_it
 
 
-def test_it_is_told_where_it_is_used(project: Path) -> None:
+def test_a_devcontainer_is_refused_by_every_command_that_uses_it(project: Path) -> None:
     write(project, REFUSED)
     for args in (("run",), ("pack",), ("config",), ("cache", "why")):
         assert "dockerComposeFile" in str(run(*args).exception)

@@ -197,7 +197,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_each_form(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_form_in_use_is_read_or_refused_by_name(
+    form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "project"
     path = project / ".devcontainer/devcontainer.json"
     path.parent.mkdir(parents=True)

@@ -93,7 +93,7 @@ def test_it_is_found_from_below_up_to_the_top_of_the_repository(tmp_path: Path) 
         ("a = " + "[" * 100_000, "is not TOML"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str | bytes, told: str) -> None:
+def test_a_mistake_is_reported_with_its_place(tmp_path: Path, text: str | bytes, told: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(SpecError) as caught:
         find(tmp_path, upwards=False)
@@ -109,14 +109,14 @@ def test_values_are_not_repeated_in_an_error(tmp_path: Path) -> None:
     assert "a secret" not in str(caught.value)
 
 
-def test_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+def test_a_bottle_toml_of_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
     with written(tmp_path, "").open("r+b") as file:
         file.truncate(1 << 30)
     with pytest.raises(SpecError, match="too large"):
         find(tmp_path, upwards=False)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_a_bottle_toml_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bottle.toml"
     os.mkfifo(path)
     with pytest.raises(SpecError, match="not a regular file"):
@@ -176,7 +176,9 @@ def test_a_build_gets_secrets_by_reference(tmp_path: Path) -> None:
         ('[image]\nname = "x"\nssh = ["default"]', "image.name and image.ssh exclude each other"),
     ],
 )
-def test_a_mistake_in_them_is_told_and_no_value(tmp_path: Path, text: str, told: str) -> None:
+def test_a_mistake_in_a_build_secret_is_reported_without_its_value(
+    tmp_path: Path, text: str, told: str
+) -> None:
     written(tmp_path, text)
     with pytest.raises(SpecError) as caught:
         gather({}, found(tmp_path))

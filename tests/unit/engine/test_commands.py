@@ -89,7 +89,7 @@ def test_a_build_argument_cannot_steer_the_engines_program(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["HTTP_PROXY", "DOCKER_VERSION", "BUILDKIT_INLINE_CACHE", "PATH_PREFIX", "x.y"]
 )
-def test_other_build_arguments_are_free(name: str) -> None:
+def test_a_build_argument_of_any_other_name_is_taken(name: str) -> None:
     request = BuildRequest(Path("/src"), build_args=((name, "a\nb=c"),))
     assert argv.build_env("buildah", request, {}) == {name: "a\nb=c"}
 
@@ -102,7 +102,7 @@ def test_a_build_argument_that_no_environment_holds_is_refused(name: str, value:
         argv.build_env("classic", BuildRequest(Path("/src"), build_args=((name, value),)), {})
 
 
-def test_the_other_commands() -> None:
+def test_commands_on_images_have_their_arguments() -> None:
     assert argv.version_argv(PROGRAM) == ("/bin/engine", "version", "--format={{json .}}")
     assert argv.info_argv(PROGRAM) == ("/bin/engine", "info", "--format={{json .}}")
     assert argv.buildx_argv(PROGRAM) == ("/bin/engine", "buildx", "version")
@@ -140,7 +140,7 @@ def test_podman_pushes_without_tls_to_loopback_alone(ref: str, plain: bool) -> N
     "ref",
     ["a", "a:b", "a/b:c", "host:5000/a/b:c", "[::1]:5000/a", "sha256:" + "a" * 64, "a@sha256:" + "b" * 64],
 )
-def test_image_references_pass(ref: str) -> None:
+def test_a_valid_image_reference_is_accepted(ref: str) -> None:
     assert argv.check_ref(ref) == ref
 
 

@@ -78,7 +78,9 @@ def test_podman_stands_in_for_a_docker_that_does_not_answer(fake: Fake, words: s
         find_engine("docker")
 
 
-def test_a_daemon_that_does_not_answer(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_does_not_answer_is_an_error_with_its_address(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     fake(
         "docker",
@@ -94,7 +96,9 @@ def test_a_daemon_that_does_not_answer(fake: Fake, monkeypatch: pytest.MonkeyPat
     assert "DOCKER_HOST=tcp://far:1" in caught.value.next_step
 
 
-def test_a_podman_machine_that_does_not_run(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_podman_machine_that_does_not_run_is_an_error_with_a_next_step(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     fake("podman", fails("Error: Cannot connect to Podman. Please verify your connection", 125))
     with pytest.raises(EngineError, match="podman does not answer") as caught:
@@ -102,7 +106,7 @@ def test_a_podman_machine_that_does_not_run(fake: Fake, monkeypatch: pytest.Monk
     assert "podman machine start" in caught.value.next_step
 
 
-def test_a_socket_that_is_not_ours(fake: Fake) -> None:
+def test_a_socket_of_another_user_is_an_error_with_a_next_step(fake: Fake) -> None:
     fake("docker", fails(NO_RIGHT))
     with pytest.raises(EngineError, match="cannot be used by this user") as caught:
         find_engine()
@@ -178,13 +182,13 @@ def test_an_engine_that_hangs_is_given_up(fake: Fake) -> None:
         '{"Client":{"Version":"1"}}',
     ],
 )
-def test_an_answer_that_makes_no_sense(fake: Fake, answer: str) -> None:
+def test_an_answer_that_makes_no_sense_is_an_error(fake: Fake, answer: str) -> None:
     fake("docker", says(answer))
     with pytest.raises(EngineError):
         find_engine()
 
 
-def test_a_program_that_cannot_run(fake: Fake) -> None:
+def test_a_program_that_cannot_run_is_an_error(fake: Fake) -> None:
     fake("docker", "").write_bytes(b"\x7fELF nonsense")
     with pytest.raises(EngineError) as caught:
         find_engine()
@@ -214,7 +218,7 @@ def test_a_docker_that_is_podman_is_podman(fake: Fake) -> None:
         ("20.10.24", "18.06.3", False, False, "true", "buildkit"),
     ],
 )
-def test_the_builder(
+def test_the_builder_follows_from_the_client_and_its_settings(
     client: str, server: str, by_podman: bool, has_buildx: bool, wish: str | None, builder: str
 ) -> None:
     environ = {} if wish is None else {"DOCKER_BUILDKIT": wish}
@@ -261,7 +265,7 @@ def test_podmans_docker_service_has_no_buildkit(fake: Fake) -> None:
 @pytest.mark.parametrize(
     "answer", ["", "{", "[]", "[1]", "{}", "[{},{}]", '[{"Id": 5}]', '[{"Id":"sha256:x"}]', "[{}]"]
 )
-def test_a_description_that_makes_no_sense(fake: Fake, answer: str) -> None:
+def test_an_inspection_that_makes_no_sense_is_an_error(fake: Fake, answer: str) -> None:
     with pytest.raises(EngineError):
         engine(fake("docker", says(answer))).image_id("a")
 

@@ -306,12 +306,14 @@ def test_an_engine_that_cannot_be_used_has_a_next_step(words: str, what: str, st
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("words", [TOO_OLD, TOO_NEW])
-def test_a_version_that_was_set_is_named(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_version_that_was_set_is_named_in_the_next_step(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_API_VERSION", "1.52")
     assert "unset DOCKER_API_VERSION=1.52" in refused("docker", "tell", "", words).next_step
 
 
-def test_a_snap_has_commands_of_its_own(plain: Path) -> None:
+def test_docker_from_a_snap_has_next_steps_of_its_own(plain: Path) -> None:
     (plain / "snap").write_text("#!/bin/sh\n")
     (plain / "snap").chmod(0o755)
     (plain / "bin/docker").symlink_to(plain / "snap")
@@ -337,7 +339,7 @@ LINK = "Error response from daemon: dockerfile parse error line 2: Unknown flag:
         ("cc: no such file", HEREDOC, False),
     ],
 )
-def test_a_dockerfile_for_buildkit_and_a_docker_without(
+def test_a_dockerfile_that_needs_buildkit_is_explained_where_docker_has_none(
     plain: Path, monkeypatch: pytest.MonkeyPatch, words: str, text: str, needed: bool
 ) -> None:
     (plain / "Dockerfile").write_text(text)

@@ -87,11 +87,11 @@ def test_the_history_is_part_of_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ID", "CreatedSince", "Size"])
-def test_the_time_that_has_passed_is_not(name: str) -> None:
+def test_ages_in_the_history_do_not_change_the_fingerprint(name: str) -> None:
     assert told(INSPECTED, [step | {name: "other"} for step in HISTORY]) == told(INSPECTED)
 
 
-def test_the_engine_is_asked(fake: Fake) -> None:
+def test_the_fingerprint_is_made_of_the_engines_answers(fake: Fake) -> None:
     lines = "\n".join(json.dumps(step) for step in HISTORY)
     inspected = says(json.dumps([INSPECTED]))
     docker = engine(fake("docker", f'if [ "$1" = history ]; then\n{says(lines)}\nelse\n{inspected}\nfi'))
@@ -111,6 +111,6 @@ def test_an_id_that_is_none_is_an_error(fake: Fake, said: object) -> None:
         engine(fake("docker", says(json.dumps([INSPECTED | {"Id": said}])))).image("app:1")
 
 
-def test_an_image_that_is_not_there(fake: Fake) -> None:
+def test_an_image_that_is_not_there_is_an_error(fake: Fake) -> None:
     with pytest.raises(NoSuchImageError, match="app:1"):
         engine(fake("docker", fails("Error: No such image: app:1"))).image("app:1")

@@ -138,7 +138,7 @@ def test_an_image_that_the_engine_does_not_keep_whole_is_not_found(
         says('{"Driver": "overlay2", "DockerRootDir": "/nowhere"}'),
     ],
 )
-def test_an_engine_that_says_nothing_of_use(fake: Fake, body: str) -> None:
+def test_an_answer_without_a_storage_finds_no_image(fake: Fake, body: str) -> None:
     assert stored(engine(fake("docker", body)), f"sha256:{'1' * 64}") is None
 
 

@@ -22,7 +22,7 @@ from bot_bottle.host.files import (
 )
 
 
-def test_it_is_whole_and_private_whatever_was_left(tmp_path: Path) -> None:
+def test_a_private_file_is_whole_and_private_whatever_was_left(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         (tmp_path / "partial").write_text("what a killed writer left, which is longer")
@@ -129,7 +129,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
-def test_writing_can_begin(tmp_path: Path) -> None:
+def test_writeback_of_a_range_begins_where_it_can(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb", buffering=0) as file:
         file.write(DATA)
         assert start_writeback(file.fileno(), 0, len(DATA))

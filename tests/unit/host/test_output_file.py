@@ -163,7 +163,7 @@ def test_a_pipe_by_name_gets_the_bytes(artifact: Path, tmp_path: Path) -> None:
     assert stat.S_ISFIFO((tmp_path / "out").stat().st_mode)
 
 
-def test_a_pipe_by_name_whose_reader_goes_away(artifact: Path, tmp_path: Path) -> None:
+def test_a_pipe_by_name_whose_reader_goes_away_is_an_error(artifact: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "out")
 
     def read_little() -> None:
@@ -213,7 +213,7 @@ def test_what_takes_no_stream_is_refused_and_stays(refused: dict[str, Path], kin
 
 
 @pytest.mark.parametrize("place", ["missing/out", "file/out"])
-def test_a_place_that_is_not_there(tmp_path: Path, place: str) -> None:
+def test_a_place_that_is_not_there_is_an_error(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):
         find_output(tmp_path / place)
@@ -223,7 +223,7 @@ def test_a_place_that_is_not_there(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", "/proc/thread-self/fd/1"])
-def test_standard_output_into_a_pipe(artifact: Path, name: str) -> None:
+def test_standard_output_into_a_pipe_gets_the_bytes(artifact: Path, name: str) -> None:
     done = write_elsewhere(artifact, name, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, DATA)
 
@@ -239,14 +239,14 @@ def test_standard_output_into_a_file_goes_on_where_it_is(artifact: Path, tmp_pat
     assert out.stat().st_ino == inode
 
 
-def test_an_open_file_by_number(artifact: Path, tmp_path: Path) -> None:
+def test_an_open_file_by_number_gets_the_bytes(artifact: Path, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         done = write_elsewhere(artifact, f"/dev/fd/{file.fileno()}", pass_fds=(file.fileno(),))
     assert done.returncode == 0
     assert (tmp_path / "out").read_bytes() == DATA
 
 
-def test_open_files_that_cannot_be_written(artifact: Path, tmp_path: Path) -> None:
+def test_an_open_file_that_cannot_be_written_is_refused(artifact: Path, tmp_path: Path) -> None:
     with artifact.open("rb") as file:
         done = write_elsewhere(artifact, "/dev/stdin", stdin=file)
     assert b"open for reading only" in done.stderr
@@ -270,7 +270,7 @@ def test_finding_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_what_was_begun_is_removed(tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
     class Broken(io.FileIO):
         def readinto(self, _buffer: object) -> int:
             raise OSError(5, "Input/output error")

@@ -160,7 +160,7 @@ def test_every_digest_on_the_way_identifies_it(layout: Layout) -> None:
         assert {str(digest) for digest in image.digests} == expected
 
 
-def test_an_index_of_which_other_platforms_are_missing(layout: Layout) -> None:
+def test_an_index_without_the_images_of_other_platforms_is_read(layout: Layout) -> None:
     """As docker saves an image that was pulled for one platform."""
     arm, s390, mine = one(layout, "arm", "arm64"), one(layout, "s390", "s390x"), one(layout, "ours")
     folder = layout.finish(layout.index([arm, s390, mine, attestation(layout, arm)]))
@@ -168,7 +168,7 @@ def test_an_index_of_which_other_platforms_are_missing(layout: Layout) -> None:
     assert taken(folder) == "ours"
 
 
-def test_an_index_of_which_this_platform_is_missing(layout: Layout) -> None:
+def test_an_index_without_the_image_of_this_platform_is_refused(layout: Layout) -> None:
     mine = one(layout, "ours")
     folder = layout.finish(layout.index([mine, one(layout, "arm", "arm64")]))
     without(layout, mine)
@@ -177,7 +177,7 @@ def test_an_index_of_which_this_platform_is_missing(layout: Layout) -> None:
     assert "--platform linux/amd64" in caught.value.next_step
 
 
-def test_a_manifest_whose_parts_are_missing(layout: Layout) -> None:
+def test_a_manifest_whose_parts_are_missing_is_refused(layout: Layout) -> None:
     mine = one(layout, "ours")
     manifest = json.loads((layout.folder / "blobs" / "sha256" / mine["digest"][7:]).read_bytes())
     folder = layout.finish(layout.index([mine]))

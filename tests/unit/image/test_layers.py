@@ -132,7 +132,7 @@ def test_a_truncated_or_changed_layer_is_an_image_error(fd: int) -> None:
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
-def test_another_content_than_the_digests_say(fd: int, compress: object) -> None:
+def test_a_layer_whose_content_is_not_what_its_digests_say_is_damaged(fd: int, compress: object) -> None:
     data = compress(CONTENT)  # type: ignore[operator]
     it = layer(fd, data, CONTENT)
     for diff_id, digest in ((Digest.of(b""), it.digest), (it.diff_id, Digest.of(b""))):

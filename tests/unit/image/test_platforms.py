@@ -47,7 +47,7 @@ def test_the_base_always_runs_here() -> None:
 @pytest.mark.parametrize(
     ("flags", "level"), [(set(), 1), (V2, 2), (V3 - {"cx16"}, 1), (V3, 3), (V2 | {"avx"}, 2)]
 )
-def test_the_level_of_a_processor(flags: set[str], level: int) -> None:
+def test_a_processors_flags_give_its_level(flags: set[str], level: int) -> None:
     assert amd64_level(flags) == level
 
 

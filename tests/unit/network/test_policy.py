@@ -81,7 +81,7 @@ def test_an_allowed_name_that_resolves_to_a_private_address_is_refused(address: 
     assert not POLICY.decide_resolved(address, 443).allowed
 
 
-def test_unless_that_is_named_too() -> None:
+def test_an_allowed_name_that_resolves_to_an_allowed_private_address_is_let_out() -> None:
     assert POLICY.decide_resolved("10.1.0.1", 443).allowed
     assert POLICY.decide_resolved("8.8.8.8", 443).allowed
     assert POLICY.decide_resolved("2606:4700::1", 443).allowed

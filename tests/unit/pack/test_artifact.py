@@ -137,12 +137,12 @@ def test_a_layer_is_named_by_what_it_is_made_of() -> None:
     ("text", "wanted"),
     [(None, ""), ("", ""), ("0", "1970-01-01T00:00:00Z"), ("1700000000", "2023-11-14T22:13:20Z")],
 )
-def test_source_date(text: str | None, wanted: str) -> None:
+def test_source_date_epoch_is_the_time_of_the_artifact(text: str | None, wanted: str) -> None:
     assert source_date({} if text is None else {"SOURCE_DATE_EPOCH": text}) == wanted
 
 
 @pytest.mark.parametrize("text", ["now", "1e3", "9" * 30])
-def test_a_source_date_that_is_none(text: str) -> None:
+def test_an_invalid_source_date_epoch_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         source_date({"SOURCE_DATE_EPOCH": text})
 
@@ -179,7 +179,7 @@ def test_an_image_that_fails_while_it_is_read_leaves_nothing(
     assert not (tmp_path / "made").exists()
 
 
-def test_memory_stays_small(tmp_path: Path, save_image: SaveImage) -> None:
+def test_a_pack_of_200_megabytes_takes_little_memory(tmp_path: Path, save_image: SaveImage) -> None:
     archive = save_image({"random": os.urandom(100_000_000), "zeros": bytes(100_000_000)})
     program = (
         "import sys; from pathlib import Path\n"

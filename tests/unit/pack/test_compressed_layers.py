@@ -120,7 +120,7 @@ def changed(image: Image, number: int, **digests: Digest) -> Image:
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("what", ["diff_id", "digest"])
-def test_a_layer_that_is_not_what_its_digests_say(
+def test_a_layer_that_is_not_what_its_digests_say_is_an_error(
     tmp_path: Path, store: HeaderStore, number: int, what: str
 ) -> None:
     threads = threading.active_count()
@@ -156,7 +156,7 @@ def test_what_is_too_much_ends_all_reading(tmp_path: Path, store: HeaderStore, t
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: data[:3000], lambda data: data + b"x"])
-def test_a_layer_that_is_cut_or_goes_on(
+def test_a_layer_that_is_cut_or_goes_on_is_an_error(
     tmp_path: Path, store: HeaderStore, harm: Callable[[bytes], bytes]
 ) -> None:
     packs: list[Pack] = [gzipped, lambda tar: (harm(gzipped(tar)[0]), "tar+gzip"), gzipped, gzipped]

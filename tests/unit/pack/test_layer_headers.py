@@ -186,7 +186,7 @@ with store.using():
 """
 
 
-def test_several_at_once_and_killed_at_any_time(store: HeaderStore, tmp_path: Path) -> None:
+def test_writers_killed_at_any_time_leave_whole_segments(store: HeaderStore, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WRITER, str(store.folder), str(tmp_path / "scratch")]
     for _ in range(3):
         writers = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(2)]

@@ -94,7 +94,7 @@ def test_what_the_layers_above_change_is_made_as_always(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("layers", [[UPPER, LOWER], [LOWER, LOWER], [LOWER, UPPER, layer([])]])
-def test_layers_in_any_order(bench: Bench, layers: list[bytes]) -> None:
+def test_layers_in_any_order_give_the_same_artifact(bench: Bench, layers: list[bytes]) -> None:
     plain, _ = bench.pack(saved(*layers), None)
     assert bench.pack(saved(*layers), count(4))[0] == plain
 

@@ -102,7 +102,7 @@ def destroyed(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("case", [*CASES.values(), *OURS_ALONE.values()], ids=[*CASES, *OURS_ALONE])
-def test_the_same_bytes_with_and_without_a_store(bench: Bench, case: object) -> None:
+def test_a_root_has_the_same_bytes_with_and_without_a_store(bench: Bench, case: object) -> None:
     layers = [layer(members) for members in case.layers]  # type: ignore[attr-defined]
     plain = bench.pack(*layers, stored=False)
     assert bench.pack(*layers) == plain

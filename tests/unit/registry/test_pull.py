@@ -68,7 +68,7 @@ def test_a_pulled_blob_has_the_bytes_of_its_digest(wire: Wire, algorithm: str, d
         ("bytes=0-\u0661", 200, b"0123456789", None),
     ],
 )
-def test_ranges_of_a_blob(
+def test_a_range_of_a_blob_is_served_as_http_has_it(
     wire: Wire, wanted: str, status: int, body: bytes | None, content_range: str | None
 ) -> None:
     digest = wire.push_blob(b"0123456789")
@@ -106,7 +106,7 @@ def test_a_range_of_something_that_has_changed_is_the_whole(wire: Wire) -> None:
         (f"app/manifests/{'t' * 129}", 400, "MANIFEST_INVALID"),
     ],
 )
-def test_what_is_not_there(wire: Wire, path: str, status: int, code: str) -> None:
+def test_what_is_not_there_is_answered_by_its_error(wire: Wire, path: str, status: int, code: str) -> None:
     wire.push_image("v1")
     answer = wire.ask("GET", path)
     assert (answer.status, answer.code) == (status, code)

@@ -15,7 +15,7 @@ NOBODY = Digest.of(b"nobody has this")
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_post_then_put(wire: Wire, algorithm: str) -> None:
+def test_a_blob_is_pushed_by_post_and_put(wire: Wire, algorithm: str) -> None:
     digest = Digest.of(DATA, algorithm)
     answer = wire.ask("PUT", f"{wire.begin()}?digest={digest}", DATA)
     assert answer.status == 201
@@ -23,7 +23,7 @@ def test_post_then_put(wire: Wire, algorithm: str) -> None:
     assert wire.ask("GET", answer["location"]).body == DATA
 
 
-def test_a_single_post(wire: Wire) -> None:
+def test_a_blob_is_pushed_by_a_single_post(wire: Wire) -> None:
     answer = wire.ask("POST", f"app/blobs/uploads/?digest={Digest.of(DATA)}", DATA)
     assert answer.status == 201
     assert wire.ask("GET", answer["location"]).body == DATA
@@ -32,7 +32,7 @@ def test_a_single_post(wire: Wire) -> None:
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("last_by", ["PATCH", "PUT"])
 @pytest.mark.parametrize("said", ["", "?digest-algorithm=sha512"])
-def test_chunks_in_order(wire: Wire, algorithm: str, last_by: str, said: str) -> None:
+def test_a_blob_is_pushed_by_chunks_in_order(wire: Wire, algorithm: str, last_by: str, said: str) -> None:
     location = wire.begin(query=said)
     chunks = [DATA[:2000], DATA[2000:2001], DATA[2001:]]
     end = -1
@@ -50,7 +50,7 @@ def test_chunks_in_order(wire: Wire, algorithm: str, last_by: str, said: str) ->
     assert wire.ask("GET", answer["location"]).body == DATA
 
 
-def test_a_stream_without_length(wire: Wire) -> None:
+def test_a_blob_is_pushed_by_a_stream_without_length(wire: Wire) -> None:
     location = wire.begin()
     wire._connection.request("PATCH", location, iter([DATA[:100], DATA[100:]]), encode_chunked=True)
     answer = wire._connection.getresponse()
@@ -74,7 +74,7 @@ def test_a_chunk_out_of_order_is_refused_and_the_upload_goes_on(wire: Wire, meth
     assert wire.ask("PUT", f"{location}?digest={Digest.of(DATA)}").status == 201
 
 
-def test_a_chunk_that_is_not_as_long_as_it_says(wire: Wire) -> None:
+def test_a_chunk_that_is_not_as_long_as_it_says_is_refused(wire: Wire) -> None:
     location = wire.begin()
     answer = wire.ask("PATCH", location, b"12345", {"Content-Range": "0-9"})
     assert (answer.status, answer.code) == (400, "SIZE_INVALID")
@@ -108,7 +108,7 @@ def test_a_wrong_digest_is_refused_and_nothing_is_kept(wire: Wire, way: str, dig
     assert wire.ask("HEAD", f"app/blobs/{Digest.of(DATA)}").status == 404
 
 
-def test_an_algorithm_that_is_not_known(wire: Wire) -> None:
+def test_an_unknown_digest_algorithm_is_refused(wire: Wire) -> None:
     answer = wire.ask("POST", "app/blobs/uploads/?digest-algorithm=md5")
     assert (answer.status, answer.code) == (400, "DIGEST_INVALID")
 
@@ -152,7 +152,7 @@ def test_uploads_at_once_are_bounded(wire: Wire) -> None:
     assert (answer.status, answer.code) == (429, "TOOMANYREQUESTS")
 
 
-def test_tags_given_with_a_digest(wire: Wire) -> None:
+def test_tags_given_with_a_digest_name_the_manifest(wire: Wire) -> None:
     data = json.dumps(image(wire.push_blob(b"{}"))).encode()
     path = f"app/manifests/{Digest.of(data)}?tag=a&tag=b"
     answer = wire.ask("PUT", path, data, {"Content-Type": OCI_MANIFEST})
@@ -229,14 +229,16 @@ def test_a_pushed_manifest_that_is_invalid_is_refused(
         assert wire.ask("GET", "app/manifests/v1").status == 404
 
 
-def test_a_manifest_under_another_digest(wire: Wire) -> None:
+def test_a_manifest_under_another_digest_is_refused(wire: Wire) -> None:
     data = json.dumps(image(wire.push_blob(b"{}"))).encode()
     answer = wire.ask("PUT", f"app/manifests/{NOBODY}", data, {"Content-Type": OCI_MANIFEST})
     assert (answer.status, answer.code) == (400, "DIGEST_INVALID")
 
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 201), (1, 413)])
-def test_the_largest_manifest(wire: Wire, extra: int, status: int) -> None:
+def test_a_manifest_of_4_megabytes_is_taken_and_a_larger_one_refused(
+    wire: Wire, extra: int, status: int
+) -> None:
     document = image(wire.push_blob(b"{}"), annotations={"x": ""})
     room = (4 << 20) - len(json.dumps(document))
     document["annotations"]["x"] = "x" * (room + extra)

@@ -49,7 +49,7 @@ def test_leaving_without_commit_leaves_nothing(store: BlobStore, tmp_path: Path)
     assert files(store, tmp_path) == []
 
 
-def test_an_empty_blob(store: BlobStore) -> None:
+def test_an_empty_blob_is_stored_and_read(store: BlobStore) -> None:
     with store.upload() as upload:
         upload.commit(Digest.of(b""))
     assert store.read(Digest.of(b"")) == b""

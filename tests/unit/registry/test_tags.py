@@ -28,7 +28,7 @@ TAGS = ["B", "a", "a.1", "latest", "v1", "v10", "v2"]  # in the order of their b
         ("?last=", TAGS, None),
     ],
 )
-def test_pages_of_tags(wire: Wire, query: str, tags: list[str], more: str | None) -> None:
+def test_tags_come_in_pages(wire: Wire, query: str, tags: list[str], more: str | None) -> None:
     for tag in reversed(TAGS):
         wire.push_image(tag)
     answer = wire.ask("GET", f"app/tags/list{query}")
@@ -60,7 +60,7 @@ def test_a_page_size_that_is_not_a_number_is_refused(wire: Wire, query: str) -> 
     assert (answer.status, answer.code) == (400, "PAGINATION_NUMBER_INVALID")
 
 
-def test_tags_of_no_repository(wire: Wire) -> None:
+def test_tags_of_an_unknown_repository_are_not_found(wire: Wire) -> None:
     answer = wire.ask("GET", "nobody/tags/list")
     assert (answer.status, answer.code) == (404, "NAME_UNKNOWN")
 
@@ -111,7 +111,7 @@ def test_many_referrers_come_in_pages(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("reference", "status"), [(str(NOBODY), 200), ("sha256:x", 400), ("tag", 400)])
-def test_referrers_of_nothing(wire: Wire, reference: str, status: int) -> None:
+def test_referrers_of_an_unknown_manifest_are_an_empty_list(wire: Wire, reference: str, status: int) -> None:
     for repository in ("app", "nobody"):
         answer = wire.ask("GET", f"{repository}/referrers/{reference}")
         assert answer.status == status

@@ -93,7 +93,7 @@ def test_variables_and_history_are_looked_at(tmp_path: Path) -> None:
         ("r/.pgpass", "h:1:d:u:x9"), ("r/server.key", KEY), ("id_ed25519", KEY),
     ],
 )  # fmt: skip
-def test_files_that_are_made_for_credentials(tmp_path: Path, path: str, content: str) -> None:
+def test_credentials_in_their_usual_files_are_found(tmp_path: Path, path: str, content: str) -> None:
     image = saved_image(tmp_path / "i.tar", [file(path, content.encode())])
     line = next(n for n, text in enumerate(content.splitlines(), 1) if re.search("x9|BEGIN|eDk=", text))
     assert (path, line, "credentials in a credential file") in [each[1:] for each in found(image)]
@@ -110,7 +110,7 @@ def test_files_that_are_made_for_credentials(tmp_path: Path, path: str, content:
         ("usr/lib/ssh.py", 'HEAD = "-----BEGIN OPENSSH PRIVATE KEY-----"\nEND = 1\n'),
     ],
 )  # fmt: skip
-def test_what_only_looks_like_it(tmp_path: Path, path: str, content: str) -> None:
+def test_what_only_looks_like_a_secret_is_passed_over(tmp_path: Path, path: str, content: str) -> None:
     assert found(saved_image(tmp_path / "i.tar", [file(path, content.encode())])) == []
 
 
@@ -126,7 +126,7 @@ def test_words_count_in_settings_that_are_no_packages() -> None:
     assert not is_settings("app/main.py")
 
 
-def test_names_of_variables() -> None:
+def test_variables_named_as_secrets_are_found_when_they_have_a_value() -> None:
     env = ["DB_PASSWORD=x9", "API_KEY2=x9", "EMPTY_TOKEN=", "KEY_FILE=/f", "GITHUB_TOKEN=$T", "TOKENS_MAX=9"]
     assert [each.path for each in in_variables(env, "config")] == ["ENV DB_PASSWORD", "ENV API_KEY2"]
     assert in_command('RUN |2 A=1 MY_SECRET="x 9" /bin/sh -c make')

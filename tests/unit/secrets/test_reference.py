@@ -91,7 +91,9 @@ def test_a_file_is_read_without_its_last_line_breaks(tmp_path: Path, content: by
     assert value(Reference("KEY", "file", str(tmp_path / "f"))) == expected
 
 
-def test_a_file_of_the_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_largest_size_is_read_and_a_larger_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "f").write_bytes(b"x" * LARGEST + b"\n")
     assert len(value(Reference("KEY", "file", "~/f"))) == LARGEST

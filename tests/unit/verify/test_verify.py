@@ -103,7 +103,7 @@ UNEXPECTED: dict[str, tuple[list[Member], list[Member], Found]] = {
 
 
 @pytest.mark.parametrize(("image", "root", "differs"), UNEXPECTED.values(), ids=UNEXPECTED)
-def test_what_nothing_explains(
+def test_differences_that_nothing_explains_fail_the_report(
     compare: Compare, image: list[Member], root: list[Member], differs: Found
 ) -> None:
     report = compare([image], root)
@@ -158,7 +158,7 @@ EXPECTED: dict[str, tuple[list[Member], list[Member], Found]] = {
 
 
 @pytest.mark.parametrize(("image", "root", "differs"), EXPECTED.values(), ids=EXPECTED)
-def test_what_smolvm_explains(
+def test_differences_that_smolvm_explains_are_listed_as_expected(
     compare: Compare, image: list[Member], root: list[Member], differs: Found
 ) -> None:
     report = compare([image], root)

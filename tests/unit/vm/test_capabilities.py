@@ -12,11 +12,11 @@ from bot_bottle.vm.capabilities import Kvm, KvmState, _hardware_virtualization, 
 from bot_bottle.vm.host import Accel, choose_accel
 
 
-def test_no_device(tmp_path: Path) -> None:
+def test_a_missing_device_is_absent(tmp_path: Path) -> None:
     assert probe_kvm(tmp_path / "kvm").state == "absent"
 
 
-def test_no_permission(tmp_path: Path) -> None:
+def test_a_device_without_permission_is_denied(tmp_path: Path) -> None:
     device = tmp_path / "kvm"
     device.touch(mode=0o000)
     user = os.geteuid()
@@ -30,7 +30,7 @@ def test_no_permission(tmp_path: Path) -> None:
     assert "usermod -aG kvm" in found.next_step
 
 
-def test_a_device_that_is_not_kvm() -> None:
+def test_a_device_that_is_not_kvm_is_unusable() -> None:
     found = probe_kvm(Path("/dev/null"))
     assert found.state == "unusable"
     assert "not a KVM" in found.reason
@@ -46,13 +46,15 @@ def test_a_device_that_is_not_kvm() -> None:
         ("", False),
     ],
 )
-def test_the_processors_flags(tmp_path: Path, flags: str, answer: bool) -> None:
+def test_flags_of_the_processor_say_whether_it_can_virtualize(
+    tmp_path: Path, flags: str, answer: bool
+) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}power management:\n")
     assert _hardware_virtualization(tmp_path / "cpuinfo") is answer
 
 
 @pytest.mark.parametrize("state", ["absent", "denied", "unusable", "good"])
-def test_where_it_runs(state: KvmState) -> None:
+def test_kvm_is_chosen_where_it_is_good(state: KvmState) -> None:
     kvm = Kvm(state, "the reason", "do this" if state != "good" else "")
     assert choose_accel("nested", kvm) == "nested"
     assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "nested")
@@ -64,7 +66,7 @@ def test_where_it_runs(state: KvmState) -> None:
     assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel nested")
 
 
-def test_this_machine_has_one_answer() -> None:
+def test_this_machine_has_one_choice() -> None:
     accel: Accel = "auto"
     kvm = probe_kvm()
     assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "nested")

@@ -80,7 +80,9 @@ def test_a_new_one_on_path_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (find_smolvm(Progress()).program, find_smolvm(Progress()).version) == (path, "9.0.1")
 
 
-def test_no_smolvm_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_smolvm_is_an_error_with_its_install_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     found_on_path(tmp_path, monkeypatch)
     monkeypatch.setattr(guest_rootfs, "PACKAGE", "no-such-package")
     with pytest.raises(SmolvmError, match="not installed") as caught:

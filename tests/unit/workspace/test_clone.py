@@ -180,7 +180,7 @@ def test_packs_loose_objects_and_packed_references_are_all_read(
 
 
 @pytest.mark.parametrize("options", [("--object-format=sha256",), ("--shared",)], ids=["sha256", "shared"])
-def test_repositories_of_other_forms(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_repository_of_another_form_gets_the_work_back(tmp_path: Path, options: tuple[str, ...]) -> None:
     user = make_repo(tmp_path / "other", *options)
     user.commit({"a": "1\n"})
     clone = create(tmp_path / "state/ship", open_repository(user.top), "ship")
@@ -194,7 +194,7 @@ def test_repositories_of_other_forms(tmp_path: Path, options: tuple[str, ...]) -
     assert (user.top / "b").read_text() == "x\n"
 
 
-def test_a_shallow_repository(user: Repo, tmp_path: Path) -> None:
+def test_a_shallow_repository_gets_the_work_back(user: Repo, tmp_path: Path) -> None:
     shallow = Repo(tmp_path / "shallow")
     user.git("clone", "-q", "--depth=1", f"file://{user.top}", shallow.top)
     clone = create(tmp_path / "state/ship", open_repository(shallow.top), "ship")
@@ -254,7 +254,7 @@ def test_names_with_every_byte_come_back(user: Repo, agent: Repo, clone: Clone) 
     assert {(user.top / name).read_text() for name in names} == {"committed\n", "uncommitted\n"}
 
 
-def test_a_repository_in_an_odd_place(tmp_path: Path) -> None:
+def test_a_repository_in_an_odd_place_gets_the_work_back(tmp_path: Path) -> None:
     user = make_repo(tmp_path / 'a "b"\n:c#')
     user.commit({"a": "1\n"})
     clone = create(tmp_path / "state/ship", open_repository(user.top), "ship")
@@ -330,7 +330,7 @@ MERGES = [
 
 
 @pytest.mark.parametrize(("theirs", "mine", "result"), MERGES)
-def test_how_two_sides_are_joined(
+def test_two_sides_are_joined_or_refused_as_git_merge_does(
     tmp_path: Path, theirs: Changes, mine: Changes, result: dict[str, str] | None
 ) -> None:
     user = make_repo(tmp_path / "user")

@@ -53,7 +53,7 @@ def test_the_project_has_the_features_alone(project: Path, tmp_path: Path) -> No
     assert (made / "also").readlink() == Path("install.sh")
 
 
-def test_what_decides_what_is_installed(project: Path, tmp_path: Path) -> None:
+def test_features_options_and_user_decide_the_digest(project: Path, tmp_path: Path) -> None:
     count = 0
 
     def digest(*names: str, **more: Any) -> str:
@@ -121,7 +121,7 @@ def test_commands_are_those_of_the_features_that_were_added() -> None:
             commands_of_features(json.dumps([{"id": "new", key: value}]), "", Path("d.json"))
 
 
-def test_the_user_of_a_label() -> None:
+def test_the_last_remote_user_of_a_label_is_taken() -> None:
     assert (
         labelled_user(json.dumps([{"remoteUser": "a"}, {"remoteUser": "b"}, {"containerUser": "c"}])) == "b"
     )

@@ -115,7 +115,7 @@ def everything(clone: Clone) -> None:
 ATTRIBUTES = "* filter=evil diff=evil merge=evil\n"
 
 
-def test_the_canary_sings(user: Repo, canary: Path) -> None:
+def test_the_planted_program_is_run_by_plain_git(user: Repo, canary: Path) -> None:
     plant(user.top / ".git", canary)
     user.write({".gitattributes": ATTRIBUTES, "README": "x\n"})
     user.git("status", check=False)

@@ -123,7 +123,7 @@ def test_what_is_staged_outside_comes_along(sparse: Repo, tmp_path: Path) -> Non
     assert agent.names("HEAD") == ALL
 
 
-def test_in_the_middle_of_a_merge(sparse: Repo, tmp_path: Path) -> None:
+def test_a_sparse_clone_in_the_middle_of_a_merge_keeps_its_work(sparse: Repo, tmp_path: Path) -> None:
     sparse.git("switch", "-q", "-c", "other")
     sparse.write({"near/a": "THEIRS\n"})
     sparse.git("commit", "-qam", "theirs")
@@ -137,7 +137,7 @@ def test_in_the_middle_of_a_merge(sparse: Repo, tmp_path: Path) -> None:
     assert "<<<<<<<" in (agent.top / "near/a").read_text()
 
 
-def test_an_index_in_two_parts(sparse: Repo, tmp_path: Path) -> None:
+def test_a_split_index_is_read(sparse: Repo, tmp_path: Path) -> None:
     sparse.git("sparse-checkout", "set", "--no-sparse-index", *sparse.git("sparse-checkout", "list").split())
     sparse.git("update-index", "--split-index")
     sparse.write({"near/a": "MINE\n"})

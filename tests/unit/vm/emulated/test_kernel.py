@@ -56,7 +56,9 @@ def boot_image(payload: bytes, sectors: int) -> bytes:
     [lzma.compress, gzip.compress, zstandard.ZstdCompressor().compress],
     ids=["xz", "gzip", "zstd"],
 )
-def test_the_kernel_inside_a_boot_image(compress: Callable[[bytes], bytes], sectors: int) -> None:
+def test_the_kernel_inside_a_boot_image_is_found_and_unpacked(
+    compress: Callable[[bytes], bytes], sectors: int
+) -> None:
     kernel = b"\x7fELF" + bytes(5000) + NOTE + bytes(5000)
     # Linux keeps the unpacked size behind the payload's end
     assert uncompressed(boot_image(compress(kernel) + b"size", sectors)) == kernel
