@@ -72,7 +72,12 @@ def test_doctor_names_what_is_missing(
     check = checks(bottle("doctor", "--json", *args, env=env))[name]
     assert check["mark"] == "bad"
     assert told in check["finding"]
-    assert "\nbottle run does not work here yet.\n" in bottle("doctor", *args, env=env).out
+
+
+def test_doctors_text_ends_with_what_does_not_work(bottle: Bottle) -> None:
+    done = bottle("doctor", env={"PATH": "/nowhere"})
+    assert done.code == 113
+    assert "\nbottle run does not work here yet.\n" in done.out
 
 
 def test_with_accel_kvm_doctor_needs_kvm_and_no_emulation(bottle: Bottle) -> None:

@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images(docker: Docker, podman: Podman, folder: Path) -> dict[str, str]:
     """The image in each engine."""
     return {"docker": docker.build(folder), "podman": podman.build(folder)}

@@ -20,15 +20,13 @@ pytestmark = pytest.mark.xdist_group("installed")  # what they share takes longe
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs' folder of a virtual environment that holds the wheel and what it depends on."""
     folder = tmp_path_factory.mktemp("bare")
-    run = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*run, "wheel", "--no-deps", "--wheel-dir", folder, CHECKOUT], check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, CHECKOUT], check=True, timeout=300)
     [wheel] = folder.glob("bot_bottle-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120)
     bin_folder = folder / "venv" / "bin"
     subprocess.run(
-        [bin_folder / "pip", "--disable-pip-version-check", "--quiet", "install", wheel],
-        check=True,
-        timeout=300,
+        [*pip, "--python", bin_folder / "python", "install", "--no-compile", wheel], check=True, timeout=300
     )
     return bin_folder
 

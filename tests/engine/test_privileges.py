@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import fake_engines
 from tests.support.bottle import Bottle, Ended
+from tests.support.engine_matrix import Case
 from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
@@ -51,12 +52,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return busybox_context(tmp_path_factory.mktemp("privileges"), BOTTLE_DOCKERFILE + _MORE)
 
 
+@pytest.fixture(scope="module")
+def built() -> dict[str, str]:
+    """The image in each engine in which it was built."""
+    return {}
+
+
 @pytest.fixture
 def world(
-    containers: Docker | Podman, containers_bottle: Bottle, folder: Path
+    engine_case: Case,
+    containers: Docker | Podman,
+    containers_bottle: Bottle,
+    built: dict[str, str],
+    folder: Path,
 ) -> Iterator[tuple[Bottle, str]]:
     """Run `bottle` with an engine that has the image. No container stays."""
-    yield containers_bottle, containers.build(folder)
+    name = str(engine_case)
+    if name not in built:
+        built[name] = containers.build(folder)
+    yield containers_bottle, built[name]
     containers_bottle("stop", "-t", "0", "rights")
     assert containers.client("ps", "--all", "--quiet", "--filter=label=bot-bottle.bottle=rights") == b""
 

@@ -20,7 +20,7 @@ from tests.support.clients import (
     Skopeo,
     in_layout,
 )
-from tests.support.engine_matrix import docker_clients
+from tests.support.engine_matrix import Case, docker_clients
 from tests.support.engines import OWNER, Docker, Podman, call
 from tests.support.layouts import FORMS, Form, archive
 from tests.support.wire import Wire
@@ -57,9 +57,9 @@ def clients(
 
 @pytest.mark.one_client
 def test_the_engines_own_client_pulls_what_is_loaded_and_pushed(
-    engine: Engine, clients: dict[str, Client], saved: Path, image_config: str, tmp_path: Path
+    engine_case: Case, clients: dict[str, Client], saved: Path, image_config: str, tmp_path: Path
 ) -> None:
-    client = clients[engine.name]
+    client = clients[engine_case.kind]
     with ephemeral_registry(push=True) as registry:
         reference = registry.load(saved, "app")
         assert client.pull(str(reference), tmp_path / "loaded") == str(reference.digest)
