@@ -38,14 +38,10 @@ def test_names_of_every_kind_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 250, 251, 5000])
 def test_folders_of_any_size(tmp_path: Path, count: int) -> None:
-    members = [
-        folder("d"),
-        *(file(f"d/{number:05}{'x' * (number % 40)}", b"%d" % number) for number in range(count)),
-    ]
-    image = image_of(tmp_path, members)
-    for number in range(count):
-        name = f"d/{number:05}{'x' * (number % 40)}".encode()
-        assert read_file(image, name, LARGE) == b"%d" % number
+    data = {f"d/{number:05}{'x' * (number % 40)}": b"%d" % number for number in range(count)}
+    image = image_of(tmp_path, [folder("d"), *(file(name, content) for name, content in data.items())])
+    for name, content in list(data.items())[:: 1 + count // 100]:
+        assert read_file(image, name.encode(), LARGE) == content
     assert read_file(image, b"d/none", LARGE) is None
 
 
