@@ -26,7 +26,10 @@ def containerd(engine_copy: str) -> Iterator[Docker]:
         yield engine
 
 
-@pytest.fixture(scope="module", params=["docker-28-containerd", "docker-28-overlay2"])
+@pytest.fixture(
+    scope="module",
+    params=["docker-28-containerd", pytest.param("docker-28-overlay2", marks=pytest.mark.slow)],
+)
 def target(request: pytest.FixtureRequest, containerd: Docker, engine_copy: str) -> Iterator[Docker]:
     """The engine that the images are for; each has its client with buildx."""
     if request.param == "docker-28-containerd":

@@ -22,6 +22,7 @@ def bottle(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Bottle:
     return Bottle(tmp_path_factory.mktemp("doctor") / "cache", docker.variables)
 
 
+NO_ENGINE = {"DOCKER_HOST": "unix:///nobody.sock", "BOT_BOTTLE_ENGINE": "docker"}  # builds no image
 MARKS = {"good": "ok", "poor": "!!", "bad": "NO"}
 
 
@@ -61,9 +62,9 @@ def test_doctors_text_says_what_its_json_says(bottle: Bottle, saved: Path) -> No
         (["--engine", "podman"], {"PATH": "/nowhere"}, "engine", "podman is not installed"),
         (["--engine", "docker"], {"DOCKER_HOST": "unix:///nobody.sock"}, "engine", "docker does not answer"),
         (["--accel", "nested"], {"PATH": "/nowhere"}, "emulation", "QEMU"),
-        ([], {"BOT_BOTTLE_SMOLVM": "/nowhere/smolvm"}, "smolvm", "/nowhere/smolvm"),
-        ([], {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "disk", "cannot write to"),
-        ([], {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "cache", "cannot read"),
+        ([], NO_ENGINE | {"BOT_BOTTLE_SMOLVM": "/nowhere/smolvm"}, "smolvm", "/nowhere/smolvm"),
+        ([], NO_ENGINE | {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "disk", "cannot write to"),
+        ([], NO_ENGINE | {"BOT_BOTTLE_CACHE_DIR": "/etc/passwd"}, "cache", "cannot read"),
     ],
 )
 def test_doctor_names_what_is_missing(

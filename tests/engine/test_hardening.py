@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.each_docker, pytest.mark.others_slow]
 SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/run", "/var")
 
 
-@pytest.fixture(params=[0, 4321], ids=["root", "user"])
+@pytest.fixture(scope="module", params=[0, 4321], ids=["root", "user"])
 def who(request: pytest.FixtureRequest, docker: Docker) -> Iterator[Caller]:
     with caller(request.param, docker) as made:
         yield made
         made.bottle("stop", "-t", "0", "hard")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running(who: Caller, git_image: str) -> Bottle:
     """A bottle that may reach something, with a workspace and a secret, in the background."""
     repo = who.repo()
