@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,13 @@ from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
 from bot_bottle.backend.base import RunningBottle
-from bot_bottle.backend.microvm.bottle import Bottle
+from bot_bottle.backend.direct.bottle import DirectBottle
 from bot_bottle.bottle import run as pipeline
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.spec import BottleSpec, make_slug
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Converter
-from bot_bottle.vm.emulated.host import EmulatedHost
 
 COMMAND = [str(Path(sys.executable).with_name("bottle"))]
 
@@ -36,32 +35,19 @@ def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def attach(running: Bottle) -> Attach:
+def attach(running: DirectBottle) -> Attach:
     """Run commands, one after the other, attached to one microVM of the image."""
 
     def attached(*command: str, stdin: bytes = b"", **changes: object) -> Ended:
         launch = replace(running.launch, **({"command": command} if command else {}), **changes)  # type: ignore[arg-type]
-        return run_attached(Bottle(launch, running._host, running._proof, running._progress), stdin)
+        bottle = DirectBottle(launch, running._image, running._machine, running._proof)
+        return run_attached(bottle, stdin)
 
     return attached
 
 
 @pytest.fixture(scope="module")
-def inside(running: Bottle) -> Callable[[str], int]:
-    """Run a shell script on the emulated host of that microVM, and give its exit status."""
-    host = running._host
-    assert isinstance(host, EmulatedHost)
-
-    def run(script: str) -> int:
-        status = host._control.wait(host._control.send("quiet", script), 200)
-        assert status is not None
-        return status
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def running(image: str, shared_cache: Path) -> Iterator[Bottle]:
+def running(image: str, shared_cache: Path) -> Iterator[DirectBottle]:
     """One microVM of the image."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOT_BOTTLE_CACHE_DIR", str(shared_cache))
@@ -69,9 +55,10 @@ def running(image: str, shared_cache: Path) -> Iterator[Bottle]:
         progress = Progress("plain")
         with run_context() as run:
             converter = Converter(run, progress)
-            plan = pipeline.prepare(BottleSpec(source, make_slug(source), memory_mib=1024), converter)
+            spec = BottleSpec(source, make_slug(source), memory_mib=1024, accel="direct")
+            plan = pipeline.prepare(spec, converter)
             with pipeline.launch(plan, converter, run, progress) as bottle:
-                assert isinstance(bottle, Bottle)
+                assert isinstance(bottle, DirectBottle)
                 yield bottle
 
 

@@ -41,7 +41,7 @@ def resident(pid: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_an_agent_image_is_packed_in_little_memory_and_answers(agent_image: str, shared_cache: Path) -> None:
+def test_it_is_packed_in_little_memory_and_answers(agent_image: str, shared_cache: Path) -> None:
     argv = [*COMMAND, "pack", "--json", "--image", agent_image]
     peak = 0
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as packing:

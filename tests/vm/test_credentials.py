@@ -59,7 +59,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         yield made
 
 
-def test_hosts_of_a_secret_get_the_value_and_the_bottle_a_placeholder(
+def test_its_hosts_get_the_value_and_the_bottle_a_placeholder(
     client: str, shared_cache: Path, tmp_path: Path, world: Api
 ) -> None:
     canary = Canary.made(tmp_path / "key")

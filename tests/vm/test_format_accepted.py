@@ -134,7 +134,7 @@ def packed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_smolvm_describes_an_artifact_as_it_was_written(smolvm: Smolvm, packed: Path) -> None:
+def test_it_says_what_we_wrote(smolvm: Smolvm, packed: Path) -> None:
     artifact = verify(packed)
     done = smolvm.info(packed)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def test_smolvm_describes_an_artifact_as_it_was_written(smolvm: Smolvm, packed: 
     assert "GREETING=hello there" in done.stdout
 
 
-def test_smolvm_makes_a_machine_of_an_artifact(smolvm: Smolvm, packed: Path) -> None:
+def test_a_machine_is_made_of_it(smolvm: Smolvm, packed: Path) -> None:
     done = smolvm.create(packed)
     assert done.returncode == 0, done.stderr
     [machine] = json.loads(smolvm("machine", "ls", "--json").stdout)
@@ -161,7 +161,7 @@ def test_smolvm_makes_a_machine_of_an_artifact(smolvm: Smolvm, packed: Path) -> 
     assert machine["entrypoint"] + machine["cmd"] == ["/bin/run", "--flag", "two words", "ünicode"]
 
 
-def test_an_artifact_is_unpacked_to_the_files_of_its_image(smolvm: Smolvm, packed: Path) -> None:
+def test_it_unpacks_to_the_image(smolvm: Smolvm, packed: Path) -> None:
     assert smolvm.create(packed).returncode == 0
     artifact = read(packed)
     shared = smolvm.home / ".cache/smolvm/vms/_shared" / f"{artifact.footer.checksum:08x}"
@@ -284,9 +284,7 @@ def changed(packed: Path, change: Change, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("change", TAKEN.values(), ids=TAKEN)
-def test_a_harmless_change_is_accepted_by_us_and_by_smolvm(
-    smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change
-) -> None:
+def test_both_take_it(smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change) -> None:
     path = changed(packed, change, tmp_path)
     verify(path)
     for done in (smolvm.info(path), smolvm.create(path)):
@@ -294,9 +292,7 @@ def test_a_harmless_change_is_accepted_by_us_and_by_smolvm(
 
 
 @pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)
-def test_a_harmful_change_is_refused_by_us_and_by_smolvm(
-    smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change
-) -> None:
+def test_both_refuse_it(smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change) -> None:
     path = changed(packed, change, tmp_path)
     with pytest.raises(ArtifactError):
         verify(path)
@@ -305,7 +301,7 @@ def test_a_harmful_change_is_refused_by_us_and_by_smolvm(
 
 
 @pytest.mark.parametrize("change", REFUSED_WHEN_UNPACKED.values(), ids=REFUSED_WHEN_UNPACKED)
-def test_a_harmful_change_is_refused_by_us_and_by_smolvm_when_it_unpacks(
+def test_both_refuse_it_when_they_unpack_it(
     smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change
 ) -> None:
     path = changed(packed, change, tmp_path)
@@ -317,7 +313,7 @@ def test_a_harmful_change_is_refused_by_us_and_by_smolvm_when_it_unpacks(
 
 
 @pytest.mark.parametrize("change", REFUSED_BY_US_ALONE.values(), ids=REFUSED_BY_US_ALONE)
-def test_a_harmful_change_that_smolvm_overlooks_is_refused_by_us(
+def test_we_refuse_what_smolvm_overlooks(
     smolvm: Smolvm, packed: Path, tmp_path: Path, change: Change
 ) -> None:
     path = changed(packed, change, tmp_path)

@@ -35,7 +35,7 @@ def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_fan_brings_back_the_commits_of_each_agent(root: Caller, git_image: str) -> None:
+def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
     repo = root.repo()
     options = ("--name", "try", "-m", "512m", "--image", git_image, "--json")
     ended = root.bottle("fan", "2", *options, "--", "sh", "-c", AGENT, cwd=repo.top, timeout=800)

@@ -50,7 +50,7 @@ print(child.before, child.exitstatus)
 
 
 @pytest.mark.timeout(1000)
-def test_a_good_kvm_boots_the_bottle(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
+def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
     (results / "ends.py").write_text(ENDS.replace("@bottle@", str(COMMAND[0])))
     job = JOB.replace("@bottle@", str(COMMAND[0])).replace("@python@", sys.executable)

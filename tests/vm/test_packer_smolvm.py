@@ -71,7 +71,7 @@ def failing_once(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("shared_cache")
-def test_an_artifact_that_smolvm_packs_boots_and_holds_every_file(
+def test_its_artifact_boots_and_holds_every_file(
     docker: Docker, image: str, tmp_path: Path, failing_once: Path
 ) -> None:
     docker.docker("save", "--output", str(tmp_path / "saved.tar"), image)
@@ -87,7 +87,7 @@ def test_an_artifact_that_smolvm_packs_boots_and_holds_every_file(
 
 
 @pytest.mark.usefixtures("shared_cache")
-def test_an_artifact_that_smolvm_packs_by_way_of_the_registry_boots(docker: Docker, image: str) -> None:
+def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: str) -> None:
     """Pushed by docker into the registry, pulled from there by smolvm, and booted; all by one command."""
     source = Source(image=image)
     spec = BottleSpec(source, make_slug(source), command=("sh", "-c", LISTING), user="0", memory_mib=1024)

@@ -69,7 +69,7 @@ def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.usefixtures("docker")
-def test_the_first_ctrl_c_is_passed_to_the_command_whose_output_streams(shared_cache: Path) -> None:
+def test_the_first_ctrl_c_is_the_commands_and_output_streams(shared_cache: Path) -> None:
     with started('trap "echo caught; exit 9" INT; echo there; while :; do sleep 0.2; done') as child:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
@@ -78,7 +78,7 @@ def test_the_first_ctrl_c_is_passed_to_the_command_whose_output_streams(shared_c
 
 
 @pytest.mark.usefixtures("docker")
-def test_the_second_signal_ends_the_bottle(shared_cache: Path) -> None:
+def test_the_second_ends_the_bottle(shared_cache: Path) -> None:
     with started('trap "" INT TERM; echo there; while :; do sleep 0.2; done') as child:
         child.send_signal(signal.SIGTERM)
         time.sleep(3)
@@ -91,7 +91,7 @@ def test_the_second_signal_ends_the_bottle(shared_cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("docker")
-def test_what_a_killed_bottle_left_is_removed_by_the_next_command(shared_cache: Path) -> None:
+def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
     with started("echo there; while :; do sleep 1; done") as child:
         child.kill()
         child.wait(10)
@@ -100,7 +100,7 @@ def test_what_a_killed_bottle_left_is_removed_by_the_next_command(shared_cache: 
 
 
 @pytest.mark.usefixtures("docker")
-def test_a_terminal_has_its_size_and_passes_every_key(shared_cache: Path) -> None:
+def test_a_terminal(shared_cache: Path) -> None:
     script = 'tty; stty size; printf "\\033[1mbold\\033[0m\\n"; read -r line; echo "got $line"; sh'
     argv = ["-m", "bot_bottle", "run", "-q", str(HELLO), "--", "sh", "-c", script]
     child = pexpect.spawn(sys.executable, argv, dimensions=(33, 101), timeout=BOOT, encoding="utf-8")

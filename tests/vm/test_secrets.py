@@ -28,7 +28,7 @@ ENDS = {
         pytest.param("crashes", marks=pytest.mark.slow),
     ],
 )
-def test_a_secret_is_nowhere_but_in_the_command_during_the_run_and_after(
+def test_a_canary_is_nowhere_while_it_runs_and_after(
     image: str, shared_cache: Path, canary: Canary, tmp_path: Path, end: str
 ) -> None:
     script, status = ENDS[end]

@@ -16,7 +16,8 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bot_bottle.errors import BottleError
@@ -104,17 +105,31 @@ class ControlPort:
 
 
 def connect(folder: Path, name: str) -> socket.socket:
-    """Connect to a port's socket. Its path is reached through /proc, because socket paths are short (108)."""
-    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    """Connect to a socket in a folder, such as a port's. Raises OSError."""
     plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        plug.connect(f"/proc/self/fd/{handle}/{name}")
+        with _short(folder) as place:
+            plug.connect(f"{place}/{name}")
     except OSError:
         plug.close()
         raise
+    return plug
+
+
+def bind(listener: socket.socket, folder: Path, name: str) -> None:
+    """Bind a socket to a name in a folder. Raises OSError."""
+    with _short(folder) as place:
+        listener.bind(f"{place}/{name}")
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """Yield a short path of a folder, through /proc: a socket's path has 107 bytes at most (unix(7))."""
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{handle}"
     finally:
         os.close(handle)
-    return plug
 
 
 class StreamRelay:

@@ -65,7 +65,9 @@ class Attached:
         self._status: int | None = None
         names = port_names(session.number)
         self._plugs = [connect(folder, name) for name in names]
-        self._stdin, self._sinks = stdin, (out, err)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._stdin = self._null if stdin is None else stdin
+        self._sinks = out, err
 
     def start(self, kind: Kind, data: bytes) -> None:
         """Start the command. Raises BootError."""
@@ -74,10 +76,7 @@ class Attached:
             self._relay.drain(plug, partial(self._deliver, sink), self._mark.encode())
         self._session.start(kind, data, self._mark)
         given.sendall(b"\n")  # agent.sh waits for it
-        if self._stdin is None:
-            given.close()
-        else:
-            self._relay.feed(given, self._stdin)
+        self._relay.feed(given, self._stdin)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the exit status when the output is delivered too, after `timeout` seconds at most, or None.
@@ -113,6 +112,7 @@ class Attached:
         self._relay.close()
         for plug in self._plugs:
             plug.close()
+        os.close(self._null)
 
     def _deliver(self, sink: Sink, data: bytes) -> None:
         self._moved = time.monotonic()
@@ -194,6 +194,10 @@ class Machine:
                 attached.kill()
                 raise BootError(f"a command in the microVM did not end within {timeout:g} s")
         return Completed(tuple(document["args"]), code[0], bytes(out), bytes(err))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._data.close()
 
     def _write(self, line: str) -> None:
         try:
@@ -284,6 +288,7 @@ def boot(argv: Sequence[str], folder: Path) -> Iterator[Machine]:
         stack.callback(control.close)
         stack.callback(_kill, child)
         machine = Machine(folder, control, child)
+        stack.callback(machine.close)
         if not control.wait_ready(_READY, lambda: child.code is not None or bool(kernel_panic(folder))):
             raise _boot_error(folder, child)
         yield machine

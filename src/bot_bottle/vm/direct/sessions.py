@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bot_bottle.errors import BootError, BottleError, SpecError
-from bot_bottle.vm.channel import connect
+from bot_bottle.vm.channel import bind, connect
 from bot_bottle.vm.direct.machine import Kind, Machine, MachineSession
 
 SOCKET = "sessions.sock"
@@ -31,7 +31,7 @@ Prepare = Callable[[Mapping[str, Any]], bytes]
 def served(machine: Machine, prepare: Prepare) -> Iterator[None]:
     """Run commands of other processes of this user in a guest until the block ends."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(_short(machine.folder, SOCKET))
+        bind(listener, machine.folder, SOCKET)
         listener.listen()
         threading.Thread(target=_accept, args=(listener, machine, prepare), daemon=True).start()
         try:
@@ -39,14 +39,6 @@ def served(machine: Machine, prepare: Prepare) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-
-
-def _short(folder: Path, name: str) -> str:
-    """Return a path of a socket; those of unix(7) have 107 bytes at most."""
-    path = str(folder / name)
-    if len(path.encode()) > 107:
-        raise BootError("the path of the run folder is too long", why=path)
-    return path
 
 
 def _accept(listener: socket.socket, machine: Machine, prepare: Prepare) -> None:

@@ -28,25 +28,41 @@ mkfifo -m 600 $fifos
 # The first line on a port says that bottle is there.
 bottle_is_there() { until read -r line; do :; done; }
 
-output() { # PIPE PORT
-  { cat "$1"; printf %s "$mark"; } >"$port$2" &
-}
+output() { cat; printf %s "$mark"; }
 
+# Only exec closes a descriptor for good: for other redirections a shell keeps a copy to restore it.
+# A shell opens a FIFO in vain when a child ends meanwhile (EINTR), so each is opened without waiting: both its
+# ends are, while it is open for both.
 streams() { # SESSION COMMAND...
   s=$1
   shift
-  { bottle_is_there; exec cat; } <"$port$((3 * s))" >"/run/in$s" 2>/dev/null &
+  exec 9<>"/run/in$s" && exec 3<"/run/in$s" 4>"/run/in$s"
+  exec 9<>"/run/out$s" && exec 6<"/run/out$s" 7>"/run/out$s"
+  exec 9<>"/run/err$s" && exec 8<"/run/err$s" 9>"/run/err$s"
+  {
+    exec <"$port$((3 * s))" >&4 2>/dev/null 3<&- 4>&- 5>&- 6<&- 7>&- 8<&- 9>&-
+    bottle_is_there
+    exec cat
+  } &
   in=$!
-  output "/run/out$s" $((3 * s + 1))
+  {
+    exec <&6 >"$port$((3 * s + 1))" 3<&- 4>&- 5>&- 6<&- 7>&- 8<&- 9>&-
+    output
+  } &
   out=$!
-  output "/run/err$s" $((3 * s + 2))
+  {
+    exec <&8 >"$port$((3 * s + 2))" 3<&- 4>&- 5>&- 6<&- 7>&- 8<&- 9>&-
+    output
+  } &
   err=$!
   echo "$out $err" >"/run/outputs$s"
-  "$@" <"/run/in$s" >"/run/out$s" 2>"/run/err$s"
+  exec 4>&- 6<&- 8<&-
+  "$@" <&3 >&7 2>&9 3<&- 5>&- 7>&- 9>&-
   status=$?
-  kill "$in"
+  exec 3<&- 7>&- 9>&-
   echo "ended $id $status" >&5
-  wait "$out" "$err"
+  kill "$in" 2>/dev/null
+  wait "$in" "$out" "$err" 2>/dev/null
   return "$status"
 }
 
@@ -103,7 +119,7 @@ while read -r kind id session word more <&3; do
   case $kind in
     signal) { started "$session" && kill "-$word" -- "-$pid"; } 3>&- 4<&- & ;;
     size) { started "$session" && stty -F "/proc/$pid/fd/0" rows "$word" cols "$more"; } 3>&- 4<&- & ;;
-    cut) { read -r out err <"/run/outputs$session" && pkill -P "$out,$err" cat; } 3>&- 4<&- & ;;
+    cut) { read -r out err <"/run/outputs$session" && { pkill -P "$out" cat; pkill -P "$err" cat; }; } 3>&- 4<&- & ;;
     *)
       data=$(dd bs="$word" count=1 iflag=fullblock <&4 2>/dev/null)
       mark=$more
