@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
 from tests.support.clients import crane_program
-from tests.support.engine_matrix import PODMAN, Case, use
+from tests.support.engine_matrix import PODMAN, Case, unit, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
 from tests.support.layouts import config_digest
+
+
+class ByEngine(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs all tests of an engine, or of a file, in one process, so that what they share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByEngine | None:
+    """Schedule by engine. The groups of `--dist loadgroup` itself do not work with pytest 9.2."""
+    return ByEngine(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 class Context(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_matrix import DOCKERS, PODMANS
+from tests.support.engine_matrix import DOCKERS, PODMANS, unit
 from tests.support.engines import CHOSEN, SCRIPT, Docker, Podman
 from tests.support.images import busybox_context
 
@@ -36,3 +36,12 @@ def test_the_matrix_has_every_engine_of_scripts_engine() -> None:
     listed = subprocess.run([SCRIPT, "list"], capture_output=True, check=True, timeout=30).stdout.decode()
     names = {line.split()[0] for line in listed.splitlines()}
     assert CHOSEN in names if CHOSEN else {*DOCKERS, *PODMANS} - {None} == names
+
+
+def test_tests_of_an_engine_or_of_a_file_are_one_unit() -> None:
+    assert unit("tests/engine/test_a.py::test_x") == unit("tests/engine/test_a.py::test_y[own podman]")
+    if not CHOSEN:
+        name = "docker-28-containerd"
+        assert (
+            unit(f"tests/engine/test_a.py::test_x[{name}-2]") == unit(f"tests/b.py::test[x-{name}]") == name
+        )

@@ -13,8 +13,6 @@ import pytest
 import bot_bottle
 from tests.support.engines import CHECKOUT
 
-pytestmark = pytest.mark.xdist_group("installed")  # what they share takes longer than they do
-
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,7 +7,7 @@ own wrapper: of each docker client with each of its builders, and of each podman
 
 The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
 engines, so that one runs at a time. Where tests run in several processes, each process has a docker of this
-machine of its own, and all tests of any other engine, or of podman, are in one of them.
+machine and a podman of its own, and all tests of any other engine are in one of them.
 
 What runs on all of them takes more than half an hour. So it is slow (`make test-slow`) on other engines than
 this machine's own, docker 28 with containerd's store and podman 5.8, and with other clients than each one's
@@ -154,30 +154,24 @@ def _pair(name: Name, kind: str) -> tuple[Name, Name]:
     return (None, name) if kind == PODMAN else (name, None)
 
 
-def group(items: list[pytest.Item]) -> None:
-    """Let pytest-xdist run the tests of each engine but this machine's docker in one process each.
+def unit(node_id: str) -> str:
+    """Return with what a test shares a process: the tests of its engine, or of its file for our own."""
+    path, _, test = node_id.partition("::")
+    names = (name for names in ENGINES.values() for name in names if name)
+    return next((name for name in names if name in test.partition("[")[2]), path)
 
-    Marks what is slow on an engine: before -m is looked at.
-    """
+
+def mark_slow(items: list[pytest.Item]) -> None:
+    """Mark the tests that are slow on an engine. This has to come before -m is looked at."""
     for item in items:
-        docker, podman = _engines(item)
-        if (docker or podman) and item.get_closest_marker("others_slow"):
+        if any(_engines(item)) and item.get_closest_marker("others_slow"):
             item.add_marker(pytest.mark.slow)
-        if docker or _uses_podman(item):
-            item.add_marker(pytest.mark.xdist_group(docker or PODMAN))
 
 
 def _engines(item: pytest.Item) -> tuple[Name, Name]:
     """Return the docker and the podman of a test, by name."""
     callspec = getattr(item, "callspec", None)
     return (callspec.params.get("docker"), callspec.params.get("podman")) if callspec else (None, None)
-
-
-def _uses_podman(item: pytest.Item) -> bool:
-    """Tell whether a test runs podman."""
-    callspec = getattr(item, "callspec", None)
-    case: Case | None = callspec.params.get("engine_case") if callspec else None
-    return case.kind == PODMAN if case else PODMAN in getattr(item, "fixturenames", ())
 
 
 def sort(items: list[pytest.Item]) -> None:
