@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +153,7 @@ def test_ctrl_c_while_a_detached_bottle_begins_leaves_nothing(root: Caller, git_
     repo = root.repo()
     docker = ("--backend", "docker", "--image", git_image, "--name", "blue")
     started = root.bottle.start("run", "-d", *docker, "--", "sleep", "100", cwd=repo.top)
-    time.sleep(0.4)
+    wait_until(lambda: started.poll() is not None or list((root.folder / "state").rglob("*blue*")))
     started.send_signal(signal.SIGINT)
     code = end(started).code
     if code == 0:  # it had begun already
