@@ -119,7 +119,7 @@ class DirectBottle:
             launch.workdir,
             terminal_size() if tty else None,
         )
-        with self._machine.session() as session:
+        with self._machine.session(terminal=tty) as session:
             return run_attached(session, self._machine.folder, encoded(document), tty=tty)
 
     def run_before(self, command: tuple[str, ...]) -> int:
@@ -145,7 +145,7 @@ def run_attached(session: Session, folder: Path, data: bytes, *, tty: bool) -> i
         if tty:
             stack.enter_context(terminal.raw())
         stdin = sys.stdin.fileno() if tty else 0
-        attached = Attached(session, folder, stdin, write_to(1), write_to(2))
+        attached = Attached(session, folder, stdin, write_to(1), write_to(2), terminal=tty)
         stack.callback(attached.close)
         attached.start("tty" if tty else "run", data)
         if tty:

@@ -20,7 +20,7 @@ from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic, last_output
 from bot_bottle.vm.direct.container import encoded
-from bot_bottle.vm.direct.qemu import DATA, SESSIONS, port_names
+from bot_bottle.vm.direct.qemu import DATA, SESSIONS, TERMINALS, port_names, terminal_name
 
 Kind = Literal["run", "tty", "sh"]
 
@@ -44,7 +44,7 @@ class Session(Protocol):
         """Return the command's exit status, after `timeout` seconds at most, or None while it runs."""
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the command's process group."""
+        """Send a signal to the command and what it has started."""
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of the command's terminal."""
@@ -56,14 +56,26 @@ class Session(Protocol):
 class Attached:
     """A command whose streams are delivered here. Closed by `close`."""
 
-    def __init__(self, session: Session, folder: Path, stdin: int | None, out: Sink, err: Sink) -> None:
-        """Connect to the ports of a session; `stdin` is a file descriptor, None for no input."""
+    def __init__(
+        self,
+        session: Session,
+        folder: Path,
+        stdin: int | None,
+        out: Sink,
+        err: Sink,
+        *,
+        terminal: bool = False,
+    ) -> None:
+        """Connect to the ports of a session, or to its terminal, whose output goes to `out`.
+
+        `stdin` is a file descriptor, None for no input.
+        """
         self._session = session
         self._mark = secrets.token_hex(16)
         self._relay = StreamRelay()
         self._moved = time.monotonic()
         self._status: int | None = None
-        names = port_names(session.number)
+        names = (terminal_name(session.number),) if terminal else port_names(session.number)
         self._plugs = [connect(folder, name) for name in names]
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stdin = self._null if stdin is None else stdin
@@ -71,11 +83,12 @@ class Attached:
 
     def start(self, kind: Kind, data: bytes) -> None:
         """Start the command. Raises BootError."""
-        given, *outputs = self._plugs
-        for plug, sink in zip(outputs, self._sinks, strict=True):
+        given, outputs = self._plugs[0], self._plugs[1:] or self._plugs
+        for plug, sink in zip(outputs, self._sinks, strict=False):
             self._relay.drain(plug, partial(self._deliver, sink), self._mark.encode())
         self._session.start(kind, data, self._mark)
-        given.sendall(b"\n")  # agent.sh waits for it
+        if kind != "tty":
+            given.sendall(b"\n")  # agent.sh waits for it
         self._relay.feed(given, self._stdin)
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -96,7 +109,7 @@ class Attached:
         return None
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the command's process group."""
+        """Send a signal to the command and what it has started."""
         self._session.signal(signum)
 
     def kill(self) -> None:
@@ -165,11 +178,13 @@ class Machine:
         return last_output(self.folder, self.child, 0)
 
     @contextmanager
-    def session(self) -> Iterator[MachineSession]:
-        """Claim a session for the block; wait for one if all are in use."""
+    def session(self, *, terminal: bool = False) -> Iterator[MachineSession]:
+        """Claim a session for the block, for a `terminal` one that has one; wait if all are in use."""
+        usable = range(1, (TERMINALS if terminal else SESSIONS) + 1)
         with self._claims:
-            self._claims.wait_for(lambda: self._free)
-            number = self._free.pop()
+            self._claims.wait_for(lambda: self._free & {*usable})
+            number = (min if terminal else max)(self._free & {*usable})
+            self._free.remove(number)
         session = MachineSession(self, number)
         try:
             yield session
@@ -180,7 +195,7 @@ class Machine:
         """Return a session to those that can be claimed."""
         with self._claims:
             self._free.add(number)
-            self._claims.notify()
+            self._claims.notify_all()
 
     def run(self, document: Mapping[str, Any], timeout: float) -> Completed:
         """Run a process in the container without input, and return its result. Raises BootError."""
@@ -231,7 +246,7 @@ class MachineSession:
         return self._machine.wait(self._command, timeout, delivered=False)
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the command's process group."""
+        """Send a signal to the command and what it has started."""
         self._machine.tell(f"signal {self.number} {signum}")
 
     def resize(self, rows: int, columns: int) -> None:

@@ -17,6 +17,7 @@ from bot_bottle.vm.channel import CONTROL_PORT
 from bot_bottle.vm.direct.guest import INIT
 
 SESSIONS = 8
+TERMINALS = 4  # the first sessions have one each; a device has 31 ports at most
 
 # ports by their number; 0 is the console's. agent.sh counts on these
 CONTROL, DATA = CONTROL_PORT, "data"
@@ -75,6 +76,11 @@ def port_names(session: int) -> tuple[str, str, str]:
     return f"in{session}", f"out{session}", f"err{session}"
 
 
+def terminal_name(session: int) -> str:
+    """Return the name of a session's terminal."""
+    return f"tty{session}"
+
+
 def qemu_argv(qemu: Path, guest: Guest, khz: int | None) -> list[str]:
     """Return QEMU's command line; `khz` is the rate of the processor's time-stamp counter.
 
@@ -102,9 +108,12 @@ def _disk(name: str, path: str, options: str) -> list[str]:
 
 def _ports() -> list[str]:
     names = [CONTROL, DATA, *(name for each in range(1, SESSIONS + 1) for name in port_names(each))]
-    argv = ["-device", f"virtio-serial-device,max_ports={len(names) + 1}"]
+    argv = ["-device", f"virtio-serial-device,max_ports={1 + len(names) + TERMINALS}"]
     argv += ["-chardev", f"file,id=console,path={console.NAME}", "-device", "virtconsole,chardev=console"]
     for number, name in enumerate(names, 1):
         argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
         argv += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
+    for number, name in enumerate(map(terminal_name, range(1, TERMINALS + 1)), len(names) + 1):
+        argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
+        argv += ["-device", f"virtconsole,nr={number},chardev={name}"]
     return argv

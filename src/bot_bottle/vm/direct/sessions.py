@@ -51,7 +51,7 @@ def _accept(listener: socket.socket, machine: Machine, prepare: Prepare) -> None
 def _serve(plug: socket.socket, machine: Machine, prepare: Prepare) -> None:
     with suppress(OSError, ValueError, KeyError, TypeError), plug, plug.makefile("rb") as lines:
         try:
-            with machine.session() as session:
+            with machine.session(terminal=bool(_receive(lines)["terminal"])) as session:
                 _send(plug, {"session": session.number})
                 request = _receive(lines)
                 session.start(_kind(request), prepare(request), str(request["mark"]))
@@ -106,6 +106,7 @@ class RemoteSession:
         self._request = request
         self._answer: dict[str, Any] | None = None
         self._news = threading.Condition()
+        self._tell({"terminal": request["size"] is not None})
         self.number = int(self._read()["session"])
 
     def _read(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class RemoteSession:
             return int(self._answer["status"])
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the command's process group."""
+        """Send a signal to the command and what it has started."""
         self._tell({"do": "signal", "signal": signum})
 
     def resize(self, rows: int, columns: int) -> None:

@@ -3,12 +3,12 @@
 #   run ID SESSION SIZE MARK    a process of the container: its document (OCI runtime spec, "process")
 #   tty ID SESSION SIZE MARK    the same, on a terminal of its own
 #   sh ID SESSION SIZE MARK     a script of the guest; SESSION is "-" for one without streams
-#   signal ID SESSION SIGNAL    to the process group of a session's process
+#   signal ID SESSION SIGNAL    to a session's process and its children
 #   size ID SESSION ROWS COLUMNS
 #   cut ID SESSION              ends the output of a process that has exited and left others with its pipes
 # and answers "ended ID STATUS" when it has exited, "done ID STATUS" when the session is free again.
 # MARK follows the last byte of an output.
-# A session has three ports, from the number 3 * SESSION on. When bottle goes away, the line ends and so does
+# A session has three ports, from the number 3 * SESSION on, and the first ones a terminal, /dev/hvcSESSION. When bottle goes away, the line ends and so does
 # the guest.
 sessions=8
 crun='crun --root /run/crun --cgroup-manager=disabled'
@@ -67,14 +67,13 @@ streams() { # SESSION COMMAND...
 }
 
 terminal() { # SESSION
+  stty -F "/dev/hvc$1" raw -echo
   {
-    bottle_is_there
     process "$1" -t
     status=$?
     printf %s "$mark"
-    printf %s "$mark" >&2
     echo "ended $id $status" >&5
-  } <"$port$((3 * $1))" >"$port$((3 * $1 + 1))" 2>"$port$((3 * $1 + 2))"
+  } <"/dev/hvc$1" >"/dev/hvc$1" 2>&1
   return "$status"
 }
 
@@ -110,14 +109,31 @@ started() { # SESSION: waits until its process has been started, unless it ends 
     [ -e "/run/busy$1" ] || return 1
     usleep 10000
   done
-  read -r pid <"/run/pid$1"
+  pid=
+  read -r pid <"/run/pid$1"  # it has no end of line, which read counts as an error
+  [ -n "$pid" ]
+}
+
+# crun leaves a process in our own process group, so a signal goes to it and to all that it has started
+family() { # PID: sets found
+  found=$1
+  descend "$1"
+}
+
+descend() { # PID
+  local children= child
+  read -r children <"/proc/$1/task/$1/children"
+  for child in $children; do
+    found="$found $child"
+    descend "$child"
+  done
 }
 
 exec 3<>"${port}1" 4<"${port}2"
 echo ready >&3
 while read -r kind id session word more <&3; do
   case $kind in
-    signal) { started "$session" && kill "-$word" -- "-$pid"; } 3>&- 4<&- & ;;
+    signal) { started "$session" && family "$pid" && kill "-$word" $found; } 3>&- 4<&- & ;;
     size) { started "$session" && stty -F "/proc/$pid/fd/0" rows "$word" cols "$more"; } 3>&- 4<&- & ;;
     cut) { read -r out err <"/run/outputs$session" && { pkill -P "$out" cat; pkill -P "$err" cat; }; } 3>&- 4<&- & ;;
     *)
