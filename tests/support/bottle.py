@@ -113,7 +113,7 @@ class Bottle:
         artifacts = self.cache / "smolmachines"
         for path in artifacts.iterdir() if artifacts.is_dir() else []:
             whole = {path.with_suffix(".json"), path.with_suffix(".smolmachine")}
-            belongs = path in whole or path.suffix == ".parts"
+            belongs = path in whole or path.suffix in (".parts", ".erofs", ".erofs-sum")
             is_lock = path.suffix == ".lock" and path.stat().st_size == 0
             if not (is_lock or (belongs and all(each.is_file() for each in whole))):
                 found.append(str(path))

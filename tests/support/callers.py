@@ -71,7 +71,7 @@ class Caller:
 
     def left_nothing(self) -> None:
         """Hold that a bottle that has ended left no process, container, file or mount."""
-        assert self.bottle.leftovers == []
+        assert not self.bottle.leftovers, self.bottle.leftovers
         assert f"{self.folder}/state" not in Path("/proc/mounts").read_text()
         assert list((self.folder / "state").glob("mounts/*")) == []
 

@@ -9,13 +9,14 @@ import pytest
 from tests.support.callers import COMMIT, EDIT, Caller, caller, edited, git_context, owners
 from tests.support.engines import Docker
 
-BOOT = 400
+BOOT = 120
+DIRECT = ("--accel", "direct", "-m", "1g")
 
 # what root of the guest cannot do to what is kept, not even behind the back of the mount
 PRY = r"""
 for file in config hooks/pre-commit commondir; do echo x >> .git/$file && echo "wrote $file"; done
 mv .git away && echo moved
-mkdir -p /behind && for tag in smolvm0 workspace; do mount -t virtiofs $tag /behind && break; done
+mkdir -p /behind && for tag in share workspace; do mount -t virtiofs $tag /behind && break; done
 echo x >> /behind/.git/config && echo "wrote behind"
 mknod dev c 1 5; ls -d /workspace/../etc/passwd
 """
@@ -50,8 +51,7 @@ def test_roots_folder_is_written_by_an_ordinary_user_of_the_bottle(
             "mount",
             "-u",
             "agent",
-            "-m",
-            "1g",
+            *DIRECT,
             "--archive",
             prepared(root, archive, shared_cache),
         )
@@ -70,7 +70,7 @@ def test_an_ordinary_users_clone_is_worked_in_by_a_stranger(
     with caller(12345, docker) as ordinary:
         repo = ordinary.repo()
         own = prepared(ordinary, archive, shared_cache)
-        options = ("--workspace", "clone", "--name", "ship", "-u", "54321", "-m", "1g", "--archive", own)
+        options = ("--workspace", "clone", "--name", "ship", "-u", "54321", *DIRECT, "--archive", own)
         ended = ordinary.run(repo, *options, "--", "sh", "-c", f"{EDIT}{COMMIT}", timeout=BOOT)
         edited(ended, "54321", ordinary.folder / "state/bottles/ship/clone/work", ordinary)
         assert repo.git("log", "-1", "--format=%s", "bottle/ship") == "from inside"

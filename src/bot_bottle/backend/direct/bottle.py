@@ -37,8 +37,9 @@ from bot_bottle.vm.direct.container import (
 from bot_bottle.vm.direct.files import prepare_files
 from bot_bottle.vm.direct.guest import DISKS
 from bot_bottle.vm.direct.machine import Attached, Machine, Session, boot
-from bot_bottle.vm.direct.qemu import Files, Guest, find_qemu, qemu_argv
+from bot_bottle.vm.direct.qemu import Extras, Files, Guest, find_qemu, qemu_argv
 from bot_bottle.vm.direct.sessions import SOCKET, remote_session, served
+from bot_bottle.vm.direct.share import Share, shared_folder
 from bot_bottle.vm.direct.storage import write_storage
 
 _SETUP = 120.0  # seconds
@@ -197,12 +198,15 @@ def launch(
     storage = folder / "storage"
     write_storage(storage, _STORAGE, _FOLDERS)
     files = Files(str(kernel), str(system), str(image.root), str(storage))
-    guest = Guest(files, launch.memory_mib, launch.cpus)
     with ExitStack() as stack:
         with progress.stage("boot") as stage:
             stage.say("starting the microVM")
+            share = _share(launch, user, folder, stack)
+            guest = Guest(files, launch.memory_mib, launch.cpus, _extras(launch, share))
             machine = stack.enter_context(boot(qemu_argv(qemu, guest, rate.khz()), folder))
-            if machine.script(_setup_script(launch, user), _SETUP) != 0:
+            if share is not None:
+                share.end_with(machine.child)
+            if machine.script(_setup_script(launch, user, share), _SETUP) != 0:
                 raise BootError(
                     "the bottle's container did not start", why=machine.console(), next_step="try again"
                 )
@@ -220,12 +224,27 @@ def _image(artifact: Path, progress: Progress) -> Image:
     return Image(root_image(artifact, progress), manifest.user, {**default_path(env), **env})
 
 
-def _setup_script(launch: BottleConfig, user: User) -> str:
-    """Return the script that mounts the disks and starts the container."""
-    document = encoded(container_document(launch.name, user, toolkit=TOOLKIT)).decode()
+def _share(launch: BottleConfig, user: User, folder: Path, stack: ExitStack) -> Share | None:
+    mount = launch.workspace
+    if mount is None:
+        return None
+    return stack.enter_context(shared_folder(mount.source, user.uid, user.gid, mount.kept, folder))
+
+
+def _extras(launch: BottleConfig, share: Share | None) -> Extras:
+    if share is None:
+        return Extras()
+    return Extras(share.qemu_options(launch.memory_mib), share.machine_options)
+
+
+def _setup_script(launch: BottleConfig, user: User, share: Share | None) -> str:
+    """Return the script that mounts the disks and the workspace, and starts the container."""
+    places = {} if share is None else {"workspace": share.place}
+    document = encoded(container_document(launch.name, user, toolkit=TOOLKIT, **places)).decode()
     put = partial("printf %s {} >{}".format)
     lines = [
         f"mount -a -T {DISKS} || exit 1",
+        *([] if share is None else [f"{share.setup} || exit 1"]),
         "ifconfig lo up",
         put(shlex.quote(hosts_file(launch.name)), "/run/hosts"),
         put(shlex.quote(_RESOLVERS), "/run/resolv.conf"),
