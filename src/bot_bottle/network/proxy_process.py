@@ -31,12 +31,16 @@ PORT = 3128  # the customary port of proxies
 _SOCKET = "socket"
 _TIMEOUT = 30.0  # seconds
 
-# variables with which programs are configured; loopback is the container's own
-VARIABLES = {
-    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{ADDRESS}:{PORT}"),
-    **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
-    "NODE_USE_ENV_PROXY": "1",  # without it Node's fetch and http look at none of them
-}
+
+def proxy_variables(address: str) -> dict[str, str]:
+    """Return the variables that configure programs for a proxy at this address of the bottle's network."""
+    return {
+        **dict.fromkeys(
+            ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{address}:{PORT}"
+        ),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),  # the bottle's own loopback
+        "NODE_USE_ENV_PROXY": "1",  # without it Node's fetch and http look at none of them
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,12 @@ class ProxyProcess:
         return self.words.read_text("utf-8", "replace")[-2000:].strip()
 
 
-def check_proxy() -> None:
-    """Check that mitmproxy is installed. Raises SpecError."""
+def check_proxy(use: str, instead: str) -> None:
+    """Check that mitmproxy is installed. Raises SpecError; `use` needs it, `instead` is what does not."""
     if importlib.util.find_spec("mitmproxy") is None:
         raise SpecError(
-            "--allow with --backend docker needs mitmproxy, which is not installed",
-            next_step="pip install 'bot-bottle[egress]'; or use --backend smolmachines",
+            f"{use} needs mitmproxy, which is not installed",
+            next_step=f"pip install 'bot-bottle[egress]'; {instead}",
         )
 
 
@@ -82,7 +86,6 @@ def run_proxy(
 
     Raises WallsError when the proxy does not start.
     """
-    check_proxy()
     words = run.path / "proxy.log"
     save_policy(policy, record.policy)
     places = (_SOCKET, record.log, record.policy)  # the path of a socket has 107 bytes at most

@@ -16,7 +16,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import VARIABLES, EgressFiles
+from bot_bottle.network.proxy_process import ADDRESS, EgressFiles, proxy_variables
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.host import Accel
 
@@ -57,7 +57,7 @@ class ContainerBackend:
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
         """Return the variables that name the proxy, where there is one."""
-        return {} if egress.closed or egress.open else VARIABLES
+        return {} if egress.closed or egress.open else proxy_variables(ADDRESS)
 
     def start(
         self,

@@ -7,7 +7,6 @@ bottle's container joins it. Other tools use an internal network here, which the
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +18,14 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.backend.container.idmap_helper import helper_image
 from bot_bottle.engine.engine import Engine
-from bot_bottle.errors import EngineError, SpecError, WallsError
-from bot_bottle.host import process
-from bot_bottle.host.helper_process import environment, helper
+from bot_bottle.errors import EngineError, WallsError
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import CredentialStore
-from bot_bottle.network.ports import Port
-from bot_bottle.network.proxy_process import PROGRAM, EgressFiles, ProxyProcess, run_proxy
+from bot_bottle.network.proxy_process import PROGRAM, EgressFiles, ProxyProcess, check_proxy, run_proxy
+from bot_bottle.network.published import NAME, forwarded
 
 _TIMEOUT = 120.0  # seconds
 _PLACE = Path("/sockets")
@@ -81,6 +78,7 @@ def network(
         asked = []
         made = None
         if not egress.closed:
+            check_proxy("--allow with --backend docker", "or use --backend smolmachines")
             made = stack.enter_context(run_proxy(egress, record, folder, run, store))
             asked.append(f"listen={_PLACE / made.socket.name}")
         if launch.ports:
@@ -133,30 +131,3 @@ def _wait(engine: Engine, folder: Path, made: ProxyProcess | None, holder: Child
             f"{engine.name} could not create the bottle's network",
             why=words.read_text("utf-8", "replace")[-2000:],
         )
-
-
-NAME = "ports"  # of the socket on which the process in the namespace is waited for
-
-_TIMEOUT = 30.0  # seconds
-
-
-@contextmanager
-def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progress) -> Iterator[None]:
-    """Publish ports until the block ends; the process in the namespace connects to NAME in `folder`.
-
-    Prints which they are. Raises SpecError for a port in use.
-    """
-    words = run.path / "ports.log"
-    pairs = [f"{port.host}:{port.guest}" for port in ports]
-    argv = helper("bot_bottle.network.port_forwarder", NAME, *pairs)
-    with (
-        words.open("wb") as output,
-        process.background(argv, env=environment(), cwd=folder, output=output) as child,
-    ):
-        wait_until(lambda: words.read_bytes().endswith(b"]\n") or child.code is not None, _TIMEOUT)
-        said = words.read_text("utf-8", "replace")
-        if not said.endswith("]\n"):
-            raise SpecError("cannot publish the port", why=said[-500:], next_step="choose another host port")
-        for host, guest in json.loads(said):
-            progress.note(Port(host, guest).describe())
-        yield

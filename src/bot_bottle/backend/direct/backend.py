@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from bot_bottle.backend.base import Boot, BottleConfig, Machine
 from bot_bottle.backend.direct import bottle, probes
-from bot_bottle.errors import SpecError
+from bot_bottle.backend.direct.network import check_network, network_variables
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
@@ -29,9 +29,8 @@ class DirectBackend:
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
         """Refuse what cannot be done. Raises SpecError."""
-        del secrets, archive
-        if not egress.closed or ports:
-            raise SpecError("--accel direct has no network yet", next_step="use --accel nested")
+        del secrets, ports, archive
+        check_network(egress)
 
     def check_env(self, env: Mapping[str, str]) -> None:
         """Do nothing: any variable can be passed."""
@@ -43,9 +42,8 @@ class DirectBackend:
         return _OWN_MEMORY_MIB
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
-        """Return nothing: there is no proxy."""
-        del egress
-        return {}
+        """Return the variables that name the proxy, where there is one."""
+        return network_variables(egress)
 
     def start(
         self,
@@ -69,11 +67,10 @@ class DirectBackend:
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Probe again from inside what the microVM can reach."""
         del progress
-        return probes.prove_again(bottle.machine_folder(machine.slug), policy)
+        return probes.prove_again(bottle.machine_folder(machine.slug), policy, published=machine.published)
 
     def check_can_allow(self, machine: Machine) -> None:
-        """Refuse a bottle without a proxy."""
-        raise SpecError(f"the bottle {machine.slug} was started without a network")
+        """Do nothing: the proxy reads its policy file again."""
 
     def allow(self, machine: Machine, added: Policy) -> None:
         """Do nothing: the proxy reads its policy file again."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait
 from bot_bottle.backend.direct import probes
+from bot_bottle.backend.direct.network import Network, network
 from bot_bottle.backend.direct.root import root_image
 from bot_bottle.backend.users import home_of, resolve
 from bot_bottle.erofs.reader import read_file
@@ -22,11 +24,13 @@ from bot_bottle.host import paths, signals, terminal
 from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.credentials import BUNDLE, CredentialStore, ProxiedCredential, variables
 from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.channel import write_to
 from bot_bottle.vm.direct.clock import TickRate
+from bot_bottle.vm.direct.confine import Confined, confined
 from bot_bottle.vm.direct.container import (
     User,
     container_document,
@@ -112,10 +116,10 @@ class DirectBottle:
         """
         on_proved(self._proof)
         launch = self.launch
-        secrets = {name: secret.reveal() for name, secret in launch.secrets.items()}
+        values = {name: secret.reveal() for name, secret in launch.secrets.items()}
         document = self._image.document(
             (*launch.before, *launch.command),
-            {**launch.variables(tty=tty), **secrets},
+            {**launch.variables(tty=tty), **values},
             launch.user,
             launch.workdir,
             terminal_size() if tty else None,
@@ -180,6 +184,12 @@ def _folder_name(slug: str) -> str:
     return f"machine-{slug}"
 
 
+def _credentials(launch: BottleConfig) -> tuple[list[ProxiedCredential], BottleConfig]:
+    """Return the secrets that only the proxy has, and a configuration with what the bottle has instead."""
+    found = [ProxiedCredential(name, each.hosts, each.value) for name, each in launch.credentials.items()]
+    return found, replace(launch, env={**variables(found), **launch.env})
+
+
 @contextmanager
 def launch(
     launch: BottleConfig, artifact: Path, run: RunDir, record: EgressFiles, progress: Progress
@@ -188,7 +198,6 @@ def launch(
 
     Its network isolation is checked before the block begins.
     """
-    del record  # of a network
     rate = TickRate()
     qemu = find_qemu()
     kernel, system = prepare_files(progress)
@@ -198,21 +207,30 @@ def launch(
     storage = folder / "storage"
     write_storage(storage, _STORAGE, _FOLDERS)
     files = Files(str(kernel), str(system), str(image.root), str(storage))
+    credentials, launch = _credentials(launch)
+    store = CredentialStore(credentials, run.path / BUNDLE)
     with ExitStack() as stack:
+        net = stack.enter_context(network(launch, record, run, store, progress))
         with progress.stage("boot") as stage:
             stage.say("starting the microVM")
             share = _share(launch, user, folder, stack)
-            guest = Guest(files, launch.memory_mib, launch.cpus, _extras(launch, share))
-            machine = stack.enter_context(boot(qemu_argv(qemu, guest, rate.khz()), folder))
+            guest = Guest(files, launch.memory_mib, launch.cpus, _extras(launch, share, net))
+            program = stack.enter_context(_confined(qemu_argv(qemu, guest, rate.khz()), files, net, folder))
+            machine = stack.enter_context(boot(program.argv, folder))
+            in_force = program.in_force()
+            net.check()
             if share is not None:
                 share.end_with(machine.child)
-            if machine.script(_setup_script(launch, user, share), _SETUP) != 0:
+            script = _setup_script(launch, user, share, net, store.bundle if credentials else None)
+            if machine.script(script, _SETUP) != 0:
                 raise BootError(
                     "the bottle's container did not start", why=machine.console(), next_step="try again"
                 )
             stage.say("checking its network isolation")
             with progress.timed("proof"):
-                proof = probes.prove(machine, launch.egress)
+                proof = probes.prove(machine, launch.egress, published=bool(launch.ports))
+                proof |= probes.confinement(in_force)
+            net.forget()
             stage.conclude("microVM is up, emulated")
         stack.enter_context(served(machine, image.asked))
         yield DirectBottle(launch, image, machine, proof)
@@ -231,24 +249,46 @@ def _share(launch: BottleConfig, user: User, folder: Path, stack: ExitStack) -> 
     return stack.enter_context(shared_folder(mount.source, user.uid, user.gid, mount.kept, folder))
 
 
-def _extras(launch: BottleConfig, share: Share | None) -> Extras:
+def _extras(launch: BottleConfig, share: Share | None, net: Network) -> Extras:
     if share is None:
-        return Extras()
-    return Extras(share.qemu_options(launch.memory_mib), share.machine_options)
+        return Extras(net.options, sandbox=net.sandbox)
+    return Extras((*share.qemu_options(launch.memory_mib), *net.options), share.machine_options, net.sandbox)
 
 
-def _setup_script(launch: BottleConfig, user: User, share: Share | None) -> str:
+def _confined(
+    argv: Sequence[str], files: Files, net: Network, folder: Path
+) -> AbstractContextManager[Confined]:
+    return confined(
+        argv,
+        folder,
+        network=net.kind,
+        relay=net.relay,
+        disks={Path(files.system): False, Path(files.root): False, Path(files.storage): True},
+        readable=(Path(files.kernel), *net.readable),
+        executable=net.executable,
+    )
+
+
+def _setup_script(
+    launch: BottleConfig, user: User, share: Share | None, net: Network, bundle: Path | None
+) -> str:
     """Return the script that mounts the disks and the workspace, and starts the container."""
     places = {} if share is None else {"workspace": share.place}
-    document = encoded(container_document(launch.name, user, toolkit=TOOLKIT, **places)).decode()
+    trusted = BUNDLE if bundle else ""
+    document = container_document(launch.name, user, toolkit=TOOLKIT, bundle=trusted, **places)
     put = partial("printf %s {} >{}".format)
     lines = [
         f"mount -a -T {DISKS} || exit 1",
         *([] if share is None else [f"{share.setup} || exit 1"]),
         "ifconfig lo up",
+        net.setup,
         put(shlex.quote(hosts_file(launch.name)), "/run/hosts"),
         put(shlex.quote(_RESOLVERS), "/run/resolv.conf"),
-        put(shlex.quote(document), "/run/config.json"),
+        put(shlex.quote(encoded(document).decode()), "/run/config.json"),
         "$crun run -d -b /run bottle",
     ]
+    if bundle is not None:  # larger than an argument may be
+        end = secrets.token_hex(16)
+        text = bundle.read_text("utf-8", "surrogateescape")
+        lines.insert(0, f"cat >/run/{BUNDLE} <<'{end}'\n{text}\n{end}")
     return "\n".join(lines)

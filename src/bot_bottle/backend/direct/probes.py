@@ -1,4 +1,8 @@
-"""The probes of an emulated microVM before its command starts: without a network those of any microVM."""
+"""The probes inside an emulated microVM before its command starts, and their expected outcomes.
+
+Without a network card everything is unreachable at once. With one there is no route beyond QEMU's own
+network, in which only the proxy answers: neither the gateway, which would be this machine, nor the resolver.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,36 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
 from bot_bottle.host.wait import wait_until
-from bot_bottle.network import smolvm_policy
 from bot_bottle.network.policy import Policy
-from bot_bottle.network.probes import CLEARED, SECONDS, SHELL, Proof, canary, judge, script
+from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, script
+from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, past_proxy, through_proxy
+from bot_bottle.network.proxy_process import PORT
+from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document
 from bot_bottle.vm.direct.machine import Attached, Machine
 from bot_bottle.vm.direct.sessions import remote_session
 
-_PATIENCE = (SECONDS, 5.0, 40.0)  # seconds for a probe, of one try and the next
+# timeouts of probes in seconds, of one try and the next: emulated processors are slow to begin
+_PATIENCE = (1.0, 5.0, 40.0)
 _TIMEOUT = 120.0
-_NAME = "bottle-probe.invalid"  # never exists (RFC 2606)
 _ROOT = User(0, 0, "/root")
 
 
-def prove(machine: Machine, policy: Policy) -> Proof:
-    """Run the probes in a running guest; again with more time if one fails, as a busy machine may be late."""
+def prove(machine: Machine, policy: Policy, *, published: bool) -> Proof:
+    """Run the probes in a running guest; again with more time if one fails, as a busy machine may be late.
+
+    `published` says whether it has published ports.
+    """
 
     def run(command: tuple[str, ...]) -> bytes:
         return machine.run(process_document(command, _ROOT, CLEARED, "/"), _TIMEOUT).stdout
 
-    return _proved(run, policy)
+    return _proved(run, policy, published=published)
 
 
-def prove_again(folder: Path, policy: Policy) -> Proof:
+def prove_again(folder: Path, policy: Policy, *, published: bool) -> Proof:
     """Run the probes in the guest of another process, whose machine has this folder. Raises SpecError."""
 
     def run(command: tuple[str, ...]) -> bytes:
@@ -42,15 +52,40 @@ def prove_again(folder: Path, policy: Policy) -> Proof:
             wait_until(lambda: attached.wait(0.5) is not None, _TIMEOUT, pause=0)
         return bytes(out)
 
-    return _proved(run, policy)
+    return _proved(run, policy, published=published)
 
 
-def _proved(run: Callable[[tuple[str, ...]], bytes], policy: Policy) -> Proof:
+def _proved(run: Callable[[tuple[str, ...]], bytes], policy: Policy, *, published: bool) -> Proof:
     proof = Proof({})
     for seconds in _PATIENCE:
         with canary() as port:
-            probes = smolvm_policy.probes(policy, port, _NAME)
-            proof = judge(run((*SHELL, script(probes, seconds=seconds))), probes) if probes else Proof({})
+            tried = probes(policy, port, published=published)
+            proof = judge(run((*SHELL, script(tried, seconds=seconds))), tried)
         if proof.ok or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
             return proof
     return proof
+
+
+def confinement(found: Confinement) -> Proof:
+    """Return what of QEMU's confinement is in force; where a network needs more, QEMU has not started."""
+    outcomes = {
+        "user": "ours" if found.user is None else "of its own",
+        "namespaces": " ".join(found.namespaces) or "none",
+        "landlock": f"version {found.landlock}" if found.landlock else "none",
+        "seccomp": "two filters" if found.seccomp else "its own filter",
+    }
+    return Proof({f"qemu.{name}": (outcome, True) for name, outcome in outcomes.items()})
+
+
+def probes(policy: Policy, canary: int, *, published: bool) -> list[Probe]:
+    """Return the probes; `canary` is a port of the host's loopback that would answer."""
+    found = past_proxy(canary)
+    if policy.closed and not published:
+        gateway = Probe("gateway", "tcp", GATEWAY, canary, accepted=NOWHERE)
+        return [Probe("routes", "routes", accepted=NOWHERE), *found, gateway]
+    found += [
+        Probe("gateway", "tcp", GATEWAY, canary),
+        Probe("resolver", "dns", RESOLVER, 53, NOBODY),
+        Probe("proxy-canary", "tcp", PROXY, canary),
+    ]
+    return found if policy.closed else [*found, *through_proxy(policy, canary, PROXY, PORT)]

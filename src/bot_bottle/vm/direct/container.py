@@ -73,11 +73,12 @@ def process_document(
 
 
 def container_document(
-    hostname: str, user: User, *, toolkit: str, workspace: str = f"{STORAGE}/workspace"
+    hostname: str, user: User, *, toolkit: str, bundle: str = "", workspace: str = f"{STORAGE}/workspace"
 ) -> dict[str, Any]:
     """Return the document of a container whose first process is smolvm's init.
 
-    `toolkit` is where it has the tools of the probes; `workspace` is the guest's folder that is its own.
+    `toolkit` is where it has the tools of the probes, and in it the file `bundle` of authorities, if it has
+    one; `workspace` is the guest's folder that is its own.
     """
     init = process_document((_INIT, "container-init"), user, {}, "/")
     return {
@@ -101,6 +102,7 @@ def container_document(
             _bind(WORKSPACE, workspace, "rw"),
             _bind(STORAGE, STORAGE, "rw"),
             _bind(toolkit, TOOLKIT, "ro"),
+            *([_bind(f"{toolkit}/{bundle}", f"/run/{bundle}", "ro")] if bundle else []),
             _bind("/etc/hosts", "/run/hosts", "rw"),
             _bind("/etc/resolv.conf", "/run/resolv.conf", "rw"),
         ],

@@ -53,6 +53,7 @@ def _make(package: Path, kernel: Path, system: Path, progress: Progress) -> None
     with progress.stage("system") as stage:
         if not kernel.is_file():
             write_kernel(package / LIBRARY, kernel)
+            kernel.chmod(0o644)  # QEMU opens it as another user
         if not system.is_file():
             write_system(find_guest(), system)
         stage.conclude("the microVM's kernel and guest system")

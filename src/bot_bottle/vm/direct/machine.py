@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bot_bottle.errors import BootError
+from bot_bottle.errors import BootError, BottleError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic, last_output
+from bot_bottle.vm.direct.confine_helper import FAILED
 from bot_bottle.vm.direct.container import encoded
 from bot_bottle.vm.direct.qemu import DATA, SESSIONS, TERMINALS, port_names, terminal_name
 
@@ -291,14 +292,14 @@ class MachineSession:
 
 @contextmanager
 def boot(argv: Sequence[str], folder: Path) -> Iterator[Machine]:
-    """Boot a guest with QEMU's command line; end it when the block ends.
+    """Boot a guest with a command line that `confined` made; end it when the block ends.
 
-    `folder` is QEMU's current folder. Raises BootError when the guest does not come up.
+    `folder` is QEMU's current folder. Raises BootError when the guest does not come up, and
+    WallsError when QEMU cannot be confined.
     """
     with ExitStack() as stack:
         log = stack.enter_context((folder / QEMU_LOG).open("wb"))
-        env = {**os.environ, "TMPDIR": str(folder)}
-        child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
+        child = stack.enter_context(process.background(argv, output=log))
         control = _control(folder, child)
         stack.callback(control.close)
         stack.callback(_kill, child)
@@ -330,7 +331,15 @@ def _control(folder: Path, child: Child) -> ControlPort:
     return control
 
 
-def _boot_error(folder: Path, child: Child) -> BootError:
+def _boot_error(folder: Path, child: Child) -> BottleError:
+    if child.wait(0) == FAILED:
+        return WallsError(
+            "QEMU cannot be isolated as this bottle needs it",
+            why=last_output(folder, child),
+            next_step="allow user namespaces (sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); or run it "
+            "without allowed hosts and published ports",
+        )
     late = child.code is None and not kernel_panic(folder)
     output = last_output(folder, child)
     if reason := kernel_panic(folder):

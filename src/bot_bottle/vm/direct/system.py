@@ -14,7 +14,7 @@ import zstandard
 
 from bot_bottle.erofs.writer import ImageWriter
 from bot_bottle.errors import AccelError
-from bot_bottle.vm.direct.guest import TOOLKIT
+from bot_bottle.vm.direct.guest import BUNDLE, TOOLKIT
 from bot_bottle.vm.guest_rootfs import Guest
 
 _OMITTED = ("usr/local/lib/smolvm-vulkan", "usr/local/bin/crane", "usr/share", "etc/terminfo")
@@ -51,6 +51,7 @@ def _fill(image: ImageWriter, guest: Guest) -> None:
         raise AccelError("smolvm's guest files are incomplete", why=f"they lack {', '.join(sorted(missing))}")
     for name, data in tools.items():
         image.add_file(f"{TOOLKIT[1:]}/{_TOOLS[name]}".encode(), data, 0o755)
+    image.add_file(f"{TOOLKIT[1:]}/{BUNDLE}".encode(), b"", 0o644)  # a file is mounted on it
     for name in _SCRIPTS:
         image.add_file(f"bottle/{name}".encode(), script(name), 0o755)
     for name in _FOLDERS:

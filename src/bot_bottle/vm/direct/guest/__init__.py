@@ -6,3 +6,4 @@ TOOLKIT = "/toolkit"  # busybox and its loader, as the probes want them
 ROOT = "/rootfs"
 STORAGE = "/storage"
 SHARE = "/run/share"
+BUNDLE = "ca.pem"  # of authorities, in TOOLKIT
