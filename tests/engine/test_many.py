@@ -57,7 +57,7 @@ def test_a_detached_bottle_is_listed_and_logged_until_it_is_removed(root: Caller
         followed = end(following)
     followed = replace(followed, out="".join(first) + followed.out)
     assert sorted(followed.out.splitlines()) == ["err", "last", "out"]
-    wait_until(lambda: states(bottle) == {"blue": "ended"})
+    wait_until(lambda: states(bottle) == {"blue": "ended"}, pause=0.2)
     assert "exited (3)" in bottle("ls").out
     assert bottle("logs", "blue").out == followed.out
     assert bottle("rm", "blue").out == "blue\n"
@@ -95,7 +95,7 @@ def test_a_detached_bottle_that_cannot_begin_reports_the_error(root: Caller) -> 
 
 def test_other_commands_run_in_a_bottle(root: Caller, git_image: str) -> None:
     detached(root, git_image, "blue", "echo up; sleep 100", "-u", "1000", "-e", "OWN=1", "-w", "/home")
-    wait_until(lambda: root.bottle("logs", "blue").out == "up\n")
+    wait_until(lambda: root.bottle("logs", "blue").out == "up\n", pause=0.2)
     script = "id -u; pwd; echo $OWN $SECRET; exit 7"
     told = root.bottle("exec", "-e", "SECRET=a b", "blue", "--", "sh", "-c", script)
     assert (told.code, told.out) == (7, "1000\n/home\n1 a b\n")
@@ -119,7 +119,7 @@ def test_stop_lets_a_command_end_in_order_and_kills_one_that_ignores_it(root: Ca
     detached(root, git_image, "blue", work, "--workspace", "clone")
     detached(root, git_image, "deaf", f"trap '' TERM; {wait}")
     for name in ("blue", "deaf"):
-        wait_until(lambda name=name: root.bottle("logs", name).out == "up\n")  # type: ignore[misc]
+        wait_until(lambda name=name: root.bottle("logs", name).out == "up\n", pause=0.2)  # type: ignore[misc]
     assert root.bottle("stop", "-t", "2", "blue", "deaf", "blue").out == "blue\ndeaf\nblue\n"
     assert states(root.bottle) == {"blue": "ended", "deaf": "ended"}
     assert root.bottle("show", "blue", "--json").out.count('"exit_status": 0')
@@ -131,11 +131,11 @@ def test_prune_removes_ended_bottles_and_no_work(root: Caller, git_image: str) -
     detached(root, git_image, "done", "true")
     detached(root, git_image, "work", "echo x > new; sleep 100", "--workspace", "clone")
     detached(root, git_image, "runs", "sleep 100")
-    wait_until(lambda: states(root.bottle)["done"] == "ended")
+    wait_until(lambda: states(root.bottle)["done"] == "ended", pause=0.2)
     found = {each["name"]: each["pid"] for each in json.loads(root.bottle("ls", "--json").out)}
     wait_until(lambda: bool(list((root.folder / "state/bottles/work/clone/work").glob("new"))))
     os.kill(found["work"], signal.SIGKILL)
-    wait_until(lambda: states(root.bottle)["work"] == "killed")
+    wait_until(lambda: states(root.bottle)["work"] == "killed", pause=0.2)
     told = root.bottle("prune", "--dry-run").out.splitlines()
     assert told[0] == "would remove done"
     assert root.bottle("prune").out.splitlines()[0] == "removed done"
@@ -214,7 +214,7 @@ def test_a_fan_reports_a_bottle_that_was_killed(root: Caller, git_image: str) ->
     docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
     command = ("sh", "-c", TOLD_TO_GO_ON)
     started = root.bottle.start("fan", "2", *docker, "--json", "--", *command, cwd=repo.top)
-    wait_until(lambda: list(states(root.bottle).values()).count("running") == 2)
+    wait_until(lambda: list(states(root.bottle).values()).count("running") == 2, pause=0.2)
     (pid,) = [each["pid"] for each in json.loads(root.bottle("ls", "--json").out) if each["name"] == "try-1"]
     os.kill(pid, signal.SIGKILL)
     go_on(root.folder / "state/bottles/try-2/clone/work")
@@ -230,9 +230,9 @@ def test_ctrl_c_ends_all_of_a_fan(root: Caller, git_image: str) -> None:
     docker = ("--backend", "docker", "--image", git_image, "--name", "try", "-m", "256m")
     deaf = ("sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done")
     started = root.bottle.start("fan", "3", *docker, "--", *deaf, cwd=repo.top)
-    wait_until(lambda: list(states(root.bottle).values()).count("running") == 3)
+    wait_until(lambda: list(states(root.bottle).values()).count("running") == 3, pause=0.2)
     for name in ("try-1", "try-2", "try-3"):
-        wait_until(lambda name=name: "deaf" in root.bottle("logs", name).out)  # type: ignore[misc]
+        wait_until(lambda name=name: "deaf" in root.bottle("logs", name).out, pause=0.2)  # type: ignore[misc]
     started.send_signal(signal.SIGINT)
     assert end(started).code == 130
     assert set(states(root.bottle).values()) == {"ended"}

@@ -23,7 +23,7 @@ from tests.support.images import busybox_context
 from tests.support.layouts import FORMS, Form, archive
 from tests.support.smolmachines import manifest_of, root_of
 
-LARGE = 60_000_000  # bytes that do not compress: a pack of them takes about a second
+LARGE = 30_000_000  # bytes that do not compress: a pack of them takes a while
 
 
 def pack_json(bottle: Bottle, *args: str | Path) -> dict[str, Any]:

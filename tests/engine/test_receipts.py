@@ -65,7 +65,7 @@ def test_a_run_is_shown_while_it_lasts_and_when_it_was_killed(bottle: Bottle, gi
     run = bottle.start(
         "run", "-q", "--backend", "docker", "--image", git_image, "--name", "long", "--", "sleep", "60"
     )
-    wait_until(lambda: "running" in bottle("show").out, 60)
+    wait_until(lambda: "running" in bottle("show").out, pause=0.2)
     assert bottle("show", "long").out.split()[:2] == ["state", "running"]
     run.kill()
     run.wait()
