@@ -12,6 +12,8 @@ from tests.support.callers import AGENT, Caller, caller
 from tests.support.engines import Docker
 from tests.support.killing import killed_at_any_moment, states
 
+DIRECT = ("--accel", "direct", "-m", "512m")
+
 
 @pytest.fixture
 def root(docker: Docker, shared_cache: Path) -> Iterator[Caller]:
@@ -30,16 +32,15 @@ def root(docker: Docker, shared_cache: Path) -> Iterator[Caller]:
 def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
     root: Caller, git_image: str, times: int
 ) -> None:
-    killed_at_any_moment(root, times, 30.0, "-m", "512m", "--image", git_image)
+    killed_at_any_moment(root, times, 8.0, *DIRECT, "--image", git_image)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    options = ("--name", "try", "-m", "512m", "--image", git_image, "--json")
-    ended = root.bottle("fan", "2", *options, "--", "sh", "-c", AGENT, cwd=repo.top, timeout=800)
-    assert ended.code == 0, ended
+    options = ("--name", "try", *DIRECT, "--image", git_image, "--json")
+    ended = root.bottle("fan", "2", *options, "--", "sh", "-c", AGENT, cwd=repo.top, timeout=200)
+    assert ended.code == 0, ended.err
     rows = json.loads(ended.out)
     assert [(row["name"], row["exit_status"], row["commits"]) for row in rows] == [
         ("try-1", 0, 1),
@@ -73,14 +74,14 @@ line"; rm gone; uname -r > kernel; exit 3
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_twin_shows_what_differs(root: Caller, git_image: str) -> None:
     repo = root.repo()
-    options = ("--workspace", "clone", "--name", "try", "-m", "512m", "--image", git_image, "-u", "1000")
+    options = ("--workspace", "clone", "--name", "try", *DIRECT, "--image", git_image, "-u", "1000")
     command = ("--", "sh", "-c", WORK)
     secret = {"WHO": "a-secret-value"}
     ended = root.bottle(
-        "run", "--twin", "--json", "-e", "WHO", *options, *command, cwd=repo.top, timeout=600, env=secret
+        "run", "--twin", "--json", "-e", "WHO", *options, *command, cwd=repo.top, timeout=200, env=secret
     )
     assert ended.code == 1, ended
     told = json.loads(ended.out)
