@@ -18,7 +18,9 @@ from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.trial import try_image
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.guest_rootfs import guest_version
+from bot_bottle.vm.host import Accel, choose_accel
+from bot_bottle.vm.qemu_program import find_qemu, qemu_version
 from bot_bottle.vm.smolvm import find_smolvm
 
 Mark = Literal["good", "poor", "bad"]
@@ -55,7 +57,7 @@ def examine(
     """
     found = kvm or probe_kvm()
     # a KVM that was requested and cannot be used is not replaced by emulation
-    emulated = accel == "nested" or (accel == "auto" and found.state != "good")
+    chosen = "kvm" if accel == "kvm" else choose_accel(accel, found)
     progress = progress or Progress()
     engines: list[Engine] = []
 
@@ -66,10 +68,10 @@ def examine(
     checks: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("engine", look_for_engine),
         ("disk", _disk),
-        ("smolvm", lambda: _smolvm(progress, emulated=emulated)),
+        ("smolvm", lambda: _smolvm(progress, chosen)),
         ("image", lambda: _image(engines[0])),
         ("kvm", lambda: _kvm(found, accel)),
-        ("emulation", lambda: _emulation(needed=emulated)),
+        ("emulation", lambda: _emulation(chosen)),
         ("memory", _memory),
         ("cache", _cache),
     )
@@ -112,8 +114,10 @@ def _image(engine: Engine) -> Check:
     return Check("image", "good", f"built one of one file, packed it ({size}) and removed it in {seconds}")
 
 
-def _smolvm(progress: Progress, *, emulated: bool) -> Check:
-    if emulated:
+def _smolvm(progress: Progress, chosen: Accel) -> Check:
+    if chosen == "direct":
+        return Check("smolvm", "good", f"guest system {guest_version()} from package smolmachines")
+    if chosen == "nested":
         return Check("smolvm", "good", f"{own_smolvm(progress).version} from package smolmachines")
     check_landlock()
     smolvm = find_smolvm(progress)
@@ -127,11 +131,14 @@ def _kvm(kvm: Kvm, accel: Accel) -> Check:
     return Check("kvm", mark, f"{kvm.state}: {kvm.reason}", kvm.next_step)
 
 
-def _emulation(*, needed: bool) -> Check:
+def _emulation(chosen: Accel) -> Check:
     """Check QEMU and what it boots."""
-    if not needed:
-        return Check("emulation", "good", "not needed here")
-    return Check("emulation", "good", f"QEMU {check_emulation()}")
+    match chosen:
+        case "direct":
+            return Check("emulation", "good", f"QEMU {qemu_version(find_qemu())}, which emulates microVMs")
+        case "nested":
+            return Check("emulation", "good", f"QEMU {check_emulation()}, which emulates a host with KVM")
+    return Check("emulation", "good", "not needed here")
 
 
 def _memory() -> Check:

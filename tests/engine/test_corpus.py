@@ -65,7 +65,7 @@ TAKEN_BY_SOME = {
 }
 
 # makers whose images are slow, but for one scenario: one of each engine's builders is enough for the others
-SLOW_MAKERS, ONLY = () if CHOSEN else ("docker", "buildah", "umoci", *ZSTD_MAKERS), "removed"
+SLOW_MAKERS, ONLY = ("docker", "buildah", "umoci", *ZSTD_MAKERS), "removed"
 
 # what takes minutes, only by one of those makers that write their layers with the same code
 BY_EVERY_WITNESS = [

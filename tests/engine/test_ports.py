@@ -59,7 +59,7 @@ def test_a_published_port_answers_on_loopback_alone(
         assert process.stderr is not None
         digest = process.stdout.readline().split()[0]
         url = f"http://127.0.0.1:{port}/data"
-        fetch = ["curl", "-sSf", "-o", tmp_path / "got", url]
+        fetch: list[str | Path] = ["curl", "-sSf", "-o", tmp_path / "got", url]
         wait_until(lambda: subprocess.run(fetch).returncode == 0, pause=0.2)
         summed = subprocess.run(["sha256sum", tmp_path / "got"], capture_output=True, text=True, check=True)
         assert summed.stdout.split()[0] == digest

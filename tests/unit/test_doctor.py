@@ -50,11 +50,12 @@ def checks(state: KvmState, accel: Accel) -> dict[str, Check]:
     [
         ("good", "auto", "good", "not needed here"),
         ("good", "kvm", "good", "not needed here"),
-        ("good", "nested", "good", "QEMU 9.1.2"),
-        ("absent", "auto", "poor", "QEMU 9.1.2"),
-        ("denied", "auto", "poor", "QEMU 9.1.2"),
-        ("unusable", "auto", "poor", "QEMU 9.1.2"),
-        ("unusable", "nested", "poor", "QEMU 9.1.2"),
+        ("good", "direct", "good", "QEMU 9.1.2, which emulates microVMs"),
+        ("good", "nested", "good", "QEMU 9.1.2, which emulates a host with KVM"),
+        ("absent", "auto", "poor", "QEMU 9.1.2, which emulates microVMs"),
+        ("denied", "auto", "poor", "QEMU 9.1.2, which emulates microVMs"),
+        ("unusable", "auto", "poor", "QEMU 9.1.2, which emulates microVMs"),
+        ("unusable", "nested", "poor", "QEMU 9.1.2, which emulates a host with KVM"),
         ("absent", "kvm", "bad", "not needed here"),
         ("denied", "kvm", "bad", "not needed here"),
         ("unusable", "kvm", "bad", "not needed here"),
@@ -109,7 +110,7 @@ def test_without_kvm_a_missing_qemu_is_bad(tools: Path) -> None:
 def test_a_smolvm_of_the_users_own_is_good_on_kvm_alone(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tools, "mine", '[ "$1" = --version ] && echo "smolvm 9.0.1"; exit 0')
     monkeypatch.setenv("BOT_BOTTLE_SMOLVM", str(tools / "mine"))
-    natively, emulated = checks("good", "auto")["smolvm"], checks("absent", "auto")["smolvm"]
+    natively, emulated = checks("good", "auto")["smolvm"], checks("absent", "nested")["smolvm"]
     assert (natively.mark, natively.finding) == ("good", "9.0.1 from BOT_BOTTLE_SMOLVM")
     assert emulated.mark == "bad"
     assert "unset BOT_BOTTLE_SMOLVM" in emulated.next_step

@@ -6,7 +6,7 @@ from typing import assert_never
 
 from bot_bottle.backend import BackendName
 from bot_bottle.backend.base import Backend, Place
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.host import Accel, is_direct
 
 
 def backend_for(name: BackendName, accel: Accel = "auto") -> Backend:
@@ -16,7 +16,7 @@ def backend_for(name: BackendName, accel: Accel = "auto") -> Backend:
             from bot_bottle.backend.container.backend import ContainerBackend
 
             return ContainerBackend()
-        case "smolmachines" if accel == "direct":
+        case "smolmachines" if is_direct(accel):
             from bot_bottle.backend.direct.backend import DirectBackend
 
             return DirectBackend()

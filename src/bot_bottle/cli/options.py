@@ -161,7 +161,7 @@ def bottle_options(command: F) -> F:
                 type=int,
                 envvar="BOT_BOTTLE_CPUS",
                 metavar="N",
-                help="Number of CPUs (default: up to 4; 1 when emulated).",
+                help="Number of CPUs (default: up to 4; 1 with --accel nested).",
             ),
             click.option(
                 "-m",
@@ -242,7 +242,8 @@ accel_option = click.option(
     show_default=True,
     envvar="BOT_BOTTLE_ACCEL",
     show_envvar=True,
-    help="How microVMs run: auto uses KVM, or emulation where KVM cannot boot a guest.",
+    help="How microVMs run: auto is kvm where KVM can boot a guest, else direct: QEMU emulates the "
+    "microVM. nested: QEMU emulates a host with KVM for smolvm.",
 )
 
 

@@ -87,7 +87,9 @@ class File(_Table):
     command: list[str] | None = Field(
         default=None, description="the command (default: the image's ENTRYPOINT and CMD)"
     )
-    cpus: int | None = Field(default=None, description="number of CPUs (default: up to 4; 1 when emulated)")
+    cpus: int | None = Field(
+        default=None, description="number of CPUs (default: up to 4; 1 with --accel nested)"
+    )
     memory: str | None = Field(default=None, description="most memory, for example `512m` or `4g`")
     user: str | None = Field(
         default=None, description="user name, uid or uid:gid (default: the image's USER)"

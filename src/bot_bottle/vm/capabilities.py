@@ -91,5 +91,5 @@ def check_landlock() -> None:
             "cannot sandbox smolvm: this kernel has no Landlock",
             why="it is missing or not turned on (see /sys/kernel/security/lsm)",
             next_step="put landlock into lsm= on the kernel's command line (Linux 5.13 or newer); "
-            "or use --accel nested or --backend docker",
+            "or use --accel direct or --backend docker",
         )

@@ -17,7 +17,7 @@ from bot_bottle.host import process
 from bot_bottle.host.process import Child, CommandFailed, Completed
 from bot_bottle.host.redact import Secret
 from bot_bottle.secrets.fifo import secret_fifos
-from bot_bottle.vm.capabilities import Kvm
+from bot_bottle.vm.capabilities import Kvm, probe_kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
 
 Accel = Literal["auto", "kvm", "direct", "nested"]
@@ -80,16 +80,19 @@ class Host(Protocol):
 
 
 def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "direct", "nested"]:
-    """Decide where microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
-    if accel == "direct":
-        return "direct"
-    if accel == "nested" or (accel == "auto" and kvm.state != "good"):
-        return "nested"
-    if kvm.state != "good":
+    """Decide how microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
+    if accel == "auto":
+        return "kvm" if kvm.state == "good" else "direct"
+    if accel == "kvm" and kvm.state != "good":
         raise AccelError(
-            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel nested"
+            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel direct"
         )
-    return "kvm"
+    return accel
+
+
+def is_direct(accel: Accel) -> bool:
+    """Return whether QEMU emulates microVMs without smolvm."""
+    return accel == "direct" or (accel == "auto" and choose_accel(accel, probe_kvm()) == "direct")
 
 
 class NativeHost:

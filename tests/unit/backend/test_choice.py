@@ -16,6 +16,7 @@ from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.capabilities import probe_kvm
 
 OPEN = Policy(open=True)
 BOTH: list[Backend] = [
@@ -30,7 +31,9 @@ def machine(place: Place) -> Machine:
 
 
 def test_each_name_and_each_place_has_a_backend() -> None:
-    assert [type(backend_for(name)) for name in BACKENDS] == [MicrovmBackend, ContainerBackend]
+    assert [type(backend_for(name, "kvm")) for name in BACKENDS] == [MicrovmBackend, ContainerBackend]
+    without = DirectBackend if probe_kvm().state != "good" else MicrovmBackend
+    assert type(backend_for("smolmachines", "auto")) is without
     found = {place: type(backend_at(place)) for place in get_args(Place)}
     assert found == {
         "container": ContainerBackend,

@@ -57,17 +57,18 @@ def test_flags_of_the_processor_say_whether_it_can_virtualize(
 def test_kvm_is_chosen_where_it_is_good(state: KvmState) -> None:
     kvm = Kvm(state, "the reason", "do this" if state != "good" else "")
     assert choose_accel("nested", kvm) == "nested"
-    assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "nested")
+    assert choose_accel("direct", kvm) == "direct"
+    assert choose_accel("auto", kvm) == ("kvm" if state == "good" else "direct")
     if state == "good":
         assert choose_accel("kvm", kvm) == "kvm"
         return
     with pytest.raises(AccelError, match="KVM cannot be used here") as caught:
         choose_accel("kvm", kvm)
-    assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel nested")
+    assert (caught.value.why, caught.value.next_step) == ("the reason", "do this; or --accel direct")
 
 
 def test_this_machine_has_one_choice() -> None:
     accel: Accel = "auto"
     kvm = probe_kvm()
-    assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "nested")
+    assert choose_accel(accel, kvm) == ("kvm" if kvm.state == "good" else "direct")
     assert bool(kvm.next_step) is (kvm.state != "good")

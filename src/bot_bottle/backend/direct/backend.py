@@ -15,9 +15,10 @@ from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.host import Accel
 
-_OWN_MEMORY_MIB = 150  # of QEMU, besides the guest's
+OWN_MEMORY_MIB = 150  # of QEMU, besides the guest's
 
 
 class DirectBackend:
@@ -39,7 +40,7 @@ class DirectBackend:
     def host_overhead_mib(self, accel: Accel) -> int:
         """Return what QEMU needs for itself."""
         del accel
-        return _OWN_MEMORY_MIB
+        return OWN_MEMORY_MIB
 
     def variables(self, egress: Policy) -> Mapping[str, str]:
         """Return the variables that name the proxy, where there is one."""
@@ -55,7 +56,8 @@ class DirectBackend:
         accel: Accel,
     ) -> AbstractContextManager[bottle.DirectBottle]:
         """Boot the bottle's artifact."""
-        del accel
+        if accel == "auto":
+            progress.note(f"QEMU emulates the microVM: {probe_kvm().reason}")
         assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
         return bottle.launch(config, boot.artifact, run, files, progress)
 

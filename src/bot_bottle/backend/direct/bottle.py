@@ -41,10 +41,11 @@ from bot_bottle.vm.direct.container import (
 from bot_bottle.vm.direct.files import prepare_files
 from bot_bottle.vm.direct.guest import DISKS
 from bot_bottle.vm.direct.machine import Attached, Machine, Session, boot
-from bot_bottle.vm.direct.qemu import Extras, Files, Guest, find_qemu, qemu_argv
+from bot_bottle.vm.direct.qemu import Extras, Files, Guest, qemu_argv
 from bot_bottle.vm.direct.sessions import SOCKET, remote_session, served
 from bot_bottle.vm.direct.share import Share, shared_folder
 from bot_bottle.vm.direct.storage import write_storage
+from bot_bottle.vm.qemu_program import find_qemu
 
 _SETUP = 120.0  # seconds
 _QUICK = 60.0

@@ -58,7 +58,7 @@ class Bottle:
 
     @property
     def place(self) -> Place:
-        """Where it runs: on `kvm` or `emulated`."""
+        """Where it runs: on `kvm` or `nested`."""
         return self._host.kind
 
     def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
@@ -196,8 +196,6 @@ def _host(
     if choose_accel(accel, kvm) == "kvm":
         check_landlock()
         return NativeHost(find_smolvm(progress), prefix, run.path)
-    if accel == "auto":
-        progress.note(f"KVM cannot boot a guest here; running in QEMU emulation, which is slow: {kvm.reason}")
     shared = mount.source if mount else None
     return stack.enter_context(
         emulated_host(
@@ -247,7 +245,7 @@ def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
 
 def _boot_hint(host: Host) -> str:
     if host.kind == "kvm":
-        return "see `bottle doctor`; use --accel nested if KVM does not work"
+        return "see `bottle doctor`; use --accel direct if KVM does not work"
     return "try again when the machine is less busy, or with another --memory"
 
 

@@ -10,7 +10,7 @@ from bot_bottle.cli import complete_names as completing
 _HELP = """Allow the running bottle NAME to reach HOST: a host, *.domain, address or range; :PORT is optional.
 
 It is in force from the next request until the bottle exits. A bottle that was started without a network, or
-on an emulated host, cannot be changed; the message says how to run it again.
+with --accel nested, cannot be changed; the message says how to run it again.
 
 \b
 Examples:

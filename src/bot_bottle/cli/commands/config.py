@@ -35,6 +35,7 @@ Examples:
 @options.path_argument
 @options.build_options
 @options.bottle_options
+@options.accel_option
 @click.option("--json", "as_json", is_flag=True, help="Print the value and origin of each key as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **_given: Any) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_bottle.errors import AccelError
-from bot_bottle.host import process
 from bot_bottle.vm import console
 from bot_bottle.vm.channel import CONTROL_PORT
 from bot_bottle.vm.direct.guest import INIT
@@ -58,17 +56,6 @@ class Guest:
     memory_mib: int
     processors: int = 1
     extras: Extras = field(default_factory=Extras)
-
-
-def find_qemu() -> Path:
-    """Find QEMU. Raises AccelError when it is not installed."""
-    found = process.find("qemu-system-x86_64")
-    if found is None:
-        raise AccelError(
-            "QEMU is needed to emulate a microVM",
-            next_step="sudo apt-get install --no-install-recommends qemu-system-x86",
-        )
-    return found
 
 
 def port_names(session: int) -> tuple[str, str, str]:

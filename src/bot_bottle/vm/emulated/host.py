@@ -43,10 +43,10 @@ from bot_bottle.vm.emulated.qemu import (
     forward_registry_port,
     published_port,
     qemu_argv,
-    qemu_version,
 )
 from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.package import Installation, prepare_installation
+from bot_bottle.vm.qemu_program import qemu_version
 from bot_bottle.vm.smolvm import AS_CALLER, reject_foreign_binary, start_argv
 
 _QUICK = 30.0
@@ -63,7 +63,7 @@ def own_smolvm(progress: Progress) -> Installation:
 
 def check_emulation() -> str:
     """Check that an emulated host could be made here, and return QEMU's version. Raises AccelError."""
-    version = qemu_version()
+    version = qemu_version(find_qemu())
     check_kernel(_folder())
     check_disk()
     return version

@@ -1,4 +1,4 @@
-"""QEMU: where it is, its version, and its command line and networks for an emulated host.
+"""QEMU: its command line and networks for an emulated host.
 
 The emulated host has no network unless one of these is asked for; each has a network card of its own.
 
@@ -20,15 +20,12 @@ Source: QEMU's manual, `-netdev user` (restrict, guestfwd, hostfwd), `-sandbox`.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot_bottle.errors import AccelError, BootError
-from bot_bottle.host import process
-from bot_bottle.host.process import CommandFailed
-from bot_bottle.vm import console
+from bot_bottle.errors import BootError
+from bot_bottle.vm import console, qemu_program
 from bot_bottle.vm.emulated.channel import CONSOLE, PORTS, Control
 from bot_bottle.vm.emulated.kernel import busybox
 
@@ -54,23 +51,7 @@ _FIRST_FORWARDED, _FIRST_PUBLISHED = 10_000, 20_000
 
 def find_qemu() -> Path:
     """Find QEMU. Raises AccelError when it is not installed."""
-    found = process.find("qemu-system-x86_64")
-    if found is None:
-        raise AccelError(
-            "QEMU is needed to emulate a host with KVM",
-            next_step="sudo apt-get install --no-install-recommends qemu-system-x86 busybox-static",
-        )
-    return found
-
-
-def qemu_version() -> str:
-    """Ask QEMU for its version. Raises AccelError when there is none that runs."""
-    qemu = find_qemu()
-    try:
-        found = re.search(r"version (\S+)", process.run([str(qemu), "--version"], timeout=10).text)
-    except CommandFailed as error:
-        raise AccelError(f"{qemu} does not run", why=error.why) from error
-    return found.group(1) if found else "of an unknown version"
+    return qemu_program.find_qemu("a host with KVM", "qemu-system-x86 busybox-static")
 
 
 def processor_argv(count: int) -> list[str]:
