@@ -92,7 +92,7 @@ def test_a_twin_shows_what_differs(root: Caller, git_image: str) -> None:
     assert same.items() >= {"exit status": "3", "user": "1000:1000", "cwd": "/workspace"}.items()
     assert same["output"] == "2 lines"
     differ = {what: row for what, row in rows.items() if row["same"] is False}
-    assert list(differ) == ["files", "files kernel"]
+    assert list(differ) == ["files", "files kernel"], differ
     assert differ["files"] == {"docker": "4 files", "smolmachines": "4 files", "same": False}
     assert "a-secret-value" not in ended.out + ended.err
     for name in ("try-docker", "try-smolmachines"):
