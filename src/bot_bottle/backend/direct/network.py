@@ -25,6 +25,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy
+from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.proxy_process import (
     ADDRESS,
     PORT,
@@ -105,7 +106,7 @@ def network(
 
     Raises SpecError, WallsError.
     """
-    egress, ports = launch.egress, launch.ports
+    egress, ports = launch.egress, allocate_host_ports(launch.ports)
     check_network(egress)
     if egress.closed and not ports:
         yield Network()
