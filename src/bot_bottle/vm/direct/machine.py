@@ -303,10 +303,10 @@ def boot(argv: Sequence[str], folder: Path) -> Iterator[Machine]:
         control = _control(folder, child)
         stack.callback(control.close)
         stack.callback(_kill, child)
-        machine = Machine(folder, control, child)
-        stack.callback(machine.close)
         if not control.wait_ready(_READY, lambda: child.code is not None or bool(kernel_panic(folder))):
             raise _boot_error(folder, child)
+        machine = Machine(folder, control, child)  # QEMU makes the other sockets after that of control
+        stack.callback(machine.close)
         yield machine
 
 
