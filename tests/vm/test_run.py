@@ -42,7 +42,9 @@ def _prepared() -> None:
 
 @pytest.mark.usefixtures("docker")
 def test_a_dockerfile_to_a_microvm_and_nothing_left(shared_cache: Path) -> None:
-    done = subprocess.run([*COMMAND, "run", HELLO], capture_output=True, timeout=BOOT, check=False, text=True)
+    done = subprocess.run(
+        [*COMMAND, "run", "--accel=direct", HELLO], capture_output=True, timeout=BOOT, check=False, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "agent (uid 1000)" in done.stdout
     assert os.uname().release not in done.stdout
@@ -53,7 +55,7 @@ def test_a_dockerfile_to_a_microvm_and_nothing_left(shared_cache: Path) -> None:
 @contextmanager
 def started(script: str) -> Iterator[subprocess.Popen[bytes]]:
     """A bottle whose command has said that it is there; whatever comes of it, it is ended."""
-    argv = [*COMMAND, "run", "-q", str(HELLO), "--", "sh", "-c", script]
+    argv = [*COMMAND, "run", "-q", "--accel=direct", str(HELLO), "--", "sh", "-c", script]
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
@@ -102,7 +104,7 @@ def test_what_sigkill_leaves_is_swept(shared_cache: Path) -> None:
 @pytest.mark.usefixtures("docker")
 def test_a_terminal(shared_cache: Path) -> None:
     script = 'tty; stty size; printf "\\033[1mbold\\033[0m\\n"; read -r line; echo "got $line"; sh'
-    argv = ["-m", "bot_bottle", "run", "-q", str(HELLO), "--", "sh", "-c", script]
+    argv = ["-m", "bot_bottle", "run", "-q", "--accel=direct", str(HELLO), "--", "sh", "-c", script]
     child = pexpect.spawn(sys.executable, argv, dimensions=(33, 101), timeout=BOOT, encoding="utf-8")
     child.expect("/dev/pts/")
     child.expect("33 101")
@@ -142,6 +144,7 @@ def test_an_ordinary_user_needs_nothing_of_root(docker: Docker, image: str, tmp_
         *user,
         *COMMAND,
         "run",
+        "--accel=direct",
         "--archive",
         str(home / "image.tar"),
         "--",

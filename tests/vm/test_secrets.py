@@ -32,7 +32,18 @@ def test_a_canary_is_nowhere_while_it_runs_and_after(
     image: str, shared_cache: Path, canary: Canary, tmp_path: Path, end: str
 ) -> None:
     script, status = ENDS[end]
-    argv = [*COMMAND, "run", "-v", "-m", "1g", "--image", image, f"--secret=id=KEY,src={canary.path}", "--"]
+    argv = [
+        *COMMAND,
+        "run",
+        "-v",
+        "--accel=direct",
+        "-m",
+        "1g",
+        "--image",
+        image,
+        f"--secret=id=KEY,src={canary.path}",
+        "--",
+    ]
     argv += ["sh", "-c", f"{TELL}; sleep 2; {script}"]
     with (
         (tmp_path / "said").open("wb") as said,
