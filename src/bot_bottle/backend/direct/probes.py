@@ -22,7 +22,7 @@ from bot_bottle.vm.direct.machine import Attached, Machine
 from bot_bottle.vm.direct.sessions import remote_session
 
 # timeouts of probes in seconds, of one try and the next: emulated processors are slow to begin
-_PATIENCE = (1.0, 5.0, 40.0)
+_PATIENCE = (5.0, 40.0)
 _TIMEOUT = 120.0
 _ROOT = User(0, 0, "/root")
 
