@@ -21,6 +21,42 @@ echo x >> /behind/.git/config && echo "wrote behind"
 mknod dev c 1 5; ls -d /workspace/../etc/passwd
 """
 
+# what a file does on a disk, and what a shared one does not do; each line prints one line
+EXACT = r"""
+echo linked > a && ln a b && rm a && cat b
+exec 3< b && rm b && cat <&3
+echo new > c && echo old > d && exec 4< d && mv c d && cat d <&4 - | tr '\n' ' ' && echo
+echo 1 >> e && echo 2 >> e && tr '\n' ' ' < e && echo
+chmod 751 e && stat -c %a e
+touch -d '2001-02-03 04:05:06' e && stat -c %Y e
+ln -s nowhere/else l && readlink l
+mkfifo p && { echo piped > p & } && cat p
+mkdir many && (cd many && seq 300 | xargs touch) && ls many | wc -l && rm -r many
+flock e flock -n e true || echo locked
+touch Case case && ls [Cc]ase | wc -l
+chmod 4755 e 2>/dev/null || echo no set-user-ID
+chown 33 e 2>/dev/null || echo no owner
+ln .git/HEAD head 2>/dev/null || echo no link to what is read-only
+git fsck 2>/dev/null && echo sound
+"""
+PRINTED = """
+linked
+linked
+new old
+1 2
+751
+981173106
+nowhere/else
+piped
+300
+locked
+2
+no set-user-ID
+no owner
+no link to what is read-only
+sound
+"""
+
 
 @pytest.fixture(scope="module")
 def archive(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -78,4 +114,17 @@ def test_an_ordinary_users_clone_is_worked_in_by_a_stranger(
         assert ordinary.bottle("apply", "ship").code == 0
         assert (repo.top / "uncommitted").read_text() == "later\n"
         assert owners(repo.top) == {12345}
+        ordinary.left_nothing()
+
+
+@pytest.mark.timeout(300)
+def test_a_shared_file_is_as_on_a_disk(docker: Docker, archive: Path, shared_cache: Path) -> None:
+    with caller(12345, docker) as ordinary:
+        repo = ordinary.repo()
+        own = prepared(ordinary, archive, shared_cache)
+        options = ("--workspace", "mount", "-u", "0", *DIRECT, "--archive", own)
+        ended = ordinary.run(repo, *options, "--", "sh", "-c", EXACT, timeout=BOOT)
+        assert [line.strip() for line in ended.out.splitlines()] == PRINTED.split("\n")[1:-1], ended
+        assert owners(repo.top) == {12345}
+        assert (repo.top / "e").stat().st_mode & 0o7777 == 0o751
         ordinary.left_nothing()
