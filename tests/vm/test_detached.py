@@ -33,7 +33,8 @@ def test_a_microvm_in_the_background(shared_cache: Path) -> None:
     assert receipt["place"] == "direct"
     assert bottle("stop", "-t", "60", "day").stdout == "day\n"
     said = bottle("logs", "day").stdout.splitlines()
-    assert (said[0], said[-1]) == ("up", "bye")  # between them the shell may say that its sleep was ended
+    assert said[0] == "up"
+    assert "bye" in said  # beside it, on the other stream, the shell may say that its sleep was ended
     assert json.loads(bottle("show", "--json", "day").stdout)["exit_status"] == 5
     assert left_behind(shared_cache) == []
     assert bottle("prune").stdout == "removed day\n"

@@ -175,10 +175,18 @@ def execute(launch: BottleConfig, *, tty: bool) -> int:
 
 def machine_folder(slug: str) -> Path:
     """Return the folder of a running bottle's machine. Raises SpecError."""
-    found = next(paths.runs_dir().glob(f"run-*/{_folder_name(slug)}/{SOCKET}"), None)
+    found = max(paths.runs_dir().glob(f"run-*/{_folder_name(slug)}/{SOCKET}"), key=_made, default=None)
     if found is None:
         raise SpecError(f"the bottle {slug} is not running", next_step="see bottle ls")
     return found.parent
+
+
+def _made(path: Path) -> int:
+    """Return when a file was made: one that a killed bottle of the same name left is older."""
+    try:
+        return path.stat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _folder_name(slug: str) -> str:
