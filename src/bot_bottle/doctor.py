@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from bot_bottle.bottle.gc import run_context
@@ -17,6 +18,7 @@ from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.trial import try_image
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
+from bot_bottle.vm.direct.confine import try_confinement
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.guest_rootfs import guest_version
 from bot_bottle.vm.host import Accel, choose_accel
@@ -135,10 +137,23 @@ def _emulation(chosen: Accel) -> Check:
     """Check QEMU and what it boots."""
     match chosen:
         case "direct":
-            return Check("emulation", "good", f"QEMU {qemu_version(find_qemu())}, which emulates microVMs")
+            return _confinement(find_qemu())
         case "nested":
             return Check("emulation", "good", f"QEMU {check_emulation()}, which emulates a host with KVM")
     return Check("emulation", "good", "not needed here")
+
+
+def _confinement(qemu: Path) -> Check:
+    """Return the check of a QEMU that emulates microVMs: its version, and how it is confined."""
+    finding = f"QEMU {qemu_version(qemu)}, which emulates microVMs"
+    if lacking := try_confinement().missing():
+        return Check(
+            "emulation",
+            "poor",
+            f"{finding}; it is confined without {', '.join(lacking)}",
+            "allow user namespaces (sysctl user.max_user_namespaces), and use a kernel with Landlock",
+        )
+    return Check("emulation", "good", finding)
 
 
 def _memory() -> Check:

@@ -14,6 +14,7 @@ import re
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import bot_bottle
 from bot_bottle.errors import WallsError
+from bot_bottle.host import process
 from bot_bottle.vm.direct.confine_helper import REPORT
 
 Network = Literal["none", "relayed", "open"]
@@ -43,6 +45,7 @@ _ATTEMPTS = 100
 _REPORT_LIMIT = 1 << 16
 _INTERPRETER = 3  # PT_INTERP, the dynamic loader (elf(5))
 _LOADER_LIMIT = 4096
+_TRIAL = 30.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,16 @@ def confined(
         source = str(Path(bot_bottle.__file__).parents[1])
         start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, source, json.dumps(asked)]
         yield Confined(start, folder, user)
+
+
+def try_confinement() -> Confinement:
+    """Return what would be in force for QEMU here, without a network. Raises CommandFailed, WallsError."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bot-bottle-") as folder,
+        confined(["/bin/sh", "-c", ":"], Path(folder)) as made,
+    ):
+        process.run(made.argv, timeout=_TRIAL)
+        return made.in_force()
 
 
 def _relayed(relay: Relay) -> dict[str, Any]:

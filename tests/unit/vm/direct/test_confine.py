@@ -333,3 +333,9 @@ def test_the_report_says_what_is_missing() -> None:
     nothing = confine.Confinement(None, (), 0, seccomp=False)
     assert nothing.missing() == ["namespaces", "Landlock", "a seccomp filter"]
     assert json.loads(json.dumps(nothing.described()))["landlock"] == 0
+
+
+def test_a_trial_says_what_this_machine_has() -> None:
+    found = confine.try_confinement()
+    assert found.seccomp
+    assert ("mount" in found.namespaces, found.user is not None) == (True, ROOT)
