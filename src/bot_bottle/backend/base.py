@@ -48,6 +48,7 @@ class BottleConfig:
     workdir: str
     cpus: int
     memory_mib: int
+    storage_mib: int | None = None
     workspace: Mount | None = None
     egress: Policy = NOTHING
     ports: tuple[Port, ...] = ()
@@ -150,6 +151,9 @@ class Backend(Protocol):
 
         `archive` says whether the image is in an archive instead of an engine.
         """
+
+    def check_storage(self, mib: int) -> None:
+        """Refuse a limit of the disk space that cannot be in force. Raises SpecError."""
 
     def check_env(self, env: Mapping[str, str]) -> None:
         """Refuse variables that this backend cannot pass to a command. Raises SpecError."""

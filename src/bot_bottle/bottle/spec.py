@@ -30,6 +30,7 @@ _LARGEST_VARIABLE = 127 << 10
 _ALL_VARIABLES = 1 << 20  # bytes; the limit of execve(2) is a quarter of the stack (8 MiB) with the arguments
 
 MINIMUM_MEMORY_MIB = 256
+MINIMUM_STORAGE_MIB, MOST_STORAGE_MIB = 256, 8 << 20
 DEFAULT_CPUS = 4
 
 
@@ -40,7 +41,7 @@ _NO_WORKSPACE = Request()
 class BottleSpec:
     """One bottle to run. Empty fields mean: as in the image.
 
-    `accel` says how microVMs run (see `vm.host.choose_accel`).
+    `accel` says how microVMs run (see `vm.host.choose_accel`). Without `storage_mib` a microVM has 20 GiB.
     `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
     label for devcontainer.json has, where `user` is empty.
     """
@@ -54,6 +55,7 @@ class BottleSpec:
     workdir: str = ""
     cpus: int | None = None
     memory_mib: int = 4096
+    storage_mib: int | None = None
     backend: BackendName = "smolmachines"
     workspace: Request = _NO_WORKSPACE
     egress: Policy = NOTHING
@@ -76,6 +78,8 @@ class BottleSpec:
             raise UsageError("--workspace-include-dirty only works with --workspace clone")
         backend = backend_for(self.backend, self.accel)
         backend.check_env(dict(self.env))
+        if self.storage_mib is not None:
+            backend.check_storage(self.storage_mib)
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
         self._check_command()
 
@@ -144,6 +148,20 @@ def parse_memory(text: str) -> int:
         )
     if size >> 20 > 1 << 22:
         raise SpecError(f"too much memory: {text}")
+    return size >> 20
+
+
+def parse_storage(text: str | None) -> int | None:
+    """Parse a disk's size (`512m`, `40g`; bytes without a unit) into MiB; None for none. Raises SpecError."""
+    if text is None:
+        return None
+    size = parse_memory_size(text)
+    if size is None or not MINIMUM_STORAGE_MIB <= size >> 20 <= MOST_STORAGE_MIB:
+        raise SpecError(
+            f"invalid size of the storage: {text[:50]!r}",
+            why=f"it has to be {MINIMUM_STORAGE_MIB}m to {MOST_STORAGE_MIB >> 20}t",
+            next_step="write it as 512m or 40g",
+        )
     return size >> 20
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
-from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory
+from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory, parse_storage
 from bot_bottle.cli.settings import ask, require_build_grant, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
@@ -31,6 +31,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         workdir=settings.value("workdir"),
         cpus=settings.value("cpus"),
         memory_mib=parse_memory(settings.value("memory")),
+        storage_mib=parse_storage(settings.value("storage")),
         backend=settings.value("backend"),
         workspace=_workspace(ctx, settings),
         egress=_egress(ctx, settings),

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "engine",
     ),
     "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
-    "Resources": ("backend", "accel", "cpus", "memory"),
+    "Resources": ("backend", "accel", "cpus", "memory", "storage"),
     "Network": ("allow", "network", "ports", "yes"),
     "Workspace": ("workspace", "workspace_include_dirty"),
     "Conversion": ("packer", "via", "transport", "max_image_size"),

@@ -156,6 +156,16 @@ def bottle_options(command: F) -> F:
                 is_flag=True,
                 help="Include your uncommitted changes in the clone.",
             ),
+        ]
+    ):
+        command = option(command)
+    return network_options(resource_options(command))
+
+
+def resource_options(command: F) -> F:
+    """Add the options for processors, memory and disk space."""
+    for option in reversed(
+        [
             click.option(
                 "--cpus",
                 type=int,
@@ -170,10 +180,16 @@ def bottle_options(command: F) -> F:
                 metavar="SIZE",
                 help=f"Memory limit in units of 1024, for example 512m or 4g (default: {DEFAULT_MEMORY}).",
             ),
+            click.option(
+                "--storage",
+                envvar="BOT_BOTTLE_STORAGE",
+                metavar="SIZE",
+                help="Disk space for what a microVM writes, in units of 1024 (default: 20g).",
+            ),
         ]
     ):
         command = option(command)
-    return network_options(command)
+    return command
 
 
 def network_options(command: F) -> F:

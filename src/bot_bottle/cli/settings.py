@@ -48,6 +48,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "workdir": ("workdir", str),
     "cpus": ("cpus", int),
     "memory": ("memory", str),
+    "storage": ("storage", str),
     "allow": ("egress.allow", tuple),
     "ports": ("ports", tuple),
 }

@@ -91,6 +91,9 @@ class File(_Table):
         default=None, description="number of CPUs (default: up to 4; 1 with --accel nested)"
     )
     memory: str | None = Field(default=None, description="most memory, for example `512m` or `4g`")
+    storage: str | None = Field(
+        default=None, description="most disk space for what a microVM writes (default: `20g`)"
+    )
     user: str | None = Field(
         default=None, description="user name, uid or uid:gid (default: the image's USER)"
     )

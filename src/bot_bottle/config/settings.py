@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "command": (),
     "cpus": None,
     "memory": DEFAULT_MEMORY,
+    "storage": None,
     "user": "",
     "workdir": "",
     "env": {},

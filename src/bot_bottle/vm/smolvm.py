@@ -138,6 +138,7 @@ def create_argv(
     *,
     cpus: int,
     memory_mib: int,
+    storage_mib: int | None = None,
     labels: Mapping[str, str],
     volumes: Sequence[str] = (),
     network: Sequence[str] = (),
@@ -145,8 +146,9 @@ def create_argv(
 ) -> tuple[str, ...]:
     """Return `machine create` for an artifact; without options for the network it has none.
 
-    `volumes` are FOLDER:GUEST-PATH, with `:ro` for a read-only one. `credentials` are the variables of which
-    the guest has placeholders, with the hosts that receive their values.
+    `storage_mib` are whole GiB. `volumes` are FOLDER:GUEST-PATH, with `:ro` for a read-only one.
+    `credentials` are the variables of which the guest has placeholders, with the hosts that receive their
+    values.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
     run twice. `/proc/self/exe` is a command that exists in every image, even an empty one: the guest's own
@@ -154,6 +156,7 @@ def create_argv(
     """
     argv = ["machine", "create", "--error-format", "json", "--from", artifact, "--name", name]
     argv += ["--cpus", str(cpus), "--mem", str(memory_mib)]
+    argv += [] if storage_mib is None else ["--storage", str(storage_mib >> 10)]
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
     argv += [word for volume in volumes for word in ("-v", volume)]

@@ -47,6 +47,11 @@ class ContainerBackend:
                 next_step="use --allow instead, or use --backend smolmachines",
             )
 
+    def check_storage(self, mib: int) -> None:
+        """Refuse any: an engine does not limit the disk space of a container. Raises SpecError."""
+        del mib
+        raise SpecError("--storage does not work with --backend docker", next_step="use a microVM")
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Refuse variables that the engine's client would read itself. Raises SpecError."""
         inherited_variables(env)

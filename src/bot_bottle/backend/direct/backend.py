@@ -33,6 +33,10 @@ class DirectBackend:
         del secrets, ports, archive
         check_network(egress)
 
+    def check_storage(self, mib: int) -> None:
+        """Do nothing: the disk can have any size."""
+        del mib
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Do nothing: any variable can be passed."""
         del env

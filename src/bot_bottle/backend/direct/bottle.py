@@ -49,7 +49,7 @@ from bot_bottle.vm.qemu_program import find_qemu
 
 _SETUP = 120.0  # seconds
 _QUICK = 60.0
-_STORAGE = 20 << 30  # bytes; smolvm's own disks have as many
+_STORAGE_MIB = 20 << 10  # smolvm's own disks have as many
 _LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
 _USER_FILES = (b"etc/passwd", b"etc/group")
 _FOLDERS = {"upper": 0o755, "work": 0o755, "workspace": 0o1777, "tmp": 0o1777}
@@ -214,7 +214,7 @@ def launch(
     user = image.find_user(launch.user)
     folder = run.folder(_folder_name(launch.slug))
     storage = folder / "storage"
-    write_storage(storage, _STORAGE, _FOLDERS)
+    write_storage(storage, (launch.storage_mib or _STORAGE_MIB) << 20, _FOLDERS)
     files = Files(str(kernel), str(system), str(image.root), str(storage))
     credentials, launch = _credentials(launch)
     store = CredentialStore(credentials, run.path / BUNDLE)

@@ -45,6 +45,14 @@ class MicrovmBackend:
                     f"{secret.name} is reserved by smolvm", next_step="choose another name for the secret"
                 )
 
+    def check_storage(self, mib: int) -> None:
+        """Refuse what smolvm's disks cannot have. Raises SpecError."""
+        if mib % 1024:
+            raise SpecError(
+                f"smolvm's disks have whole GiB, not {mib} MiB",
+                next_step="write it as 4g; or use --accel direct",
+            )
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Do nothing: variables are passed to smolvm under names of ours."""
         del env

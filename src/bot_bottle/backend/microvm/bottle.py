@@ -178,6 +178,7 @@ def _creation(launch: BottleConfig, artifact: Path, host: Host, progress: Progre
         launch.name,
         cpus=launch.cpus if host.kind == "kvm" else 1,  # more do not start reliably in emulation
         memory_mib=launch.memory_mib,
+        storage_mib=launch.storage_mib,
         labels={"bot-bottle": launch.slug, "owner": process_identity()},
         volumes=[
             proving.toolkit_volume(host, progress),
