@@ -194,7 +194,8 @@ def test_a_pack_of_200_megabytes_takes_little_memory(tmp_path: Path, save_image:
     )
     argv = [sys.executable, "-c", program, str(archive), str(tmp_path / "made")]
     done = subprocess.run(argv, capture_output=True, check=True)
-    assert int(done.stdout) < 100_000  # kB
+    # kB; below 100 MB on an idle machine, 115 MB were seen where the threads wait for a processor
+    assert int(done.stdout) < 150_000
 
 
 def test_argv_of_smolvm_names_an_absolute_archive() -> None:

@@ -23,6 +23,7 @@ from bot_bottle.host.redact import Secret, redacted, redacted_document
 from bot_bottle.network.policy import parse_policy
 from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.secrets.reference import LARGEST, Reference, parse, resolve
+from bot_bottle.vm.host import Accel
 
 CANARY = "canary-5a17-value"
 
@@ -263,10 +264,12 @@ def test_a_build_argument_is_no_place_for_a_secret() -> None:
 
 
 def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
-    def spec(name: str, host: str, backend: BackendName = "smolmachines") -> BottleSpec:
+    def spec(name: str, host: str, backend: BackendName = "smolmachines", accel: Accel = "kvm") -> BottleSpec:
         reference = Reference(name, "env", "MINE", (host,))
         egress = parse_policy(["api.example.org", "*.example.net"])
-        return BottleSpec(Source(image="i"), "s", backend=backend, secrets=(reference,), egress=egress)
+        return BottleSpec(
+            Source(image="i"), "s", backend=backend, accel=accel, secrets=(reference,), egress=egress
+        )
 
     assert spec("KEY", "api.example.org").secrets[0].described()["hosts"] == ["api.example.org"]
     assert spec("KEY", "a.example.net")
@@ -278,6 +281,7 @@ def test_hosts_are_for_what_the_bottle_may_reach_from_a_microvm() -> None:
         with pytest.raises(SpecError, match=told):
             spec(name, host)
     assert spec("PATH", "api.example.org", "docker")
+    assert spec("PATH", "api.example.org", accel="direct")
     with pytest.raises(SpecError, match="which is not allowed"):
         spec("KEY", "other.example.org", "docker")
 
