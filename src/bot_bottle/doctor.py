@@ -23,7 +23,7 @@ from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.guest_rootfs import guest_version
 from bot_bottle.vm.host import Accel, choose_accel
 from bot_bottle.vm.qemu_program import find_qemu, qemu_version
-from bot_bottle.vm.smolvm import find_smolvm
+from bot_bottle.vm.smolvm import find_smolvm, reject_foreign_binary
 
 Mark = Literal["good", "poor", "bad"]
 
@@ -118,6 +118,7 @@ def _image(engine: Engine) -> Check:
 
 def _smolvm(progress: Progress, chosen: Accel) -> Check:
     if chosen == "direct":
+        reject_foreign_binary()
         return Check("smolvm", "good", f"guest system {guest_version()} from package smolmachines")
     if chosen == "nested":
         return Check("smolvm", "good", f"{own_smolvm(progress).version} from package smolmachines")

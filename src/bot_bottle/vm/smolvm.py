@@ -93,12 +93,12 @@ def state_environment(folder: Path) -> dict[str, str]:
 
 
 def reject_foreign_binary() -> None:
-    """Check that BOT_BOTTLE_SMOLVM is not set: an emulated host cannot use it. Raises SmolvmError."""
+    """Check that BOT_BOTTLE_SMOLVM is not set: without KVM it is not used. Raises SmolvmError."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
         _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
         raise SmolvmError(
-            f"an emulated host cannot run {named}",
-            why="it runs the smolvm of the package smolmachines",
+            f"without KVM, bottle does not run {named}",
+            why="what runs then is part of the package smolmachines",
             next_step="unset BOT_BOTTLE_SMOLVM, or use --accel kvm",
         )
 

@@ -17,6 +17,7 @@ from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.host import Accel
+from bot_bottle.vm.smolvm import reject_foreign_binary
 
 OWN_MEMORY_MIB = 150  # of QEMU, besides the guest's
 
@@ -60,6 +61,7 @@ class DirectBackend:
         accel: Accel,
     ) -> AbstractContextManager[bottle.DirectBottle]:
         """Boot the bottle's artifact."""
+        reject_foreign_binary()
         if accel == "auto":
             progress.note(f"QEMU emulates the microVM: {probe_kvm().reason}")
         assert boot.artifact is not None  # noqa: S101 - this backend boots artifacts
