@@ -37,6 +37,7 @@ def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
 
 @pytest.mark.timeout(300)
 def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> None:
+    before = {*root.bottle.artifacts}  # other tests share the cache
     repo = root.repo()
     options = ("--name", "try", *DIRECT, "--image", git_image, "--json")
     ended = root.bottle("fan", "2", *options, "--", "sh", "-c", AGENT, cwd=repo.top, timeout=200)
@@ -52,7 +53,7 @@ def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> N
         assert root.bottle("logs", f"try-{number}").out.startswith(f"working on bottle/try-{number}\n")
     assert root.bottle("apply", "try-2").code == 0
     assert root.bottle("rm", "try-1", "try-2").code == 0
-    assert len(root.bottle.artifacts) == 1
+    assert len({*root.bottle.artifacts} - before) <= 1
     root.left_nothing()
 
 

@@ -15,7 +15,6 @@ DIFFERENT = {
     "mount /run/smolvm/init": "first process",
     "mount /etc/hosts": "`/etc/hosts`",
     "mount /etc/resolv.conf": "`/etc/resolv.conf`",
-    "device /dev/null": "`/dev/null`",
 }
 
 
