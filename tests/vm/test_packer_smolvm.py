@@ -86,6 +86,7 @@ def test_its_artifact_boots_and_holds_every_file(
     assert_same(here, docker, image)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_original_path_gives_an_artifact_that_boots(docker: Docker, image: str) -> None:
     """Pushed by docker into the registry, pulled from there by smolvm, and booted; all by one command."""

@@ -19,7 +19,7 @@ from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.host import Accel
 from bot_bottle.vm.smolvm import reject_foreign_binary
 
-OWN_MEMORY_MIB = 150  # of QEMU, besides the guest's
+OWN_MEMORY_MIB = 330  # of QEMU, besides the guest's: 75, and what it translates, 256 at most
 
 
 class DirectBackend:
