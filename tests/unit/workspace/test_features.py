@@ -38,11 +38,13 @@ def written(wanted: Features, folder: Path) -> tuple[dict[str, Any], str]:
 
 def test_the_project_has_the_features_alone(project: Path, tmp_path: Path) -> None:
     (project / "private").write_text("x")
-    wanted = features(project, "./tool", "ghcr.io/a/b:1", options={"v": "1"}, order=("b",), user="dev")
+    wanted = features(
+        project, "./tool", "registry.example/a/b:1", options={"v": "1"}, order=("b",), user="dev"
+    )
     document, _ = written(wanted, tmp_path / "made")
     assert document == {
         "image": "base",
-        "features": {"./tool": {"v": "1"}, "ghcr.io/a/b:1": {"v": "1"}},
+        "features": {"./tool": {"v": "1"}, "registry.example/a/b:1": {"v": "1"}},
         "overrideFeatureInstallOrder": ["b"],
         "remoteUser": "dev",
     }
