@@ -26,9 +26,9 @@ from bot_bottle.errors import WallsError
 from bot_bottle.host import process
 from bot_bottle.vm.direct.confine_helper import REPORT
 
-Network = Literal["none", "relayed", "open"]
+Network = Literal["none", "relayed"]
 """`none`: no sockets but unix ones. `relayed`: a network namespace that only `Relay` leads out of and into,
-which has to be there. `open`: this machine's network."""
+which has to be there."""
 
 _PROGRAM = """\
 import sys

@@ -27,7 +27,8 @@ _ADDRESS = "127.0.0.1"
 _CONNECT_SECONDS = 5
 _MOST_FILES, _MOST_PROCESSES = 4096, 1024
 
-_NAMESPACES = kernel_calls.NEW_MOUNTS | kernel_calls.NEW_IPC | kernel_calls.NEW_UTS
+_NAMESPACES = kernel_calls.NEW_MOUNTS | kernel_calls.NEW_IPC | kernel_calls.NEW_UTS | kernel_calls.NEW_NETWORK
+_NAMES = ["mount", "ipc", "uts", "network"]
 
 # the variables that QEMU gets: none of ours, which may be secrets
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "TMPDIR": ".", "LC_ALL": "C"}
@@ -36,7 +37,6 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/", "TMPDIR": ".", "LC_ALL": "
 _FAMILIES: dict[str, tuple[int, ...]] = {
     "none": (socket.AF_UNIX,),
     "relayed": (socket.AF_UNIX, socket.AF_INET),
-    "open": (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6),
 }
 
 _SET_FLAGS, _IS_UP = 0x8914, 1  # SIOCSIFFLAGS, IFF_UP (netdevice(7))
@@ -120,14 +120,12 @@ def _give_away(user: int) -> None:
 def _enter_namespaces(asked: dict[str, Any]) -> list[str]:
     """Enter new namespaces, in a user namespace if need be; return which, or none where none are allowed."""
     user, network = asked["user"], asked["network"]
-    wanted = _NAMESPACES | (kernel_calls.NEW_NETWORK if network != "open" else 0)
-    names = ["mount", "ipc", "uts", *(["network"] if network != "open" else [])]
     try:
         if user is not None:
-            kernel_calls.unshare(wanted)
-            return names
+            kernel_calls.unshare(_NAMESPACES)
+            return _NAMES
         uid, gid = os.geteuid(), os.getegid()
-        kernel_calls.unshare(wanted | kernel_calls.NEW_USER)
+        kernel_calls.unshare(_NAMESPACES | kernel_calls.NEW_USER)
         _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
@@ -137,7 +135,7 @@ def _enter_namespaces(asked: dict[str, Any]) -> list[str]:
         if user is not None:
             _name_by_descriptors(asked)
         return []
-    return ["user", *names]
+    return ["user", *_NAMES]
 
 
 def _name_by_descriptors(asked: dict[str, Any]) -> None:
