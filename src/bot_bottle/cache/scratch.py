@@ -30,7 +30,7 @@ def scratch_folder(folder: Path, stem: str) -> Iterator[Path]:
 
 @contextmanager
 def disk_full_explained(what: str, folder: Path) -> Iterator[None]:
-    """Raise DiskFullError for an OSError that says that there is no room for `what`."""
+    """Raise DiskFullError in place of the OSError of a full disk, on which `what` did not fit."""
     try:
         yield
     except OSError as error:

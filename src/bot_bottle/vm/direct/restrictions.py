@@ -45,7 +45,7 @@ def landlock_version() -> int:
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """What may be done with which files. `ruleset` is a descriptor, None where there is no Landlock."""
+    """A Landlock ruleset and the version of its ABI. `ruleset` is None where the kernel has no Landlock."""
 
     version: int
     ruleset: int | None

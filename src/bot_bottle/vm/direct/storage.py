@@ -2,7 +2,7 @@
 
 Nothing but the first blocks is written. Block and inode bitmaps of all groups but the first are marked as not
 initialized, and inode tables as zeroed, which a sparse file is: the kernel reads none of them before it uses
-the group. There is no journal: the disk ends with its guest.
+the group. It has no journal: nobody uses it after its guest.
 
 Source: Linux, Documentation/filesystems/ext4/.
 """
