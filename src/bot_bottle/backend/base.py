@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from bot_bottle.errors import Interrupted
 from bot_bottle.host import process_tree
 from bot_bottle.host.redact import Credential, Secret
+from bot_bottle.network.credentials import ProxiedCredential, variables
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
@@ -69,6 +70,12 @@ class BottleConfig:
         """Return the command's variables; one with a terminal also gets TERM."""
         terminal = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
         return {**terminal, **self.env}
+
+
+def with_placeholders(config: BottleConfig) -> tuple[list[ProxiedCredential], BottleConfig]:
+    """Return the secrets that only the proxy has, and a configuration with what the bottle has instead."""
+    found = [ProxiedCredential(name, each.hosts, each.value) for name, each in config.credentials.items()]
+    return found, replace(config, env={**variables(found), **config.env})
 
 
 def machine_name(slug: str) -> str:

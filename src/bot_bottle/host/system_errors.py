@@ -25,6 +25,13 @@ _NEXT_STEPS = {
 }
 
 
+ALLOW_NAMESPACES = (
+    "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns)"
+)
+"""The next step where a machine does not let a user make user namespaces."""
+
+
 def next_step(error: OSError, otherwise: str) -> str:
     """Return what to do about an error with a folder of ours; `otherwise` where nothing special is known."""
     found = _NEXT_STEPS.get(error.errno or 0, _OTHER_FOLDERS)

@@ -14,7 +14,7 @@ import re
 import secrets
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -187,6 +187,19 @@ class Proof:
                 why="probes from inside: " + ", ".join(bad),
                 next_step="see `bottle doctor`; the command was not started",
             )
+
+
+def prove_patiently(attempt: Callable[[float], Proof], patience: Iterable[float]) -> Proof:
+    """Return the proof of the first attempt that succeeds, or that found a way out; else that of the last.
+
+    `patience` are the timeouts of a probe in seconds, of one attempt and the next: a busy machine is late.
+    """
+    proof = Proof({})
+    for seconds in patience:
+        proof = attempt(seconds)
+        if proof.ok or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
+            break
+    return proof
 
 
 def judge(output: bytes, probes: Sequence[Probe]) -> Proof:

@@ -19,8 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from bot_bottle.errors import BottleError
+from bot_bottle.host.process import Child
 from bot_bottle.host.wait import wait_until
 
 CONTROL_PORT = "control"
@@ -30,6 +32,7 @@ _PAUSE = 0.5  # seconds
 _LINE = 5.0  # seconds, for the rest of a line that has begun
 
 Sink = Callable[[bytes], None]
+Control = TypeVar("Control", bound="ControlPort")
 
 
 class ControlPort:
@@ -102,6 +105,29 @@ class ControlPort:
         """Close the connection, at which the machine ends."""
         self._lines.close()
         self._socket.close()
+
+
+def connect_control(
+    make: Callable[[], Control], child: Child, failed: Callable[[], BottleError], timeout: float, pause: float
+) -> Control:
+    """Return the control port that `make` connects to, as soon as QEMU has made it.
+
+    Raises what `failed` returns when QEMU ends before, or within `timeout` seconds has made none.
+    """
+
+    def connected() -> Control | None:
+        over = child.code is not None  # asked first: what it has opened is tried again
+        try:
+            return make()
+        except OSError:
+            if over:
+                raise failed() from None
+            return None
+
+    control = wait_until(connected, timeout, pause=pause)
+    if control is None:
+        raise failed()
+    return control
 
 
 def connect(folder: Path, name: str) -> socket.socket:

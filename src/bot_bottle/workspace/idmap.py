@@ -27,6 +27,7 @@ from bot_bottle.host import paths, process
 from bot_bottle.host.process import Child, CommandFailed
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.host.system_errors import ALLOW_NAMESPACES
 from bot_bottle.host.wait import wait_until
 
 STRAY = "mount"
@@ -80,8 +81,7 @@ def as_user(uid: int, gid: int, kept: Sequence[Path] = ()) -> tuple[str, ...]:
         raise WorkspaceError(
             "cannot map your files to the bottle's user: user namespaces are not allowed here",
             why=error.why,
-            next_step="allow user namespaces (sysctl user.max_user_namespaces, "
-            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+            next_step=ALLOW_NAMESPACES,
         ) from error
     return prefix
 

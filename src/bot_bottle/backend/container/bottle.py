@@ -10,10 +10,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
-from dataclasses import replace
 from typing import IO
 
-from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait, with_placeholders
 from bot_bottle.backend.container.commands import PIDS, bind_option, create_options, env_file, user_options
 from bot_bottle.backend.container.entrypoint import (
     ENTRYPOINT,
@@ -42,7 +41,7 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
-from bot_bottle.network.credentials import BUNDLE, CredentialStore, ProxiedCredential, variables
+from bot_bottle.network.credentials import BUNDLE, CredentialStore
 from bot_bottle.network.probes import BUSYBOX, TOOLKIT, Probe, Proof, canary
 from bot_bottle.network.proxy_process import EgressFiles
 
@@ -229,10 +228,7 @@ def launch(
     label = f"{_LABEL}={launch.slug}"
     own = inspect_image(engine, image, launch)
     with ExitStack() as stack:
-        credentials = [
-            ProxiedCredential(name, each.hosts, each.value) for name, each in launch.credentials.items()
-        ]
-        launch = replace(launch, env={**variables(credentials), **launch.env})
+        credentials, launch = with_placeholders(launch)
         mounts = stack.enter_context(mount_options(launch, engine, image, run))
         entry = stack.enter_context(entrypoint(run, progress))
         with defer_signals():

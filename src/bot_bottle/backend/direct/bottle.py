@@ -8,12 +8,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait, with_placeholders
 from bot_bottle.backend.direct import probes
 from bot_bottle.backend.direct.network import Network, network
 from bot_bottle.backend.direct.root import root_image
@@ -24,7 +24,7 @@ from bot_bottle.host import paths, signals, terminal
 from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.network.credentials import BUNDLE, CredentialStore, ProxiedCredential, variables
+from bot_bottle.network.credentials import BUNDLE, CredentialStore
 from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.smolmachine import format as artifact_format
@@ -193,12 +193,6 @@ def _folder_name(slug: str) -> str:
     return f"machine-{slug}"
 
 
-def _credentials(launch: BottleConfig) -> tuple[list[ProxiedCredential], BottleConfig]:
-    """Return the secrets that only the proxy has, and a configuration with what the bottle has instead."""
-    found = [ProxiedCredential(name, each.hosts, each.value) for name, each in launch.credentials.items()]
-    return found, replace(launch, env={**variables(found), **launch.env})
-
-
 @contextmanager
 def launch(
     launch: BottleConfig, artifact: Path, run: RunDir, record: EgressFiles, progress: Progress
@@ -216,7 +210,7 @@ def launch(
     storage = folder / "storage"
     write_storage(storage, (launch.storage_mib or _STORAGE_MIB) << 20, _FOLDERS)
     files = Files(str(kernel), str(system), str(image.root), str(storage))
-    credentials, launch = _credentials(launch)
+    credentials, launch = with_placeholders(launch)
     store = CredentialStore(credentials, run.path / BUNDLE)
     with ExitStack() as stack:
         net = stack.enter_context(network(launch, record, run, store, progress))

@@ -1,6 +1,6 @@
 """The probes inside an emulated microVM before its command starts, and their expected outcomes.
 
-Without a network card everything is unreachable at once. With one there is no route beyond QEMU's own
+Without a network card every probe is unreachable at once. With a card there is no route beyond QEMU's own
 network, in which only the proxy answers: neither the gateway, which would be this machine, nor the resolver.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.policy import Policy
-from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, script
+from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
 from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, past_proxy, through_proxy
 from bot_bottle.network.proxy_process import PORT
 from bot_bottle.vm.direct.confine import Confinement
@@ -56,14 +56,12 @@ def prove_again(folder: Path, policy: Policy, *, published: bool) -> Proof:
 
 
 def _proved(run: Callable[[tuple[str, ...]], bytes], policy: Policy, *, published: bool) -> Proof:
-    proof = Proof({})
-    for seconds in _PATIENCE:
+    def attempt(seconds: float) -> Proof:
         with canary() as port:
             tried = probes(policy, port, published=published)
-            proof = judge(run((*SHELL, script(tried, seconds=seconds))), tried)
-        if proof.ok or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
-            return proof
-    return proof
+            return judge(run((*SHELL, script(tried, seconds=seconds))), tried)
+
+    return prove_patiently(attempt, _PATIENCE)
 
 
 def confinement(found: Confinement) -> Proof:

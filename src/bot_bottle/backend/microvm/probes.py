@@ -17,7 +17,17 @@ from bot_bottle.host.wait import wait_until
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.network.probes import CLEARED, SECONDS, SHELL, TOOLKIT, Proof, canary, judge, script
+from bot_bottle.network.probes import (
+    CLEARED,
+    SECONDS,
+    SHELL,
+    TOOLKIT,
+    Proof,
+    canary,
+    judge,
+    prove_patiently,
+    script,
+)
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.toolkit import prepare_toolkit
 from bot_bottle.vm.host import Host
@@ -41,12 +51,9 @@ def prove(machine: str, policy: Policy, host: Host, *, published: bool) -> Proof
 
     `published` says whether it has published ports. Raises SmolvmError when the probes could not be run.
     """
-    proof = Proof({})
-    for seconds in _PATIENCE[host.kind]:
-        proof = _tried(machine, policy, host, seconds, published=published)
-        if proof.ok or any(outcome == "open" and not ok for outcome, ok in proof.results.values()):
-            return proof
-    return proof
+    return prove_patiently(
+        lambda seconds: _tried(machine, policy, host, seconds, published=published), _PATIENCE[host.kind]
+    )
 
 
 def _tried(machine: str, policy: Policy, host: Host, seconds: float, *, published: bool) -> Proof:

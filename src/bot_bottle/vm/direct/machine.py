@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 from bot_bottle.errors import BootError, BottleError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child, Completed
+from bot_bottle.host.system_errors import ALLOW_NAMESPACES
 from bot_bottle.host.wait import wait_until
-from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect
+from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect, connect_control
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic, last_output
 from bot_bottle.vm.direct.confine_helper import FAILED
 from bot_bottle.vm.direct.container import encoded
@@ -300,7 +301,13 @@ def boot(argv: Sequence[str], folder: Path) -> Iterator[Machine]:
     with ExitStack() as stack:
         log = stack.enter_context((folder / QEMU_LOG).open("wb"))
         child = stack.enter_context(process.background(argv, output=log))
-        control = _control(folder, child)
+        control = connect_control(
+            lambda: ControlPort(folder, partial(ended_error, folder, child)),
+            child,
+            partial(_boot_error, folder, child),
+            _CONNECT,
+            0.005,
+        )
         stack.callback(control.close)
         stack.callback(_kill, child)
         if not control.wait_ready(_READY, lambda: child.code is not None or bool(kernel_panic(folder))):
@@ -315,30 +322,12 @@ def _kill(child: Child) -> None:
     child.wait(_QUICK)
 
 
-def _control(folder: Path, child: Child) -> ControlPort:
-    def connected() -> ControlPort | None:
-        over = child.code is not None  # asked first: what it has opened is tried again
-        try:
-            return ControlPort(folder, partial(ended_error, folder, child))
-        except OSError:
-            if over:
-                raise _boot_error(folder, child) from None
-            return None
-
-    control = wait_until(connected, _CONNECT, pause=0.005)
-    if control is None:
-        raise _boot_error(folder, child)
-    return control
-
-
 def _boot_error(folder: Path, child: Child) -> BottleError:
     if child.wait(0) == FAILED:
         return WallsError(
             "QEMU cannot be isolated as this bottle needs it",
             why=last_output(folder, child),
-            next_step="allow user namespaces (sysctl user.max_user_namespaces, "
-            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns); or run it "
-            "without allowed hosts and published ports",
+            next_step=f"{ALLOW_NAMESPACES}; or run it without allowed hosts and published ports",
         )
     late = child.code is None and not kernel_panic(folder)
     output = last_output(folder, child)

@@ -20,6 +20,7 @@ import bot_bottle
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child
+from bot_bottle.host.system_errors import ALLOW_NAMESPACES
 from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.direct.virtiofs import SOCKET
 
@@ -94,8 +95,7 @@ def shared_folder(source: Path, uid: int, gid: int, kept: Sequence[str], folder:
             raise WorkspaceError(
                 f"{source} cannot be shared with the bottle",
                 why=_log(folder),
-                next_step="allow user namespaces (sysctl user.max_user_namespaces, "
-                "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+                next_step=ALLOW_NAMESPACES,
             )
         yield Share(child)
 

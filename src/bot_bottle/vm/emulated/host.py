@@ -29,8 +29,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.system_errors import next_step
-from bot_bottle.host.wait import wait_until
-from bot_bottle.vm.channel import StreamRelay, connect, write_to
+from bot_bottle.vm.channel import StreamRelay, connect, connect_control, write_to
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic
 from bot_bottle.vm.emulated.channel import CONSOLE, Control, Session, smolvm_script
 from bot_bottle.vm.emulated.console import boot_error, ended_error
@@ -241,7 +240,13 @@ def emulated_host(
             log = stack.enter_context((folder / QEMU_LOG).open("wb"))
             env = {**os.environ, "TMPDIR": str(folder)}
             child = stack.enter_context(process.background([*prefix, *argv], cwd=folder, output=log, env=env))
-            control = _control(folder, child)
+            control = connect_control(
+                lambda: Control(folder, partial(ended_error, folder, child)),
+                child,
+                lambda: boot_error(folder, child, _READY, _folder()),
+                20,
+                0.02,
+            )
             stack.callback(control.close)
             stack.callback(child.send, signal.SIGKILL)
             if not control.wait_ready(_READY, lambda: bool(kernel_panic(folder))):
@@ -254,19 +259,3 @@ def emulated_host(
                 forward_published_ports(control, len(published))
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child, shares=exchange is not None, published=published)
-
-
-def _control(folder: Path, child: Child) -> Control:
-    def connected() -> Control | None:
-        over = child.code is not None  # asked first: what it has opened is tried again
-        try:
-            return Control(folder, partial(ended_error, folder, child))
-        except OSError:
-            if over:
-                raise boot_error(folder, child, _READY, _folder()) from None
-            return None
-
-    control = wait_until(connected, 20, pause=0.02)
-    if control is None:
-        raise boot_error(folder, child, _READY, _folder())
-    return control
