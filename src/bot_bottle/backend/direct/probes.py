@@ -7,18 +7,16 @@ network, in which only the proxy answers: neither the gateway, which would be th
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
-from bot_bottle.host.wait import wait_until
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
 from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, past_proxy, through_proxy
 from bot_bottle.network.proxy_process import PORT
 from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document
-from bot_bottle.vm.direct.machine import Attached, Machine
+from bot_bottle.vm.direct.machine import Machine, collect
 from bot_bottle.vm.direct.sessions import remote_session
 
 # timeouts of probes in seconds, of one try and the next: emulated processors are slow to begin
@@ -43,14 +41,9 @@ def prove_again(folder: Path, policy: Policy, *, published: bool) -> Proof:
     """Run the probes in the guest of another process, whose machine has this folder. Raises SpecError."""
 
     def run(command: tuple[str, ...]) -> bytes:
-        out, err = bytearray(), bytearray()
         request = {"command": command, "env": CLEARED, "user": "0", "workdir": "/", "size": None}
-        with remote_session(folder, request) as session, ExitStack() as stack:
-            attached = Attached(session, folder, None, out.extend, err.extend)
-            stack.callback(attached.close)
-            attached.start("run", b"")
-            wait_until(lambda: attached.wait(0.5) is not None, _TIMEOUT, pause=0)
-        return bytes(out)
+        with remote_session(folder, request) as session:
+            return collect(session, folder, b"", _TIMEOUT)[1]
 
     return _proved(run, policy, published=published)
 

@@ -6,13 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
-from bot_bottle.errors import AccelError
 from bot_bottle.host import paths
-from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
-from bot_bottle.host.system_errors import next_step
 from bot_bottle.vm.direct import guest
 from bot_bottle.vm.guest_rootfs import find_guest
+from bot_bottle.vm.preparation import prepared_folder
 
 _FORMAT = "1"  # raise it when one of these files is made in another way
 
@@ -28,19 +26,9 @@ def prepare_files(progress: Progress) -> tuple[Path, Path]:
     system = folder / f"system-{source.version}-{_FORMAT}-{_scripts_digest()}.erofs"
     if kernel.is_file() and system.is_file():
         return kernel, system
-    try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        waiting = "waiting for another bot-bottle that prepares the microVM"
-        with exclusive_lock(folder / "lock", lambda: progress.note(waiting)):
-            _make(source.path.parent, kernel, system, progress)
-    except OSError as error:
-        raise AccelError(
-            f"cannot prepare the microVM in {folder}",
-            why=str(error),
-            next_step=next_step(
-                error, "make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR"
-            ),
-        ) from error
+    waiting = "waiting for another bot-bottle that prepares the microVM"
+    with prepared_folder(folder, "the microVM", waiting, 0o755, progress):
+        _make(source.path.parent, kernel, system, progress)
     return kernel, system
 
 

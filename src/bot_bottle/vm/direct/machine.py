@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -201,16 +201,11 @@ class Machine:
 
     def run(self, document: Mapping[str, Any], timeout: float) -> Completed:
         """Run a process in the container without input, and return its result. Raises BootError."""
-        out, err = bytearray(), bytearray()
-        with self.session() as session, ExitStack() as stack:
-            attached = Attached(session, self.folder, None, out.extend, err.extend)
-            stack.callback(attached.close)
-            attached.start("run", encoded(document))
-            code = wait_until(lambda: _some(attached.wait(0.5)), timeout, pause=0)
-            if code is None:
-                attached.kill()
-                raise BootError(f"a command in the microVM did not end within {timeout:g} s")
-        return Completed(tuple(document["args"]), code[0], bytes(out), bytes(err))
+        with self.session() as session:
+            code, out, err = collect(session, self.folder, encoded(document), timeout)
+        if code is None:
+            raise BootError(f"a command in the microVM did not end within {timeout:g} s")
+        return Completed(tuple(document["args"]), code, out, err)
 
     def close(self) -> None:
         """Close the connection."""
@@ -224,6 +219,20 @@ class Machine:
 
     def _gone(self, error: OSError) -> BootError:
         return ended_error(self.folder, self.child, str(error))
+
+
+def collect(session: Session, folder: Path, data: bytes, timeout: float) -> tuple[int | None, bytes, bytes]:
+    """Run a command without input; return its exit status and its two outputs.
+
+    After `timeout` seconds it is killed, and its status None. Raises BootError.
+    """
+    out, err = bytearray(), bytearray()
+    with closing(Attached(session, folder, None, out.extend, err.extend)) as attached:
+        attached.start("run", data)
+        code = wait_until(lambda: _some(attached.wait(0.5)), timeout, pause=0)
+        if code is None:
+            attached.kill()
+    return None if code is None else code[0], bytes(out), bytes(err)
 
 
 def _some(code: int | None) -> tuple[int] | None:

@@ -21,14 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from bot_bottle.errors import AccelError, BootError, SmolvmError
+from bot_bottle.errors import BootError, SmolvmError
 from bot_bottle.host import paths, process, terminal
-from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.system_errors import next_step
 from bot_bottle.vm.channel import StreamRelay, connect, connect_control, write_to
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic
 from bot_bottle.vm.emulated.channel import CONSOLE, Control, Session, smolvm_script
@@ -45,6 +43,7 @@ from bot_bottle.vm.emulated.qemu import (
 )
 from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.package import Installation, prepare_installation
+from bot_bottle.vm.preparation import prepared_folder
 from bot_bottle.vm.qemu_program import qemu_version
 from bot_bottle.vm.smolvm import AS_CALLER, reject_foreign_binary, start_argv
 
@@ -73,20 +72,10 @@ def prepare_emulation(progress: Progress) -> tuple[Path, Path, Path]:
     find_qemu()
     smolvm = own_smolvm(progress)
     folder = _folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        waiting = "waiting for another bot-bottle that makes the emulated host"
-        with exclusive_lock(folder / "lock", lambda: progress.note(waiting)):
-            image, initramfs = kernel(folder, progress)
-            disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
-    except OSError as error:
-        raise AccelError(
-            f"cannot prepare the emulated host in {folder}",
-            why=str(error),
-            next_step=next_step(
-                error, "make it writable and free some space, or name another with BOT_BOTTLE_CACHE_DIR"
-            ),
-        ) from error
+    waiting = "waiting for another bot-bottle that makes the emulated host"
+    with prepared_folder(folder, "the emulated host", waiting, 0o700, progress):
+        image, initramfs = kernel(folder, progress)
+        disk = root_disk(folder / f"disk-{smolvm.version}.img", smolvm, progress)
     return image, initramfs, disk
 
 
