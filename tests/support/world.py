@@ -7,6 +7,7 @@ the engine is not.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -124,3 +125,15 @@ def _repository(folder: Path) -> None:
 
 def _run(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+
+def hold_value_reached_its_host_alone(outside: World, placeholder: str, value: str) -> None:
+    """Hold that of four requests the first two, of its host, had the value, and the others a placeholder."""
+    asked = [(each["address"], each["headers"]) for each in outside.seen() if "headers" in each]
+    basic = base64.b64encode(f"me:{value}".encode()).decode()
+    assert [(address, headers.get("Authorization"), headers.get("X-Key")) for address, headers in asked] == [
+        (API, f"Bearer {value}", None),
+        (API, f"Basic {basic}", None),
+        (OTHER, None, placeholder),
+        (API, None, placeholder),
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker
 from tests.support.escapes import ESCAPES, client_context
-from tests.support.world import API, OTHER, WILD, World, world
+from tests.support.world import API, OTHER, WILD, World, hold_value_reached_its_host_alone, world
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -147,15 +146,7 @@ def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
     done = run(CREDENTIAL, *options, f"--secret=id=KEY,src={tmp_path}/key,host=api.example.org")
     assert done.out.startswith("holds BOTTLE_PLACEHOLDER_"), done
     assert "a-canary" not in done.out + done.err
-    placeholder = done.out.split()[1]
-    asked = [(each["address"], each["headers"]) for each in outside.seen() if "headers" in each]
-    basic = base64.b64encode(f"me:{value}".encode()).decode()
-    assert [(address, headers.get("Authorization"), headers.get("X-Key")) for address, headers in asked] == [
-        (API, f"Bearer {value}", None),
-        (API, f"Basic {basic}", None),
-        (OTHER, None, placeholder),
-        (API, None, placeholder),
-    ]
+    hold_value_reached_its_host_alone(outside, done.out.split()[1], value)
     assert value not in there("show", "--json", "walls").out
 
 
