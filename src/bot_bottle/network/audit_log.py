@@ -52,6 +52,12 @@ class Log:
             pass
 
 
+def clear(path: Path) -> None:
+    """Empty a log, if there is one; what is appended later starts at its beginning."""
+    if path.exists():
+        os.truncate(path, 0)
+
+
 def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
     """Yield what was refused, and what will be refused while `lasts` returns true."""
     while not path.exists():

@@ -23,6 +23,7 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
+from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.proxy_process import PROGRAM, EgressFiles, ProxyProcess, check_proxy, run_proxy
 from bot_bottle.network.published import NAME, forwarded
@@ -47,8 +48,8 @@ class Network:
 
     def forget(self) -> None:
         """Start the log again."""
-        if self.log is not None and self.log.exists():
-            os.truncate(self.log, 0)
+        if self.log is not None:
+            clear(self.log)
 
 
 @contextmanager

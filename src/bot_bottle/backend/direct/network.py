@@ -11,7 +11,6 @@ So root in the guest reaches nothing else, and a guest that has taken over QEMU 
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import allocate_host_ports
@@ -77,8 +77,8 @@ class Network:
 
     def forget(self) -> None:
         """Start the log of refused connections again: the probes were refused some."""
-        if self.log is not None and self.log.exists():
-            os.truncate(self.log, 0)
+        if self.log is not None:
+            clear(self.log)
 
 
 def check_network(egress: Policy) -> None:
