@@ -17,13 +17,15 @@ from bot_bottle.network.policy import Policy, load_policy, parse_policy, save_po
 from bot_bottle.network.probes import Proof
 
 
-def refusals(name: str, *, follow: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the refused connections of a bottle's last run; with `follow` until it has exited.
+def requests(name: str, *, everything: bool = False, follow: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield what a bottle's last run was refused; with `everything` all of its connections and requests.
 
-    Raises ReceiptError when there was no such run.
+    With `follow` this ends when the bottle has exited. Raises ReceiptError when there was no such run.
     """
     path = records.refusals_of(records.newest_path(check_slug(name)))
-    return audit_log.read(path, lambda: follow and names.is_running(name))
+    for entry in audit_log.read(path, lambda: follow and names.is_running(name)):
+        if everything or audit_log.is_refusal(entry):
+            yield entry
 
 
 def allow(name: str, entries: list[str]) -> Policy:

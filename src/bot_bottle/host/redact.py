@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -46,11 +47,35 @@ class Credential:
 
 def hide(value: str) -> None:
     """Redact a value from every text: as a whole, line by line, and as JSON writes it."""
+    _hidden.update(_forms(value))
+
+
+def _forms(value: str) -> set[str]:
+    """Return the texts of which a value must not show one."""
     import json  # not needed to print help
 
     lines = [line for line in value.splitlines() if len(line) >= _WHOLE_LINE]
     forms = {value, value.strip(), json.dumps(value)[1:-1], *lines}
-    _hidden.update(form for form in forms if len(form) >= _SHORTEST)
+    return {form for form in forms if len(form) >= _SHORTEST}
+
+
+class Mask:
+    """Masks values in parts of URLs: in any case of letters, and percent-encoded (RFC 3986, 2.1)."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        forms = sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE) if forms else None
+
+    def __call__(self, text: str) -> str:
+        """Return a text with the values masked; one that has them percent-encoded is decoded first."""
+        if self._pattern is None:
+            return text
+        if "%" in text:
+            from urllib.parse import unquote  # takes long to import
+
+            decoded = unquote(text)
+            text = decoded if self._pattern.search(decoded) else text
+        return self._pattern.sub(MASK, text)
 
 
 def hide_variable(name: str) -> None:

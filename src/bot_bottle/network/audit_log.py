@@ -1,7 +1,7 @@
-"""Audit log of the connections that a bottle was refused: one JSON object a line.
+"""Audit log of a bottle's connections and requests: one JSON object a line, written when each has ended.
 
-Each has a time, host, port and reason. The log is stored beside the receipt of its run. Its size is limited,
-as the bottle decides what it tries to reach.
+The log is stored beside the receipt of its run. The bottle decides what is in it, so its size and that of
+every field are limited, and secrets are masked.
 """
 
 from __future__ import annotations
@@ -9,23 +9,50 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from bot_bottle.host.redact import Mask
 
 LARGEST = 16 << 20  # bytes
 
 _POLL = 0.1  # seconds
-_LONGEST = 300  # characters of a host
+_LONGEST = {"host": 300, "method": 30, "path": 1000, "reason": 300, "rule": 300}  # characters of a field
+_LINE = 64 << 10  # bytes of one that is read
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One connection, or one request where requests are read.
+
+    `rule` is the entry that allowed it; `reason` says why it was refused, or failed. `method` and `path`
+    (without its query) are those of a request. `up` and `down` are bytes from and to the bottle. `when` is
+    the time of its end in RFC 3339 form, now by default.
+    """
+
+    host: str
+    port: int
+    verdict: Literal["allowed", "refused", "failed"]
+    reason: str = ""
+    rule: str = ""
+    method: str = ""
+    path: str = ""
+    up: int = 0
+    down: int = 0
+    seconds: float = 0.0
+    when: str = ""
 
 
 class Log:
-    """The log of a running bottle."""
+    """The log of a running bottle. `hidden` are values that are masked in it, in every form of `redact`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, hidden: Iterable[str] = ()) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
+        self._mask = Mask(hidden)
 
     def __enter__(self) -> Log:
         return self
@@ -33,23 +60,48 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def write(self, request: Request) -> None:
+        """Write a connection or request that has ended."""
+        self._write(
+            {
+                "time": request.when or _now(),
+                "host": request.host,
+                "port": request.port,
+                "verdict": request.verdict,
+                "reason": request.reason,
+                "rule": request.rule,
+                "method": request.method,
+                "path": request.path.partition("?")[0],
+                "up": request.up,
+                "down": request.down,
+                "seconds": round(request.seconds, 3),
+            }
+        )
+
     def refused(self, host: str, port: int, reason: str, *, when: str = "") -> None:
-        """Write what was refused; `when` is a time in ISO 8601, now by default."""
-        self._write(host, port, reason, when)
+        """Write what was refused; `when` is a time in RFC 3339 form, now by default."""
+        self.write(Request(host, port, "refused", reason, when=when))
 
-    def changed(self, rule: str) -> None:
-        """Write that a rule was added."""
-        self._write(rule, None, "allowed from now on")
+    def changed(self, rule: str, reason: str = "allowed from now on") -> None:
+        """Write that the policy was changed by a rule."""
+        self._write({"time": _now(), "host": rule, "port": None, "verdict": "changed", "reason": reason})
 
-    def _write(self, host: str, port: int | None, reason: str, when: str = "") -> None:
+    def _write(self, entry: dict[str, Any]) -> None:
         """Append a line, unless the log or the disk is full."""
-        now = when or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        line = json.dumps({"time": now, "host": host[:_LONGEST], "port": port, "reason": reason})
+        for name, most in _LONGEST.items():
+            if name in entry:
+                entry[name] = self._mask(str(entry[name]))[:most]
+        line = json.dumps({name: value for name, value in entry.items() if value != "" or name == "reason"})
         try:
-            if self._file.tell() + len(line) < LARGEST:
+            # asked each time: `allow` writes too, and the log may have been emptied
+            if os.fstat(self._file.fileno()).st_size + len(line) < LARGEST:
                 self._file.write(f"{line}\n".encode())
         except OSError:
             pass
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def clear(path: Path) -> None:
@@ -59,7 +111,7 @@ def clear(path: Path) -> None:
 
 
 def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
-    """Yield what was refused, and what will be refused while `lasts` returns true."""
+    """Yield the entries of a log, and those that are added while `lasts` returns true."""
     while not path.exists():
         if not lasts():
             return
@@ -71,14 +123,20 @@ def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict
             while data := file.read(1 << 16):
                 *lines, rest = (rest + data).split(b"\n")
                 yield from filter(None, map(_entry, lines))
+                rest = rest if len(rest) <= _LINE else b""
             if not going:
                 return
             time.sleep(_POLL)
 
 
+def is_refusal(entry: dict[str, Any]) -> bool:
+    """Return whether an entry is not about what was allowed; earlier versions only wrote refusals."""
+    return entry.get("verdict", "refused") != "allowed"
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None

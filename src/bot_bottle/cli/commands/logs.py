@@ -39,7 +39,7 @@ def command(name: str, follow: bool, egress: bool, as_json: bool) -> None:
     if as_json and not egress:
         raise UsageError("--json needs --egress")
     if egress:
-        for entry in walls.refusals(name, follow=follow):
+        for entry in walls.requests(name, follow=follow):
             click.echo(json.dumps(entry) if as_json else _line(entry))
         return
     for data in manage.log(name, follow=follow, on_dropped=_say_dropped):
