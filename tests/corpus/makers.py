@@ -90,7 +90,7 @@ def _buildah(podman: Podman, steps: list[Step], folder: Path) -> Path:
     """buildah's own commands, with a container for each step that is committed; saved as an OCI archive."""
 
     def buildah(*args: str) -> str:
-        return call(["buildah", *args], podman.env).decode().strip()
+        return call(["buildah", *args], podman.buildah_env).decode().strip()
 
     image = "scratch"
     for number, step in enumerate([base(), *steps]):

@@ -97,6 +97,15 @@ class Podman:
         """The whole environment for a program that is to use this podman."""
         return {**os.environ, **self.variables}
 
+    @cached_property
+    def buildah_env(self) -> dict[str, str]:
+        """Return the environment for buildah, with a storage of its own.
+
+        podman writes into its storage which network program it uses, and buildah then wants the same one,
+        which a machine whose buildah is of another version may not have.
+        """
+        return {**self.env, "CONTAINERS_STORAGE_CONF": str(_storage(self.folder, "buildah"))}
+
     def podman(self, *args: str, input: bytes | None = None) -> bytes:
         """Run podman."""
         return call(["podman", *args], self.env, input)
@@ -170,10 +179,7 @@ def private_podman(name: str = "") -> Iterator[Podman]:
     The user's are neither read nor changed.
     """
     folder = Path(tempfile.mkdtemp(prefix="bot-bottle-podman-"))
-    storage, registries, settings = (folder / name for name in ("storage.conf", "registries.conf", "c.conf"))
-    storage.write_text(
-        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/root"\nrunroot = "{folder}/run"\n'
-    )
+    registries, settings = folder / "registries.conf", folder / "c.conf"
     registries.write_text("unqualified-search-registries = []\n")
     settings.write_text('[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
     policy = folder / "home" / ".config" / "containers" / "policy.json"
@@ -181,7 +187,7 @@ def private_podman(name: str = "") -> Iterator[Podman]:
     policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}\n')
     variables = {
         "HOME": str(folder / "home"),
-        "CONTAINERS_STORAGE_CONF": str(storage),
+        "CONTAINERS_STORAGE_CONF": str(_storage(folder, "podman")),
         "CONTAINERS_REGISTRIES_CONF": str(registries),
         "CONTAINERS_CONF": str(settings),
         "BUILDAH_ISOLATION": "chroot",  # a build needs no cgroups then
@@ -197,3 +203,12 @@ def private_podman(name: str = "") -> Iterator[Podman]:
         for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=False, timeout=30)
         shutil.rmtree(folder)
+
+
+def _storage(folder: Path, name: str) -> Path:
+    """Write the settings of a storage in `folder`, and return their file."""
+    settings, place = folder / f"{name}-storage.conf", folder / name
+    settings.write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{place}/root"\nrunroot = "{place}/run"\n'
+    )
+    return settings
