@@ -128,3 +128,34 @@ def test_a_shared_file_is_as_on_a_disk(docker: Docker, archive: Path, shared_cac
         assert owners(repo.top) == {12345}
         assert (repo.top / "e").stat().st_mode & 0o7777 == 0o751
         ordinary.left_nothing()
+
+
+# how much a command reads: the kernel counts it for the shell when the command has ended (proc(5))
+READS = """
+count() { sed -n 's/^rchar: //p' /proc/$$/io; }
+before=$(count); git status --short; after=$(count); echo $((after - before))
+printf 1 > 0/1; git status --short; git diff-files --name-only
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("uid", [0, 12345])
+def test_git_need_not_read_the_files_of_a_new_clone(
+    docker: Docker, archive: Path, shared_cache: Path, uid: int
+) -> None:
+    with caller(uid, docker, cache=shared_cache if uid == 0 else None) as who:
+        repo = who.repo()
+        repo.write({f"{number % 9}/{number}": "a\n" * 10_000 for number in range(300)})
+        repo.write({"0/1": "0"})
+        repo.git("add", "--all")
+        repo.git("commit", "-q", "-m", "files")
+        state = (repo.top / ".git/index").read_bytes()
+        own = prepared(who, archive, shared_cache)
+        options = ("--workspace", "clone", "--name", "reads", "-u", "agent", *DIRECT, "--archive", own)
+        ended = who.run(repo, *options, "--", "sh", "-c", READS, timeout=BOOT)
+        assert ended.code == 0, ended
+        read, *changed = ended.out.splitlines()
+        assert int(read) < 100_000  # of 6 MB: git's own libraries, the index, and who commits
+        assert changed == [" M 0/1", "0/1"]
+        assert (repo.top / ".git/index").read_bytes() == state
+        assert who.bottle("rm", "--force", "reads").code == 0

@@ -24,6 +24,7 @@ from bot_bottle.host.text import is_printable, printable
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
 from bot_bottle.workspace.git import Git, environment, init, program
 from bot_bottle.workspace.index import list_entries
+from bot_bottle.workspace.index_file import IndexFile
 from bot_bottle.workspace.repository import Repository, open_repository
 from bot_bottle.workspace.snapshot import snapshot
 
@@ -70,6 +71,11 @@ class Clone:
     def work(self) -> Path:
         """The folder that the bottle sees."""
         return self.folder / "work"
+
+    @property
+    def index_file(self) -> IndexFile:
+        """The index that git has in it, while nobody has worked in it."""
+        return IndexFile(self.work / ".git/index", self.record.object_format)
 
     def repository(self) -> Repository:
         """Return the user's repository that it was made from. Raises WorkspaceError when that is gone."""

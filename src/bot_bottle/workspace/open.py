@@ -71,7 +71,7 @@ def opened(
     else:
         clone = _made(request, name, progress)
         try:
-            yield Mount(clone.work)
+            yield Mount(clone.work, index=clone.index_file)
         finally:
             _bring_back(clone, progress, {} if facts is None else facts)
 

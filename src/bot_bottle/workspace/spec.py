@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bot_bottle.workspace.index_file import IndexFile
+
 Mode = Literal["none", "clone", "mount"]
 MODES: tuple[Mode, ...] = ("none", "clone", "mount")
 
@@ -18,12 +20,13 @@ class Mount:
     """A folder of the caller that the bottle's user may write to as if it were their own.
 
     Files that are made in it belong to the caller on this machine. `kept` names files and folders in it that
-    are read-only in the bottle.
+    are read-only in the bottle. `index` is that of a clone: it may record the owners that the bottle sees.
     """
 
     source: Path
     target: str = PLACE
     kept: tuple[str, ...] = ()
+    index: IndexFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

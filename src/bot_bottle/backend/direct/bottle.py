@@ -224,6 +224,8 @@ def launch(
             net.check()
             if share is not None:
                 share.end_with(machine.child)
+            if launch.workspace is not None and launch.workspace.index is not None:
+                launch.workspace.index.record_owner(user.uid, user.gid)
             script = _setup_script(launch, user, share, net, store.bundle if credentials else None)
             if machine.script(script, _SETUP) != 0:
                 raise BootError(

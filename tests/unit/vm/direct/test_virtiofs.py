@@ -209,6 +209,13 @@ def test_an_unlinked_file_is_read_and_written_while_it_is_open(guest: Guest) -> 
     assert found[10] == 0  # links
 
 
+def test_only_what_was_written_is_asked_for_its_errors_when_it_is_closed(guest: Guest) -> None:
+    node = guest.find("file")
+    for flags, said in ((os.O_RDONLY, protocol.NO_FLUSH), (os.O_WRONLY, 0), (os.O_RDWR, 0)):
+        answer = guest.ask(OPEN, node, protocol.OPEN.pack(flags, 0))
+        assert protocol.OPENED.unpack(answer)[1] == said
+
+
 def test_a_mapping_of_a_file_that_appends_is_written_where_it_is(guest: Guest, top: Path) -> None:
     node = guest.find("file")
     handle = guest.open(node, os.O_RDWR | os.O_APPEND)

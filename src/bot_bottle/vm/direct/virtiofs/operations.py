@@ -180,7 +180,8 @@ class Files:
     def open(self, number: int, body: bytes) -> bytes:
         """Open a file."""
         flags, _ = protocol.OPEN.unpack_from(body)
-        return protocol.OPENED.pack(self._open(self.nodes.get(number), flags), 0, 0)
+        quiet = protocol.NO_FLUSH if flags & os.O_ACCMODE == os.O_RDONLY else 0
+        return protocol.OPENED.pack(self._open(self.nodes.get(number), flags), quiet, 0)
 
     def create(self, number: int, body: bytes) -> bytes:
         """Make a file and open it."""

@@ -59,6 +59,8 @@ WANTED = (
     | KILL_PRIVILEGES
 )
 
+NO_FLUSH = 1 << 5  # of an open file: no close(2) of it needs an answer
+
 # which attributes are set
 SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME = 1, 2, 4, 8, 16, 32
 BY_HANDLE, ATIME_NOW, MTIME_NOW = 64, 128, 256
