@@ -3,6 +3,8 @@
 A rule for a name allows the public addresses that it resolves to. Private addresses (LAN, loopback,
 link-local with the metadata service of clouds, multicast and others) need a rule of their own, since the
 owner of a domain can make it resolve to any address.
+
+Rules add up: what one of them allows is allowed, whatever others say of the same host.
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ from pathlib import Path
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
-from bot_bottle.network.rules import Address, Network, Rule, address_of, name_of, parse, plain
+from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
+from bot_bottle.network.rules import Address, Rule, address_of, name_of, parse, plain
 
 MOST = 20_000  # entries
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a destination may be reached; if not, `reason` is for the log."""
+    """Whether a destination may be reached: `rule` is the entry that allows it, or `reason` why not."""
 
     allowed: bool
     reason: str = ""
+    rule: str = ""
 
 
 _YES = Verdict(allowed=True)
+_INVALID = Verdict(allowed=False, reason="it is not a valid host name")
 
 
 @dataclass(frozen=True)
@@ -57,49 +62,69 @@ class Policy:
         return {"allow": [str(rule) for rule in self.rules], "open": self.open}
 
     def decide(self, host: str, port: int) -> Verdict:
-        """Decide about a requested name or address, before a name is resolved."""
+        """Decide about a requested name or address, before a name is resolved.
+
+        A rule that allows some requests only allows the connection; `reads` and `decide_request` say more.
+        """
         if self.open:
             return _YES
         try:
-            address = address_of(host)
-            name = "" if address else name_of(host)
+            found, known = self._find(host, port)
         except (ValueError, SpecError):
-            return Verdict(allowed=False, reason="it is not a valid host name")
-        if address is not None:
-            return self._decide_address(address, port)
-        ports = self._names.get(name, frozenset())
-        for place in (index for index, char in enumerate(name) if char == "."):
-            ports |= self._names.get(name[place:], frozenset())
-        return _by_port(ports, port)
+            return _INVALID
+        return _by_port(found, known)
+
+    def reads(self, host: str, port: int) -> bool:
+        """Return whether a host and port are allowed for some requests only, which have to be read."""
+        if self.open:
+            return False
+        try:
+            found, _ = self._find(host, port)
+        except (ValueError, SpecError):
+            return False
+        return bool(found) and not any(each.unrestricted for each in found)
+
+    def decide_request(self, host: str, port: int, method: str, path: str) -> Verdict:
+        """Decide about an HTTP request. `path` is its target (RFC 9112, 3.2.1); the query is ignored."""
+        if self.open:
+            return _YES
+        try:
+            found, known = self._find(host, port)
+        except (ValueError, SpecError):
+            return _INVALID
+        if not found:
+            return _by_port(found, known)
+        try:
+            rule = find_request_rule(found, method, path)
+        except ValueError as error:
+            return Verdict(allowed=False, reason=str(error))
+        if rule is None:
+            return Verdict(allowed=False, reason="its method or path is not allowed")
+        return Verdict(allowed=True, rule=str(rule))
 
     def decide_resolved(self, address: str, port: int) -> Verdict:
         """Decide whether an allowed name may resolve to this address."""
         found = plain(ipaddress.ip_address(address))
         if self.open or _is_on_the_internet(found):
             return _YES
-        if self._decide_address(found, port).allowed:
-            return _YES
+        verdict = _by_port(*self._index.of_address(found, port))
+        if verdict.allowed:
+            return verdict
         return Verdict(allowed=False, reason=f"it resolves to {found}, a private address that is not allowed")
 
-    def _decide_address(self, address: Address, port: int) -> Verdict:
-        found = [ports for network, ports in self._networks if address in network]
-        return _by_port(frozenset().union(*found), port)
+    def _find(self, host: str, port: int) -> tuple[list[RequestRules], bool]:
+        """Return the rules for a host and port, and whether there are any for the host.
+
+        Raises ValueError or SpecError for an invalid host.
+        """
+        address = address_of(host)
+        if address is not None:
+            return self._index.of_address(address, port)
+        return self._index.of_name(name_of(host), port)
 
     @cached_property
-    def _names(self) -> dict[str, frozenset[int | None]]:
-        names: dict[str, frozenset[int | None]] = {}
-        for rule in self.rules:
-            if isinstance(rule.target, str):
-                names[rule.target] = names.get(rule.target, frozenset()) | {rule.port}
-        return names
-
-    @cached_property
-    def _networks(self) -> list[tuple[Network, frozenset[int | None]]]:
-        networks: dict[Network, frozenset[int | None]] = {}
-        for rule in self.rules:
-            if not isinstance(rule.target, str):
-                networks[rule.target] = networks.get(rule.target, frozenset()) | {rule.port}
-        return list(networks.items())
+    def _index(self) -> RuleIndex:
+        return RuleIndex(self.rules)
 
 
 # IPv6 addresses that contain an IPv4 address, public or private: NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo
@@ -114,10 +139,11 @@ def _is_on_the_internet(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _by_port(ports: frozenset[int | None], port: int) -> Verdict:
-    if None in ports or port in ports:
-        return _YES
-    return Verdict(allowed=False, reason="its port is not allowed" if ports else "it is not allowed")
+def _by_port(found: Sequence[RequestRules], known: bool) -> Verdict:
+    if found:
+        best = next((each for each in found if each.unrestricted), found[0])
+        return Verdict(allowed=True, rule=str(best.first))
+    return Verdict(allowed=False, reason="its port is not allowed" if known else "it is not allowed")
 
 
 def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:

@@ -133,7 +133,7 @@ class PolicyAddon:
         """Return the addresses of a host that are allowed. Raises OSError when there is none."""
         if self._pinned.get(client) == (host, port):
             return [host]  # already resolved, for its tunnel
-        if not self._holds(host, port).allowed:
+        if not self._policy.decide(host, port).allowed:
             raise OSError("it is not allowed")
         try:
             found = await resolve(host, port)
@@ -152,18 +152,28 @@ class PolicyAddon:
         self._pinned[client] = (address, port)
 
     def _decide(self, flow: http.HTTPFlow) -> None:
-        verdict = self._holds(flow.request.host, flow.request.port)
+        request = flow.request
+        asked = None if request.method == "CONNECT" else (request.method, request.path)
+        verdict = self._holds(request.host, request.port, asked)
         if not verdict.allowed:
             target = f"{flow.request.host}:{flow.request.port}"
             flow.response = _refusal(403, f"{target}: {verdict.reason}; see bottle logs --egress")
 
-    def _holds(self, host: str, port: int) -> Verdict:
-        verdict = self._policy.decide(host, port)
+    def _holds(self, host: str, port: int, request: tuple[str, str] | None = None) -> Verdict:
+        """Decide about a connection that is not read, or about a request: its method and path."""
+        verdict = self._decided(host, port, request)
         if not verdict.allowed and self._changed():
-            verdict = self._policy.decide(host, port)
+            verdict = self._decided(host, port, request)
         if not verdict.allowed:
             self._log.refused(host, port, verdict.reason)
         return verdict
+
+    def _decided(self, host: str, port: int, request: tuple[str, str] | None) -> Verdict:
+        if request is not None:
+            return self._policy.decide_request(host, port, *request)
+        if self._policy.reads(host, port):
+            return Verdict(allowed=False, reason="only some requests are allowed, and TLS is not read")
+        return self._policy.decide(host, port)
 
     def _changed(self) -> bool:
         """Read the policy again if `bottle allow` has added to it. Rules are only ever added."""

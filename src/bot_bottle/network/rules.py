@@ -1,7 +1,8 @@
 """One entry of `egress.allow`: a host, a pattern of hosts, an address or a range, with or without a port.
 
 Every entry is normalized first, so that two spellings of a name are equal: lower case, no final dot,
-non-ASCII as punycode (RFC 5891), IPv4-mapped IPv6 addresses as IPv4.
+non-ASCII as punycode (RFC 5891), IPv4-mapped IPv6 addresses as IPv4. After the host an entry may have the
+methods and the path of the requests that it allows: `api.example.org:443 GET,HEAD /public/*`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import is_printable, printable
+from bot_bottle.network.request_paths import parse_pattern
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -20,18 +22,29 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _WIDEST = {4: 8, 6: 16}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::(.*))?")
-_LONGEST = 300  # characters of an entry; a name has 253
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")  # as registered (RFC 9110, section 16.1)
+_COMMON_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
+_LONGEST = 2000  # characters of an entry
+_LONGEST_HOST = 300  # characters; a name has 253
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What one entry allows. `target` is a name, `.example.org` for all names below it, or a range.
 
-    `port` is None for all ports.
+    `port` is None for all ports, no `methods` are all methods, and "" is any path. With `*` at its end a path
+    is a prefix.
     """
 
     target: str | Network
     port: int | None = None
+    methods: frozenset[str] = frozenset()
+    path: str = ""
+
+    @property
+    def restricts_requests(self) -> bool:
+        """Whether it allows some requests only, so that they have to be read."""
+        return bool(self.methods or self.path)
 
     def __str__(self) -> str:
         if isinstance(self.target, str):
@@ -40,23 +53,49 @@ class Rule:
             single = self.target.prefixlen == self.target.max_prefixlen
             text = str(self.target.network_address if single else self.target)
             text = f"[{text}]" if self.target.version == 6 and self.port else text
-        return f"{text}:{self.port}" if self.port else text
+        text = f"{text}:{self.port}" if self.port else text
+        requests = (",".join(sorted(self.methods)), self.path.replace(" ", "%20"))
+        return " ".join((text, *filter(None, requests)))
 
 
 def parse(text: str) -> Rule:
     """Parse an entry. Raises SpecError with the reason and the correct form."""
     if len(text) > _LONGEST or not is_printable(text):
         raise _refused(text, "not a host, address or range")
-    entry = text.strip()
+    entry, *requests = text.split() or [""]
     if "://" in entry:
         raise _refused(text, "this is a URL", "write only the host: api.example.org")
     if "%" in entry:
         raise _refused(text, "an address with a zone differs from machine to machine")
+    if entry in _COMMON_METHODS:
+        raise _refused(text, "a host is missing", f"write it in one entry: 'api.example.org {entry}'")
+    methods, path = _requests(text, requests)
     host, port = _split(entry)
+    if len(host) > _LONGEST_HOST:
+        raise _refused(text, "not a host, address or range")
     number = None if port is None else _port(text, port)
     if "/" in host or ":" in host or _looks_like_ipv4(host):
-        return Rule(_network(text, host), number)
-    return Rule(_name(text, host), number)
+        return Rule(_network(text, host), number, methods, path)
+    return Rule(_name(text, host), number, methods, path)
+
+
+def _requests(text: str, words: list[str]) -> tuple[frozenset[str], str]:
+    """Return the methods and the path that follow the host in an entry."""
+    example = "write it as 'api.example.org GET,HEAD /public/*'"
+    path = words.pop() if words and words[-1].startswith("/") else ""
+    if len(words) > 1:
+        raise _refused(text, "after the host come methods, and then a path", example)
+    methods = frozenset(words[0].upper().split(",")) if words else frozenset()
+    for method in sorted(methods):
+        if not _METHOD.fullmatch(method):
+            raise _refused(text, f"{method[:20]!r} is not a method of HTTP", example)
+        if method == "CONNECT":
+            raise _refused(text, "CONNECT is what asks a proxy for a connection", example)
+    try:
+        pattern = parse_pattern(path) if path else ""
+    except ValueError as error:
+        raise _refused(text, str(error), example) from error
+    return methods, "" if pattern == "/*" else pattern
 
 
 def name_of(host: str) -> str:

@@ -93,6 +93,10 @@ def widening_argv(added: Policy) -> tuple[str, ...]:
 def _allowing(policy: Policy) -> list[str]:
     argv: list[str] = []
     for rule in policy.rules:
+        if rule.restricts_requests:
+            raise _cannot(
+                str(rule), "smolvm cannot filter by method or path", "allow the host for all requests"
+            )
         if rule.port is not None:
             raise _cannot(str(rule), "smolvm cannot filter by port", f"write it without :{rule.port}")
         if isinstance(rule.target, str):

@@ -58,6 +58,7 @@ def test_an_allowed_name_leads_to_the_internet_or_to_what_is_named(named: list[s
     ("entry", "why"),
     [
         ("api.example.org:443", "by port"),
+        ("api.example.org GET", "by method or path"),
         ("127.0.0.1", "never lets"),
         ("169.254.169.254", "never lets"),
         ("2001:db8::/32", "IPv6"),

@@ -1,0 +1,110 @@
+"""Finds the rules for a host, port and request, in a time that does not depend on how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bot_bottle.network.request_paths import canonical_path
+from bot_bottle.network.rules import Address, Rule
+
+_Key = str | tuple[int, int, int]  # a name; version, prefix length and first address of a range
+_Methods = dict[str, Rule]  # by method; "" for all of them
+
+
+@dataclass(slots=True)
+class RequestRules:
+    """The rules of one target and port, by their paths and methods."""
+
+    exact: dict[str, _Methods] = field(default_factory=dict)
+    prefixes: dict[str, _Methods] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)  # of the prefixes
+
+    def add(self, rule: Rule) -> None:
+        """Add a rule."""
+        start = rule.path.removesuffix("*")
+        if rule.path == start != "":
+            found = self.exact.setdefault(start, {})
+        else:
+            found = self.prefixes.setdefault(start, {})
+            if len(start) not in self.lengths:
+                self.lengths.append(len(start))
+        for method in rule.methods or ("",):
+            found.setdefault(method, rule)
+
+    @property
+    def unrestricted(self) -> Rule | None:
+        """The rule that allows all requests, if there is one."""
+        return self.prefixes.get("", {}).get("")
+
+    @property
+    def first(self) -> Rule:
+        """A rule, of which there is always one: that for all requests, if possible."""
+        every = (
+            rule
+            for paths in (self.prefixes, self.exact)
+            for rules in paths.values()
+            for rule in rules.values()
+        )
+        return self.unrestricted or next(every)
+
+    def find(self, method: str, path: str) -> Rule | None:
+        """Return a rule that allows a method for a path."""
+        for rules in self._matching(path):
+            if rule := rules.get("") or rules.get(method):
+                return rule
+        return None
+
+    def any_path(self, method: str) -> Rule | None:
+        """Return a rule that allows a method for all paths."""
+        rules = self.prefixes.get("", {})
+        return rules.get("") or rules.get(method)
+
+    def _matching(self, path: str) -> Iterator[_Methods]:
+        if path in self.exact:
+            yield self.exact[path]
+        for length in self.lengths:
+            if length <= len(path) and (rules := self.prefixes.get(path[:length])):
+                yield rules
+
+
+class RuleIndex:
+    """Rules by name, by range and by port."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._rules: dict[_Key, dict[int | None, RequestRules]] = {}
+        self._lengths: dict[int, set[int]] = {4: set(), 6: set()}  # of prefixes, by version
+        for rule in rules:
+            ports = self._rules.setdefault(self._key(rule), {})
+            ports.setdefault(rule.port, RequestRules()).add(rule)
+
+    def _key(self, rule: Rule) -> _Key:
+        if isinstance(rule.target, str):
+            return rule.target
+        self._lengths[rule.target.version].add(rule.target.prefixlen)
+        return rule.target.version, rule.target.prefixlen, int(rule.target.network_address)
+
+    def of_name(self, name: str, port: int) -> tuple[list[RequestRules], bool]:
+        """Return the rules for a name and a port, and whether there are any for the name."""
+        parents = (name[place:] for place, char in enumerate(name) if char == ".")
+        return self._at((name, *parents), port)
+
+    def of_address(self, address: Address, port: int) -> tuple[list[RequestRules], bool]:
+        """Return the rules for an address and a port, and whether there are any for the address."""
+        number, bits = int(address), address.max_prefixlen
+        lengths = self._lengths[address.version]
+        keys = ((address.version, length, number >> bits - length << bits - length) for length in lengths)
+        return self._at(keys, port)
+
+    def _at(self, keys: Iterable[_Key], port: int) -> tuple[list[RequestRules], bool]:
+        found = [ports for key in keys if (ports := self._rules.get(key))]
+        return [ports[each] for ports in found for each in (None, port) if each in ports], bool(found)
+
+
+def find_request_rule(rules: Sequence[RequestRules], method: str, target: str) -> Rule | None:
+    """Return a rule that allows a request. Raises ValueError if that depends on a path that is invalid."""
+    for each in rules:
+        if rule := each.any_path(method):
+            return rule
+    path = canonical_path(target)
+    return next((rule for each in rules if (rule := each.find(method, path))), None)
