@@ -72,6 +72,11 @@ class RunRecord:
         """The path of the run's policy, if that can be changed."""
         return policy_of(self.path)
 
+    @property
+    def ask(self) -> Path:
+        """The path of the socket on which the run's proxy asks about refused connections, if it does."""
+        return ask_of(self.path)
+
     def machine(self) -> Machine:
         """Return how other commands find a running bottle. Raises SpecError before its command starts."""
         plan = self.plan or {}
@@ -150,8 +155,9 @@ def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
 def settle(name: str, progress: Progress) -> None:
     """Record the end of a bottle's last run, if it was killed before it could. It must not run any more."""
     record = newest(name)
-    with suppress(OSError):
-        record.policy.unlink()
+    for path in (record.policy, record.ask, record.ask.with_name(f"{record.ask.name}.lock")):
+        with suppress(OSError):
+            path.unlink()
     if not record.ended:
         record.ended, record.error, record.progress = _stamp(datetime.now(UTC)), "it was killed", progress
         record.save()
@@ -170,6 +176,11 @@ def refusals_of(path: Path) -> Path:
 def policy_of(path: Path) -> Path:
     """Return the path of the policy for a record's path."""
     return path.with_suffix(".policy")
+
+
+def ask_of(path: Path) -> Path:
+    """Return the path of the socket for questions for a record's path: short, as a bottle's name is long."""
+    return path.with_name(f"{path.name.partition('-')[0]}.ask")
 
 
 def newest_path(name: str | None) -> Path:
@@ -247,7 +258,7 @@ def _write(record: RunRecord) -> None:
             write_private(record.path, json.dumps(record.to_json(), indent=2) + "\n")
             with exclusive_lock(folder / "lock", lambda: None):
                 for old in _paths()[:-KEEP]:
-                    for each in (refusals_of(old), policy_of(old), old):
+                    for each in (refusals_of(old), policy_of(old), ask_of(old), old):
                         each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
         record.progress.warn(f"the receipt of this run could not be written: {error}")

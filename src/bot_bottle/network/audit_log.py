@@ -131,7 +131,7 @@ def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict
 
 def is_refusal(entry: dict[str, Any]) -> bool:
     """Return whether an entry is not about what was allowed; earlier versions only wrote refusals."""
-    return entry.get("verdict", "refused") != "allowed"
+    return bool(entry.get("verdict", "refused") != "allowed")
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -39,15 +39,20 @@ _INVALID = Verdict(allowed=False, reason="it is not a valid host name")
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules in force. `open` allows everything, and is never the default."""
+    """The rules in force. `open` allows everything, and is never the default.
+
+    With `proxied` a bottle has its proxy even where there is no rule: it logs and can ask, and rules can be
+    added.
+    """
 
     rules: tuple[Rule, ...] = ()
     open: bool = False
+    proxied: bool = False
 
     @property
     def closed(self) -> bool:
-        """Whether nothing may be reached, so that no network is needed."""
-        return not self.open and not self.rules
+        """Whether nothing may be reached, and no proxy is asked for, so that no network is needed."""
+        return not self.open and not self.rules and not self.proxied
 
     @property
     def first_name(self) -> Rule | None:
@@ -161,13 +166,15 @@ def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:
 
 def save_policy(policy: Policy, path: Path) -> None:
     """Write a policy for a proxy that may be reading it, private to the user. Raises OSError."""
-    write_private(path, json.dumps(policy.described()))
+    write_private(path, json.dumps({**policy.described(), "proxied": policy.proxied}))
 
 
 def load_policy(path: Path) -> Policy:
     """Read a policy that `save_policy` wrote. Raises OSError, ValueError, SpecError."""
     document = json.loads(path.read_text("utf-8"))
-    return parse_policy(document["allow"], open_=document["open"])
+    return replace(
+        parse_policy(document["allow"], open_=document["open"]), proxied=document.get("proxied") is True
+    )
 
 
 NOTHING = Policy()

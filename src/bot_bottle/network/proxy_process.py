@@ -72,10 +72,14 @@ def check_proxy(use: str, instead: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EgressFiles:
-    """The log that a proxy writes, and the policy that it reads, again whenever it has changed."""
+    """The log that a proxy writes, and the policy that it reads, again whenever it has changed.
+
+    `ask` is the socket on which it asks about what it would refuse (see `questions`), if it is to ask.
+    """
 
     log: Path
     policy: Path
+    ask: Path | None = None
 
 
 @contextmanager

@@ -16,13 +16,13 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from bot_bottle.errors import BottleError
 from bot_bottle.host.process import Child
+from bot_bottle.host.unix_sockets import connect
 from bot_bottle.host.wait import wait_until
 
 CONTROL_PORT = "control"
@@ -128,34 +128,6 @@ def connect_control(
     if control is None:
         raise failed()
     return control
-
-
-def connect(folder: Path, name: str) -> socket.socket:
-    """Connect to a socket in a folder, such as a port's. Raises OSError."""
-    plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _short(folder) as place:
-            plug.connect(f"{place}/{name}")
-    except OSError:
-        plug.close()
-        raise
-    return plug
-
-
-def bind(listener: socket.socket, folder: Path, name: str) -> None:
-    """Bind a socket to a name in a folder. Raises OSError."""
-    with _short(folder) as place:
-        listener.bind(f"{place}/{name}")
-
-
-@contextmanager
-def _short(folder: Path) -> Iterator[str]:
-    """Yield a short path of a folder, through /proc: a socket's path has 107 bytes at most (unix(7))."""
-    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{handle}"
-    finally:
-        os.close(handle)
 
 
 class StreamRelay:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_bottle.errors import SpecError
-from bot_bottle.network.policy import MOST, NOTHING, parse_policy
+from bot_bottle.network.policy import MOST, NOTHING, load_policy, parse_policy, save_policy
 
 POLICY = parse_policy(
     [
@@ -116,3 +118,12 @@ def test_ranges_that_overlap_are_their_union() -> None:
     assert policy.decide("10.1.2.3", 22).allowed
     assert policy.decide("10.2.2.3", 80).allowed
     assert not policy.decide("10.2.2.3", 443).allowed
+
+
+def test_a_policy_with_a_proxy_needs_a_network_and_allows_nothing(tmp_path: Path) -> None:
+    policy = replace(NOTHING, proxied=True)
+    assert not policy.closed
+    assert not policy.decide("api.example.org", 443).allowed
+    save_policy(policy, tmp_path / "policy")
+    assert load_policy(tmp_path / "policy") == policy
+    assert policy.described() == NOTHING.described()

@@ -17,8 +17,9 @@ from bot_bottle.errors import BootError, BottleError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.system_errors import ALLOW_NAMESPACES
+from bot_bottle.host.unix_sockets import connect
 from bot_bottle.host.wait import wait_until
-from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect, connect_control
+from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect_control
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic, last_output
 from bot_bottle.vm.direct.confine_helper import FAILED
 from bot_bottle.vm.direct.container import encoded

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bot_bottle.errors import BootError, BottleError, SpecError
-from bot_bottle.vm.channel import bind, connect
+from bot_bottle.host.unix_sockets import bind, connect
 from bot_bottle.vm.direct.machine import Kind, Machine, MachineSession
 
 SOCKET = "sessions.sock"

@@ -27,7 +27,8 @@ from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.vm.channel import StreamRelay, connect, connect_control, write_to
+from bot_bottle.host.unix_sockets import connect
+from bot_bottle.vm.channel import StreamRelay, connect_control, write_to
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic
 from bot_bottle.vm.emulated.channel import CONSOLE, Control, Session, smolvm_script
 from bot_bottle.vm.emulated.console import boot_error, ended_error
