@@ -27,6 +27,8 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import redacted
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.system_errors import next_step
+from bot_bottle.network import audit_log
+from bot_bottle.network.traffic import summarize
 from bot_bottle.version import VERSION
 
 KEEP = 200  # receipts
@@ -41,7 +43,8 @@ class RunRecord:
     """A run that continues, or was read from its file. Empty fields are not known, or not yet.
 
     `pid` and `started` identify the process of the bottle; `place` and `engine` say where its command runs;
-    `plan`, `proof` and `git` are documents as `bottle show` prints them. Times are in RFC 3339 form.
+    `plan`, `proof`, `git` and `egress` are documents as `bottle show` prints them. Times are in RFC 3339
+    form.
     """
 
     name: str
@@ -58,13 +61,14 @@ class RunRecord:
     plan: dict[str, Any] | None = None
     proof: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
+    egress: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     path: Path = Path()
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
     @property
     def log(self) -> Path:
-        """The path of the log of refused connections, if the run has one."""
+        """The path of the log of connections, if the run has one."""
         return refusals_of(self.path)
 
     @property
@@ -90,6 +94,12 @@ class RunRecord:
             workdir=str(plan.get("workdir") or ""),
             published=bool(plan.get("ports")),
         )
+
+    def traffic(self) -> dict[str, Any] | None:
+        """Return the summary of what the run reached and was refused so far; None without a network."""
+        with suppress(OSError):
+            return summarize(audit_log.read(self.log)) if self.log.exists() else None
+        return None
 
     def save(self) -> None:
         """Write the record. A failure only prints a warning: the run matters more."""
@@ -121,7 +131,7 @@ _OWN = ("path", "progress")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "started", "began", "ended", "error", "image_id", "place", "engine"), str),
     **dict.fromkeys(("pid", "exit_status"), int),
-    **dict.fromkeys(("versions", "plan", "proof", "git", "seconds"), dict),
+    **dict.fromkeys(("versions", "plan", "proof", "git", "egress", "seconds"), dict),
 }
 
 
@@ -149,7 +159,9 @@ def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
     finally:
         record.ended = _stamp(datetime.now(UTC))
         record.seconds = {**progress.seconds, "total": round(time.monotonic() - started, 3)}
-        record.save()
+        with defer_signals():
+            record.egress = record.traffic()
+            record.save()
 
 
 def settle(name: str, progress: Progress) -> None:
@@ -160,6 +172,7 @@ def settle(name: str, progress: Progress) -> None:
             path.unlink()
     if not record.ended:
         record.ended, record.error, record.progress = _stamp(datetime.now(UTC)), "it was killed", progress
+        record.egress = record.traffic()
         record.save()
 
 
@@ -169,7 +182,7 @@ def newest(name: str | None = None) -> RunRecord:
 
 
 def refusals_of(path: Path) -> Path:
-    """Return the path of the audit log for a record's path."""
+    """Return the path of the log of connections for a record's path."""
     return path.with_suffix(".egress")
 
 

@@ -19,13 +19,15 @@ _HELP = """Print the output of the detached bottle NAME, standard output and err
 
 The bytes are the command's own: control characters are not removed. The newest 64 MiB are kept; what was
 dropped is reported on standard error. With --egress, print the refused connections of any bottle instead:
-time, host, port and reason.
+time, host, port and reason. --all adds those that were allowed, with their bytes from and to the bottle, and
+the path of requests that were read.
 
 \b
 Examples:
   bottle logs blue
   bottle logs -f blue
   bottle logs --egress -f blue
+  bottle logs --egress --all --json blue | jq 'select(.up > 1000000)'
 """
 
 
@@ -33,25 +35,39 @@ Examples:
 @click.argument("name", shell_complete=completing.with_output)
 @click.option("-f", "--follow", is_flag=True, help="Follow until the bottle exits.")
 @click.option("--egress", is_flag=True, help="Print refused connections.")
+@click.option("--all", "everything", is_flag=True, help="With --egress, print allowed connections too.")
 @click.option("--json", "as_json", is_flag=True, help="With --egress, print one JSON object per line.")
-def command(name: str, follow: bool, egress: bool, as_json: bool) -> None:
+def command(name: str, follow: bool, egress: bool, everything: bool, as_json: bool) -> None:
     """Print a log."""
-    if as_json and not egress:
-        raise UsageError("--json needs --egress")
+    if (as_json or everything) and not egress:
+        raise UsageError(f"{'--json' if as_json else '--all'} needs --egress")
     if egress:
-        for entry in walls.requests(name, follow=follow):
-            click.echo(json.dumps(entry) if as_json else _line(entry))
+        for entry in walls.requests(name, everything=everything, follow=follow):
+            click.echo(json.dumps(entry) if as_json else _line(entry, verdict=everything))
         return
     for data in manage.log(name, follow=follow, on_dropped=_say_dropped):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
 
-def _line(entry: dict[str, Any]) -> str:
-    port = entry.get("port")
-    target = f"{entry.get('host')}:{port}" if port else str(entry.get("host"))
-    line = f"{entry.get('time')}  {target}  {entry.get('reason')}"
-    return printable(line)  # the bottle decided what it tries to reach
+def _line(entry: dict[str, Any], *, verdict: bool) -> str:
+    """Return an entry as text, whose parts have two spaces between them, with its `verdict` or without."""
+    port, method = entry.get("port"), entry.get("method")
+    parts = [
+        str(entry.get("time")),
+        f"{entry.get('verdict', 'refused'):<7}" if verdict else "",
+        f"{entry.get('host')}:{port}" if port else str(entry.get("host")),
+        f"{method} {entry.get('path', '')}" if method else "",
+        str(entry.get("reason") or ""),
+    ]
+    if entry.get("verdict") in ("allowed", "failed"):
+        up, down = (human_bytes(_number(entry.get(key))) for key in ("up", "down"))
+        parts.append(f"{up} up, {down} down, {_number(entry.get('seconds')):.1f} s")
+    return printable("  ".join(filter(None, parts)))  # the bottle decided what it tries to reach
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0.0
 
 
 def _say_dropped(count: int) -> None:
