@@ -21,7 +21,17 @@ from private_engine import processes
 from private_engine.bridge import Bridge
 from private_engine.catalog import Entry
 from private_engine.failure import Failure
-from private_engine.places import CACHE, CHECKOUT, find, lock, locked, mark, remove, run_folder
+from private_engine.places import (
+    CACHE,
+    CHECKOUT,
+    find,
+    lock,
+    locked,
+    mark,
+    remove,
+    run_folder,
+    temporary_folder,
+)
 from private_engine.suite import Suite
 
 ENDING_SECONDS = 5.0
@@ -39,6 +49,7 @@ class PrivateEngine:
         self.suite = Suite(entry.suite) if entry else None
         self.data = CACHE / "engines" / self.name if self.name else CACHE / "engine"
         self.run = run_folder(self.name)
+        self.temporary = temporary_folder(self.name)
         self.socket, self.containerd, self.pidfile, self.keeper, self.processes = (
             self.run / name for name in FILES
         )
@@ -111,6 +122,7 @@ class PrivateEngine:
         self.bridge.remove()
         for name in FILES:
             (self.run / name).unlink(missing_ok=True)
+        remove(self.temporary)
 
     def clean(self) -> None:
         """Remove all that it keeps, unless somebody uses it. Raises Failure."""

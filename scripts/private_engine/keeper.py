@@ -65,6 +65,7 @@ def make_bridge(engine: PrivateEngine) -> str:
 def start_engine(engine: PrivateEngine, bridge: str) -> None:
     """Start containerd and dockerd, and wait until they answer. All that runs is written down."""
     started: Started = []
+    make_temporary_folder(engine)
     settings = {}  # the system's own are not for this one
     if engine.entry:
         settings["features"] = {"containerd-snapshotter": engine.entry.containerd_store}
@@ -93,6 +94,14 @@ def start_engine(engine: PrivateEngine, bridge: str) -> None:
         options["containerd"] = engine.containerd
     start(engine, started, "dockerd", *(f"--{name}={value}" for name, value in options.items()))
     wait_for(lambda: engine.socket.exists() and engine.answers(), started)
+
+
+def make_temporary_folder(engine: PrivateEngine) -> None:
+    """Make the engine's folder where every user can make one, and take none that is there."""
+    try:
+        engine.temporary.mkdir(mode=0o700)
+    except FileExistsError:
+        raise SystemExit(f"{engine.temporary} is somebody else's: remove it") from None
 
 
 def write_containerd_settings(engine: PrivateEngine) -> None:
@@ -130,7 +139,7 @@ def start(engine: PrivateEngine, started: Started, program: str, *arguments: str
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             start_new_session=True,
-            env={**os.environ, "PATH": ":".join(places)},
+            env={"DOCKER_TMPDIR": str(engine.temporary), **os.environ, "PATH": ":".join(places)},
         )
     )
     processes.record(engine.processes, [process.pid for process in started])

@@ -14,6 +14,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / ".cache"
 RUN = Path("/run")
+TEMPORARY = Path("/var/tmp")  # noqa: S108 - root makes a folder of its own there, or fails
 
 
 def mark(name: str) -> str:
@@ -24,6 +25,11 @@ def mark(name: str) -> str:
 def run_folder(name: str) -> Path:
     """Return the folder of an engine's sockets. It is short: a socket's path has 107 bytes at most."""
     return RUN / f"bot-bottle-{mark(name)}"
+
+
+def temporary_folder(name: str) -> Path:
+    """Return the folder of an engine's temporary files, which may be large. BuildKit makes sockets there."""
+    return TEMPORARY / f"bot-bottle-{mark(name)}"
 
 
 def find(program: str) -> str | None:

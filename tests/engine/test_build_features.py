@@ -21,7 +21,8 @@ from bot_bottle.image.layers import Layer
 from bot_bottle.secrets.build import BuildSecret, Ssh
 from tests.support.bottle import Bottle
 from tests.support.canary import Canary, holders
-from tests.support.engine_matrix import dockerfile, fresh_context
+from tests.support.engine_matrix import BASE, dockerfile, fresh_context
+from tests.support.engines import private_docker
 from tests.support.images import copy_with_libraries
 
 SECRETS = """\
@@ -165,6 +166,35 @@ def test_an_ssh_agent_is_in_its_step(engine: Engine, context: Path, agent: str, 
     assert agent not in content_of("none", kept)
     private = key.read_bytes().splitlines()[1]
     assert [layer for layer in kept if private in layer] == []
+
+
+@pytest.fixture
+def long_folder(tmp_path: Path) -> Path:
+    """A folder in which no socket fits: a socket's path has 107 bytes at most."""
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    return folder
+
+
+SHOW_KEYS = f"{BASE}RUN --mount=type=ssh ls /run\n"
+
+
+def test_docker_that_cannot_make_an_agents_socket_is_explained(
+    agent: str, context: Path, cache_dir: Path, long_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (context / "Dockerfile").write_text(SHOW_KEYS)
+    monkeypatch.setenv("DOCKER_TMPDIR", str(long_folder))
+    with private_docker("docker-28-overlay2", copy="long") as engine:
+        bottle = Bottle(cache_dir, engine.variables)
+        bottle("pack", "--ssh=default", context).failed(104, "bind: invalid argument", "DOCKER_TMPDIR set to")
+
+
+def test_podman_that_cannot_make_an_agents_socket_is_explained(
+    agent: str, context: Path, podman_bottle: Bottle, long_folder: Path
+) -> None:
+    (context / "Dockerfile").write_text(SHOW_KEYS)
+    ended = podman_bottle("pack", "--ssh=default", context, env={"TMPDIR": str(long_folder)})
+    ended.failed(104, "bind: invalid argument", "set TMPDIR to a folder with a shorter path")
 
 
 def test_cache_bind_and_tmpfs_mounts_leave_nothing_in_the_image(

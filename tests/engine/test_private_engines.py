@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import pytest
 
 from bot_bottle.host.process_tree import start_time
 from tests.support.bottle import wait_until
+from tests.support.engine_matrix import BASE, fresh_context
 from tests.support.engines import CHECKOUT, Docker
 
 # this machine's docker, which containerd runs beside, and one that starts its containerd itself
@@ -49,6 +51,7 @@ class Seen:
     def is_gone(self) -> bool:
         files = ("docker.sock", "processes.json")
         left = [name for name in files if (self.run_folder / name).exists()]
+        left += [str(path) for path in Path("/var/tmp").glob(self.run_folder.name)]
         return not any(is_alive(*each) for each in self.processes) and not left and not self.bridges()
 
     def keeper_waits(self) -> bool:
@@ -224,6 +227,49 @@ def test_a_docker_that_is_named_comes_with_its_client(checkout: Checkout) -> Non
     client, server = out.split()
     assert client == server
     assert "buildx" in err
+
+
+@pytest.mark.parametrize("engine", ["docker-28-overlay2", "docker-28-containerd"])
+def test_an_engine_of_a_checkout_with_a_long_path_forwards_an_ssh_agent(
+    checkout: Checkout, engine: str
+) -> None:
+    """BuildKit makes the agent's socket among dockerd's temporary files, and its path has a limit."""
+    folder = checkout.folder / ("long" * 25)
+    shutil.copytree(checkout.folder / "scripts", folder / "scripts")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "suites").symlink_to(CHECKOUT / ".cache" / "suites")
+    context = fresh_context(folder / "context")
+    (context / "Dockerfile").write_text(f"{BASE}RUN --mount=type=ssh ls $SSH_AUTH_SOCK\n")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
+    build = ("docker", "build", "--quiet", f"--ssh=default={folder}/key", str(context))
+    try:
+        with replace(checkout, folder=folder).start(*build, engine=engine) as process:
+            out, err = process.communicate(timeout=120)
+        assert (process.returncode, out[:7]) == (0, "sha256:"), err
+    finally:
+        subprocess.run([folder / "scripts" / "engine", "clean"], timeout=300, check=True)
+    assert not list((folder / ".cache" / "engines").glob("*"))
+
+
+def test_a_temporary_folder_that_another_user_has_made_is_not_used(checkout: Checkout) -> None:
+    """In a folder where every user can make files, another user's may have the engine's name."""
+    made = subprocess.run(
+        [sys.executable, "-c", "from private_engine import places; print(places.temporary_folder('one'))"],
+        cwd=checkout.folder / "scripts",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder, other = Path(made.stdout.strip()), checkout.folder / "other"
+    other.mkdir()
+    folder.symlink_to(other)
+    try:
+        with checkout.start("true", copy="one") as process:
+            out, err = process.communicate(timeout=60)
+    finally:
+        folder.unlink()
+    assert (process.returncode, out, list(other.iterdir())) == (1, "", [])
+    assert f"{folder} is somebody else's: remove it" in err
 
 
 @pytest.mark.parametrize("name", ["podman-5.4", "podman-5.8"])

@@ -225,9 +225,20 @@ def _mend(name: EngineName, why: str) -> str:
             "slirp4netns, and /dev/net/tun, which you have to be able to open. "
             "BUILDAH_ISOLATION=chroot builds without it"
         )
+    if re.search(r"listen unix [^\n]*_sock: bind: invalid argument", why):
+        return _shorten_sockets(name)
     if "buildx component is missing" in why:
         return "unset DOCKER_BUILDKIT, or install docker's buildx plugin"
     return "correct the Dockerfile and run again"
+
+
+def _shorten_sockets(name: EngineName) -> str:
+    """Return the next step where the path of the socket that forwards an SSH agent is too long."""
+    why = "a socket's path has 107 bytes at most, and the engine makes this one among its temporary files: "
+    if name == "podman":
+        return f"{why}set TMPDIR to a folder with a shorter path"
+    # dockerd takes the folder for itself: it makes even /tmp its own
+    return f"{why}start dockerd with DOCKER_TMPDIR set to a new folder with a shorter path, or its data-root"
 
 
 def _make_room(name: EngineName) -> str:

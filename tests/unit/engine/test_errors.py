@@ -150,6 +150,7 @@ def test_a_long_output_keeps_its_end(builder: Builder) -> None:
         ('Head "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: no such host', "FROM"),
         ("exec /bin/sh: exec format error", "qemu-user-static"),
         ("ERROR: BuildKit is enabled but the buildx component is missing or broken.", "DOCKER_BUILDKIT"),
+        ("listen unix /long/.buildkit-ssh-sock1/ssh_auth_sock: bind: invalid argument", "DOCKER_TMPDIR"),
         ('building at STEP "RUN x": failed to read from slirp4netns sync pipe: EOF', "/dev/net/tun"),
     ],
 )
