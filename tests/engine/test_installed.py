@@ -56,6 +56,11 @@ def test_an_installed_bottle_packs_with_nothing_of_the_checkout(
     assert where.startswith(str(bare.parent))
 
 
+def test_an_installed_bottle_has_the_presets(bare: Path, tmp_path: Path) -> None:
+    program = "from bot_bottle.network.policy import parse_policy; print(parse_policy(['pypi', 'npm']).rules)"
+    assert run(bare, "python", "-c", program, cwd=tmp_path).count("Rule(") > 3
+
+
 def test_an_installed_bottle_passes_doctor(bare: Path, saved: Path, tmp_path: Path) -> None:
     told = json.loads(run(bare, "bottle", "doctor", "--json", cwd=tmp_path))
     assert told["ok"] is True

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
+from bot_bottle.network.presets import expand_preset
 from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
 from bot_bottle.network.rules import Address, Rule, address_of, name_of, parse, plain
 
@@ -152,8 +153,14 @@ def _by_port(found: Sequence[RequestRules], known: bool) -> Verdict:
 
 
 def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:
-    """Parse the entries of `egress.allow`. Raises SpecError for an invalid or too wide entry."""
-    items: Sequence[str] = list(entries)
+    """Parse the entries of `egress.allow`; the name of a preset stands for its entries.
+
+    Raises SpecError for an invalid or too wide entry.
+    """
+    return _make_policy([entry for item in entries for entry in expand_preset(item)], open_=open_)
+
+
+def _make_policy(items: Sequence[str], *, open_: bool) -> Policy:
     if len(items) > MOST:
         raise SpecError(f"egress allows {len(items)} hosts; {MOST} is the most")
     if open_ and items:
@@ -172,9 +179,8 @@ def save_policy(policy: Policy, path: Path) -> None:
 def load_policy(path: Path) -> Policy:
     """Read a policy that `save_policy` wrote. Raises OSError, ValueError, SpecError."""
     document = json.loads(path.read_text("utf-8"))
-    return replace(
-        parse_policy(document["allow"], open_=document["open"]), proxied=document.get("proxied") is True
-    )
+    policy = _make_policy(document["allow"], open_=document["open"])
+    return replace(policy, proxied=document.get("proxied") is True)
 
 
 NOTHING = Policy()

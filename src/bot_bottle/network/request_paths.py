@@ -63,12 +63,26 @@ def _decoded(text: str) -> str:
 
 
 def parse_pattern(text: str) -> str:
-    """Return the pattern of a rule, decoded; `*` at its end matches any rest. Raises ValueError."""
+    """Return the pattern of a rule, decoded. Raises ValueError.
+
+    `*` at its end matches any rest, and a whole segment `*` before it matches one segment.
+    """
     if "?" in text:
         raise ValueError("the query of a request cannot be part of a rule")
     start = canonical_path(text.removesuffix("*"))
     if _AMBIGUOUS.search(start):
         raise ValueError("servers differ in how they read this path")
-    if "*" in start or not is_printable(start):
-        raise ValueError("a path has printable characters, and `*` only at its end")
-    return f"{start}*" if text.endswith("*") else start
+    if not is_printable(start):
+        raise ValueError("a path has only printable characters")
+    pattern = f"{start}*" if text.endswith("*") else start
+    segments = pattern.split("/")
+    if any("*" in segment for segment in segments[:-1] if segment != "*") or "*" in segments[-1][:-1]:
+        raise ValueError("`*` is only allowed at the end of a path, or as a whole segment")
+    if "*" in segments[:-1] and "*" in segments[-1] != "*":
+        raise ValueError("after a segment `*`, the end is a whole segment too")
+    return pattern
+
+
+def is_plain(segment: str) -> bool:
+    """Return whether all servers read a segment of a canonical path alike."""
+    return bool(segment) and not _AMBIGUOUS.search(segment)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
-from bot_bottle.network.request_paths import canonical_path
+from bot_bottle.network.request_paths import canonical_path, is_plain
 from bot_bottle.network.rules import Address, Rule
 
 _Key = str | tuple[int, int, int]  # a name; version, prefix length and first address of a range
@@ -18,17 +20,24 @@ class RequestRules:
 
     exact: dict[str, _Methods] = field(default_factory=dict)
     prefixes: dict[str, _Methods] = field(default_factory=dict)
-    lengths: list[int] = field(default_factory=list)  # of the prefixes
+    lengths: set[int] = field(default_factory=set)  # of the prefixes
+    wild: dict[_Shape, dict[str, _Methods]] = field(default_factory=dict)
 
     def add(self, rule: Rule) -> None:
         """Add a rule."""
         start = rule.path.removesuffix("*")
-        if rule.path == start != "":
+        if "*" in start:
+            segments = rule.path.split("/")
+            rest = segments[-1] == "*"
+            segments = segments[:-1] if rest else segments
+            stars = tuple(place for place, segment in enumerate(segments) if segment == "*")
+            paths = self.wild.setdefault(_Shape(len(segments), stars, rest), {})
+            found = paths.setdefault("/".join(segments), {})
+        elif rule.path == start != "":
             found = self.exact.setdefault(start, {})
         else:
             found = self.prefixes.setdefault(start, {})
-            if len(start) not in self.lengths:
-                self.lengths.append(len(start))
+            self.lengths.add(len(start))
         for method in rule.methods or ("",):
             found.setdefault(method, rule)
 
@@ -40,13 +49,10 @@ class RequestRules:
     @property
     def first(self) -> Rule:
         """A rule, of which there is always one: that for all requests, if possible."""
-        every = (
-            rule
-            for paths in (self.prefixes, self.exact)
-            for rules in paths.values()
-            for rule in rules.values()
+        every = chain(
+            self.prefixes.values(), self.exact.values(), *(each.values() for each in self.wild.values())
         )
-        return self.unrestricted or next(every)
+        return self.unrestricted or next(rule for rules in every for rule in rules.values())
 
     def find(self, method: str, path: str) -> Rule | None:
         """Return a rule that allows a method for a path."""
@@ -66,6 +72,29 @@ class RequestRules:
         for length in self.lengths:
             if length <= len(path) and (rules := self.prefixes.get(path[:length])):
                 yield rules
+        segments = path.split("/") if self.wild else []
+        for shape, paths in self.wild.items():
+            if rules := paths.get(shape.fitted(segments)):
+                yield rules
+
+
+class _Shape(NamedTuple):
+    """What patterns with segments `*` have in common: length, places of these, whether more may follow."""
+
+    length: int
+    stars: tuple[int, ...]
+    rest: bool
+
+    def fitted(self, segments: Sequence[str]) -> str:
+        """Return the pattern of this shape that would match the segments of a path; "" if none does."""
+        if len(segments) <= self.length if self.rest else len(segments) != self.length:
+            return ""
+        fitted = list(segments[: self.length])
+        for star in self.stars:
+            if not is_plain(fitted[star]):
+                return ""
+            fitted[star] = "*"
+        return "/".join(fitted)
 
 
 class RuleIndex:

@@ -23,6 +23,8 @@ POLICY = parse_policy(
         "*.example.net /public*",
         "free.example.net",
         "198.51.100.0/24 GET",
+        "git.example.org POST /*/*/git-upload-pack",
+        "git.example.org PUT /api/*/issues/*",
     ]
 )
 
@@ -65,7 +67,10 @@ def test_an_entry_with_methods_and_path_is_parsed_to_one_form(entry: str, form: 
         ("api.example.org /a%ff", "UTF-8"),
         ("api.example.org /a#b", "encoded"),
         ("api.example.org /a?b=*", "query"),
-        ("api.example.org /*/b", "only at its end"),
+        ("api.example.org /a*b", "at the end"),
+        ("api.example.org /a*/b", "at the end"),
+        ("api.example.org /a/b**", "at the end"),
+        ("api.example.org /*/b*", "whole segment too"),
         ("api.example.org /a%E2%80%AE", "printable"),
         ("api.example.org /" + "a" * 3000, "not a host"),
     ],
@@ -91,6 +96,14 @@ def test_an_entry_whose_methods_or_path_are_unclear_is_refused(entry: str, reaso
         ("a.example.net", "PUT", "/public%2f..x", "*.example.net /public*"),
         ("free.example.net", "PUT", "/../x", "free.example.net"),
         ("198.51.100.7", "GET", "/", "198.51.100.0/24 GET"),
+        (
+            "git.example.org",
+            "POST",
+            "/org/r%C3%A9p.git/git-upload-pack",
+            "git.example.org POST /*/*/git-upload-pack",
+        ),
+        ("git.example.org", "PUT", "/api/v1/issues/", "git.example.org PUT /api/*/issues/*"),
+        ("git.example.org", "PUT", "/api/v1/issues/7/x;y", "git.example.org PUT /api/*/issues/*"),
     ],
 )
 def test_a_request_is_allowed_by_a_rule_that_is_named(host: str, method: str, path: str, rule: str) -> None:
@@ -130,6 +143,15 @@ def test_a_request_is_allowed_by_a_rule_that_is_named(host: str, method: str, pa
         ("api.example.org", "GET", "https://api.example.org/org/a", "begin with /"),
         ("api.example.org", "GET", "", "begin with /"),
         ("read.example.org", "POST", "/", "method or path"),
+        ("git.example.org", "POST", "/org/repo/git-receive-pack", "method or path"),
+        ("git.example.org", "POST", "/repo/git-upload-pack", "method or path"),
+        ("git.example.org", "POST", "/a/b/c/git-upload-pack", "method or path"),
+        ("git.example.org", "POST", "/a/b/git-upload-pack/", "method or path"),
+        ("git.example.org", "POST", "/a//git-upload-pack", "method or path"),
+        ("git.example.org", "POST", "/a/b%2fc/git-upload-pack", "method or path"),
+        ("git.example.org", "POST", "/a/b;c/git-upload-pack", "method or path"),
+        ("git.example.org", "PUT", "/api/v1/issues", "method or path"),
+        ("git.example.org", "PUT", "/api/a%5cb/issues/1", "method or path"),
         ("other.example.org", "GET", "/", "not allowed"),
         ("a\nb", "GET", "/", "not a valid host"),
     ],
@@ -210,6 +232,14 @@ def test_no_server_takes_an_allowed_path_for_one_outside_the_prefix(rest: str) -
     if POLICY.decide_request("api.example.org", 443, "GET", path).allowed:
         for server in SERVERS:
             assert f"{server(path.partition('?')[0])}/".startswith("/org/"), server
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+@example("a%2fb/c/git-upload-pack")
+def test_no_server_takes_a_path_that_a_star_matches_for_another(rest: str) -> None:
+    if POLICY.decide_request("git.example.org", 443, "POST", f"/{rest}/git-upload-pack").allowed:
+        for server in SERVERS:
+            assert re.fullmatch("/[^/]+/[^/]+/git-upload-pack", server(f"/{rest}/git-upload-pack")), server
 
 
 @given(st.text(max_size=40))
