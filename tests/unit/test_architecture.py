@@ -24,7 +24,7 @@ image secrets workspace
 config engine erofs rootfs smolmachine
 cache registry verify vm
 network scan
-pack backend
+pack backend git
 bottle
 api doctor
 bench

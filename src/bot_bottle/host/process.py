@@ -158,16 +158,25 @@ def follow(
 
 @contextmanager
 def reading(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    input: IO[bytes] | None = None,
 ) -> Iterator[BinaryIO]:
-    """Yield a program's standard output as a stream; nothing is kept of it.
+    """Yield a program's standard output as a stream; nothing is kept of it. `input` is a file for it to read.
 
     When the block has read to the end, the program's status is checked: a stream that stopped because its
     program failed raises CommandFailed and is never taken as complete. When the block ends early, the
     program is ended.
     """
     with _started(
-        argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL if input is None else input,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as child:
         assert child.stdout is not None  # noqa: S101 - asked for above
         assert child.stderr is not None  # noqa: S101

@@ -79,11 +79,15 @@ def _in_tar(stream: ForwardStream, layer: str, what: str) -> Iterator[Finding]:
     for member in headers:
         if member.isreg() and member.size:
             path = member.name.removeprefix("./").lstrip("/")
-            for line, kind in islice(_in_file(path, member.size, headers.data()), _SAID):
+            for line, kind in islice(scan_file(path, member.size, headers.data()), _SAID):
                 yield Finding(layer, printable(path), line, kind)
 
 
-def _in_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
+def scan_file(path: str, size: int, pieces: Iterator[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield the number (from 1) and kind of each line of a file that looks like a secret. Needs `rules`.
+
+    `path` has no first slash. The pieces may not all be read.
+    """
     settings = is_settings(path) and size <= _LARGEST_SETTINGS
     for first, content in _parts(pieces):
         if size <= credential_files.LARGEST:

@@ -1,0 +1,72 @@
+"""Starts the git server of a bottle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from bot_bottle.errors import SpecError, WorkspaceError
+from bot_bottle.git.http import SOCKET
+from bot_bottle.git.remotes import Remote
+from bot_bottle.git.rules import PushRules
+from bot_bottle.host import process
+from bot_bottle.host.helper_process import PARENT, helper
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.wait import wait_until
+from bot_bottle.workspace.git import check_version, program
+
+_TIMEOUT = 30.0  # seconds
+
+
+def check_backend() -> None:
+    """Check that git can serve repositories. Raises SpecError, WorkspaceError."""
+    check_version()
+    place = process.run([program(), "--exec-path"], timeout=15).text
+    if not Path(place, "git-http-backend").exists():
+        raise SpecError(
+            "--git-push needs git http-backend, which is not installed",
+            why=f"it is not in {place}",
+            next_step="install git's package for servers (git-daemon in Alpine)",
+        )
+
+
+@contextmanager
+def run_git_server(
+    remotes: Sequence[Remote], rules: PushRules, project: Path, bottle: str, folder: Path, run: RunDir
+) -> Iterator[Path]:
+    """Run the server of a bottle's remotes until the block ends; yield the path of its socket.
+
+    `project` is in the user's repository; what is held stays in `folder`. Raises WorkspaceError when the
+    server does not start.
+    """
+    here = run.folder("git")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = {
+        "remotes": [asdict(remote) for remote in remotes],
+        "rules": rules.described(),
+        "project": str(project.resolve()),
+        "bottle": bottle,
+        "folder": str(folder),
+        "run": str(run.path),
+    }
+    path = here / "settings.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))  # a URL may have a password
+    words = here / "server.log"
+    argv = helper("bot_bottle.git.server", path)
+    env = {**os.environ, PARENT: str(os.getpid())}  # with proxies, which the user's git may need
+    with (
+        words.open("wb") as output,
+        process.background(argv, env=env, cwd=here, output=output) as child,
+    ):
+        made = here / SOCKET
+        wait_until(lambda: made.is_socket() or child.code is not None, _TIMEOUT)
+        if not made.is_socket():
+            raise WorkspaceError(
+                "the bottle's git server did not start", why=words.read_text("utf-8", "replace")[-2000:]
+            )
+        yield made
