@@ -7,8 +7,8 @@ machine, after its own rules have allowed the address. It begins with a head, al
     4 or 16 bytes address
 
 and we answer with one byte: ACCEPTED, after which both sides send what the connection's ends send, or any
-other, at which the machine sees a reset. Whoever listens gets the token; so it only shows that a connection
-comes from the smolvm that we have started, and not from another program of this machine.
+other, at which the machine sees a reset. The token is sent to any program that listens on our port; it only
+shows us that a connection comes from the smolvm that we have started, and not from another program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def make_token() -> str:
 def parse_head(data: bytes, token: str) -> Destination | None:
     """Return where a connection leads to, or None while its head is not complete.
 
-    Raises ProtocolError as soon as it is known that it is no head, has another token, or is followed by more,
+    Raises ProtocolError as soon as it is known that it is not a head, has another token, or is followed by more,
     which smolvm sends after our answer only.
     """
     expected = _MAGIC + bytes([_VERSION]) + bytes.fromhex(token)
