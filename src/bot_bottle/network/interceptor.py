@@ -49,8 +49,8 @@ def make_token() -> str:
 def parse_head(data: bytes, token: str) -> Destination | None:
     """Return where a connection leads to, or None while its head is not complete.
 
-    Raises ProtocolError as soon as it is known that it is not a head, has another token, or is followed by more,
-    which smolvm sends after our answer only.
+    Raises ProtocolError as soon as it is known that it is not a head, has another token, or is followed by
+    more, which smolvm sends after our answer only.
     """
     expected = _MAGIC + bytes([_VERSION]) + bytes.fromhex(token)
     start, rest = data[: len(expected)], data[len(expected) :]
