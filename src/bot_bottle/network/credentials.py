@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.host.redact import Secret
+from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import TOOLKIT
 
 BUNDLE = "ca.pem"
@@ -52,11 +53,19 @@ class CredentialStore:
     secrets: Sequence[ProxiedCredential]
     bundle: Path
 
+    def read_bundle(self, egress: Policy) -> str:
+        """Return the authorities, written when the proxy started; "" if it reads no requests."""
+        reads = self.secrets or egress.reads_requests
+        return self.bundle.read_text("utf-8", "surrogateescape") if reads else ""
 
-def variables(credentials: Iterable[ProxiedCredential]) -> dict[str, str]:
-    """Return the variables that a bottle gets instead of the values; none without credentials."""
+
+def variables(credentials: Iterable[ProxiedCredential], *, reads: bool = False) -> dict[str, str]:
+    """Return the variables that a bottle gets instead of the values.
+
+    They name the authorities that it is to trust where requests are read: for credentials, or with `reads`.
+    """
     found = {each.name: each.placeholder for each in credentials}
-    return {**VARIABLES, **found} if found else {}
+    return {**VARIABLES, **found} if found or reads else {}
 
 
 def substitute_placeholders(header: bytes, values: Mapping[bytes, bytes]) -> bytes:

@@ -56,12 +56,26 @@ class Policy:
         return not self.open and not self.rules and not self.proxied
 
     @property
+    def reads_requests(self) -> bool:
+        """Whether a rule allows some requests only, so that they have to be read."""
+        return any(rule.methods or rule.path for rule in self.rules)
+
+    @property
     def first_name(self) -> Rule | None:
         """The first rule for one host name, which the probes try; None if there is none."""
         named = (
             rule for rule in self.rules if isinstance(rule.target, str) and not rule.target.startswith(".")
         )
         return next(named, None)
+
+    def names(self, port: int) -> list[str]:
+        """Return the names, without patterns, that rules allow at a port; those with the port first."""
+        found = [
+            rule
+            for rule in self.rules
+            if isinstance(rule.target, str) and rule.target[:1] != "." and rule.port in (port, None)
+        ]
+        return list(dict.fromkeys(str(rule.target) for rule in sorted(found, key=lambda rule: not rule.port)))
 
     def described(self) -> dict[str, object]:
         """Return the policy as a JSON document."""

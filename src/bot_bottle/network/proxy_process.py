@@ -8,11 +8,10 @@ address that both sides reach, and the network of the container no device but lo
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bot_bottle.errors import SpecError, WallsError
@@ -23,6 +22,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy, save_policy
+from bot_bottle.network.proxy.config import ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
@@ -84,22 +84,27 @@ class EgressFiles:
 
 @contextmanager
 def run_proxy(
-    policy: Policy, record: EgressFiles, folder: Path, run: RunDir, store: CredentialStore
+    policy: Policy,
+    record: EgressFiles,
+    folder: Path,
+    run: RunDir,
+    store: CredentialStore,
+    services: Mapping[str, str] | None = None,
 ) -> Iterator[ProxyProcess]:
     """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
 
-    Raises WallsError when the proxy does not start.
+    `services` are those of `proxy.engine.Engine`. Raises WallsError when the proxy does not start.
     """
     words = run.path / "proxy.log"
     save_policy(policy, record.policy)
-    places = (_SOCKET, record.log, record.policy)  # the path of a socket has 107 bytes at most
-    argv = helper("bot_bottle.network.proxy", *places)
     try:
         with ExitStack() as stack:
-            if store.secrets:
-                values = {each.name: each.value for each in store.secrets}
-                pipes = stack.enter_context(secret_fifos(values, run.path))
-                argv.append(str(_write_config(store, pipes, run)))
+            values = {each.name: each.value for each in store.secrets}
+            pipes = stack.enter_context(secret_fifos(values, run.path)) if values else {}
+            config = _config(policy, record, run, store, pipes)
+            replace(config, services=services or {}).save(run.path / "proxy.json")
+            # the path of a socket has 107 bytes at most
+            argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
             output = stack.enter_context(words.open("wb"))
             proxy = process.background(argv, env=environment(), cwd=folder, output=output)
             child = stack.enter_context(proxy)
@@ -110,17 +115,19 @@ def run_proxy(
         record.policy.unlink(missing_ok=True)
 
 
-def _write_config(store: CredentialStore, pipes: Mapping[str, str], run: RunDir) -> Path:
-    """Write where the proxy finds its credentials, and where it writes the bundle; return the path."""
-    found = [
-        {"placeholder": each.placeholder, "hosts": each.hosts, "pipe": pipes[each.name]}
-        for each in store.secrets
-    ]
-    trusted = os.environ.get("SSL_CERT_FILE")
-    document = {"folder": str(run.folder("authority")), "bundle": str(store.bundle), "trusted": trusted}
-    path = run.path / "credentials.json"
-    path.write_text(json.dumps({**document, "secrets": found}))
-    return path
+def _config(
+    policy: Policy, record: EgressFiles, run: RunDir, store: CredentialStore, pipes: Mapping[str, str]
+) -> ProxyConfig:
+    found = [ProxiedSecret(each.placeholder, each.hosts, pipes[each.name]) for each in store.secrets]
+    reads = bool(found) or policy.reads_requests
+    return ProxyConfig(
+        str(record.policy),
+        str(record.log),
+        found,
+        ReadingConfig(str(run.folder("authority")), str(store.bundle)) if reads else None,
+        ask=None if record.ask is None else str(record.ask),
+        authorities=os.environ.get("SSL_CERT_FILE"),
+    )
 
 
 def _wait(made: ProxyProcess) -> None:

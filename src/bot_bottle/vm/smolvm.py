@@ -165,10 +165,9 @@ def create_argv(
     return (*argv, *network, "--", "/proc/self/exe", "--version")
 
 
-def start_argv(name: str, interceptor: str = "") -> tuple[str, ...]:
-    """Return `machine start`; with an interceptor (ADDRESS:PORT) its token has to be in the environment."""
-    argv = ("machine", "start", "--error-format", "json", "--name", name)
-    return (*argv, "--egress-interceptor", interceptor) if interceptor else argv
+def start_argv(name: str) -> tuple[str, ...]:
+    """Return `machine start`."""
+    return ("machine", "start", "--error-format", "json", "--name", name)
 
 
 def exec_argv(

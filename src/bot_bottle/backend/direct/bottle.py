@@ -226,7 +226,7 @@ def launch(
                 share.end_with(machine.child)
             if launch.workspace is not None and launch.workspace.index is not None:
                 launch.workspace.index.record_owner(user.uid, user.gid)
-            script = _setup_script(launch, user, share, net, store.bundle if credentials else None)
+            script = _setup_script(launch, user, share, net, store.read_bundle(launch.egress))
             if machine.script(script, _SETUP) != 0:
                 raise BootError(
                     "the bottle's container did not start", why=machine.console(), next_step="try again"
@@ -274,9 +274,7 @@ def _confined(
     )
 
 
-def _setup_script(
-    launch: BottleConfig, user: User, share: Share | None, net: Network, bundle: Path | None
-) -> str:
+def _setup_script(launch: BottleConfig, user: User, share: Share | None, net: Network, bundle: str) -> str:
     """Return the script that mounts the disks and the workspace, and starts the container."""
     places = {} if share is None else {"workspace": share.place}
     trusted = BUNDLE if bundle else ""
@@ -292,8 +290,7 @@ def _setup_script(
         put(shlex.quote(encoded(document).decode()), "/run/config.json"),
         "$crun run -d -b /run bottle",
     ]
-    if bundle is not None:  # larger than an argument may be
+    if bundle:  # larger than an argument may be
         end = secrets.token_hex(16)
-        text = bundle.read_text("utf-8", "surrogateescape")
-        lines.insert(0, f"cat >/run/{BUNDLE} <<'{end}'\n{text}\n{end}")
+        lines.insert(0, f"cat >/run/{BUNDLE} <<'{end}'\n{bundle}\n{end}")
     return "\n".join(lines)

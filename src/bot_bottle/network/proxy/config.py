@@ -1,0 +1,63 @@
+"""The configuration of a proxy: a JSON file that is written for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.host.files import write_private
+
+
+@dataclass(frozen=True, slots=True)
+class ProxiedSecret:
+    """Where the value of a secret is read from, and what it replaces in requests to which hosts."""
+
+    placeholder: str
+    hosts: Sequence[str]
+    pipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingConfig:
+    """What reading encrypted requests needs.
+
+    `folder` is for the key of an authority; `bundle` is written, with the authorities that the bottle is to
+    trust.
+    """
+
+    folder: str
+    bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """The configuration. Paths are absolute.
+
+    `services` are those of `Engine`. `ask` is the socket of `Questions`. `authorities` is a file of those
+    that servers are checked against, the usual ones by default.
+    """
+
+    policy: str
+    log: str
+    secrets: Sequence[ProxiedSecret] = ()
+    reading: ReadingConfig | None = None
+    services: Mapping[str, str] = field(default_factory=dict)
+    ask: str | None = None
+    authorities: str | None = None
+
+    def save(self, path: Path) -> None:
+        """Write it, private to the user. Raises OSError."""
+        write_private(path, json.dumps(asdict(self)))
+
+
+def load_config(path: Path) -> ProxyConfig:
+    """Read a configuration that `save` wrote. Raises OSError, ValueError."""
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    reading = document.pop("reading")
+    secrets = [ProxiedSecret(**each) for each in document.pop("secrets")]
+    return ProxyConfig(
+        **document, secrets=secrets, reading=None if reading is None else ReadingConfig(**reading)
+    )

@@ -1,0 +1,201 @@
+"""What one bottle may reach, decided in one place for every way by which its connections arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bot_bottle.network.audit_log import Log, Request
+from bot_bottle.network.dialing import Streams
+from bot_bottle.network.policy import Policy, Verdict, load_policy
+from bot_bottle.network.proxy.config import ReadingConfig
+from bot_bottle.network.proxy.outside import Outside
+from bot_bottle.network.questions import Questions
+from bot_bottle.network.rules import address_of
+
+if TYPE_CHECKING:
+    from bot_bottle.network.proxy.reading import Reader
+
+SERVICES = ".bottle"  # names below it exist in a bottle only, and are those of `services`
+ASKED = "allowed when asked"  # what is in the log in place of a rule
+
+_HTTPS = 443
+
+
+class RefusedError(Exception):
+    """A destination that may not be reached, or that cannot be. `status` is the one of HTTP."""
+
+    def __init__(self, text: str, status: int = 403) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Reading:
+    """Loads what reads encrypted requests, when it is first needed: it takes long to load."""
+
+    def __init__(self, config: ReadingConfig, authorities: str | None) -> None:
+        self._config, self._authorities = config, authorities
+        self._lock = asyncio.Lock()
+        self._reader: Reader | None = None
+
+    async def reader(self, engine: Engine) -> Reader:
+        """Return it. Raises OSError, ValueError for authorities that cannot be read."""
+        async with self._lock:
+            if self._reader is None:
+                name = "bot_bottle.network.proxy.reading"
+                loop = asyncio.get_running_loop()
+                module = await loop.run_in_executor(None, importlib.import_module, name)
+                self._reader = module.Reader(engine, self._config, self._authorities)
+            return self._reader
+
+
+class Engine:
+    """The policy of a bottle, its log, and the connections that are made for it.
+
+    `services` are names with ports that lead to a socket of this machine (`127.0.0.1:5432`, or the path of a
+    Unix socket). `credentials` are the hosts whose HTTPS requests get one.
+    """
+
+    def __init__(
+        self,
+        policy: Path,
+        log: Log,
+        outside: Outside,
+        *,
+        services: Mapping[str, str],
+        credentials: Mapping[str, Mapping[bytes, bytes]],
+        questions: Questions | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        self._path, self._read = policy, _stamp(policy)
+        self._policy = load_policy(policy)
+        self._log = log
+        self._outside = outside
+        self._services = services
+        self._questions = questions or Questions(None)
+        self._granted: set[tuple[str, int]] = set()  # by answers, until the bottle ends
+        self.credentials = credentials
+        self.reading = reading
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: it is read again when `bottle allow` has changed it."""
+        stamp = _stamp(self._path)
+        if stamp != self._read:
+            self._policy, self._read = load_policy(self._path), stamp
+        return self._policy
+
+    def record(self, request: Request) -> None:
+        """Write a connection or request that has ended to the log."""
+        self._log.write(request)
+
+    def is_service(self, host: str) -> bool:
+        """Return whether a name is one that exists in a bottle only."""
+        return f".{host}".endswith(SERVICES)
+
+    def decide(self, host: str, port: int) -> Verdict:
+        """Decide about a destination."""
+        name = f"{host}:{port}"
+        if name in self._services:
+            return Verdict(allowed=True, rule=name)
+        if self.is_service(host):
+            return Verdict(allowed=False, reason="there is no such service in this bottle")
+        return self.policy.decide(host, port)
+
+    def reads(self, host: str, port: int) -> bool:
+        """Return whether requests to a destination have to be read."""
+        return (host in self.credentials and port == _HTTPS) or self.policy.reads(host, port)
+
+    def passes_unchecked(self, host: str, port: int) -> bool:
+        """Return whether whatever is sent to a destination may pass: it was allowed as an address."""
+        return self.is_service(host) or (not self.reads(host, port) and _is_address(host))
+
+    async def permit(self, host: str, port: int) -> Verdict:
+        """Decide about a destination, asking where that is wanted. Raises RefusedError, which is logged."""
+        verdict = self.decide(host, port)
+        if not verdict.allowed and not self.is_service(host):
+            verdict = await self._ask(host, port, verdict)
+        if not verdict.allowed:
+            raise self.refuse(host, port, verdict.reason)
+        return verdict
+
+    async def _ask(self, host: str, port: int, verdict: Verdict) -> Verdict:
+        if (host, port) not in self._granted:
+            answer = await self._questions.ask(host, port)
+            if answer == "no":
+                return verdict
+            if answer == "always":
+                self._granted.add((host, port))
+        return Verdict(allowed=True, rule=ASKED)
+
+    def permit_request(
+        self, host: str, port: int, method: str, path: str, given: Verdict | None = None
+    ) -> Verdict:
+        """Decide about a request to a destination, after `given`. Raises RefusedError, which is logged."""
+        policy = self.policy
+        if policy.reads(host, port):
+            verdict = policy.decide_request(host, port, method, path)
+        elif given is not None and given.rule == ASKED:
+            verdict = given
+        else:
+            verdict = self.decide(host, port)
+        if not verdict.allowed:
+            raise self.refuse(host, port, verdict.reason, method=method, path=path)
+        return verdict
+
+    def differs(self, asked: str, name: str, port: int) -> str:
+        """Return why a name in TLS, or a request's Host, is not one for a connection to `asked`; else ""."""
+        name = name.lower().removesuffix(".")
+        if name == asked:
+            return ""
+        if self.reads(asked, port) or self.is_service(asked) or self.reads(name, port):
+            return f"the connection was requested for {asked}"
+        return self.decide(name, port).reason
+
+    def refuse(self, host: str, port: int, reason: str, *, method: str = "", path: str = "") -> RefusedError:
+        """Log a refusal, and return it as an error."""
+        self.record(Request(host, port, "refused", reason, method=method, path=path))
+        return RefusedError(f"{host}:{port}: {reason}; see bottle logs --egress")
+
+    async def connect(self, host: str, port: int) -> Streams:
+        """Connect to an allowed destination. Raises RefusedError, which is logged."""
+        try:
+            if (place := self._services.get(f"{host}:{port}")) is not None:
+                return await self._outside.connect_service(place)
+            addresses = await self._outside.resolve(host, port)
+            allowed = self._allowed(host, port, addresses)
+            return await self._outside.connect(host, port, allowed)
+        except OSError as error:
+            reason = str(error) or type(error).__name__
+            self.record(Request(host, port, "failed", reason))
+            raise RefusedError(f"{host}:{port}: {reason}", 502) from error
+
+    async def resolve(self, name: str, port: int) -> list[str]:
+        """Return the addresses of a name; none if it has none."""
+        try:
+            return await self._outside.resolve(name, port)
+        except OSError:
+            return []
+
+    def _allowed(self, host: str, port: int, addresses: list[str]) -> list[str]:
+        """Return those addresses that an allowed name may have. Raises RefusedError if there is none."""
+        verdicts = [(address, self.policy.decide_resolved(address, port)) for address in addresses]
+        allowed = [address for address, verdict in verdicts if verdict.allowed]
+        if not allowed:
+            raise self.refuse(host, port, verdicts[0][1].reason if verdicts else "it has no address")
+        return allowed
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return address_of(host) is not None
+    except ValueError:
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns

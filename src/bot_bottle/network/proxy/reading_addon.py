@@ -1,0 +1,157 @@
+"""The addon of mitmproxy that decides about requests, puts credentials into them, and logs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mitmproxy import http
+from mitmproxy.tls import TlsData
+
+from bot_bottle.network.audit_log import Request
+from bot_bottle.network.credentials import substitute_placeholders
+from bot_bottle.network.proxy.engine import Engine, RefusedError
+from bot_bottle.network.proxy.relay import Counts
+from bot_bottle.network.proxy.request_head import parse_authority
+
+_DROPPED = ("proxy-authorization", "proxy-connection")
+
+
+@dataclass(slots=True)
+class _Exchange:
+    rule: str
+    counts: Counts = field(default_factory=Counts)
+    start: float = field(default_factory=time.monotonic)
+
+
+class Addon:
+    """Each connection that is read is a tunnel to one host, to which all its requests have to go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tunnels: dict[str, tuple[str, int]] = {}  # by client
+        self._exchanges: dict[str, _Exchange] = {}  # by flow
+
+    @contextmanager
+    def tunnel(self, client: str, host: str, port: int) -> Iterator[None]:
+        """Expect the requests of a client."""
+        self._tunnels[client] = (host, port)
+        try:
+            yield
+        finally:
+            del self._tunnels[client]
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Decide about a request. Its body is streamed."""
+        host, port = self._tunnels[flow.client_conn.id]
+        request = flow.request
+        try:
+            self._check_authority(request, host, port)
+            verdict = self._engine.permit_request(host, port, request.method, request.path)
+        except RefusedError as error:
+            flow.response = _refusal(error)
+            return
+        exchange = self._exchanges[flow.id] = _Exchange(verdict.rule)
+        for name in _DROPPED:
+            request.headers.pop(name, None)
+        if request.headers.get("upgrade", "websocket").lower() != "websocket":
+            del request.headers["upgrade"]  # what follows another protocol would pass unread
+        values = self._engine.credentials.get(host, {})
+        request.headers.fields = tuple(
+            (name, substitute_placeholders(value, values)) for name, value in request.headers.fields
+        )
+
+        def count(data: bytes) -> bytes:
+            exchange.counts.up += len(data)
+            return data
+
+        request.stream = count
+
+    def _check_authority(self, request: http.Request, host: str, port: int) -> None:
+        """Check that a request is for the tunnel's host and port. Raises RefusedError."""
+        named = [request.authority, *request.headers.get_all("host")]
+        if "://" in request.path:
+            raise RefusedError("a request in a tunnel has a path, not a URL", 400)
+        for each in filter(None, named):
+            try:
+                found = parse_authority(each, port)
+            except ValueError as error:
+                raise RefusedError(f"the request's authority is invalid: {error}", 400) from error
+            if found != (host, port):
+                reason = f"the connection was requested for {host}"
+                self._engine.refuse(*found, reason, method=request.method, path=request.path)
+                raise RefusedError("the header Host names another host than the tunnel", 421)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Stream the body of a response."""
+        exchange = self._exchanges.get(flow.id)
+        if flow.response is None or exchange is None:
+            return
+
+        def count(data: bytes) -> bytes:
+            exchange.counts.down += len(data)
+            return data
+
+        flow.response.stream = count
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Log a request that has ended."""
+        if flow.websocket is None:
+            self._ended(flow, "")
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """Count a message, and forget those before it."""
+        exchange = self._exchanges.get(flow.id)
+        if flow.websocket is None or exchange is None:
+            return
+        message = flow.websocket.messages[-1]
+        del flow.websocket.messages[:-1]
+        if message.from_client:
+            exchange.counts.up += len(message.content)
+        else:
+            exchange.counts.down += len(message.content)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        """Log a WebSocket that has ended."""
+        self._ended(flow, "")
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """Log a request that has failed."""
+        self._ended(flow, flow.error.msg if flow.error else "")
+
+    def tls_failed_server(self, data: TlsData) -> None:
+        """Log a server with which TLS failed."""
+        host, port = self._tunnels[data.context.client.id]
+        self._engine.record(Request(host, port, "failed", f"TLS: {data.conn.error}"))
+
+    def tls_failed_client(self, data: TlsData) -> None:
+        """Log a client that does not trust the authority of its bottle, most often."""
+        host, port = self._tunnels[data.context.client.id]
+        self._engine.record(Request(host, port, "failed", f"TLS with the bottle: {data.conn.error}"))
+
+    def _ended(self, flow: http.HTTPFlow, failure: str) -> None:
+        exchange = self._exchanges.pop(flow.id, None)
+        if exchange is None:
+            return  # it was refused
+        host, port = self._tunnels[flow.client_conn.id]
+        self._engine.record(
+            Request(
+                host,
+                port,
+                "failed" if failure else "allowed",
+                failure,
+                exchange.rule,
+                flow.request.method,
+                flow.request.path,
+                exchange.counts.up,
+                exchange.counts.down,
+                time.monotonic() - exchange.start,
+            )
+        )
+
+
+def _refusal(error: RefusedError) -> http.Response:
+    headers = {"Content-Type": "text/plain", "Connection": "close"}
+    return http.Response.make(error.status, f"bottle: {error}\n", headers)
