@@ -63,8 +63,11 @@ class Host(Protocol):
     def pass_secrets(self, values: Mapping[str, Secret]) -> AbstractContextManager[Mapping[str, str]]:
         """Yield a path for each value, from which smolvm can read it once, until the block ends."""
 
-    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
-        """Start a machine, with these variables for smolvm besides its own. Raises SmolvmError."""
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str], interceptor: str = "") -> None:
+        """Start a machine, with these variables for smolvm besides its own. Raises SmolvmError.
+
+        `interceptor` is the address with a port to which smolvm hands over the machine's connections.
+        """
 
     def path_of(self, file: Path) -> str:
         """Return the path under which smolvm finds one of our files."""
@@ -112,9 +115,9 @@ class NativeHost:
         """Run smolvm and return the result."""
         return self._run([str(self.smolvm.program), *args], timeout, env, check=check)
 
-    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str], interceptor: str = "") -> None:
         """Start a machine, behind the prefix if there is one: it sets the user of the machine's monitor."""
-        argv = [*self._prefix, str(self.smolvm.program), *start_argv(machine)]
+        argv = [*self._prefix, str(self.smolvm.program), *start_argv(machine, interceptor)]
         self._run(argv, timeout, {**env, **(AS_CALLER if self._prefix else {})}, check=True)
 
     def _run(

@@ -165,9 +165,10 @@ def create_argv(
     return (*argv, *network, "--", "/proc/self/exe", "--version")
 
 
-def start_argv(name: str) -> tuple[str, ...]:
-    """Return `machine start`."""
-    return ("machine", "start", "--error-format", "json", "--name", name)
+def start_argv(name: str, interceptor: str = "") -> tuple[str, ...]:
+    """Return `machine start`; with an interceptor (ADDRESS:PORT) its token has to be in the environment."""
+    argv = ("machine", "start", "--error-format", "json", "--name", name)
+    return (*argv, "--egress-interceptor", interceptor) if interceptor else argv
 
 
 def exec_argv(

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from bot_bottle.vm.direct import kernel_calls, restrictions
@@ -92,7 +93,7 @@ def _confine(asked: dict[str, Any]) -> None:
         json.dump(report, file)
     if channel is not None:
         descriptors = [number for number, _, _ in asked["descriptors"]]
-        _make_connections(channel, asked["connect"]["ports"], descriptors)
+        make_connections(channel, asked["connect"]["ports"], descriptors)
 
 
 def _rights(asked: dict[str, Any]) -> list[tuple[str, int]]:
@@ -126,9 +127,9 @@ def _enter_namespaces(asked: dict[str, Any]) -> list[str]:
             return _NAMES
         uid, gid = os.geteuid(), os.getegid()
         kernel_calls.unshare(_NAMESPACES | kernel_calls.NEW_USER)
-        _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+        write_setting("/proc/self/uid_map", f"{uid} {uid} 1\n")
+        write_setting("/proc/self/setgroups", "deny")
+        write_setting("/proc/self/gid_map", f"{gid} {gid} 1\n")
     except OSError as error:  # also root without CAP_SYS_ADMIN, as in a container
         if network == "relayed":
             raise _Refused(f"this machine allows no network namespaces ({error})") from error
@@ -147,7 +148,8 @@ def _name_by_descriptors(asked: dict[str, Any]) -> None:
             asked["argv"] = [f"/proc/self/fd/{handle}" if each == path else each for each in asked["argv"]]
 
 
-def _write(path: str, text: str) -> None:
+def write_setting(path: str, text: str) -> None:
+    """Write a file of proc(5), without loading a module. Raises OSError."""
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(handle, text.encode())
@@ -157,19 +159,24 @@ def _write(path: str, text: str) -> None:
 
 def _share_network(asked: dict[str, Any]) -> socket.socket | None:
     """Make the namespace's loopback usable, and pass sockets of it on; return the channel for connections."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as card:
-        fcntl.ioctl(card, _SET_FLAGS, struct.pack("16sh14x", b"lo", _IS_UP))
+    bring_up_loopback()
     if (listen := asked["listen"]) is not None:
         with (
-            _channel(listen["path"]) as channel,
+            open_channel(listen["path"]) as channel,
             socket.create_server((_ADDRESS, listen["port"]), backlog=128) as listener,
         ):
             socket.send_fds(channel, [b"l"], [listener.fileno()])
             channel.recv(1)
-    return None if asked["connect"] is None else _channel(asked["connect"]["path"])
+    return None if asked["connect"] is None else open_channel(asked["connect"]["path"])
 
 
-def _channel(path: str) -> socket.socket:
+def bring_up_loopback() -> None:
+    """Make the loopback of a new network namespace usable (netdevice(7)). Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as card:
+        fcntl.ioctl(card, _SET_FLAGS, struct.pack("16sh14x", b"lo", _IS_UP))
+
+
+def open_channel(path: str) -> socket.socket:
     """Connect to a unix socket, whose path may be longer than an address of one."""
     folder, _, name = path.rpartition("/")
     handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -203,7 +210,7 @@ def _limit(*, other_user: bool) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _make_connections(channel: socket.socket, ports: dict[str, int], descriptors: list[int]) -> None:
+def make_connections(channel: socket.socket, ports: dict[str, int], descriptors: Sequence[int] = ()) -> None:
     """Serve `network.port_forwarder` in a process of its own: connect to the port that it names.
 
     That one ends with QEMU, which this process becomes, and has no use for QEMU's `descriptors`. It must not

@@ -34,11 +34,14 @@ from bot_bottle.vm.emulated.channel import CONSOLE, Control, Session, smolvm_scr
 from bot_bottle.vm.emulated.console import boot_error, ended_error
 from bot_bottle.vm.emulated.disk import check_disk, root_disk
 from bot_bottle.vm.emulated.kernel import check_kernel, kernel
+from bot_bottle.vm.emulated.namespace import Namespace
 from bot_bottle.vm.emulated.qemu import (
+    FIRST_FORWARDED,
     configure_network,
     find_qemu,
     forward_published_ports,
     forward_registry_port,
+    network_options,
     published_port,
     qemu_argv,
 )
@@ -166,9 +169,13 @@ class EmulatedHost:
     def _resize(self, rows: int, columns: int) -> None:
         self._control.send("quiet", f"stty -F /dev/hvc0 rows {rows} cols {columns}")
 
-    def start(self, machine: str, *, timeout: float, env: Mapping[str, str]) -> None:
+    def start(self, machine: str, *, timeout: float, env: Mapping[str, str], interceptor: str = "") -> None:
         """Start a machine; one that shares a folder does not need a user of its own, there is nobody else."""
-        self.call(start_argv(machine), timeout=timeout, env={**env, **(AS_CALLER if self._shares else {})})
+        self.call(
+            start_argv(machine, interceptor),
+            timeout=timeout,
+            env={**env, **(AS_CALLER if self._shares else {})},
+        )
 
     def folder(self, path: Path) -> str:  # noqa: ARG002 - there is one, chosen at the boot
         """Return the path of the folder that it may write to."""
@@ -207,6 +214,7 @@ def emulated_host(
     exchange: Path | None = None,
     port: int | None = None,
     network: bool = False,
+    namespace: Namespace | None = None,
     published: Sequence[int] = (),
     prefix: Sequence[str] = (),
     processors: int = 1,
@@ -214,22 +222,25 @@ def emulated_host(
     """Boot an emulated host for guests of up to `memory_mib`, and end it when the block ends.
 
     `exchange` is a folder it may write to, as /exchange; `port` is one of our loopback that it may reach;
-    with `network` it may reach all that we can but our loopback; `published` are ports of ours that lead in;
-    `prefix` is put before QEMU's command line; `processors` are as qemu.py says.
+    with `network` it may reach all that we can but our loopback, in a `namespace` the sockets of that alone;
+    `published` are ports of ours that lead in; `prefix` is put before QEMU's command line; `processors` are
+    as qemu.py says.
     Raises AccelError when something is not installed, BootError when it does not come up.
     """
     files = prepare_emulation(progress)
     folder = Path(tempfile.mkdtemp(prefix="emulated-", dir=run.path))
     (folder / "share").mkdir(mode=0o700)
-    memory = memory_mib + OWN_MEMORY_MIB
-    argv = qemu_argv(
-        *files, memory, exchange, port, network=network, published=published, processors=processors
+    if namespace is not None:
+        prefix = (*namespace.prefix(FIRST_FORWARDED), *prefix)
+    networks = network_options(
+        port, network=network, proxied=namespace is not None, published=_listening(published, namespace)
     )
+    argv = [*prefix, *qemu_argv(*files, memory_mib + OWN_MEMORY_MIB, exchange, networks, processors)]
     with ExitStack() as stack:
         with progress.stage("host") as stage:
             log = stack.enter_context((folder / QEMU_LOG).open("wb"))
             env = {**os.environ, "TMPDIR": str(folder)}
-            child = stack.enter_context(process.background([*prefix, *argv], cwd=folder, output=log, env=env))
+            child = stack.enter_context(process.background(argv, cwd=folder, output=log, env=env))
             control = connect_control(
                 lambda: Control(folder, partial(ended_error, folder, child)),
                 child,
@@ -241,11 +252,21 @@ def emulated_host(
             stack.callback(child.send, signal.SIGKILL)
             if not control.wait_ready(_READY, lambda: bool(kernel_panic(folder))):
                 raise boot_error(folder, child, _READY, _folder())
-            if port is not None:
-                forward_registry_port(control, port)
-            if network:
-                configure_network(control)
-            if published:
-                forward_published_ports(control, len(published))
+            _configure(control, port, len(published), network=network, proxied=namespace is not None)
             stage.conclude("emulated host is up")
         yield EmulatedHost(folder, control, child, shares=exchange is not None, published=published)
+
+
+def _configure(control: Control, port: int | None, published: int, *, network: bool, proxied: bool) -> None:
+    """Configure the networks of a host that is up. Raises BootError."""
+    if port is not None:
+        forward_registry_port(control, port)
+    if network or proxied:
+        configure_network(control, proxied=proxied)
+    if published:
+        forward_published_ports(control, published)
+
+
+def _listening(published: Sequence[int], namespace: Namespace | None) -> Sequence[int]:
+    """Return the ports on which QEMU listens: in a namespace a forwarder has the published ones."""
+    return published if namespace is None else range(FIRST_FORWARDED, FIRST_FORWARDED + len(published))

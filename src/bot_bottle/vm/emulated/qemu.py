@@ -10,6 +10,10 @@ To a network: QEMU makes the connections that the emulated host asks for, as thi
 lets the guest make those that are allowed and no others. This machine's loopback, which QEMU shows as an
 address of its own, is closed in the emulated host as well, whatever the guest may reach.
 
+To the bottle's proxy: QEMU is in a network namespace in which only sockets of the proxy listen (see
+`namespace`). The emulated host finds them at an address of 127.0.0.0/8, since smolvm takes no other for an
+interceptor: there, that network is on the card, but for 127.0.0.1 itself.
+
 From ports of this machine's loopback: QEMU listens there, and connects to the emulated host for each client.
 smolvm in it listens on that host's own loopback alone, so a program in between passes connections on. The
 card is restricted too: through it the emulated host can answer, but cannot start a connection. Clients have
@@ -28,6 +32,7 @@ from bot_bottle.errors import BootError
 from bot_bottle.vm import console, qemu_program
 from bot_bottle.vm.emulated.channel import CONSOLE, PORTS, Control
 from bot_bottle.vm.emulated.kernel import busybox
+from bot_bottle.vm.emulated.namespace import INTERCEPTOR_PORT
 
 # The ticks are periodic because emulated interrupts get lost: QEMU notes one in a word that the entry into a
 # nested guest changes too, without a lock (7.2: helper_vmrun, interrupt_request). Where the next tick is due
@@ -43,10 +48,12 @@ _SECONDS = 30.0
 # from the range for network benchmarks (RFC 2544), so that it is nobody's LAN
 _NETWORK = "198.18.0.0/24"
 _LOOPBACK, _RESOLVER, _OWN = "198.18.0.2", "198.18.0.3", "198.18.0.15"
+_PROXIED, _PROXY, _NO_RESOLVER, _PROXIED_OWN = "127.77.0.0/24", "127.77.0.2", "127.77.0.3", "127.77.0.15"
 _PORTS_NETWORK, _PORTS_ADDRESS = "198.18.1.0/24", "198.18.1.15"
 
-# in the emulated host, for the first published port: where QEMU connects to, and where smolvm listens
-_FIRST_FORWARDED, _FIRST_PUBLISHED = 10_000, 20_000
+# For the first published port: where QEMU connects to in the emulated host, and where smolvm listens in it.
+# In a namespace QEMU itself listens on the first, too.
+FIRST_FORWARDED, _FIRST_PUBLISHED = 10_000, 20_000
 
 
 def find_qemu() -> Path:
@@ -71,17 +78,14 @@ def qemu_argv(
     disk: Path,
     memory_mib: int,
     exchange: Path | None,
-    port: int | None,
-    *,
-    network: bool,
-    published: Sequence[int] = (),
+    networks: Sequence[str],
     processors: int = 1,
 ) -> list[str]:
     """Return QEMU's command line. Paths of sockets are relative to its folder: they have to be short."""
     argv = [str(find_qemu()), *processor_argv(processors)]
     argv += ["-m", f"{memory_mib}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-serial", f"file:{console.NAME}"]
-    argv += network_options(port, network=network, published=published)
+    argv += networks
     argv += ["-kernel", str(image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS]
     argv += ["-drive", f"file={_escaped(disk)},if=virtio,format=raw,snapshot=on,cache=unsafe"]
     argv += ["-virtfs", f"{_share('share', Path('share'))},readonly=on"]
@@ -103,8 +107,10 @@ def _escaped(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def network_options(port: int | None, *, network: bool, published: Sequence[int] = ()) -> list[str]:
-    """Return QEMU's options for networks and its sandbox.
+def network_options(
+    port: int | None, *, network: bool, proxied: bool = False, published: Sequence[int] = ()
+) -> list[str]:
+    """Return QEMU's options for networks and its sandbox. `published` are ports of QEMU's own loopback.
 
     With access to a port, QEMU may start programs, in sessions of their own.
     """
@@ -116,8 +122,10 @@ def network_options(port: int | None, *, network: bool, published: Sequence[int]
     options = ["-sandbox", f"{sandbox},elevateprivileges=deny,spawn=deny"]
     if network:
         options += _card("network", f"net={_NETWORK},host={_LOOPBACK},dns={_RESOLVER}")
+    if proxied:
+        options += _card("network", f"net={_PROXIED},host={_PROXY},dns={_NO_RESOLVER}")
     if published:
-        pairs = enumerate(published, _FIRST_FORWARDED)
+        pairs = enumerate(published, FIRST_FORWARDED)
         ports = [f"hostfwd=tcp:127.0.0.1:{outer}-{_PORTS_ADDRESS}:{inner}" for inner, outer in pairs]
         options += _card("ports", ",".join((f"restrict=on,net={_PORTS_NETWORK}", *ports)))
     return options
@@ -138,12 +146,29 @@ def forward_registry_port(control: Control, port: int) -> None:
         raise BootError("the emulated host cannot reach the registry", next_step="try again")
 
 
-def configure_network(control: Control) -> None:
-    """Connect the emulated host to the network, except to this machine's loopback. Raises BootError."""
-    script = (
-        f"ip addr add {_OWN}/24 dev eth0 && ip link set eth0 up && ip route add default via {_LOOPBACK} && "
-        f"ip route add prohibit {_LOOPBACK}/32 && echo nameserver {_RESOLVER} > /etc/resolv.conf"
-    )
+def interceptor_address() -> str:
+    """Return where smolvm in the emulated host connects to the proxy as its interceptor."""
+    return f"{_PROXY}:{INTERCEPTOR_PORT}"
+
+
+def configure_network(control: Control, *, proxied: bool) -> None:
+    """Connect the emulated host to the network, except to this machine's loopback. Raises BootError.
+
+    `proxied`: to the sockets of the proxy, and to nothing else.
+    """
+    if proxied:
+        script = (
+            "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet && "
+            "ip route del local 127.0.0.0/8 dev lo table local && "
+            f"ip addr add {_PROXIED_OWN}/24 dev eth0 && ip link set eth0 up && "
+            f"echo nameserver {_PROXY} > /etc/resolv.conf"
+        )
+    else:
+        script = (
+            f"ip addr add {_OWN}/24 dev eth0 && ip link set eth0 up && "
+            f"ip route add default via {_LOOPBACK} && ip route add prohibit {_LOOPBACK}/32 && "
+            f"echo nameserver {_RESOLVER} > /etc/resolv.conf"
+        )
     if control.wait(control.send("quiet", script), _SECONDS) != 0:
         raise BootError("the emulated host has no network", next_step="try again")
 
@@ -155,7 +180,7 @@ def forward_published_ports(control: Control, count: int) -> None:
         f'ip addr add {_PORTS_ADDRESS}/24 dev "$card" && ip link set "$card" up || exit 1\n'
     )
     for number in range(count):
-        script += f"nc -ll -p {_FIRST_FORWARDED + number} -e nc 127.0.0.1 {published_port(number)} &\n"
+        script += f"nc -ll -p {FIRST_FORWARDED + number} -e nc 127.0.0.1 {published_port(number)} &\n"
     if control.wait(control.send("quiet", script), _SECONDS) != 0:
         raise BootError("the emulated host cannot publish ports", next_step="try again")
 

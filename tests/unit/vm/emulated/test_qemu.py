@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bot_bottle.vm.emulated.qemu import qemu_argv
+from bot_bottle.vm.emulated.qemu import network_options, qemu_argv
 
 
-def argv(port: int | None, *, network: bool = False, published: Sequence[int] = ()) -> list[str]:
+def argv(
+    port: int | None, *, network: bool = False, proxied: bool = False, published: Sequence[int] = ()
+) -> list[str]:
     files = (Path("/kernel"), Path("/initramfs"), Path("/a,disk"))
-    return qemu_argv(*files, 512, Path("/exchange"), port, network=network, published=published)
+    networks = network_options(port, network=network, proxied=proxied, published=published)
+    return qemu_argv(*files, 512, Path("/exchange"), networks)
 
 
 def test_without_a_door_there_is_no_network_and_no_program_may_be_started() -> None:
@@ -37,8 +40,9 @@ def test_a_door_leads_to_one_port_and_nowhere_else(port: int) -> None:
     assert words.count("-netdev") == 1
 
 
-def test_a_network_starts_no_program_and_forwards_nothing() -> None:
-    words = argv(None, network=True)
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_network_starts_no_program_and_forwards_nothing(proxied: bool) -> None:
+    words = argv(None, network=not proxied, proxied=proxied)
     assert "spawn=deny" in words[words.index("-sandbox") + 1]
     [network] = [word for word in words if word.startswith("user,")]
     assert not [part for part in network.split(",") if "fwd" in part or part.startswith(("smb", "tftp"))]

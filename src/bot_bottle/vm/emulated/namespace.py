@@ -1,0 +1,55 @@
+"""A network namespace for QEMU, in which nothing but sockets of ours is reached.
+
+The namespace has no device but loopback. On it listen sockets that are made there and passed to the bottle's
+proxy (unix(7), SCM_RIGHTS): a socket belongs to the network namespace in which it was made. What QEMU
+connects to for the emulated host is in that namespace too, so that neither a guest that takes over the
+emulated host nor one that takes over QEMU finds another network.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import bot_bottle
+
+INTERCEPTOR_PORT, NAME_PORT = 3129, 53
+
+# how the kinds of sockets are named where they are passed on
+INTERCEPTOR, NAME_DATAGRAMS, NAME_STREAMS = "i", "d", "n"
+_MADE = (
+    (INTERCEPTOR, "SOCK_STREAM", INTERCEPTOR_PORT),
+    (NAME_DATAGRAMS, "SOCK_DGRAM", NAME_PORT),
+    (NAME_STREAMS, "SOCK_STREAM", NAME_PORT),
+)
+_PROGRAM = """\
+import sys
+sys.path.append(sys.argv.pop(1))
+from bot_bottle.vm.emulated.namespace_helper import main
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """What leads out of the namespace: the Unix socket that gets its sockets.
+
+    And what leads into it: the socket of `network.port_forwarder`, and the ports that it asks for.
+    """
+
+    sockets: Path
+    connect: Path | None = None
+    ports: Sequence[int] = ()
+
+    def prefix(self, first: int) -> tuple[str, ...]:
+        """Return what is put before QEMU's command line; it listens from the port `first` on."""
+        connect = None
+        if self.connect is not None:
+            inner = {str(asked): number for number, asked in enumerate(self.ports, first)}
+            connect = {"path": str(self.connect.absolute()), "ports": inner}
+        asked = {"sockets": {"path": str(self.sockets.absolute()), "made": _MADE}, "connect": connect}
+        source = str(Path(bot_bottle.__file__).parents[1])
+        return (sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, source, json.dumps(asked))

@@ -1,0 +1,77 @@
+"""A process that enters a network namespace of its own, passes sockets of it on, and then becomes QEMU.
+
+Its arguments are a JSON document (see `namespace`) and QEMU's command line. It imports little, as
+`vm.direct.confine_helper`, of which it uses parts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from bot_bottle.vm.direct import kernel_calls
+from bot_bottle.vm.direct.confine_helper import (
+    bring_up_loopback,
+    make_connections,
+    open_channel,
+    write_setting,
+)
+
+FAILED = 125  # the exit status without a namespace
+
+_ADDRESS = "127.0.0.1"
+_BACKLOG = 128
+
+
+def main() -> None:
+    """Do what the document says, and become the program."""
+    asked, argv = json.loads(sys.argv[1]), sys.argv[2:]
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
+    try:
+        privileged = _enter()
+        bring_up_loopback()
+        _pass_sockets(asked["sockets"])
+        if (connect := asked["connect"]) is not None:
+            make_connections(open_channel(connect["path"]), connect["ports"])
+        if not privileged:
+            kernel_calls.drop_bounding_set()
+            kernel_calls.drop_capabilities()
+        os.execvp(argv[0], argv)  # noqa: S606 - no shell
+    except OSError as error:
+        sys.stderr.write(f"QEMU cannot have a network namespace of its own: {error}\n")
+        sys.exit(FAILED)
+
+
+def _enter() -> bool:
+    """Enter a network namespace, with a user namespace where we may not otherwise; return if we may."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        kernel_calls.unshare(kernel_calls.NEW_NETWORK)
+        return True
+    except PermissionError:
+        kernel_calls.unshare(kernel_calls.NEW_USER | kernel_calls.NEW_NETWORK)
+        write_setting("/proc/self/uid_map", f"{uid} {uid} 1\n")
+        write_setting("/proc/self/setgroups", "deny")
+        write_setting("/proc/self/gid_map", f"{gid} {gid} 1\n")
+        return False
+
+
+def _pass_sockets(asked: dict[str, Any]) -> None:
+    """Make sockets of the namespace's loopback and pass them on, in the order and with the kinds given."""
+    with open_channel(asked["path"]) as channel, ExitStack() as stack:
+        handles = []
+        for _, form, port in asked["made"]:
+            made = stack.enter_context(socket.socket(socket.AF_INET, getattr(socket, form)))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((_ADDRESS, port))
+            if form == "SOCK_STREAM":
+                made.listen(_BACKLOG)
+            handles.append(made.fileno())
+        kinds = "".join(kind for kind, _, _ in asked["made"])
+        socket.send_fds(channel, [kinds.encode()], handles)
+        channel.recv(1)
