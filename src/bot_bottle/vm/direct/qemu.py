@@ -96,12 +96,14 @@ def _disk(name: str, path: str, options: str) -> list[str]:
 
 
 def _ports() -> list[str]:
+    # No `name=`: each would be a message to the guest, and QEMU drops those for which none of 32 buffers is
+    # free. 31 add the ports; QEMU 11 dropped the one that says that we are connected.
     names = [CONTROL, DATA, *(name for each in range(1, SESSIONS + 1) for name in port_names(each))]
     argv = ["-device", f"virtio-serial-device,max_ports={1 + len(names) + TERMINALS}"]
     argv += ["-chardev", f"file,id=console,path={console.NAME}", "-device", "virtconsole,chardev=console"]
     for number, name in enumerate(names, 1):
         argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
-        argv += ["-device", f"virtserialport,nr={number},chardev={name},name={name}"]
+        argv += ["-device", f"virtserialport,nr={number},chardev={name}"]
     for number, name in enumerate(map(terminal_name, range(1, TERMINALS + 1)), len(names) + 1):
         argv += ["-chardev", f"socket,id={name},path={name},server=on,wait=off"]
         argv += ["-device", f"virtconsole,nr={number},chardev={name}"]

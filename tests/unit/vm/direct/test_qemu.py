@@ -36,7 +36,7 @@ def test_each_session_has_three_ports_of_fixed_numbers() -> None:
         name: int(number)
         for word in argv()
         if word.startswith("virtserialport,")
-        for number, name in [[part.split("=")[1] for part in word.split(",")[1::2]]]
+        for number, name in [[part.split("=")[1] for part in word.split(",")[1:]]]
     }
     assert ports["control"] == 1
     assert ports["data"] == 2
