@@ -1,4 +1,4 @@
-"""The engines of other Debian suites that the tests run on.
+"""The engines and the QEMUs of other Debian suites that the tests run on.
 
 The names say what the suites had when they were written down; `scripts/engine list` says what is there.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from private_engine.failure import Failure
+from private_engine.suite import EMULATORS, NEEDED_BY_EMULATORS, Suite
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,16 @@ def entry(name: str) -> Entry:
     if name not in ENTRIES:
         raise Failure(f"there is no engine named {name}", f"name one of: {', '.join(ENTRIES)}")
     return ENTRIES[name]
+
+
+QEMUS = {
+    name: Suite(suite, EMULATORS, NEEDED_BY_EMULATORS, "QEMU", "-qemu")
+    for name, suite in (("qemu-10", "trixie"), ("qemu-11", "sid"))
+}
+
+
+def qemu(name: str) -> Suite:
+    """Return the suite that has the QEMU of that name. Raises Failure."""
+    if name not in QEMUS:
+        raise Failure(f"there is no QEMU named {name}", f"name one of: {', '.join(QEMUS)}")
+    return QEMUS[name]

@@ -1,4 +1,4 @@
-"""The container engines of another Debian suite, unpacked beside the system and not installed.
+"""Programs of another Debian suite, unpacked beside the system and not installed.
 
 apt fetches the packages and verifies them (the suite's signature, each package's checksum), with lists and
 settings in a folder of its own: what apt knows of this machine's packages is neither used nor changed. The
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,20 +33,31 @@ PACKAGES = (
 )
 # of all that these depend on: libraries, the settings of podman, the init of docker. Not the system's tools
 NEEDED = re.compile(r"lib(?!c-gconv|systemd-shared|pam)|golang-github-containers-|tini")
+EMULATORS = ("qemu-system-x86",)
+NEEDED_BY_EMULATORS = re.compile(
+    r"lib(?!c-gconv|systemd-shared|pam)|qemu-system-(common|data)$|seabios$|zlib1g$"
+)
 PROGRAMS = ("bin", "sbin", "libexec", "lib/podman")
 UNUSED = ("usr/share/doc*", "usr/share/man", "usr/share/locale", "usr/libexec/podman/podman-testing")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite, such as `sid`."""
+    """Packages of a suite, such as `sid`, with what they need.
+
+    `what` names them in messages; `label` tells those of one suite apart by their folders.
+    """
 
     name: str
+    packages: tuple[str, ...] = PACKAGES
+    needed: re.Pattern[str] = NEEDED
+    what: str = "container engines"
+    label: str = ""
 
     @property
     def root(self) -> Path:
-        """Return the folder in which its packages are unpacked."""
-        return SUITES / self.name
+        """Return the folder in which the packages are unpacked."""
+        return SUITES / f"{self.name}{self.label}"
 
     @functools.cached_property
     def versions(self) -> dict[str, str]:
@@ -55,7 +67,7 @@ class Suite:
         except (OSError, ValueError):
             return {}
         # the programs name their libraries by absolute paths, which a checkout that was moved has no more
-        good = Path(stamp["root"]).is_dir() and stamp["packages"] == list(PACKAGES)
+        good = Path(stamp["root"]).is_dir() and stamp["packages"] == list(self.packages)
         return stamp["versions"] if good else {}
 
     def program(self, name: str) -> str:
@@ -78,17 +90,19 @@ class Suite:
                 return
             for left in SUITES.glob(".*.part"):  # of one that was killed
                 remove(left)
-            with tempfile.TemporaryDirectory(dir=SUITES, prefix=f".{self.name}-", suffix=".part") as part:
+            with tempfile.TemporaryDirectory(
+                dir=SUITES, prefix=f".{self.root.name}-", suffix=".part"
+            ) as part:
                 self._make(Path(part))
         del self.__dict__["versions"]
 
     def _make(self, part: Path) -> None:
-        apt = Apt(part, self.name)
+        apt = Apt(part, self.name, self.packages)
         begun = time.monotonic()
         say(f"reading the package list of {self.name}")
         apt.run("apt-get", "update")
-        versions = apt.needed()
-        say(f"fetching {apt.size(list(versions)) / 1e6:.0f} MB of container engines from {self.name}")
+        versions = apt.needed(self.needed)
+        say(f"fetching {apt.size(list(versions)) / 1e6:.0f} MB of {self.what} from {self.name}")
         (part / "packages").mkdir()
         apt.run("apt-get", "download", *versions, folder=part / "packages")
         root = part / "root"
@@ -98,8 +112,8 @@ class Suite:
         self._point_to_libraries(root)
         stamp = {
             "root": str(self.root),
-            "packages": PACKAGES,
-            "versions": {name: versions[name] for name in PACKAGES},
+            "packages": self.packages,
+            "versions": {name: versions[name] for name in self.packages},
         }
         write(root / "stamp.json", json.dumps(stamp))
         remove(self.root)
@@ -123,7 +137,8 @@ class Suite:
 class Apt:
     """apt with lists, cache and settings below `folder`, for one suite of Debian."""
 
-    def __init__(self, folder: Path, suite: str) -> None:
+    def __init__(self, folder: Path, suite: str, packages: Sequence[str]) -> None:
+        self.packages = packages
         if not KEYRING.exists():
             raise Failure(f"{KEYRING} is not there", "install debian-archive-keyring")
         mirror = os.environ.get(MIRROR) or debian_mirror()
@@ -153,11 +168,11 @@ class Apt:
         """Run a program of apt in `folder`, and return what it says. Raises Failure."""
         return call([program, "--config-file", str(self.settings), "--quiet", *arguments], folder)
 
-    def needed(self) -> dict[str, str]:
-        """Return the packages to fetch, each with its version: those that are named and what they need."""
-        planned = self.run("apt-get", "--simulate", "install", *PACKAGES)
+    def needed(self, others: re.Pattern[str]) -> dict[str, str]:
+        """Return the packages to fetch and their versions: those that are named, and `others` they need."""
+        planned = self.run("apt-get", "--simulate", "install", *self.packages)
         found = dict(re.findall(r"^Inst (\S+) \((\S+)", planned, re.MULTILINE))
-        return {name: found[name] for name in found if name in PACKAGES or NEEDED.match(name)}
+        return {name: found[name] for name in found if name in self.packages or others.match(name)}
 
     def size(self, names: list[str]) -> int:
         """Return how many bytes these packages have."""

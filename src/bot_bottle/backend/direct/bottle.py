@@ -40,6 +40,7 @@ from bot_bottle.vm.direct.container import (
 )
 from bot_bottle.vm.direct.files import prepare_files
 from bot_bottle.vm.direct.guest import DISKS
+from bot_bottle.vm.direct.installation import Installation, find_installation
 from bot_bottle.vm.direct.machine import Attached, Machine, Session, boot
 from bot_bottle.vm.direct.qemu import Extras, Files, Guest, qemu_argv
 from bot_bottle.vm.direct.sessions import SOCKET, remote_session, served
@@ -202,7 +203,7 @@ def launch(
     Its network isolation is checked before the block begins.
     """
     rate = TickRate()
-    qemu = find_qemu()
+    qemu = find_installation(find_qemu())
     kernel, system = prepare_files(progress)
     image = _image(artifact, progress)
     user = image.find_user(launch.user)
@@ -218,7 +219,7 @@ def launch(
             stage.say("starting the microVM")
             share = _share(launch, user, folder, stack)
             guest = Guest(files, launch.memory_mib, launch.cpus, _extras(launch, share, net))
-            program = stack.enter_context(_confined(qemu_argv(qemu, guest, rate.khz()), files, net, folder))
+            program = stack.enter_context(_confined(qemu, guest, rate, net, folder))
             machine = stack.enter_context(boot(program.argv, folder))
             in_force = program.in_force()
             net.check()
@@ -261,15 +262,16 @@ def _extras(launch: BottleConfig, share: Share | None, net: Network) -> Extras:
 
 
 def _confined(
-    argv: Sequence[str], files: Files, net: Network, folder: Path
+    qemu: Installation, guest: Guest, rate: TickRate, net: Network, folder: Path
 ) -> AbstractContextManager[Confined]:
+    files = guest.files
     return confined(
-        argv,
+        [*qemu_argv(qemu.program, guest, rate.khz()), *qemu.options],
         folder,
         network=net.kind,
         relay=net.relay,
         disks={Path(files.system): False, Path(files.root): False, Path(files.storage): True},
-        readable=(Path(files.kernel), *net.readable),
+        readable=(Path(files.kernel), *net.readable, *qemu.readable),
         executable=net.executable,
     )
 

@@ -1,0 +1,88 @@
+"""A microVM by a newer QEMU than this machine's, which is not among the system's files: confined as any."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.support.bottle import Bottle, end
+from tests.support.engines import CHECKOUT, SCRIPT, Docker
+from tests.support.repos import make_repo
+
+from bot_bottle.network.probes import BUSYBOX
+
+BB = " ".join(BUSYBOX)
+DATA = bytes(range(256)) * 8192  # 2 MB
+COMMANDS = f"""
+sha256sum
+cat README; echo inside >> README
+echo listening; {BB} nc -l -p 3000
+echo of-error >&2
+exit 7
+"""
+
+
+def search_path(name: str) -> str:
+    """Return PATH with one of the QEMUs of `scripts/engine list` before all others."""
+    argv = [str(SCRIPT), "qemu", name, "--", "sh", "-c", 'echo "$PATH"']
+    return subprocess.run(argv, capture_output=True, check=True, text=True, timeout=300).stdout.strip()
+
+
+def running_in(folder: Path) -> list[str]:
+    """Return the programs below a folder that run now."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        try:
+            program = link.readlink()
+        except OSError:  # the process has ended, or is the kernel's
+            continue
+        found += [program.name] if folder in program.parents else []
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("name", "suite"), [("qemu-10", "trixie-qemu"), ("qemu-11", "sid-qemu")])
+def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_a_port(
+    docker: Docker, image: str, shared_cache: Path, tmp_path: Path, name: str, suite: str
+) -> None:
+    docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
+    (tmp_path / "data").write_bytes(DATA)
+    repo = make_repo(tmp_path / "repo")
+    repo.commit({"README": "readme\n"})
+    bottle = Bottle(
+        shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state"), "PATH": search_path(name)}
+    )
+    port = free_port()
+    options = [*("--accel", "direct", "-m", "512m", "-u", "0", "--name", "newer", "-p", f"{port}:3000")]
+    options += ["--workspace", "mount", "--archive", str(tmp_path / "image.tar")]
+    with (tmp_path / "data").open("rb") as data:
+        child = bottle.start(
+            "run", "-q", *options, "--", "sh", "-c", COMMANDS, cwd=repo.top, stdin=data.fileno()
+        )
+    assert child.stdout
+    said = [child.stdout.readline() for _ in range(3)]
+    if said[2] == "listening\n":
+        assert running_in(CHECKOUT / ".cache" / "suites" / suite) == ["qemu-system-x86_64"]
+        with socket.create_connection(("127.0.0.1", port), 60) as client:
+            client.sendall(b"by the port\n")
+    ended = end(child, 120)
+    assert (said, ended.code) == (
+        [f"{hashlib.sha256(DATA).hexdigest()}  -\n", "readme\n", "listening\n"],
+        7,
+    ), ended
+    assert (ended.out, ended.err) == ("by the port\n", "of-error\n")
+    assert (repo.top / "README").read_text() == "readme\ninside\n"
+    proof = json.loads(bottle("show", "--json", "newer").out)["proof"]
+    assert all(each["ok"] for each in proof.values())
+    assert proof["qemu.namespaces"]["outcome"] == "mount ipc uts network"
+    assert bottle.leftovers == []
