@@ -15,6 +15,7 @@ from bot_bottle.git.held import write_project
 from bot_bottle.git.remotes import find_remotes, variables
 from bot_bottle.git.rules import PushRules
 from bot_bottle.git.server_process import run_git_server
+from bot_bottle.git.spec import GitPush
 from bot_bottle.host.rundir import run_dir
 from tests.support.repos import WHO, Repo, make_repo
 
@@ -136,7 +137,8 @@ def git_world(
         held = folder / "held"
         held.mkdir(exist_ok=True)
         write_project(held, user.top)
-        socket_path = stack.enter_context(run_git_server(remotes, rules, user.top, "blue", held, run))
+        push = GitPush(user.top, remotes, rules)
+        socket_path = stack.enter_context(run_git_server(push, "blue", held, run))
         port = stack.enter_context(relayed(socket_path))
         env = {
             **{name: os.environ[name] for name in ("PATH",)},

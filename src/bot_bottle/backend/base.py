@@ -39,7 +39,8 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class BottleConfig:
     """What a backend needs to know of a bottle, besides what it boots. Empty: as in the image.
 
-    `before` is put before the arguments of the command.
+    `before` is put before the arguments of the command. `services` are the sockets of this machine that its
+    proxy leads to, by `NAME:PORT`.
     """
 
     slug: str
@@ -56,6 +57,7 @@ class BottleConfig:
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
     before: tuple[str, ...] = ()
+    services: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -158,6 +160,9 @@ class Backend(Protocol):
 
         `archive` says whether the image is in an archive instead of an engine.
         """
+
+    def check_services(self, option: str) -> None:
+        """Refuse an option that needs services of the proxy, if there are none. Raises SpecError."""
 
     def check_storage(self, mib: int) -> None:
         """Refuse a limit of the disk space that cannot be in force. Raises SpecError."""

@@ -23,8 +23,22 @@ from bot_bottle.host.system_errors import next_step
 from bot_bottle.host.text import printable
 
 # settings that reduce a bottle's isolation
-_WIDENING = ("egress.", "secrets.", "ports")
+_WIDENING = ("egress.", "secrets.", "ports", "git.")
 _BUILD = ("image.secrets.", "image.ssh.")  # what a build of the file gets of this user
+
+# what a setting requests, and what each item of a list does
+_ALONE = {
+    "egress.open": "have an unrestricted network",
+    "git.secrets": "push without a search for secrets",
+}
+_EACH = {
+    "ports": "be reached on 127.0.0.1, {}",
+    "variables": "read the variable {} of your environment",
+    "egress.allow": "reach {}",
+    "git.push": "fetch from and push to the remote {}",
+    "git.branches": "push the branches {}",
+    "git.paths": "change {} in what it pushes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +54,13 @@ class Request:
         for key, value in self.asked.items():
             if key == "workspace":
                 lines.append(f"write to {self.project}, as your own files")
-            elif key == "egress.open":
-                lines.append("have an unrestricted network")
-            elif key == "ports":
-                lines += [f"be reached on 127.0.0.1, {item}" for item in value]
-            elif key == "variables":
-                lines += [f"read the variable {_plain(name)} of your environment" for name in value]
+            elif key in _ALONE:
+                lines.append(_ALONE[key])
+            elif key in _EACH:
+                lines += [_EACH[key].format(_plain(item)) for item in value]
             elif key.startswith(_BUILD):
                 what = "read the secret" if key.startswith(_BUILD[0]) else "use SSH as"
                 lines.append(f"have its build {what} {_plain(key.split('.', 2)[2])}: {_plain(value)}")
-            elif key == "egress.allow":
-                lines += [f"reach {item}" for item in value]
             else:
                 lines.append(f"{key.replace('.', ' ', 1)}: {_plain(value)}")
         return "\n".join(map(printable, lines))
@@ -77,13 +87,23 @@ def requested_by_build(settings: Settings) -> Request:
     return Request(settings.project.resolve(), {**({"variables": names} if names else {}), **asked})
 
 
-def requested_grants(settings: Settings, *, without: str = "") -> Request:
-    """Return what the file in force requests; `without` is the prefix of keys that an option overrides."""
+def requested_grants(
+    settings: Settings, *, without: tuple[str, ...] = (), remotes: Mapping[str, str] | None = None
+) -> Request:
+    """Return what the file in force requests.
+
+    `without` are the prefixes of keys that an option overrides, `remotes` the URLs of git's remotes.
+    """
     asked = {
         key: value
         for key, value in settings.of_file.items()
-        if key.startswith(_WIDENING) and value and not (without and key.startswith(without))
+        if key.startswith(_WIDENING) and not key.startswith(without) and (value or key == "git.secrets")
     }
+    asked.pop("git.hold", None)  # it does not widen anything
+    if asked.get("git.secrets"):
+        del asked["git.secrets"]
+    if "git.push" in asked:
+        asked["git.push"] = [f"{name} ({(remotes or {}).get(name, '')})" for name in asked["git.push"]]
     if settings.file and settings["workspace"].origin == str(settings.file):
         asked |= {"workspace": "mount"} if settings.value("workspace") == "mount" else {}
     return Request(settings.project.resolve(), asked)

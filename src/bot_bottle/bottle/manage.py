@@ -16,6 +16,7 @@ from bot_bottle.backend.choice import backend_at
 from bot_bottle.bottle import logs, names, records
 from bot_bottle.bottle.gc import sweep
 from bot_bottle.bottle.names import is_running, lock_name
+from bot_bottle.bottle.pushes import unforwarded
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
@@ -36,7 +37,7 @@ _ORDERLY = 60.0  # seconds in which a bottle has to clean up
 
 @dataclass(frozen=True, slots=True)
 class BottleState:
-    """A bottle, by its last run. `kept` lists what is left of it: a `clone`, a `log`."""
+    """A bottle, by its last run. `kept` lists what is left of it: a `clone`, `held` pushes, a `log`."""
 
     name: str
     state: State
@@ -65,7 +66,7 @@ def state(record: RunRecord) -> State:
 
 def _kept(name: str) -> tuple[str, ...]:
     folder = paths.bottle_dir(name)
-    return tuple(each for each in ("clone", "log") if (folder / each).exists())
+    return tuple(each for each in ("clone", "held", "log") if (folder / each).exists())
 
 
 def log(
@@ -145,7 +146,9 @@ def remove(name: str, *, force: bool = False) -> list[str]:
     kept = _kept(check_slug(name))
     if not kept:
         raise ReceiptError(f"no bottle named {name} has left anything", next_step="see bottle ls")
-    lost = _remove_clone(name, force=force) if "clone" in kept else []
+    lost = [] if force else unforwarded(name)
+    if not lost and "clone" in kept:
+        lost = _remove_clone(name, force=force)
     if not lost:
         _remove_folder(name)
         _settle()
@@ -214,9 +217,10 @@ def apply(name: str) -> list[str]:
 
 def unmerged_work(name: str) -> list[str]:
     """Return what would be lost with an exited bottle's clone; nothing if it has none."""
-    if not whole(paths.bottle_dir(check_slug(name)) / "clone"):
-        return []
-    return review.unfetched(clone_of(name))
+    held = unforwarded(check_slug(name))
+    if not whole(paths.bottle_dir(name) / "clone"):
+        return held
+    return [*held, *review.unfetched(clone_of(name))]
 
 
 def _remove_clone(name: str, *, force: bool = False) -> list[str]:

@@ -18,6 +18,9 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
 from bot_bottle.errors import SpecError
+from bot_bottle.git.remotes import variables
+from bot_bottle.git.server_process import services
+from bot_bottle.git.spec import GitPush
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Credential, Secret, redacted_document
 from bot_bottle.host.rundir import RunDir
@@ -69,9 +72,10 @@ class Plan:
             "cpus": self.cpus,
             "memory_mib": spec.memory_mib,
             "storage_mib": spec.storage_mib,
-            "network": _network(spec.egress),
+            "network": _network(spec.egress, spec.git),
             "ports": [str(port) for port in spec.ports],
             "egress": spec.egress.described(),
+            "git": spec.git.described(),
             "workspace": spec.workspace.mode,
             "mounts": _mounts(spec.workspace),
         }
@@ -80,8 +84,9 @@ class Plan:
         return shown
 
 
-def _network(egress: Policy) -> str:
-    return "open" if egress.open else "none" if egress.closed else "allowed hosts"
+def _network(egress: Policy, push: GitPush) -> str:
+    closed = "git remotes" if push.remotes else "none"
+    return "open" if egress.open else closed if egress.closed else "allowed hosts"
 
 
 def _mounts(request: Request) -> list[str]:
@@ -98,7 +103,8 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     check_workspace(spec.workspace, spec.slug)  # before a build that may take long
     if spec.source.build is not None:
         spec.source.build.find_dockerfile()
-    env = {**backend.variables(spec.egress), **dict(spec.env)}
+    env = {**backend.variables(spec.network), **dict(spec.env)}
+    env |= variables(spec.git.remotes, backend.variables(spec.network).get("http_proxy", ""), env)
     command, conversion = spec.command, None
     workdir = spec.workdir or ("" if spec.workspace.mode == "none" else PLACE)
     if backend.boots_artifact:
@@ -169,7 +175,8 @@ def launch(
             memory_mib=spec.memory_mib,
             storage_mib=spec.storage_mib,
             workspace=stack.enter_context(opened(spec.workspace, spec.slug, progress, record.git)),
-            egress=spec.egress,
+            egress=spec.network,
+            services=stack.enter_context(services(spec.git, spec.slug, run)),
             ports=spec.ports,
             secrets={name: value for name, value in values.items() if name not in hosts},
             credentials={name: Credential(values[name], hosts[name]) for name in hosts},

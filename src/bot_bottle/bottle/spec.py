@@ -6,13 +6,15 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.git.server_process import check_backend
+from bot_bottle.git.spec import GitPush
 from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
@@ -35,6 +37,7 @@ DEFAULT_CPUS = 4
 
 
 _NO_WORKSPACE = Request()
+_NO_PUSH = GitPush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class BottleSpec:
     workspace: Request = _NO_WORKSPACE
     egress: Policy = NOTHING
     ports: tuple[Port, ...] = ()
+    git: GitPush = _NO_PUSH
     start: Mapping[str, Command] = field(default_factory=dict)
     remote_user: bool = False
     accel: Accel = "auto"
@@ -81,7 +85,23 @@ class BottleSpec:
         if self.storage_mib is not None:
             backend.check_storage(self.storage_mib)
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
+        if self.git.remotes:
+            self._check_git()
         self._check_command()
+
+    @property
+    def network(self) -> Policy:
+        """The network policy; git's remotes are reached through the proxy."""
+        return replace(self.egress, proxied=True) if self.git.remotes else self.egress
+
+    def _check_git(self) -> None:
+        if self.egress.open:
+            raise SpecError(
+                "--git-push needs the proxy, and an open network has none",
+                next_step="allow hosts instead (--allow)",
+            )
+        backend_for(self.backend, self.accel).check_services("--git-push")
+        check_backend()
 
     def _check_command(self) -> None:
         if self.workdir and not self.workdir.startswith("/"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
@@ -9,9 +11,14 @@ from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memo
 from bot_bottle.cli.settings import ask, require_build_grant, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.git.remotes import find_remotes
+from bot_bottle.git.rules import make_rules
+from bot_bottle.git.spec import GitPush
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
 from bot_bottle.workspace.spec import Request
+
+_OVERRIDDEN = ("egress.", "git.")  # the keys of bottle.toml that --network overrides
 
 
 def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) -> BottleSpec:
@@ -20,6 +27,8 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
     Raises TrustError when bottle.toml requests more than was granted, unless the spec is only shown.
     """
     where = source(ctx, settings, shown=True)
+    push = _git(ctx, settings)
+    urls = {each.name: each.shown_fetch for each in push.remotes}
     name = ctx.params.get("name")
     made = BottleSpec(
         source=where,
@@ -33,16 +42,19 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         memory_mib=parse_memory(settings.value("memory")),
         storage_mib=parse_storage(settings.value("storage")),
         backend=settings.value("backend"),
-        workspace=_workspace(ctx, settings),
+        workspace=replace(_workspace(ctx, settings), remotes=urls),
         egress=_egress(ctx, settings),
         ports=parse_ports(settings.value("ports")),
+        git=push,
         start=settings.devcontainer.start if settings.devcontainer else {},
         remote_user=settings.devcontainer is not None,
         accel=ctx.params.get("accel") or "auto",
     )
     if not (shown or ctx.params.get("plan_only")):
-        without = "egress." if ctx.params.get("network") else ""
-        require_grant(requested_grants(settings, without=without), ask, yes=ctx.params["yes"])
+        without = _OVERRIDDEN if ctx.params.get("network") else ()
+        places = {each.name: each.shown for each in push.remotes}
+        request = requested_grants(settings, without=without, remotes=places)
+        require_grant(request, ask, yes=ctx.params["yes"])
     if not shown:
         require_build_grant(ctx, settings)
     return made
@@ -59,6 +71,22 @@ def _egress(ctx: click.Context, settings: Settings) -> Policy:
         case "open":
             return parse_policy(ctx.params["allow"], open_=True)
     return parse_policy(allow, open_=settings.value("egress.open"))
+
+
+def _git(ctx: click.Context, settings: Settings) -> GitPush:
+    """Return the remotes that it may push to. `--network` overrides all of bottle.toml."""
+    names: tuple[str, ...] = settings.value("git.push")
+    if network := ctx.params.get("network"):
+        names = ctx.params["git_push"]
+        if names and network == "none":
+            raise UsageError("--network none and --git-push exclude each other")
+    rules = make_rules(
+        settings.value("git.branches"),
+        settings.value("git.paths"),
+        hold=settings.value("git.hold"),
+        secrets=settings.value("git.secrets"),
+    )
+    return GitPush(settings.project, find_remotes(settings.project, names), rules)
 
 
 def _workspace(ctx: click.Context, settings: Settings) -> Request:

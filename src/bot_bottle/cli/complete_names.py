@@ -49,7 +49,8 @@ def _folder() -> Path:
 running = _completer(names.locked_names)
 with_log = _completer(lambda: _left("log"))
 with_clone = _completer(lambda: _left("clone"))
-left = _completer(lambda: _left("log", "clone"))
+with_held = _completer(lambda: _left("held"))
+left = _completer(lambda: _left("log", "clone", "held"))
 known = _completer(records.names)
 
 

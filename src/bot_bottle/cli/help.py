@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "Check whether bottle run would work here.",
     "exec": "Run another command in a running bottle.",
     "fan": "Run a command in several bottles at once, each on a branch.",
+    "forward": "Push the branches of a bottle that are held to their remotes.",
     "init": "Write a bottle.toml to start from.",
     "logs": "Print the output of a detached bottle.",
     "ls": "List the bottles.",

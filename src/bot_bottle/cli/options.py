@@ -215,6 +215,12 @@ def network_options(command: F) -> F:
                 metavar="[HOST:]GUEST",
                 help="Publish a port of the bottle on 127.0.0.1.",
             ),
+            click.option(
+                "--git-push",
+                multiple=True,
+                metavar="REMOTE",
+                help="Let git fetch from this remote of your repository, and push bottle/* branches to it.",
+            ),
             yes_option,
         ]
     ):

@@ -61,6 +61,26 @@ class EgressTable(_Table):
     open: bool | None = Field(default=None, description="`true`: unrestricted network")
 
 
+class GitTable(_Table):
+    """`[git]`: the remotes that a bottle may fetch from and push to, through bottle's own git server."""
+
+    push: list[str] = Field(
+        default=[],
+        description="remotes of the repository that it may fetch from and push to, for example `origin`",
+    )
+    branches: list[str] = Field(
+        default=[], description="branches that it may push, `*` matches anything (default: `bottle/*`)"
+    )
+    paths: list[str] = Field(
+        default=[],
+        description="protected paths that a push may change all the same, for example `.github/workflows`",
+    )
+    hold: bool | None = Field(
+        default=None, description="`true`: nothing is pushed on before `bottle forward`"
+    )
+    secrets: bool | None = Field(default=None, description="`false`: pushes are not searched for secrets")
+
+
 class SecretTable(_Table):
     """`[secrets.NAME]`: where a secret's value is, which is one of the three, and which hosts may have it."""
 
@@ -105,6 +125,7 @@ class File(_Table):
         default=[], description="ports to publish on 127.0.0.1: `HOST:GUEST`, or `GUEST` for a free host port"
     )
     egress: EgressTable = EgressTable()
+    git: GitTable = GitTable()
     secrets: dict[str, SecretTable] = {}
 
 
@@ -134,7 +155,8 @@ def _describe(loc: list[str], kind: str, message: str) -> str:
         secret = SecretTable if place is loc else BuildSecretTable
         return f"{key}: no such key; the keys are {', '.join(secret.model_fields)}"
     known = [*File.model_fields]
-    for table, fields in (("image", ImageTable.model_fields), ("egress", EgressTable.model_fields)):
+    tables: dict[str, type[_Table]] = {"image": ImageTable, "egress": EgressTable, "git": GitTable}
+    for table, fields in ((name, model.model_fields) for name, model in tables.items()):
         known += [f"{table}.{name}" for name in fields]
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
     suggestion = f"did you mean {meant[0]}?" if meant else f"the keys are {', '.join(known)}"

@@ -40,11 +40,16 @@ DEFAULTS: dict[str, Any] = {
     "ports": (),
     "egress.allow": (),
     "egress.open": False,
+    "git.push": (),
+    "git.branches": (),
+    "git.paths": (),
+    "git.hold": False,
+    "git.secrets": True,
 }
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
 _TABLES = ("image.args", "env", *_REFERENCES)  # joined by name, not replaced as a whole
-_LISTS = ("egress.allow", "ports")  # joined
+_LISTS = ("egress.allow", "ports", "git.push", "git.branches", "git.paths")  # joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
     flat = dict(content)
-    for table in ("image", "egress"):
+    for table in ("image", "egress", "git"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None

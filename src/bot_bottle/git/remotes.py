@@ -45,6 +45,11 @@ class Remote:
         return without_credentials(self.push)
 
     @property
+    def shown_fetch(self) -> str:
+        """Where it is fetched from, without credentials."""
+        return without_credentials(self.fetch)
+
+    @property
     def inside(self) -> str:
         """The URL of the remote in the bottle."""
         return f"http://{HOST}/{self.name}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from bot_bottle.errors import SpecError, WorkspaceError
+from bot_bottle.git.held import settle, write_project
 from bot_bottle.git.http import SOCKET
-from bot_bottle.git.remotes import Remote
-from bot_bottle.git.rules import PushRules
-from bot_bottle.host import process
+from bot_bottle.git.remotes import SERVICE
+from bot_bottle.git.spec import GitPush
+from bot_bottle.host import paths, process
 from bot_bottle.host.helper_process import PARENT, helper
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
@@ -34,21 +35,41 @@ def check_backend() -> None:
         )
 
 
+def held_folder(bottle: str) -> Path:
+    """Return the folder of a bottle's quarantines where pushes are held, which outlive the bottle."""
+    return paths.bottle_dir(bottle) / "held"
+
+
 @contextmanager
-def run_git_server(
-    remotes: Sequence[Remote], rules: PushRules, project: Path, bottle: str, folder: Path, run: RunDir
-) -> Iterator[Path]:
+def services(push: GitPush, bottle: str, run: RunDir) -> Iterator[dict[str, str]]:
+    """Serve a bottle's remotes until the block ends; yield the services that its proxy needs for them.
+
+    What is held outlives the block. Raises WorkspaceError when the server does not start.
+    """
+    if not push.remotes:
+        yield {}
+        return
+    folder = held_folder(bottle) if push.rules.hold else run.folder("remotes")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_project(folder, push.project)
+    try:
+        with run_git_server(push, bottle, folder, run) as socket:
+            yield {SERVICE: str(socket)}
+    finally:
+        settle(folder)
+
+
+@contextmanager
+def run_git_server(push: GitPush, bottle: str, folder: Path, run: RunDir) -> Iterator[Path]:
     """Run the server of a bottle's remotes until the block ends; yield the path of its socket.
 
-    `project` is in the user's repository; what is held stays in `folder`. Raises WorkspaceError when the
-    server does not start.
+    The quarantines are in `folder`. Raises WorkspaceError when the server does not start.
     """
     here = run.folder("git")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = {
-        "remotes": [asdict(remote) for remote in remotes],
-        "rules": rules.described(),
-        "project": str(project.resolve()),
+        "remotes": [asdict(remote) for remote in push.remotes],
+        "rules": push.rules.described(),
+        "project": str(push.project.resolve()),
         "bottle": bottle,
         "folder": str(folder),
         "run": str(run.path),

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -100,19 +100,28 @@ class Clone:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def create(folder: Path, repository: Repository, name: str, *, include_dirty: bool = False) -> Clone:
+def create(
+    folder: Path,
+    repository: Repository,
+    name: str,
+    *,
+    include_dirty: bool = False,
+    remotes: Mapping[str, str] | None = None,
+) -> Clone:
     """Clone what is checked out in a repository into a new `folder`, onto a branch of the bottle's name.
 
     The clone has the history of that commit and the tags in it, and nothing else of the repository. With
-    `include_dirty` it starts from a commit of the uncommitted changes. On failure nothing of it remains.
-    Raises WorkspaceError.
+    `include_dirty` it starts from a commit of the uncommitted changes. `remotes` are names and URLs of its
+    remotes. On failure nothing of it remains. Raises WorkspaceError.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
     before = _check_names(repository, record)
     folder.mkdir(mode=0o700, parents=True)
     try:
         with repository.explain_missing():
-            return _create(folder, repository, record, before, include_dirty=include_dirty)
+            made = _create(folder, repository, record, before, include_dirty=include_dirty)
+        _configure(Git(made.work / ".git"), record.branch, remotes or {})
+        return made
     except BaseException:
         with suppress(WorkspaceError):
             base = repository.references(f"{record.kept}base").get(f"{record.kept}base", "")
@@ -209,6 +218,18 @@ def _filled(folder: Path, source: Git, record: Record) -> Git:
         git.run("config", key, value)
     git.run("reset", "-q", "--hard")
     return git
+
+
+def _configure(git: Git, branch: str, remotes: Mapping[str, str]) -> None:
+    """Write remotes into the settings of a clone; the branch is pushed to the first."""
+    short = branch.removeprefix("refs/heads/")
+    for name, url in remotes.items():
+        git.run("config", f"remote.{name}.url", url)
+        git.run("config", f"remote.{name}.fetch", f"+refs/heads/*:refs/remotes/{name}/*")
+        git.run("config", f"remote.{name}.tagOpt", "--no-tags")  # its tags are not work of the bottle
+    for name in list(remotes)[:1]:
+        git.run("config", f"branch.{short}.remote", name)
+        git.run("config", f"branch.{short}.merge", branch)
 
 
 def _identity(record: Record) -> dict[str, str]:

@@ -88,7 +88,8 @@ def _made(request: Request, name: str, progress: Progress) -> Clone:
     folder = _folder(name)
     _check_new(name)
     with progress.stage("clone") as stage:
-        clone = create(folder, open_repository(request.project), name, include_dirty=request.include_dirty)
+        repository = open_repository(request.project)
+        clone = create(folder, repository, name, include_dirty=request.include_dirty, remotes=request.remotes)
         stage.conclude(f"of {clone.record.repository}, on the branch bottle/{name}")
     for line in clone.missing:
         progress.note(f"{'clone':<8} {line}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -31,11 +32,15 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a bottle is to see. `project` is a folder in the repository, or any folder to mount."""
+    """What a bottle is to see. `project` is a folder in the repository, or any folder to mount.
+
+    `remotes` are names and URLs for a clone, which has none otherwise.
+    """
 
     mode: Mode = "none"
     project: Path = Path()
     include_dirty: bool = False
+    remotes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def top(self) -> Path:

@@ -35,7 +35,9 @@ def write(project: Path, text: str) -> None:
     (project / "bottle.toml").write_text(text)
 
 
-def hold(project: Path, *, answer: bool = False, yes: bool = False, without: str = "") -> list[str]:
+def hold(
+    project: Path, *, answer: bool = False, yes: bool = False, without: tuple[str, ...] = ()
+) -> list[str]:
     asked: list[str] = []
 
     def ask(question: str) -> bool:
@@ -89,7 +91,7 @@ def test_a_change_is_asked_about_again_and_another_folder_too(project: Path, tmp
 
 def test_what_an_option_overrules_needs_no_grant(project: Path) -> None:
     write(project, '[egress]\nallow = ["api.example.org"]\n')
-    assert hold(project, without="egress.") == []
+    assert hold(project, without=("egress.",)) == []
 
 
 def test_grants_are_the_users_alone(project: Path) -> None:

@@ -45,6 +45,13 @@ class MicrovmBackend:
                     f"{secret.name} is reserved by smolvm", next_step="choose another name for the secret"
                 )
 
+    def check_services(self, option: str) -> None:
+        """Refuse any: smolvm's network does not lead to the proxy. Raises SpecError."""
+        raise SpecError(
+            f"{option} does not work with smolvm's network",
+            next_step="use --accel direct, or --backend docker",
+        )
+
     def check_storage(self, mib: int) -> None:
         """Refuse what smolvm's disks cannot have. Raises SpecError."""
         if mib % 1024:

@@ -1,0 +1,34 @@
+"""What a bottle may push: the remotes of the user's repository, and the rules for pushes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.git.remotes import Remote
+from bot_bottle.git.rules import PushRules
+
+_NO_RULES = PushRules()
+
+
+@dataclass(frozen=True, slots=True)
+class GitPush:
+    """The remotes of a bottle, none by default. `project` is in the user's repository."""
+
+    project: Path = Path()
+    remotes: tuple[Remote, ...] = ()
+    rules: PushRules = _NO_RULES
+
+    def described(self) -> dict[str, Any]:
+        """Return a JSON document for the user, without credentials; {} without remotes."""
+        if not self.remotes:
+            return {}
+        rules = self.rules
+        return {
+            "push": {remote.name: remote.shown for remote in self.remotes},
+            "branches": list(rules.branches),
+            "paths": list(rules.paths),
+            "hold": rules.hold,
+            "secrets": rules.secrets,
+        }
