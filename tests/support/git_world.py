@@ -16,7 +16,10 @@ from bot_bottle.git.remotes import find_remotes, variables
 from bot_bottle.git.rules import PushRules
 from bot_bottle.git.server_process import run_git_server
 from bot_bottle.git.spec import GitPush
+from bot_bottle.host import process_tree
 from bot_bottle.host.rundir import run_dir
+from tests.support.callers import git_context
+from tests.support.images import copy_with_libraries
 from tests.support.repos import WHO, Repo, make_repo
 
 
@@ -104,6 +107,8 @@ class GitWorld:
     inside: Inside
     run: Path
     quarantine: Path
+    socket: Path
+    server: int
 
 
 def make_remote(folder: Path, *options: str) -> tuple[Repo, Repo]:
@@ -138,7 +143,9 @@ def git_world(
         held.mkdir(exist_ok=True)
         write_project(held, user.top)
         push = GitPush(user.top, remotes, rules)
-        socket_path = stack.enter_context(run_git_server(push, "blue", held, run))
+        started: list[int] = []
+        with process_tree.observe_starts(started.append):
+            socket_path = stack.enter_context(run_git_server(push, "blue", held, run))
         port = stack.enter_context(relayed(socket_path))
         env = {
             **{name: os.environ[name] for name in ("PATH",)},
@@ -152,7 +159,9 @@ def git_world(
         }
         top = folder / "inside"
         top.mkdir(exist_ok=True)
-        yield GitWorld(remote, user, Inside(top, env=env), run.path, held / "origin.git")
+        yield GitWorld(
+            remote, user, Inside(top, env=env), run.path, held / "origin.git", socket_path, started[0]
+        )
 
 
 def cloned(world: GitWorld) -> Inside:
@@ -163,3 +172,11 @@ def cloned(world: GitWorld) -> Inside:
     clone = Inside(world.inside.top / "clone", env=world.inside.env)
     assert clone.run("switch", "-q", "-c", "bottle/blue").code == 0
     return clone
+
+
+def git_client_context(folder: Path) -> Path:
+    """Make a folder into a build context with a shell and a git that can use HTTP."""
+    context = git_context(folder)
+    where = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
+    copy_with_libraries(f"{where}/git-remote-http", context / "rootfs")
+    return context

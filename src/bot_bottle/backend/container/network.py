@@ -80,7 +80,7 @@ def network(
         made = None
         if not egress.closed:
             check_proxy("--allow with --backend docker", "or use --backend smolmachines")
-            made = stack.enter_context(run_proxy(egress, record, folder, run, store))
+            made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
             asked.append(f"listen={_PLACE / made.socket.name}")
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))

@@ -117,7 +117,7 @@ def network(
         user = [f"ipv6=off,restrict=on,host={GATEWAY},dns={RESOLVER}"]
         tools: tuple[Path, ...] = ()
         if not egress.closed:
-            made = stack.enter_context(run_proxy(egress, record, folder, run, store))
+            made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
             tools = (prepare_toolkit(progress),)
             user.append(f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools[0])}")
         inner = {port.guest: number for number, port in enumerate(ports, _FIRST_PORT)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from pathlib import Path
 
+from bot_bottle.host.files import open_folder
 from bot_bottle.network.dialing import Streams, connect, resolve
 
 _TIMEOUT = 10.0  # seconds, for a service
@@ -28,7 +30,8 @@ class Outside:
         """Connect to a socket of this machine: a path, or an address with a port. Raises OSError."""
         async with asyncio.timeout(_TIMEOUT):
             if place.startswith("/"):
-                return await asyncio.open_unix_connection(place)
+                with open_folder(str(Path(place).parent)) as folder:  # a socket's path has 107 bytes at most
+                    return await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{Path(place).name}")
             address, _, port = place.rpartition(":")
             if not ipaddress.ip_address(address).is_loopback:
                 raise OSError(f"{address} is not this machine's loopback")
