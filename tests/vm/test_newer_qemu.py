@@ -20,6 +20,7 @@ DATA = bytes(range(256)) * 8192  # 2 MB
 COMMANDS = f"""
 sha256sum
 cat README; echo inside >> README
+grep -o rtc0 /proc/interrupts
 echo listening; {BB} nc -l -p 3000
 echo of-error >&2
 exit 7
@@ -70,16 +71,17 @@ def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_a_port(
             "run", "-q", *options, "--", "sh", "-c", COMMANDS, cwd=repo.top, stdin=data.fileno()
         )
     assert child.stdout
-    said = [child.stdout.readline() for _ in range(3)]
-    if said[2] == "listening\n":
+    said = [child.stdout.readline() for _ in range(4)]
+    if said[3] == "listening\n":
         assert running_in(CHECKOUT / ".cache" / "suites" / suite) == ["qemu-system-x86_64"]
+        [console] = (shared_cache / "runs").glob("run-*/machine-newer/console.log")
+        assert console.stat().st_size
         with socket.create_connection(("127.0.0.1", port), 60) as client:
             client.sendall(b"by the port\n")
     ended = end(child, 120)
-    assert (said, ended.code) == (
-        [f"{hashlib.sha256(DATA).hexdigest()}  -\n", "readme\n", "listening\n"],
-        7,
-    ), ended
+    digest = hashlib.sha256(DATA).hexdigest()
+    assert said == [f"{digest}  -\n", "readme\n", "rtc0\n", "listening\n"], (said, ended)
+    assert ended.code == 7, ended
     assert (ended.out, ended.err) == ("by the port\n", "of-error\n")
     assert (repo.top / "README").read_text() == "readme\ninside\n"
     proof = json.loads(bottle("show", "--json", "newer").out)["proof"]

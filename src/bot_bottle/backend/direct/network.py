@@ -38,6 +38,7 @@ from bot_bottle.network.proxy_process import (
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.network.toolkit import prepare_toolkit
 from bot_bottle.vm.direct.confine import Relay
+from bot_bottle.vm.direct.qemu import BUSES
 
 # of QEMU's user network, by default
 GATEWAY, RESOLVER, PROXY = "10.0.2.2", "10.0.2.3", "10.0.2.100"
@@ -133,7 +134,12 @@ def network(
         yield Network(
             "relayed",
             relay,
-            ("-netdev", ",".join(("user,id=network", *user)), "-device", "virtio-net-device,netdev=network"),
+            (
+                "-netdev",
+                ",".join(("user,id=network", *user)),
+                "-device",
+                f"virtio-net-device,{BUSES['network']},netdev=network",
+            ),
             _SANDBOX if egress.closed else _SPAWNING,
             tools,
             tuple(folder / "ld.so" for folder in tools),

@@ -22,6 +22,7 @@ from bot_bottle.host import process
 from bot_bottle.host.process import Child
 from bot_bottle.host.system_errors import ALLOW_NAMESPACES
 from bot_bottle.host.wait import wait_until
+from bot_bottle.vm.direct.qemu import BUSES
 from bot_bottle.vm.direct.virtiofs import SOCKET
 
 PLACE = "/run/share"  # in the guest
@@ -58,7 +59,10 @@ class Share:
         return [
             *("-object", f"memory-backend-memfd,id=memory,size={memory_mib}M,share=on"),
             *("-chardev", f"socket,id={_TAG},path={SOCKET}"),
-            *("-device", f"vhost-user-fs-device,chardev={_TAG},tag={_TAG},queue-size={_QUEUE}"),
+            *(
+                "-device",
+                f"vhost-user-fs-device,{BUSES['share']},chardev={_TAG},tag={_TAG},queue-size={_QUEUE}",
+            ),
         ]
 
     def end_with(self, qemu: Child) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bot_bottle.vm.direct.container import User, container_document, encoded, process_document
-from bot_bottle.vm.direct.qemu import SESSIONS, Files, Guest, port_names, qemu_argv
+from bot_bottle.vm.direct.qemu import BUSES, SESSIONS, Files, Guest, port_names, qemu_argv
 
 GUEST = Guest(Files("/kernel", "/system", "/a,root", "storage"), 512, 2)
 
@@ -31,21 +31,42 @@ def test_what_a_guest_shares_with_others_is_read_only() -> None:
     assert "readonly" not in drives["id=storage"]
 
 
+def ports() -> dict[str, tuple[str, int]]:
+    """Return the bus and the number of each port, by the name of what it is connected to."""
+    found = {}
+    for word in argv():
+        if word.startswith(("virtserialport,", "virtconsole,")):
+            options = dict(part.split("=") for part in word.split(",")[1:])
+            found[options["chardev"]] = (options["bus"], int(options.get("nr", 0)))
+    return found
+
+
 def test_each_session_has_three_ports_of_fixed_numbers() -> None:
-    ports = {
-        name: int(number)
-        for word in argv()
-        if word.startswith("virtserialport,")
-        for number, name in [[part.split("=")[1] for part in word.split(",")[1:]]]
-    }
-    assert ports["control"] == 1
-    assert ports["data"] == 2
+    found = ports()
+    assert (found["console"], found["control"], found["data"]) == (
+        ("first.0", 0),
+        ("first.0", 1),
+        ("first.0", 2),
+    )
     for session in range(1, SESSIONS + 1):
-        assert [ports[name] for name in port_names(session)] == [
-            3 * session,
-            3 * session + 1,
-            3 * session + 2,
-        ]
+        numbers = [3 * session, 3 * session + 1, 3 * session + 2]
+        assert [found[name] for name in port_names(session)] == [("second.0", number) for number in numbers]
+    assert found["tty1"] == ("second.0", 3 * SESSIONS + 3)
+
+
+def test_messages_about_all_ports_of_a_device_find_a_buffer() -> None:
+    """QEMU drops those for which none of 32 is free (hw/char/virtio-serial-bus.c)."""
+    buses = [bus for bus, _ in ports().values()]
+    assert {bus: buses.count(bus) for bus in buses} == {"first.0": 3, "second.0": 28}
+    assert all("name=" not in word for word in argv() if word.startswith("virtserialport,"))
+
+
+def test_no_device_has_the_interrupt_of_the_clock() -> None:
+    named = [word.partition("virtio-mmio-bus.")[2][:1] for word in argv() if "virtio-mmio-bus." in word]
+    unnamed = [word for word in argv() if word.startswith("virtio-") and "virtio-mmio-bus." not in word]
+    assert named == ["2"]
+    assert len([word for word in unnamed if "-device" in word]) == 4  # numbers 7 to 4, interrupts 12 to 9
+    assert sorted(BUSES.values()) == [f"bus=virtio-mmio-bus.{number}" for number in range(3)]
 
 
 def test_the_clocks_rate_is_only_stated_where_it_is_measured() -> None:

@@ -14,8 +14,12 @@ sessions=8
 crun='crun --root /run/crun --cgroup-manager=disabled'
 
 last=$((3 * sessions + 2))
-until set -- /dev/vport*p$last && [ -c "$1" ]; do usleep 1000; done
-port=${1%"$last"}
+until set -- /dev/vport*p1 /dev/vport*p2 /dev/vport*p$last && [ -c "$1" ] && [ -c "$2" ] && [ -c "$3" ]; do
+  usleep 1000
+done
+control=$1
+commands=$2
+port=${3%"$last"}
 fifos=
 n=1
 while [ "$n" -le "$sessions" ]; do
@@ -129,7 +133,7 @@ descend() { # PID
   done
 }
 
-exec 3<>"${port}1" 4<"${port}2"
+exec 3<>"$control" 4<"$commands"
 echo ready >&3
 while read -r kind id session word more <&3; do
   case $kind in
