@@ -6,15 +6,22 @@ belong to root, times are whole seconds.
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from bot_bottle.erofs.writer import ImageWriter
 from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.host.files import start_writeback
 from bot_bottle.host.progress import Progress, human_count
+from bot_bottle.image.layers import Blob, Layer, Layers
+from bot_bottle.image.spec import Digest
+from bot_bottle.rootfs.flatten import flatten
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.smolmachine.manifest import LayerAsset
 from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import Headers
 
@@ -26,26 +33,55 @@ _AGAIN = "make the artifact again"
 def write_root_image(artifact: Path, target: Path, progress: Progress) -> None:
     """Write the image to a new file, or over one, and check the whole artifact meanwhile.
 
-    The file is not synced. What there is of it after an error is for the caller to remove. Raises
-    ArtifactError, OSError.
+    Several layers are merged as smolvm's overlay shows them; they are copied for that into the folder of
+    `target`, without a name. The file is not synced. What there is of it after an error is for the caller to
+    remove. Raises ArtifactError, OSError.
     """
     read = artifact_format.read(artifact)
-    count = len(read.manifest.assets.layers)
-    if count != 1:
-        raise ArtifactError(
-            f"the artifact has {count} layers: {artifact}",
-            why="without KVM, only an artifact with a single layer can be booted directly",
-            next_step="make it again with `bottle pack`, or use --accel nested",
-        )
+    layers = read.manifest.assets.layers
+    if not layers:
+        raise ArtifactError(f"the artifact has no layers: {artifact}", next_step=_AGAIN)
     with progress.stage("root", read.size) as stage, target.open("wb") as file:
         writer = ImageWriter(file)
+        if len(layers) == 1:
 
-        def write_layer(name: str, pieces: Iterator[bytes]) -> None:
-            headers = Headers(PieceStream(pieces), f"{name} in {artifact}", strict_end=True)
-            _write_members(writer, headers, file.fileno())
+            def write_layer(name: str, pieces: Iterator[bytes]) -> None:
+                _write_tar(writer, pieces, f"{name} in {artifact}", file.fileno())
 
-        artifact_format.verify(artifact, stage.advance, write_layer)
+            artifact_format.verify(artifact, stage.advance, write_layer)
+        else:
+            with tempfile.TemporaryFile(dir=target.parent) as spool:
+                merged = _merged(artifact, layers, spool, stage.advance)
+                _write_tar(writer, merged, str(artifact), file.fileno())
         stage.conclude(human_count(writer.finish(), "file"))
+
+
+def _merged(
+    artifact: Path, assets: Sequence[LayerAsset], spool: BinaryIO, on_bytes: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Check the artifact, copy its layers to a file, and yield the tar of what is in all of them."""
+    copied: dict[str, Layer] = {}
+
+    def copy_layer(name: str, pieces: Iterator[bytes]) -> None:
+        start, digest = spool.tell(), hashlib.sha256()
+        for piece in pieces:
+            spool.write(piece)
+            digest.update(piece)
+        size = spool.tell() - start
+        copied[name] = Layer(
+            Digest(f"sha256:{digest.hexdigest()}"), None, Blob(spool.fileno(), start, size), sound=True
+        )
+
+    artifact_format.verify(artifact, on_bytes, copy_layer)
+    spool.flush()
+    try:
+        yield from flatten(Layers(tuple(copied[asset.path] for asset in assets)), verify=False).chunks()
+    except ImageError as error:
+        raise ArtifactError(f"{artifact}: {error.message}", why=error.why, next_step=_AGAIN) from error
+
+
+def _write_tar(writer: ImageWriter, pieces: Iterator[bytes], what: str, fd: int) -> None:
+    _write_members(writer, Headers(PieceStream(pieces), what, strict_end=True), fd)
 
 
 def _write_members(writer: ImageWriter, headers: Headers, fd: int) -> None:

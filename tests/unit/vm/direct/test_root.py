@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.crafted import Member, device, fifo, file, folder, hardlink, layer, symlink, xattrs
 from tests.support.erofs import check, listed, mounted
+from tests.support.layer_cases import CASES, Brief, together
 
 from bot_bottle.erofs.reader import read_file
 from bot_bottle.errors import ArtifactError
@@ -80,11 +81,79 @@ def test_hostile_layers_are_refused(tmp_path: Path, data: bytes, why: str) -> No
         write_root_image(artifact_of(tmp_path / "a.smolmachine", data), tmp_path / "i", Progress())
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_only_one_layer_can_be_booted(tmp_path: Path, count: int) -> None:
-    made = artifact_of(tmp_path / "a.smolmachine", *[layer([file("f")])] * count)
-    with pytest.raises(ArtifactError, match=f"{count} layers"):
+def test_an_artifact_without_a_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="has no layers"):
+        write_root_image(artifact_of(tmp_path / "a.smolmachine"), tmp_path / "i", Progress())
+
+
+def kept(shows: Brief) -> Brief:
+    """What a root image has of a tree: no devices, no FIFOs, and no other names of theirs."""
+    special = ("char", "block", "fifo")
+    gone = {name for name, value in shows.items() if isinstance(value, str) and value.startswith(special)}
+    gone |= {name for name, value in shows.items() if value in {f"= {each}" for each in gone}}
+    return {name: value for name, value in shows.items() if name not in gone}
+
+
+def seen_in(root: Path) -> Brief:
+    """A mounted image in the words of `layer_cases`."""
+    found: Brief = {}
+    for name, facts in listed(root).items():
+        if name == ".":
+            continue
+        if facts["first"] != name:
+            found[name] = f"= {facts['first']}"
+        else:
+            content = facts["content"]
+            found[name] = "/" if content is None else f"-> {content}" if isinstance(content, str) else content
+    return found
+
+
+@pytest.mark.root
+def test_several_layers_are_merged_as_engines_show_them(tmp_path: Path) -> None:
+    """Whiteouts, opaque folders, links to lower layers, and all else that layers do to each other."""
+    layers, shows = together({name: case for name, case in CASES.items() if not case.alone})
+    image = tmp_path / "root.erofs"
+    write_root_image(artifact_of(tmp_path / "a.smolmachine", *map(layer, layers)), image, Progress())
+    check(image)
+    with mounted(image, tmp_path / "mounted") as root:
+        assert seen_in(root) == kept(shows)
+    assert not [
+        path for path in tmp_path.iterdir() if path.name not in ("a.smolmachine", image.name, "mounted")
+    ]
+
+
+def test_layers_are_in_the_order_of_the_manifest(tmp_path: Path) -> None:
+    """In the file they may have another, and one that the manifest does not name is none."""
+    stored = {"one": layer([file("f", b"1"), file("g", b"1")]), "two": layer([file("f", b"2")]), "x": b"none"}
+    made = tmp_path / "a.smolmachine"
+    named = tuple(LayerAsset("sha256:1", name, len(stored[name])) for name in ("two", "one"))
+    with made.open("wb") as target, Writer(target) as writer:
+        for name, data in [("agent-rootfs.tar", b"none"), *stored.items()]:
+            writer.begin(name, len(data))
+            writer.add(data)
+        assets = Assets(Asset("agent-rootfs.tar", 4), named)
+        writer.finish(Manifest("i", "sha256:1", "linux/amd64", 1, 256, assets))
+    write_root_image(made, tmp_path / "i", Progress())
+    assert [read_file(tmp_path / "i", name, 9) for name in (b"f", b"g")] == [b"1", b"1"]
+
+
+@pytest.mark.root
+def test_a_full_disk_while_layers_are_merged_is_the_systems_own_error(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    parts = [layer([file(name, name.encode() * (1 << 20))]) for name in "abc"]
+    with pytest.raises(OSError, match="No space left"):
+        write_root_image(artifact_of(tmp_path / "a.smolmachine", *parts), small_disk / "i", Progress())
+
+
+@pytest.mark.parametrize(
+    "data", [layer([file("f", b"x" * 5000)])[:3000], b"not a tar" * 100, layer([file("n" * 256)])]
+)
+def test_hostile_layers_among_several_are_refused(tmp_path: Path, data: bytes) -> None:
+    made = artifact_of(tmp_path / "a.smolmachine", layer([file("f")]), data)
+    with pytest.raises(ArtifactError) as caught:
         write_root_image(made, tmp_path / "i", Progress())
+    assert caught.value.next_step == "make the artifact again"
 
 
 def test_a_damaged_artifact_is_found(tmp_path: Path) -> None:
