@@ -87,7 +87,8 @@ def check_network(egress: Policy) -> None:
     if egress.open:
         raise SpecError(
             "--network open does not work in a microVM that QEMU emulates",
-            why="QEMU would lead root in it to the loopback of this machine",
+            why="QEMU's own network leads root in it to the loopback of this machine, and through a proxy"
+            " only programs that use one would have a network",
             next_step="allow hosts instead (--allow); or use --accel nested, which is slower",
         )
     if not egress.closed:
