@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -42,10 +43,51 @@ def image_of(folder: Path, members: Iterable[Member]) -> Path:
 
 
 def check(image: Path) -> None:
-    """Raise where fsck.erofs (erofs-utils) finds a fault or gives a warning."""
+    """Raise where fsck.erofs (erofs-utils) finds a fault or gives a warning, or dump.erofs another size."""
     done = subprocess.run(["fsck.erofs", image], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout in ("", "No errors found\n"), done
+    found = superblock(image)
+    assert int(found["magic number"], 16) == 0xE0F5E1E2
+    assert int(found["blocks"]) * 4096 == image.stat().st_size
+    assert {*found["features"].split()} == {"sb_csum", "mtime"}
+
+
+def superblock(image: Path) -> dict[str, str]:
+    """What dump.erofs says of the file system."""
+    lines = _dump(image, "-s").splitlines()
+    return dict(re.findall(r"Filesystem ([^:]+): +(.*?) *$", line)[0] for line in lines if ":" in line)
+
+
+def dumped(image: Path, path: str) -> dict[str, Any]:
+    """What dump.erofs says of one file."""
+    text = _dump(image, f"--path=/{path}")
+    found = re.search(
+        r"Size: (\d+) .*?(regular file|directory|symlink|char dev|block dev|FIFO)"
+        r".*?Links: (\d+).*?Xattr size: (\d+).*?Uid: (\d+) +Gid: (\d+) +Access: (\d+)/"
+        r".*?Timestamp: (\S+ \S+)",
+        text,
+        re.DOTALL,
+    )
+    assert found, text
+    size, kind, links, xattrs, uid, gid, mode, time = found.groups()
+    return {
+        "kind": kind,
+        "size": int(size),
+        "links": int(links),
+        "xattrs": int(xattrs) > 0,
+        "owner": (int(uid), int(gid)),
+        "mode": int(mode, 8) & 0o777,  # some versions show no more
+        "time": time,
+    }
+
+
+def _dump(image: Path, *options: str) -> str:
+    done = subprocess.run(
+        ["dump.erofs", *options, image], capture_output=True, text=True, env={**os.environ, "TZ": "UTC"}
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
 
 
 @contextmanager
@@ -67,18 +109,18 @@ def listed(root: Path) -> dict[str, dict[str, Any]]:
         facts = path.lstat()
         name = str(path.relative_to(root))
         content: Any = None
-        if path.is_symlink():
+        if stat.S_ISLNK(facts.st_mode):
             content = str(path.readlink())
-        elif path.is_file():
+        elif stat.S_ISREG(facts.st_mode):
             content = path.read_bytes()
-        elif not path.is_dir():
+        elif not stat.S_ISDIR(facts.st_mode):
             content = (os.major(facts.st_rdev), os.minor(facts.st_rdev))
         found[name] = {
             "mode": stat.filemode(facts.st_mode),
             "owner": (facts.st_uid, facts.st_gid),
             "mtime": facts.st_mtime_ns,
             "names": facts.st_nlink,
-            "first": name if path.is_dir() else first.setdefault(facts.st_ino, name),
+            "first": name if stat.S_ISDIR(facts.st_mode) else first.setdefault(facts.st_ino, name),
             "xattrs": {
                 key: os.getxattr(path, key, follow_symlinks=False)
                 for key in os.listxattr(path, follow_symlinks=False)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.crafted import Member, device, fifo, file, folder, hardlink, layer, symlink, xattrs
-from tests.support.erofs import check, image_of, write_image
+from tests.support.erofs import check, dumped, image_of, superblock, write_image
 
 from bot_bottle.erofs.reader import read_file
 from bot_bottle.erofs.writer import ImageWriter
@@ -85,6 +85,40 @@ def test_zeros_become_holes(tmp_path: Path) -> None:
     assert image.stat().st_blocks * 512 < 1 << 20
     assert read_file(image, b"after", LARGE) == b"x" * 5000
     assert read_file(image, b"zeros", LARGE) == bytes(50 << 20)
+
+
+def test_dump_erofs_sees_what_was_written(tmp_path: Path) -> None:
+    """A third reader, of attributes: of the superblock's, and of every file's."""
+    image = image_of(
+        tmp_path,
+        [
+            folder("d", 0o1777, uid=70_000, gid=5, mtime=1_000_000_000),
+            *(file(f"d/{size}", b"x" * size, mtime=size) for size in (0, 1, 4031, 4096, 4097, 3_000_001)),
+            file("f", b"data", 0o4755, uid=1000, gid=4_000_000_000, pax_headers={"mtime": "1700000000.25"}),
+            hardlink("d/again", "f"),
+            symlink("s", "d/0", uid=3),
+            file("x", b"", pax_headers=xattrs(user__name="value")),
+            fifo("p"),
+            device("n", 1, 3),
+        ],
+    )
+    assert int(superblock(image)["inode count"]) == 13
+    assert dumped(image, "d") == {
+        "kind": "directory", "size": dumped(image, "d")["size"], "links": 2, "xattrs": False,
+        "owner": (70_000, 5), "mode": 0o777, "time": "2001-09-09 01:46:40.000000000",
+    }  # fmt: skip
+    for size in (0, 1, 4031, 4096, 4097, 3_000_001):
+        found = dumped(image, f"d/{size}")
+        assert (found["kind"], found["size"], found["links"]) == ("regular file", size, 1)
+    for name in ("f", "d/again"):
+        assert dumped(image, name) == {
+            "kind": "regular file", "size": 4, "links": 2, "xattrs": False,
+            "owner": (1000, 4_000_000_000), "mode": 0o755, "time": "2023-11-14 22:13:20.250000000",
+        }  # fmt: skip
+    assert dumped(image, "x")["xattrs"]
+    kinds = {name: dumped(image, name)["kind"] for name in "spn"}
+    assert kinds == {"s": "symlink", "p": "FIFO", "n": "char dev"}
+    assert (dumped(image, "s")["size"], dumped(image, "s")["owner"]) == (3, (3, 0))
 
 
 def test_the_same_members_make_the_same_bytes(tmp_path: Path) -> None:
