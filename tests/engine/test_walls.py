@@ -200,6 +200,39 @@ def test_a_running_bottle_is_proved_and_allowed_another_host(
     there("rm", "walls")
 
 
+REMOVED = """
+until curl -sSf http://other.example.org/; do sleep 0.2; done; echo could
+while curl -sSf http://other.example.org/ >/dev/null; do sleep 0.2; done
+curl -sS http://api.example.org/plain; curl -sS -p http://other.example.org/
+"""
+
+
+def test_a_rule_is_removed_from_a_running_bottle(there: Bottle, client: str) -> None:
+    options = ("--allow=api.example.org", "--allow=other.example.org")
+    argv = ("run", "-q", "-d", "--backend=docker", "--name=walls", "-w/tmp", *options, "--image", client)
+    assert there(*argv, "--", "sh", "-c", REMOVED).code == 0
+    wait_until(lambda: "could" in there("logs", "walls").out)
+    there("allow", "--remove", "walls", "*.example.org").failed(101, "has no rule *.example.org")
+    there("allow", "--remove", "walls").failed(2, "needs a HOST")
+    assert there("allow", "walls").out.split() == ["api.example.org", "other.example.org"]
+    assert there("allow", "--remove", "walls", "Other.example.org.").out.split() == ["api.example.org"]
+    said = there("logs", "-f", "walls")
+    assert said.out.endswith(f"reached {API}:80\ncurl: (56) CONNECT tunnel failed, response 403\n"), said
+    assert "no longer allowed" in there("logs", "--egress", "walls").out
+    there("rm", "walls")
+
+
+def test_the_last_rule_is_removed_and_the_bottle_is_still_isolated(there: Bottle, client: str) -> None:
+    argv = ("run", "-q", "-d", "--backend=docker", "--name=walls", "--allow=api.example.org:80")
+    assert there(*argv, "--image", client, "--", "sleep", "60").code == 0
+    assert not there("allow", "--remove", "walls", "api.example.org:80").out
+    proved = json.loads(there("check", "--json", "walls").out)
+    assert all(each["ok"] for each in proved.values())
+    assert there("allow", "walls", "api.example.org GET /x").out == "api.example.org GET /x\n"
+    there("stop", "walls")
+    there("rm", "walls")
+
+
 @pytest.mark.parametrize("lies", [False, True], ids=["inspect tells", "inspect lies"])
 def test_an_engine_that_drops_the_isolation_is_refused(
     there: Bottle, client: str, tmp_path: Path, lies: bool

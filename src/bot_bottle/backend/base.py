@@ -203,6 +203,9 @@ class Backend(Protocol):
     def check_can_allow(self, machine: Machine) -> None:
         """Raise SpecError where nothing more can be allowed to a running bottle."""
 
+    def check_can_disallow(self, machine: Machine) -> None:
+        """Raise SpecError where rules cannot be removed from a running bottle."""
+
     def allow(self, machine: Machine, added: Policy) -> None:
         """Apply added rules to a running bottle, where its policy file is not enough. Raises SpecError."""
 

@@ -1,16 +1,20 @@
-"""The network of a running bottle: probed again, refused connections, added rules."""
+"""The network of a running bottle: probed again, refused connections, rules added and removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from bot_bottle.backend.base import Backend
 from bot_bottle.backend.choice import backend_at
 from bot_bottle.bottle import names, records
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
 from bot_bottle.errors import SpecError
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.network import audit_log
 from bot_bottle.network.policy import Policy, load_policy, parse_policy, save_policy
@@ -28,13 +32,54 @@ def requests(name: str, *, everything: bool = False, follow: bool = False) -> It
             yield entry
 
 
+def policy_of(name: str) -> Policy:
+    """Return what a running bottle may reach now. Raises SpecError for one that does not run."""
+    record = _running(name)
+    return load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
+
+
 def allow(name: str, entries: list[str]) -> Policy:
     """Add rules to a running bottle and return all of its policy. Raises SpecError where that fails."""
-    record = _running(name)
     added = parse_policy(entries)
+    options = (f"--allow {shlex.quote(str(rule))}" for rule in added.rules)
+    again = f"stop it, and run it again with {' '.join(options)}"
+    with _changed(name, "there is nothing to allow", again) as (record, backend, before):
+        policy = replace(before, rules=tuple(dict.fromkeys((*before.rules, *added.rules))))
+        backend.allow(record.machine(), added)
+        _save(record, policy, (f"{rule}" for rule in added.rules), "allowed from now on")
+    return policy
+
+
+def disallow(name: str, entries: list[str]) -> Policy:
+    """Remove rules from a running bottle and return the rest of its policy.
+
+    Connections that are open go on. Raises SpecError where that fails.
+    """
+    removed = parse_policy(entries)
+    again = "stop it, and run it again without them"
+    with _changed(name, "it has no rules", again) as (record, backend, before):
+        backend.check_can_disallow(record.machine())
+        if missing := [str(rule) for rule in removed.rules if rule not in before.rules]:
+            raise SpecError(
+                f"the bottle {name} has no rule {missing[0]}",
+                why="a rule is removed as a whole, by the entry that made it",
+                next_step=f"see bottle allow {name}",
+            )
+        rest = tuple(rule for rule in before.rules if rule not in removed.rules)
+        policy = replace(before, rules=rest, proxied=True)  # the proxy stays, also without rules
+        _save(record, policy, map(str, removed.rules), "no longer allowed")
+    return policy
+
+
+@contextmanager
+def _changed(name: str, why: str, again: str) -> Iterator[tuple[RunRecord, Backend, Policy]]:
+    """Yield a running bottle, its backend and its policy, which nobody else changes during the block.
+
+    Raises SpecError, with `why` for an open network, and `again` as the next step where it cannot be changed.
+    """
+    record = _running(name)
     if _is_open(record):
-        raise SpecError(f"the bottle {name} has an unrestricted network", why="there is nothing to allow")
-    again = f"stop it, and run it again with {' '.join(f'--allow {rule}' for rule in added.rules)}"
+        raise SpecError(f"the bottle {name} has an unrestricted network", why=why)
     machine = record.machine()
     backend = backend_at(machine.place)
     try:
@@ -44,21 +89,21 @@ def allow(name: str, entries: list[str]) -> Policy:
         raise
     if not record.policy.exists():
         raise SpecError(f"the bottle {name} was started without a network", next_step=again)
-    with audit_log.Log(record.log) as journal:
-        before = load_policy(record.policy)
-        policy = replace(before, rules=tuple(dict.fromkeys((*before.rules, *added.rules))))
-        backend.allow(machine, added)
+    with exclusive_lock(record.log, lambda: None):
+        yield record, backend, load_policy(record.policy)
+
+
+def _save(record: RunRecord, policy: Policy, rules: Iterable[str], what: str) -> None:
+    with audit_log.Log(record.log) as log:
         save_policy(policy, record.policy)
-        for rule in added.rules:
-            journal.changed(str(rule))
-    return policy
+        for rule in rules:
+            log.changed(rule, what)
 
 
 def check(name: str, progress: Progress) -> Proof:
     """Probe again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
-    record = _running(name)
-    policy = load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
-    machine = record.machine()
+    policy = policy_of(name)
+    machine = _running(name).machine()
     return backend_at(machine.place).probe(machine, policy, progress)
 
 

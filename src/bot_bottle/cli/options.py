@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bot_bottle.backend import BACKENDS
+from bot_bottle.cli.complete_entries import complete_presets
 from bot_bottle.config.settings import DEFAULT_MEMORY
 from bot_bottle.host.progress import Mode, Progress
 from bot_bottle.host.terminal import is_dumb
@@ -200,7 +201,8 @@ def network_options(command: F) -> F:
                 "--allow",
                 multiple=True,
                 metavar="HOST[:PORT]",
-                help="Allow access to this host, *.domain, address or range (default: nothing).",
+                shell_complete=complete_presets,
+                help="Allow access to this host, *.domain, address, range or preset (default: nothing).",
             ),
             click.option(
                 "--network",

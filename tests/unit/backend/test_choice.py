@@ -73,6 +73,13 @@ def test_an_emulated_host_takes_no_other_command() -> None:
     backend.check_can_allow(machine("kvm"))
 
 
+def test_a_rule_is_removed_where_the_policy_is_read_again() -> None:
+    ContainerBackend().check_can_disallow(machine("container"))
+    DirectBackend().check_can_disallow(machine("direct"))
+    with pytest.raises(SpecError, match="no rule can be removed"):
+        MicrovmBackend().check_can_disallow(machine("kvm"))
+
+
 def test_a_container_takes_no_memory_besides_its_own() -> None:
     assert ContainerBackend().host_overhead_mib("auto") == 0
     assert MicrovmBackend().host_overhead_mib("nested") > 0

@@ -93,6 +93,9 @@ class ContainerBackend:
     def check_can_allow(self, machine: Machine) -> None:
         """Do nothing: the proxy reads its policy file again."""
 
+    def check_can_disallow(self, machine: Machine) -> None:
+        """Do nothing: the proxy reads its policy file again."""
+
     def allow(self, machine: Machine, added: Policy) -> None:
         """Do nothing: the proxy reads its policy file again."""
 

@@ -84,5 +84,8 @@ class DirectBackend:
     def check_can_allow(self, machine: Machine) -> None:
         """Do nothing: the proxy reads its policy file again."""
 
+    def check_can_disallow(self, machine: Machine) -> None:
+        """Do nothing: the proxy reads its policy file again."""
+
     def allow(self, machine: Machine, added: Policy) -> None:
         """Do nothing: the proxy reads its policy file again."""

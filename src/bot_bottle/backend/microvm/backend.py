@@ -110,6 +110,14 @@ class MicrovmBackend:
         if machine.place == "nested":
             raise SpecError(f"the bottle {machine.slug} cannot be changed: it is on an emulated host")
 
+    def check_can_disallow(self, machine: Machine) -> None:
+        """Refuse any: smolvm's own rules can only be added to."""
+        raise SpecError(
+            f"no rule can be removed from the bottle {machine.slug}",
+            why="smolvm can only add rules to a running machine",
+            next_step="stop it, and run it again without them",
+        )
+
     def allow(self, machine: Machine, added: Policy) -> None:
         """Add rules in smolvm."""
         probes.add_rules(machine.name, added, NativeHost(find_smolvm(Progress())))
