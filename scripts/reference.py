@@ -130,7 +130,7 @@ def _kind(annotation: Any) -> str:
     if isinstance(annotation, types.UnionType):
         [annotation] = [each for each in typing.get_args(annotation) if each is not type(None)]
     if typing.get_origin(annotation) is list:
-        return "list of strings"
+        return f"list of {names[typing.get_args(annotation)[0]]}s"
     return "table of strings" if typing.get_origin(annotation) is dict else names[annotation]
 
 

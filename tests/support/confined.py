@@ -105,7 +105,7 @@ def _main(asked: Mapping[str, Any]) -> None:
     folder = Path(asked["folder"])
     paths = {name: Path(path) for name, path in asked.get("relay", {}).items()}
     ports = {int(guest): inner for guest, inner in asked.get("ports", {}).items()}
-    relay = Relay(**paths, port=3128, ports=ports)
+    relay = Relay(paths.get("listen"), 3128, connect=paths.get("connect"), ports=ports)
     readable = [*map(Path, asked.get("readable", ()))]
     disks = {Path(path): writable for path, writable in asked.get("disks", {}).items()}
     words = folder.with_name(f"{folder.name}.words")

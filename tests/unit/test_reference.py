@@ -279,6 +279,7 @@ def test_settings_have_defaults_options_and_variables() -> None:
     keys = {key.name: key for key in reference.setting_keys()}
     assert keys["memory"][1:5] == ("string", f'`"{DEFAULTS["memory"]}"`', "--memory", "BOT_BOTTLE_MEMORY")
     assert keys["egress.allow"][1:5] == ("list of strings", "", "--allow", "")
+    assert keys["egress.host_ports"][1:5] == ("list of integers", "", "--allow-host-port", "")
     assert keys["env"][1:4] == ("table of strings", "", "--env")
     assert keys["secrets.NAME.keychain"].kind == "string"
 

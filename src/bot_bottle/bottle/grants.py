@@ -35,6 +35,7 @@ _EACH = {
     "ports": "be reached on 127.0.0.1, {}",
     "variables": "read the variable {} of your environment",
     "egress.allow": "reach {}",
+    "egress.host_ports": "reach port {} of this machine",
     "git.push": "fetch from and push to the remote {}",
     "git.branches": "push the branches {}",
     "git.paths": "change {} in what it pushes",

@@ -62,15 +62,18 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
 
 def _egress(ctx: click.Context, settings: Settings) -> Policy:
     """Return the network policy. `--network` overrides all of bottle.toml."""
-    allow: tuple[str, ...] = settings.value("egress.allow")
-    match ctx.params.get("network"):
-        case "none" if ctx.params["allow"]:
-            raise UsageError("--network none and --allow exclude each other")
+    given = ctx.params
+    match given.get("network"):
         case "none":
+            for option in ("allow", "host_ports"):
+                if given[option]:
+                    name = "--allow" if option == "allow" else "--allow-host-port"
+                    raise UsageError(f"--network none and {name} exclude each other")
             return NOTHING
         case "open":
-            return parse_policy(ctx.params["allow"], open_=True)
-    return parse_policy(allow, open_=settings.value("egress.open"))
+            return parse_policy(given["allow"], open_=True, host_ports=given["host_ports"])
+    allow, ports = settings.value("egress.allow"), settings.value("egress.host_ports")
+    return parse_policy(allow, open_=settings.value("egress.open"), host_ports=ports)
 
 
 def _git(ctx: click.Context, settings: Settings) -> GitPush:

@@ -205,6 +205,14 @@ def network_options(command: F) -> F:
                 help="Allow access to this host, *.domain, address, range or preset (default: nothing).",
             ),
             click.option(
+                "--allow-host-port",
+                "host_ports",
+                type=click.IntRange(1, 65535),
+                multiple=True,
+                metavar="PORT",
+                help="Let the bottle reach this port of 127.0.0.1 here, as host.bottle:PORT.",
+            ),
+            click.option(
                 "--network",
                 type=click.Choice(["none", "open"]),
                 help="none: no network, overriding bottle.toml. open: unrestricted network.",

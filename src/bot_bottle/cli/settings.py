@@ -50,6 +50,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "memory": ("memory", str),
     "storage": ("storage", str),
     "allow": ("egress.allow", tuple),
+    "host_ports": ("egress.host_ports", tuple),
     "git_push": ("git.push", tuple),
     "ports": ("ports", tuple),
 }

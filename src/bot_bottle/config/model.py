@@ -56,7 +56,11 @@ class EgressTable(_Table):
 
     allow: list[str] = Field(
         default=[],
-        description="hosts, `*.domains`, addresses and ranges that it may reach, with or without `:port`",
+        description="hosts, `*.domains`, addresses, ranges and presets that it may reach, with or without "
+        "`:port`, methods and a path",
+    )
+    host_ports: list[int] = Field(
+        default=[], description="ports of this machine that it reaches as `host.bottle:PORT`"
     )
     open: bool | None = Field(default=None, description="`true`: unrestricted network")
 

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "secrets": {},
     "ports": (),
     "egress.allow": (),
+    "egress.host_ports": (),
     "egress.open": False,
     "git.push": (),
     "git.branches": (),
@@ -49,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
 _TABLES = ("image.args", "env", *_REFERENCES)  # joined by name, not replaced as a whole
-_LISTS = ("egress.allow", "ports", "git.push", "git.branches", "git.paths")  # joined
+_LISTS = ("egress.allow", "egress.host_ports", "ports", "git.push", "git.branches", "git.paths")  # joined
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
+from bot_bottle.network.host_ports import check_host_ports
 from bot_bottle.network.presets import expand_preset
 from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
 from bot_bottle.network.rules import Address, Rule, address_of, name_of, parse, plain
@@ -43,17 +44,18 @@ class Policy:
     """The rules in force. `open` allows everything, and is never the default.
 
     With `proxied` a bottle has its proxy even where there is no rule: it logs and can ask, and rules can be
-    added.
+    added. `host_ports` are ports of this machine's loopback, which the bottle reaches as `host.bottle`.
     """
 
     rules: tuple[Rule, ...] = ()
     open: bool = False
     proxied: bool = False
+    host_ports: tuple[int, ...] = ()
 
     @property
     def closed(self) -> bool:
         """Whether nothing may be reached, and no proxy is asked for, so that no network is needed."""
-        return not self.open and not self.rules and not self.proxied
+        return not (self.open or self.rules or self.proxied or self.host_ports)
 
     @property
     def reads_requests(self) -> bool:
@@ -79,7 +81,8 @@ class Policy:
 
     def described(self) -> dict[str, object]:
         """Return the policy as a JSON document."""
-        return {"allow": [str(rule) for rule in self.rules], "open": self.open}
+        rules = [str(rule) for rule in self.rules]
+        return {"allow": rules, "open": self.open, "host_ports": list(self.host_ports)}
 
     def decide(self, host: str, port: int) -> Verdict:
         """Decide about a requested name or address, before a name is resolved.
@@ -166,15 +169,16 @@ def _by_port(found: Sequence[RequestRules], known: bool) -> Verdict:
     return Verdict(allowed=False, reason="its port is not allowed" if known else "it is not allowed")
 
 
-def parse_policy(entries: Iterable[str], *, open_: bool = False) -> Policy:
+def parse_policy(entries: Iterable[str], *, open_: bool = False, host_ports: Iterable[int] = ()) -> Policy:
     """Parse the entries of `egress.allow`; the name of a preset stands for its entries.
 
-    Raises SpecError for an invalid or too wide entry.
+    Raises SpecError for an invalid or too wide entry, and for invalid ports of this machine.
     """
-    return _make_policy([entry for item in entries for entry in expand_preset(item)], open_=open_)
+    items = [entry for item in entries for entry in expand_preset(item)]
+    return _make_policy(items, open_=open_, host_ports=check_host_ports(host_ports))
 
 
-def _make_policy(items: Sequence[str], *, open_: bool) -> Policy:
+def _make_policy(items: Sequence[str], *, open_: bool, host_ports: tuple[int, ...]) -> Policy:
     if len(items) > MOST:
         raise SpecError(f"egress allows {len(items)} hosts; {MOST} is the most")
     if open_ and items:
@@ -182,7 +186,13 @@ def _make_policy(items: Sequence[str], *, open_: bool) -> Policy:
             "`open = true` and `allow` exclude each other",
             next_step="remove one: an open network already allows everything",
         )
-    return Policy(tuple(dict.fromkeys(parse(item) for item in items)), open_)
+    if open_ and host_ports:
+        raise SpecError(
+            "an open network and ports of this machine exclude each other",
+            why="they need the proxy, and an open network has none",
+            next_step="allow hosts instead of the open network",
+        )
+    return Policy(tuple(dict.fromkeys(parse(item) for item in items)), open_, host_ports=host_ports)
 
 
 def save_policy(policy: Policy, path: Path) -> None:
@@ -193,7 +203,8 @@ def save_policy(policy: Policy, path: Path) -> None:
 def load_policy(path: Path) -> Policy:
     """Read a policy that `save_policy` wrote. Raises OSError, ValueError, SpecError."""
     document = json.loads(path.read_text("utf-8"))
-    policy = _make_policy(document["allow"], open_=document["open"])
+    ports = check_host_ports(document.get("host_ports", ()))
+    policy = _make_policy(document["allow"], open_=document["open"], host_ports=ports)
     return replace(policy, proxied=document.get("proxied") is True)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, CLOSED, Outcome, Probe
+from bot_bottle.network.proxy_process import PORT
 
 NOBODY = "bottle-probe.invalid"  # never exists (RFC 2606)
 # documentation addresses (RFC 5737, RFC 3849) stand for the internet: no answer from it is needed
@@ -51,3 +53,18 @@ def through_proxy(policy: Policy, canary: int, address: str, port: int) -> list[
         tried.append(Probe("no-proxy", "tcp", str(rule.target), to, accepted=CLOSED))
         tried.append(Probe("allowed-host", "proxy", address, port, f"{rule.target}:{to}", accepted=ANY))
     return tried
+
+
+def of_host_ports(policy: Policy, canary: int, proxy: str, machine: str) -> list[Probe]:
+    """Return the probes of ports of this machine: the allowed ones answer at `machine`, and no others.
+
+    `proxy` is the address of the proxy.
+    """
+    if not policy.host_ports:
+        return []
+    answers: frozenset[Outcome] = frozenset({"open"})
+    return [
+        *(Probe(f"host-port-{port}", "tcp", machine, port, accepted=answers) for port in policy.host_ports),
+        Probe("host-canary", "tcp", machine, canary),
+        Probe("host-service", "proxy", proxy, PORT, f"{HOST}:{canary}", accepted=REFUSED),
+    ]

@@ -21,6 +21,7 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import CredentialStore
+from bot_bottle.network.host_ports import host_services
 from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.network.proxy.config import ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.secrets.fifo import secret_fifos
@@ -93,7 +94,9 @@ def run_proxy(
 ) -> Iterator[ProxyProcess]:
     """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
 
-    `services` are those of `proxy.engine.Engine`. Raises WallsError when the proxy does not start.
+    `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine.
+
+    Raises WallsError when the proxy does not start.
     """
     words = run.path / "proxy.log"
     save_policy(policy, record.policy)
@@ -102,7 +105,8 @@ def run_proxy(
             values = {each.name: each.value for each in store.secrets}
             pipes = stack.enter_context(secret_fifos(values, run.path)) if values else {}
             config = _config(policy, record, run, store, pipes)
-            replace(config, services=services or {}).save(run.path / "proxy.json")
+            named = {**host_services(policy.host_ports), **(services or {})}
+            replace(config, services=named).save(run.path / "proxy.json")
             # the path of a socket has 107 bytes at most
             argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
             output = stack.enter_context(words.open("wb"))
@@ -136,15 +140,18 @@ def _wait(made: ProxyProcess) -> None:
         raise WallsError("the bottle's proxy did not start", why=made.complaint())
 
 
-# `listen=PATH`: pass on a listening socket, for a proxy. `connect=PATH`: for every port that is requested, in
-# two bytes, pass on a connection to it, or report a failure. Then keep the namespace until terminated.
+# `listen=PATH[,PORT...]`: pass on listening sockets, for a proxy: its own, and those of ports of this
+# machine. `connect=PATH`: for every port that is requested, in two bytes, pass on a connection to it, or
+# report a failure. Then keep the namespace until terminated.
 PROGRAM = f"""\
 import signal, socket, sys
 
-def listen(channel):
-    with socket.create_server(("{ADDRESS}", {PORT}), backlog=128) as listener:
-        socket.send_fds(channel, [b"l"], [listener.fileno()])
-        channel.recv(1)
+def listen(channel, *ports):
+    made = [socket.create_server(("{ADDRESS}", port), backlog=128) for port in ({PORT}, *map(int, ports))]
+    socket.send_fds(channel, [b"l"], [each.fileno() for each in made])
+    channel.recv(1)
+    for each in made:
+        each.close()
 
 def connect(channel):
     while asked := channel.recv(2, socket.MSG_WAITALL):
@@ -158,9 +165,10 @@ def connect(channel):
                 socket.send_fds(channel, [b"y"], [made.fileno()])
 
 for word in sys.argv[1:]:
-    kind, _, path = word.partition("=")
+    kind, _, rest = word.partition("=")
+    path, *ports = rest.split(",")
     channel = socket.socket(socket.AF_UNIX)
     channel.connect(path)
-    {{"listen": listen, "connect": connect}}[kind](channel)
+    {{"listen": listen, "connect": connect}}[kind](channel, *ports)
 signal.pause()
 """

@@ -91,6 +91,10 @@ def widening_argv(added: Policy) -> tuple[str, ...]:
 
 
 def _allowing(policy: Policy) -> list[str]:
+    for port in policy.host_ports:
+        raise _cannot(
+            f"port {port} of this machine", "smolvm never lets a guest reach its loopback", "remove it"
+        )
     argv: list[str] = []
     for rule in policy.rules:
         if rule.restricts_requests:

@@ -60,6 +60,7 @@ def test_a_file_that_asks_for_nothing_needs_no_grant(project: Path) -> None:
     [
         ('[egress]\nallow = ["api.example.org"]\n', "reach api.example.org"),
         ("[egress]\nopen = true\n", "unrestricted network"),
+        ("[egress]\nhost_ports = [5432]\n", "reach port 5432 of this machine"),
         ('workspace = "mount"\n', "write to"),
         ('[secrets.KEY]\nfile = "~/.netrc"\n', "secrets KEY: file ~/.netrc"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,3 +128,59 @@ def test_a_policy_with_a_proxy_needs_a_network_and_allows_nothing(tmp_path: Path
     save_policy(policy, tmp_path / "policy")
     assert load_policy(tmp_path / "policy") == policy
     assert policy.described() == NOTHING.described()
+
+
+def test_spellings_of_a_name_are_one() -> None:
+    policy = parse_policy(["bücher.example", "*.Straße.example"])
+    for host in ("BÜCHER.example", "xn--bcher-kva.example.", "XN--BCHER-KVA.EXAMPLE", "bu\u0308cher.example"):
+        assert policy.decide(host, 443).allowed, host
+    assert policy.decide("a.xn--strae-oqa.example", 443).allowed
+    for host in ("bucher.example", "b\u00fccher.example..", "xn--bcher-kva.example.org", "a.strasse.example"):
+        assert not policy.decide(host, 443).allowed, host
+
+
+LABELS = st.text("abcxyz019-", min_size=1, max_size=12).filter(lambda text: text.strip("-") == text)
+NAMES = st.lists(LABELS, min_size=2, max_size=5).map(".".join).filter(lambda name: name[-1].isalpha())
+
+
+@given(NAMES, st.booleans(), st.randoms())
+def test_a_name_is_allowed_however_it_is_written(name: str, dot: bool, random: Any) -> None:
+    policy = parse_policy([name, f"*.{name}"])
+    other = "".join(random.choice((char.lower(), char.upper())) for char in name) + "." * dot
+    assert policy.decide(other, 443).allowed
+    assert policy.decide(f"a.b.{other}", 443).rule == f"*.{name.lower()}"
+    assert not policy.decide(f"a{other}", 443).allowed
+    assert not policy.decide(f"{name}.example.com", 443).allowed
+
+
+def test_many_rules_of_every_kind_decide_as_fast_as_few() -> None:
+    entries = [f"host-{number}.example.org:443" for number in range(3000)]
+    entries += [f"*.d{number}.example.net GET /x{number}/*" for number in range(2000)]
+    entries += [f"10.{number // 250}.{number % 250}.0/24:{number + 1}" for number in range(2000)]
+    entries += [f"one.example.com GET /{number}/*" for number in range(1500)]
+    entries += [f"one.example.com POST /*/{number}" for number in range(1500)]
+    policy = parse_policy(entries)
+    assert policy.decide("host-2999.example.org", 443).allowed
+    assert policy.decide_request("one.example.com", 80, "GET", "/1499/x").allowed
+    started = time.process_time()
+    for _ in range(1000):
+        assert not policy.decide("host-2999.example.org", 80).allowed
+        assert not policy.decide("10.7.249.1", 9).allowed
+        assert policy.decide_request("a.d1999.example.net", 443, "GET", "/x1999/y").allowed
+        assert not policy.decide_request("one.example.com", 443, "POST", "/1499/x").allowed
+    assert time.process_time() - started < 10  # one by one takes a hundred times that
+
+
+def test_ports_of_this_machine_are_part_of_a_policy(tmp_path: Path) -> None:
+    policy = parse_policy([], host_ports=[5432, 6379, 5432])
+    assert policy.host_ports == (5432, 6379)
+    assert not policy.closed
+    assert not policy.decide("127.0.0.1", 5432).allowed  # it is a service of the proxy, not an address
+    save_policy(policy, tmp_path / "policy")
+    assert load_policy(tmp_path / "policy") == policy
+
+
+@pytest.mark.parametrize("ports", [[0], [65536], [3128], range(1, 67), ["80"], [True]])
+def test_invalid_ports_of_this_machine_are_refused(ports: Any) -> None:
+    with pytest.raises(SpecError, match="of this machine"):
+        parse_policy([], host_ports=ports)

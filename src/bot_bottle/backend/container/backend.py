@@ -41,6 +41,12 @@ class ContainerBackend:
                     f"the secret {secret.name} has hosts, which need the proxy, and an open network has none",
                     next_step=f"allow hosts instead: --allow {secret.hosts[0]}",
                 )
+        if taken := {port.guest for port in ports} & set(egress.host_ports):
+            raise SpecError(
+                f"port {min(taken)} is published, and is to lead to this machine",
+                why="in a container both are ports of its loopback",
+                next_step="let the server in the bottle listen on another port",
+            )
         if egress.open and ports:
             raise SpecError(
                 "--publish does not work with --backend docker and --network open",

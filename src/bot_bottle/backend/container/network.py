@@ -25,11 +25,20 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
-from bot_bottle.network.proxy_process import PROGRAM, EgressFiles, ProxyProcess, check_proxy, run_proxy
+from bot_bottle.network.host_ports import HOST
+from bot_bottle.network.proxy_process import (
+    ADDRESS,
+    PROGRAM,
+    EgressFiles,
+    ProxyProcess,
+    check_proxy,
+    run_proxy,
+)
 from bot_bottle.network.published import NAME, forwarded
 
 _TIMEOUT = 120.0  # seconds
 _PLACE = Path("/sockets")
+_PRIVILEGED = 1024  # ports below it need a capability, except where the kernel is set up otherwise
 
 # folders with Python, its libraries and its loader, if they exist
 _SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
@@ -81,7 +90,7 @@ def network(
         if not egress.closed:
             check_proxy("--allow with --backend docker", "or use --backend smolmachines")
             made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
-            asked.append(f"listen={_PLACE / made.socket.name}")
+            asked.append(",".join((f"listen={_PLACE / made.socket.name}", *map(str, egress.host_ports))))
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))
             asked.append(f"connect={_PLACE / NAME}")
@@ -100,6 +109,9 @@ def _options(launch: BottleConfig, labels: Mapping[str, str], folder: Path) -> l
     options = [f"--name={_name(launch)}", f"--hostname={launch.slug}"]
     options += [f"--label={key}={value}" for key, value in labels.items()]
     options += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
+    if ports := launch.egress.host_ports:
+        options.append(f"--add-host={HOST}:{ADDRESS}")  # the bottle's container has the same /etc/hosts
+        options += ["--cap-add=NET_BIND_SERVICE"] if min(ports) < _PRIVILEGED else []
     options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
     options += [bind_option(Path(each), each, "readonly") for each in _folders()]
     return [*options, bind_option(folder, str(_PLACE), "readonly")]

@@ -13,7 +13,7 @@ from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, script
-from bot_bottle.network.proxy_probes import NOWHERE, past_proxy, through_proxy
+from bot_bottle.network.proxy_probes import NOWHERE, of_host_ports, past_proxy, through_proxy
 from bot_bottle.network.proxy_process import ADDRESS, PORT
 
 _GATEWAY = "172.17.0.1"  # docker's own bridge, by default
@@ -61,4 +61,10 @@ def probes(policy: Policy, canary: int) -> list[Probe]:
         *past_proxy(canary),
         Probe("gateway", "tcp", _GATEWAY, canary, accepted=NOWHERE),
     ]
-    return direct if policy.closed else [*direct, *through_proxy(policy, canary, ADDRESS, PORT)]
+    if policy.closed:
+        return direct
+    return [
+        *direct,
+        *through_proxy(policy, canary, ADDRESS, PORT),
+        *of_host_ports(policy, canary, ADDRESS, ADDRESS),
+    ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait, with_placeholders
 from bot_bottle.backend.direct import probes
-from bot_bottle.backend.direct.network import Network, network
+from bot_bottle.backend.direct.network import THIS_MACHINE, Network, network
 from bot_bottle.backend.direct.root import root_image
 from bot_bottle.backend.users import home_of, resolve
 from bot_bottle.erofs.reader import read_file
@@ -25,6 +25,7 @@ from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import BUNDLE, CredentialStore
+from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.smolmachine import format as artifact_format
@@ -281,13 +282,14 @@ def _setup_script(launch: BottleConfig, user: User, share: Share | None, net: Ne
     places = {} if share is None else {"workspace": share.place}
     trusted = BUNDLE if bundle else ""
     document = container_document(launch.name, user, toolkit=TOOLKIT, bundle=trusted, **places)
+    named = {HOST: THIS_MACHINE} if launch.egress.host_ports else {}
     put = partial("printf %s {} >{}".format)
     lines = [
         f"mount -a -T {DISKS} || exit 1",
         *([] if share is None else [f"{share.setup} || exit 1"]),
         "ifconfig lo up",
         net.setup,
-        put(shlex.quote(hosts_file(launch.name)), "/run/hosts"),
+        put(shlex.quote(hosts_file(launch.name, named)), "/run/hosts"),
         put(shlex.quote(_RESOLVERS), "/run/resolv.conf"),
         put(shlex.quote(encoded(document).decode()), "/run/config.json"),
         "$crun run -d -b /run bottle",

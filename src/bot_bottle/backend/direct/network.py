@@ -4,6 +4,7 @@ Where a host is allowed or a port is published, QEMU has a network namespace wit
 and a network card for the guest whose user network is restricted (QEMU's manual, `-netdev user`): it forwards
 nothing, but for one address. Each connection to that address is handed to a program that QEMU starts, which
 connects to the socket that the proxy has in the namespace (see `network.proxy_process`, `vm.direct.confine`).
+So are connections to the allowed ports of this machine, at a second address.
 For a published port QEMU listens in the namespace, and a process there connects to it for each client.
 
 So root in the guest reaches nothing else, and a guest that has taken over QEMU does not either.
@@ -15,6 +16,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +43,7 @@ from bot_bottle.vm.direct.confine import Relay
 from bot_bottle.vm.direct.qemu import BUSES
 
 # of QEMU's user network, by default
-GATEWAY, RESOLVER, PROXY = "10.0.2.2", "10.0.2.3", "10.0.2.100"
+GATEWAY, RESOLVER, PROXY, THIS_MACHINE = "10.0.2.2", "10.0.2.3", "10.0.2.100", "10.0.2.101"
 _GUEST = "10.0.2.15"
 _FIRST_PORT = 20_000  # in the namespace, for the first published port
 
@@ -121,14 +123,18 @@ def network(
         if not egress.closed:
             made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
             tools = (prepare_toolkit(progress),)
-            user.append(f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools[0])}")
-        inner = {port.guest: number for number, port in enumerate(ports, _FIRST_PORT)}
+            user.append(f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools[0], PORT)}")
+            for port in egress.host_ports:
+                user.append(f"guestfwd=tcp:{THIS_MACHINE}:{port}-cmd:{_relay(tools[0], port)}")
+        free = (number for number in count(_FIRST_PORT) if number not in egress.host_ports)
+        inner = dict(zip((port.guest for port in ports), free, strict=False))
         user += [f"hostfwd=tcp:{ADDRESS}:{number}-{_GUEST}:{guest}" for guest, number in inner.items()]
         if ports:
             stack.enter_context(forwarded(ports, folder, run, progress))
         relay = Relay(
             listen=None if made is None else made.socket,
             port=PORT,
+            more=egress.host_ports,
             connect=folder / NAME if ports else None,
             ports=inner,
         )
@@ -150,7 +156,7 @@ def network(
         )
 
 
-def _relay(tools: Path) -> str:
-    """Return the command line that QEMU starts for a connection to the proxy, as its option has it."""
-    command = (tools / "ld.so", "--library-path", tools, tools / "busybox", "nc", ADDRESS, PORT)
+def _relay(tools: Path, port: int) -> str:
+    """Return the command line that QEMU starts for a connection to the namespace, as its option has it."""
+    command = (tools / "ld.so", "--library-path", tools, tools / "busybox", "nc", ADDRESS, port)
     return shlex.join(map(str, command)).replace(",", ",,")

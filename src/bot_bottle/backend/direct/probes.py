@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
+from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER, THIS_MACHINE
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
-from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, past_proxy, through_proxy
+from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, of_host_ports, past_proxy, through_proxy
 from bot_bottle.network.proxy_process import PORT
 from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document
@@ -79,4 +79,10 @@ def probes(policy: Policy, canary: int, *, published: bool) -> list[Probe]:
         Probe("resolver", "dns", RESOLVER, 53, NOBODY),
         Probe("proxy-canary", "tcp", PROXY, canary),
     ]
-    return found if policy.closed else [*found, *through_proxy(policy, canary, PROXY, PORT)]
+    if policy.closed:
+        return found
+    return [
+        *found,
+        *through_proxy(policy, canary, PROXY, PORT),
+        *of_host_ports(policy, canary, PROXY, THIS_MACHINE),
+    ]

@@ -17,14 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from bot_bottle.network.audit_log import Log
+from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.proxy.config import ProxyConfig, load_config
 from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
 from bot_bottle.network.questions import Questions
-
-HOST = "host.bottle"  # this machine, by name; its services are the ports that were allowed
 
 _MOST_SOCKETS = 65
 _SPARE = 64  # descriptors that are not for connections

@@ -52,13 +52,14 @@ _TRIAL = 30.0  # seconds
 class Relay:
     """What leads out of QEMU's network namespace, and into it.
 
-    `listen` is a unix socket of ours, to which a socket is passed that listens on `port` of the namespace's
-    loopback. `connect` is one of `network.port_forwarder`; `ports` maps the ports that it asks for to those
-    of the namespace's loopback on which QEMU listens.
+    `listen` is a unix socket of ours, to which sockets are passed that listen on `port` of the namespace's
+    loopback, and on `more`. `connect` is one of `network.port_forwarder`; `ports` maps the ports that it asks
+    for to those of the namespace's loopback on which QEMU listens.
     """
 
     listen: Path | None = None
     port: int = 0
+    more: tuple[int, ...] = ()
     connect: Path | None = None
     ports: Mapping[int, int] = field(default_factory=dict)
 
@@ -163,7 +164,8 @@ def try_confinement() -> Confinement:
 
 
 def _relayed(relay: Relay) -> dict[str, Any]:
-    listen = {"path": str(relay.listen.absolute()), "port": relay.port} if relay.listen else None
+    listening = (relay.port, *relay.more)
+    listen = {"path": str(relay.listen.absolute()), "ports": listening} if relay.listen else None
     ports = {str(guest): inner for guest, inner in relay.ports.items()}
     connect = {"path": str(relay.connect.absolute()), "ports": ports} if relay.connect else None
     return {"listen": listen, "connect": connect}

@@ -161,12 +161,12 @@ def _share_network(asked: dict[str, Any]) -> socket.socket | None:
     """Make the namespace's loopback usable, and pass sockets of it on; return the channel for connections."""
     bring_up_loopback()
     if (listen := asked["listen"]) is not None:
-        with (
-            open_channel(listen["path"]) as channel,
-            socket.create_server((_ADDRESS, listen["port"]), backlog=128) as listener,
-        ):
-            socket.send_fds(channel, [b"l"], [listener.fileno()])
+        with open_channel(listen["path"]) as channel:
+            made = [socket.create_server((_ADDRESS, port), backlog=128) for port in listen["ports"]]
+            socket.send_fds(channel, [b"l"], [each.fileno() for each in made])
             channel.recv(1)
+            for each in made:
+                each.close()
     return None if asked["connect"] is None else open_channel(asked["connect"]["path"])
 
 

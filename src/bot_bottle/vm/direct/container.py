@@ -117,9 +117,11 @@ def container_document(
     }
 
 
-def hosts_file(hostname: str) -> str:
-    """Return the container's /etc/hosts."""
-    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+def hosts_file(hostname: str, others: Mapping[str, str]) -> str:
+    """Return the container's /etc/hosts; `others` are addresses by name."""
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"127.0.1.1\t{hostname}"]
+    lines += [f"{address}\t{name}" for name, address in others.items()]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def encoded(document: Mapping[str, Any]) -> bytes:
