@@ -53,11 +53,12 @@ def service() -> Iterator[int]:
 
 
 def script(port: int, other: int) -> str:
+    name = f"host.bottle:{port}"
     return f"""
     echo direct | nc host.bottle {port} | tail -n1
     wget -qO- http://host.bottle:{port}/proxied
     echo by-number | nc 127.0.0.1 {port} | tail -n1
-    printf 'CONNECT host.bottle:{port} HTTP/1.1\\r\\n\\r\\ntunnelled\\n' | nc 127.0.0.1 3128 | tail -n1
+    printf 'CONNECT {name} HTTP/1.1\\r\\nHost: {name}\\r\\n\\r\\ntunnelled\\n' | nc 127.0.0.1 3128 | tail -n1
     echo other | nc -w 3 host.bottle {other} || echo closed
     wget -O- http://host.bottle:{other}/ || echo closed
     wget -O- http://127.0.0.1:{other}/ || echo closed
@@ -125,7 +126,7 @@ def test_a_port_without_a_service_ends_a_connection_and_serves_when_there_is_one
 def test_a_port_below_1024_is_allowed_too(bottle: Bottle, image: str) -> None:
     with service() as other:
         argv = (*ALONE, "--allow-host-port=81", f"--allow-host-port={other}", "--image", image)
-        done = bottle(*argv, "--", "nc", "-z", "host.bottle", "81")
+        done = bottle(*argv, "--", "sh", "-c", "nc -w 3 host.bottle 81 </dev/null")
     assert done.code == 0, done
 
 
