@@ -6,13 +6,13 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.bottle import Bottle, wait_until
 from tests.support.engines import Docker, Podman
+from tests.support.host_service import Answer, service
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
 ALONE = ("run", "-q", "--backend=docker", "--name=ported")
@@ -27,29 +27,6 @@ def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
 def nothing_left(bottle: Bottle) -> Iterator[None]:
     yield
     assert not bottle.leftovers
-
-
-class _Answer(socketserver.StreamRequestHandler):
-    """Answers a line with what it was, as a server of HTTP or of anything else."""
-
-    def handle(self) -> None:
-        if line := self.rfile.readline().strip():
-            body = b"heard " + line + b"\n"
-            self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-
-
-@contextmanager
-def service() -> Iterator[int]:
-    """Serve on a port of this machine's loopback until the block ends."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Answer) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield int(server.server_address[1])
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def script(port: int, other: int) -> str:
@@ -111,7 +88,7 @@ def test_a_port_without_a_service_ends_a_connection_and_serves_when_there_is_one
     command = f"until wget -qO- http://host.bottle:{port}/late; do echo nothing; sleep 0.2; done"
     assert bottle(*ALONE, *options, "--", "sh", "-c", command).code == 0
     wait_until(lambda: "nothing" in bottle("logs", "ported").out)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", port), _Answer) as server:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", port), Answer) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""Published ports of a microVM: they lead in from this machine's loopback, and nothing leads out."""
+"""Published ports of a microVM lead in from this machine's loopback, and only allowed ones lead out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.support import nested
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.engines import Docker
+from tests.support.host_service import service
 from tests.vm.conftest import COMMAND
 
 from bot_bottle.network.probes import canary
@@ -105,6 +106,35 @@ def test_a_server_answers_on_this_machines_loopback_alone(
     for port in (named, echo):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert bottle.leftovers == []
+
+
+REACH = """
+echo direct | nc host.bottle {port} | tail -n1
+wget -qO- http://host.bottle:{port}/proxied
+echo other | nc -w 3 host.bottle {other} || echo closed
+echo other | nc -w 3 10.0.2.2 {other} || echo closed
+wget -O- http://host.bottle:{other}/ || echo closed
+echo proxy | nc -w 3 10.0.2.100 {port} || echo closed
+"""
+
+
+@pytest.mark.timeout(600)
+def test_an_allowed_port_of_this_machine_answers_by_name_and_no_other(
+    docker: Docker, image: str, shared_cache: Path, tmp_path: Path
+) -> None:
+    docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
+    bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
+    own = ("--accel", "direct", "-m", "512m", "--name", "ported", "--archive", tmp_path / "image.tar")
+    with service() as port, service() as other:
+        script = REACH.format(port=port, other=other)
+        done = bottle("run", "-q", *own, f"--allow-host-port={port}", "--", "sh", "-c", script, timeout=400)
+    assert done.out.splitlines() == ["heard direct", "heard GET /proxied HTTP/1.1", *["closed"] * 4], done
+    [receipt] = (tmp_path / "state" / "receipts").glob("*.json")
+    proof = json.loads(receipt.read_text())["proof"]
+    assert all(each["ok"] for each in proof.values())
+    assert proof[f"host-port-{port}"]["outcome"] == "open"
+    assert proof["host-service"]["outcome"] == "refused"
     assert bottle.leftovers == []
 
 

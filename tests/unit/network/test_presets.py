@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socketserver
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,34 @@ def test_a_bucket_is_allowed_for_the_files_of_the_proxy_alone() -> None:
     assert policy.decide_request(host, 443, "GET", f"{path}x.zip?Expires=1").allowed
     assert not policy.decide_request(host, 443, "GET", "/another-bucket/x.zip").allowed
     assert not policy.decide_request(host, 443, "PUT", f"{path}x.zip").allowed
+
+
+class _Refusing(socketserver.StreamRequestHandler):
+    """An HTTP proxy that notes what is asked for, and refuses it."""
+
+    def handle(self) -> None:
+        words = self.rfile.readline().decode("latin-1").split()
+        self.server.asked.append(words[1])  # type: ignore[attr-defined]
+        self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def test_pip_asks_by_default_for_a_host_of_its_preset(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as proxy:
+        proxy.asked = asked  # type: ignore[attr-defined]
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{proxy.server_address[1]}"
+        argv = [sys.executable, "-m", "pip", "--isolated", "download", "--retries=0", "--no-cache-dir", "x"]
+        env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "https_proxy": address, "http_proxy": address}
+        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, check=False, timeout=120)
+        proxy.shutdown()
+        thread.join()
+    assert done.returncode == 1
+    policy = parse_policy(["pypi"])
+    destinations = {(host, int(port)) for host, _, port in (each.rpartition(":") for each in asked)}
+    assert destinations
+    assert all(policy.decide(*each).allowed for each in destinations), destinations
 
 
 def test_a_name_that_there_is_not_is_refused_with_those_that_there_are() -> None:
