@@ -139,7 +139,7 @@ class ContainerBottle:
         launch = self.launch
         labels = _labels(launch)
         options = [f"--name={launch.name}", *(f"--label={key}={value}" for key, value in labels.items())]
-        options += self._options
+        options += [*self._options, *self._network.options]
         options += [] if self._network.shared else [f"--hostname={launch.slug}"]
         options += [bind_option(self._entrypoint.folder, TOOLKIT, "readonly")]
         command = (*ENTRYPOINT, *launch.before, *(launch.command or self._image.command))

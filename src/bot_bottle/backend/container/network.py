@@ -35,6 +35,7 @@ from bot_bottle.network.proxy_process import (
     run_proxy,
 )
 from bot_bottle.network.published import NAME, forwarded
+from bot_bottle.vm.direct.container import hosts_file
 
 _TIMEOUT = 120.0  # seconds
 _PLACE = Path("/sockets")
@@ -49,11 +50,13 @@ class Network:
     """The value of `--network`.
 
     A `shared` one belongs to another container, with its hostname. `log` is the log of refused connections.
+    `options` are others of the bottle's container.
     """
 
     mode: str
     shared: bool = False
     log: Path | None = None
+    options: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Start the log again."""
@@ -102,7 +105,9 @@ def network(
         holder = stack.enter_context(engine.containers.run_in_background(image, command, options, output))
         _wait(engine, folder, made, holder, words)
         held = engine.containers.inspect(_name(launch))["Id"]
-        yield Network(f"container:{held}", shared=True, log=None if made is None else record.log)
+        log = None if made is None else record.log
+        hosts = _hosts_options(launch, run) if egress.host_ports and engine.name == "podman" else ()
+        yield Network(f"container:{held}", shared=True, log=log, options=hosts)
 
 
 def _options(launch: BottleConfig, labels: Mapping[str, str], folder: Path) -> list[str]:
@@ -110,11 +115,19 @@ def _options(launch: BottleConfig, labels: Mapping[str, str], folder: Path) -> l
     options += [f"--label={key}={value}" for key, value in labels.items()]
     options += ["--pull=never", "--network=none", "--log-driver=none", "--read-only", "--init", "--user=0"]
     if ports := launch.egress.host_ports:
-        options.append(f"--add-host={HOST}:{ADDRESS}")  # the bottle's container has the same /etc/hosts
+        options.append(f"--add-host={HOST}:{ADDRESS}")  # docker shows the bottle's container the same file
         options += ["--cap-add=NET_BIND_SERVICE"] if min(ports) < _PRIVILEGED else []
     options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=32", "--memory=256m"]
     options += [bind_option(Path(each), each, "readonly") for each in _folders()]
     return [*options, bind_option(folder, str(_PLACE), "readonly")]
+
+
+def _hosts_options(launch: BottleConfig, run: RunDir) -> tuple[str, ...]:
+    """Return the option for an /etc/hosts of ours: podman makes one for each container, and refuses names."""
+    path = run.path / "hosts"
+    path.write_text(hosts_file(launch.slug, {HOST: ADDRESS}))
+    path.chmod(0o644)
+    return (bind_option(path, "/etc/hosts", "readonly"),)
 
 
 def _folders() -> Sequence[str]:
