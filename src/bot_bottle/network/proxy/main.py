@@ -118,10 +118,12 @@ def make_engine(config: ProxyConfig) -> Engine:
 def receive_sockets(path: Path) -> list[socket.socket]:
     """Wait for the sockets that were made inside the bottle's network namespace (unix(7), SCM_RIGHTS)."""
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
+        unready = path.with_name(f"{path.name}.new")
+        server.bind(str(unready))
         # in a folder that only the user can enter; the process in the namespace may be another user's
-        path.chmod(0o666)
+        unready.chmod(0o666)
         server.listen(1)
+        unready.rename(path)  # from now on it can be connected to
         connection, _ = server.accept()
         with connection:
             _, descriptors, _, _ = socket.recv_fds(connection, 1, _MOST_SOCKETS)
