@@ -64,7 +64,7 @@ class IndexFile:
                 yield at
                 at += (end - at + 8) // 8 * 8  # one to eight zeros follow the name
         except (struct.error, ValueError) as error:
-            raise WorkspaceError(f"{self.path} is no index that can be read", why=str(error)) from error
+            raise WorkspaceError(f"{self.path} cannot be read as an index", why=str(error)) from error
 
     def _digest(self, data: bytes | bytearray) -> hashlib._Hash:
         return hashlib.new(self.object_format, data, usedforsecurity=False)

@@ -13,7 +13,7 @@ So root in the guest reaches nothing else, and a guest that has taken over QEMU 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -123,9 +123,7 @@ def network(
         if not egress.closed:
             made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
             tools = (prepare_toolkit(progress),)
-            user.append(f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools[0], PORT)}")
-            for port in egress.host_ports:
-                user.append(f"guestfwd=tcp:{THIS_MACHINE}:{port}-cmd:{_relay(tools[0], port)}")
+            user += _leading_out(tools[0], egress.host_ports)
         free = (number for number in count(_FIRST_PORT) if number not in egress.host_ports)
         inner = dict(zip((port.guest for port in ports), free, strict=False))
         user += [f"hostfwd=tcp:{ADDRESS}:{number}-{_GUEST}:{guest}" for guest, number in inner.items()]
@@ -154,6 +152,13 @@ def network(
             made,
             None if made is None else record.log,
         )
+
+
+def _leading_out(tools: Path, host_ports: Sequence[int]) -> Iterator[str]:
+    """Yield what QEMU's user network leads to the namespace: the proxy, and ports of this machine."""
+    yield f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools, PORT)}"
+    for port in host_ports:
+        yield f"guestfwd=tcp:{THIS_MACHINE}:{port}-cmd:{_relay(tools, port)}"
 
 
 def _relay(tools: Path, port: int) -> str:
