@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
@@ -24,6 +25,17 @@ RUN = ("run", "--accel=direct", "-d", "-m", "512m", "--name")
 
 def bottle(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, timeout=BOOT, check=False)
+
+
+@contextmanager
+def shell(name: str) -> Iterator[pexpect.spawn[str]]:
+    """`bottle shell` at a terminal."""
+    argv = ["-m", "bot_bottle", "shell", name]
+    child = pexpect.spawn(sys.executable, argv, dimensions=(30, 90), timeout=60, encoding="utf-8")
+    try:
+        yield child
+    finally:
+        child.close()
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +124,31 @@ def test_a_signal_reaches_the_command_and_the_second_ends_it(name: str) -> None:
 
 
 def test_a_shell_has_a_terminal(name: str) -> None:
-    child = pexpect.spawn(
-        sys.executable, ["-m", "bot_bottle", "shell", name], dimensions=(30, 90), timeout=60, encoding="utf-8"
-    )
-    child.expect("[$#] ")
-    child.send("stty size; tty\r")
-    child.expect("30 90")
-    child.expect("/dev/pts/")
-    child.send("exit 5\r")
-    child.expect(pexpect.EOF)
-    child.close()
+    with shell(name) as child:
+        child.expect("[$#] ")
+        child.send("stty size; tty\r")
+        child.expect("30 90")
+        child.expect("/dev/pts/")
+        child.send("exit 5\r")
+        child.expect(pexpect.EOF)
     assert child.exitstatus == 5
+
+
+def test_what_is_typed_before_the_prompt_is_not_lost(name: str) -> None:
+    """Not while bottle starts, and not while the shell does; it is for this shell alone, though."""
+    with shell(name) as child:
+        child.send("echo early-$((40 + 2))\r")
+        child.expect("early-42")
+        child.send("exit 5\recho late-$((40 + 2))\r")
+        child.expect(pexpect.EOF)
+    assert child.exitstatus == 5
+    with shell(name) as child:
+        child.send("echo next-$((40 + 2)); exit 6\r")
+        child.expect(pexpect.EOF)
+        shown = str(child.before)
+    assert "next-42" in shown
+    assert "late" not in shown
+    assert child.exitstatus == 6
 
 
 def test_the_network_is_checked_again(name: str) -> None:

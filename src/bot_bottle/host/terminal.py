@@ -29,10 +29,10 @@ def shows_colours() -> bool:
 
 @contextmanager
 def raw() -> Iterator[None]:
-    """Pass every key to the command inside, and put the terminal back as it was."""
+    """Pass every key to the command inside, also those typed before, and put the terminal back as it was."""
     handle = sys.stdin.fileno()
     before = termios.tcgetattr(handle)
-    tty.setraw(handle)
+    tty.setraw(handle, termios.TCSADRAIN)
     try:
         yield
     finally:

@@ -141,9 +141,9 @@ class StreamRelay:
         self._closed = False
         self.broken = False  # whether the caller's side of a stream has gone
 
-    def feed(self, plug: socket.socket, source: int) -> None:
-        """Send what comes from the file descriptor `source`, and its end, to a port."""
-        self._start(plug, threading.Thread(target=self._feed, args=(plug, source), daemon=True))
+    def feed(self, plug: socket.socket, source: int, begun: threading.Event | None = None) -> None:
+        """Send what comes from the file descriptor `source`, and its end, to a port, once it has `begun`."""
+        self._start(plug, threading.Thread(target=self._feed, args=(plug, source, begun), daemon=True))
 
     def drain(self, plug: socket.socket, sink: Sink, mark: bytes = b"") -> None:
         """Write what comes from a port to `sink`. With a `mark`, the stream ends with these bytes."""
@@ -179,7 +179,10 @@ class StreamRelay:
         self._threads.append(thread)
         thread.start()
 
-    def _feed(self, plug: socket.socket, source: int) -> None:
+    def _feed(self, plug: socket.socket, source: int, begun: threading.Event | None) -> None:
+        while begun is not None and not begun.wait(_PAUSE):
+            if self._ended.is_set():
+                return
         with contextlib.suppress(OSError, ValueError):  # the command has gone, and its port with it
             while True:
                 ready, _, _ = select.select([source, self._stop_read], [], [])

@@ -30,6 +30,7 @@ Kind = Literal["run", "tty", "sh"]
 _READY = 300.0  # seconds; two on an idle machine, and a busy one is waited for
 _CONNECT = 60.0
 _QUICK = 10.0
+_HALF = 16  # characters of a mark
 _QUIET = 1.0  # seconds without output after which an exited command's pipes are taken from those it left
 
 
@@ -74,7 +75,7 @@ class Attached:
         `stdin` is a file descriptor, None for no input.
         """
         self._session = session
-        self._mark = secrets.token_hex(16)
+        self._mark = secrets.token_hex(_HALF)
         self._relay = StreamRelay()
         self._moved = time.monotonic()
         self._status: int | None = None
@@ -87,12 +88,17 @@ class Attached:
     def start(self, kind: Kind, data: bytes) -> None:
         """Start the command. Raises BootError."""
         given, outputs = self._plugs[0], self._plugs[1:] or self._plugs
-        for plug, sink in zip(outputs, self._sinks, strict=False):
+        begun = None
+        sinks: Sequence[Sink] = self._sinks
+        if kind == "tty":
+            begun = _Begun(self._sinks[0], f"{self._mark[_HALF:]}\n".encode())
+            sinks = (begun,)
+        for plug, sink in zip(outputs, sinks, strict=False):
             self._relay.drain(plug, partial(self._deliver, sink), self._mark.encode())
         self._session.start(kind, data, self._mark)
         if kind != "tty":
             given.sendall(b"\n")  # agent.sh waits for it
-        self._relay.feed(given, self._stdin)
+        self._relay.feed(given, self._stdin, begun.event if begun else None)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the exit status when the output is delivered too, after `timeout` seconds at most, or None.
@@ -133,6 +139,26 @@ class Attached:
     def _deliver(self, sink: Sink, data: bytes) -> None:
         self._moved = time.monotonic()
         sink(data)
+
+
+class _Begun:
+    """Delivers a terminal's output from a mark on: what comes before is not of this command."""
+
+    def __init__(self, sink: Sink, mark: bytes) -> None:
+        self.event = threading.Event()
+        self._sink = sink
+        self._mark = mark
+        self._seen = b""
+
+    def __call__(self, data: bytes) -> None:
+        if not self.event.is_set():
+            before, found, data = (self._seen + data).partition(self._mark)
+            if not found:
+                self._seen = before[-len(self._mark) :]
+                return
+            self.event.set()
+        if data:
+            self._sink(data)
 
 
 class Machine:

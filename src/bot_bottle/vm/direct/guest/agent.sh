@@ -70,9 +70,15 @@ streams() { # SESSION COMMAND...
   return "$status"
 }
 
+# A terminal echoes while it is not raw, and what comes while nobody has it open is still there later. So what
+# was typed for an earlier command is read first; a line with the second half of MARK says that input
+# may come now.
 terminal() { # SESSION
-  stty -F "/dev/hvc$1" raw -echo
   {
+    stty raw -echo min 0 time 0
+    cat >/dev/null
+    stty min 1
+    echo "${mark#????????????????}"
     process "$1" -t
     status=$?
     printf %s "$mark"
