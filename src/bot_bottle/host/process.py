@@ -50,8 +50,17 @@ class Masked(str):
         return repr(self.shown)
 
 
+class ShownAs(list[str]):
+    """A command line that is shown as another: as the one that the program starts after some preparation."""
+
+    def __init__(self, argv: Sequence[str], instead: Sequence[str]) -> None:
+        super().__init__(argv)
+        self.instead = instead
+
+
 def shown(argv: Sequence[str]) -> str:
     """Return the command line as a shell would read it, with masked arguments hidden."""
+    argv = argv.instead if isinstance(argv, ShownAs) else argv
     return redact.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
 
 

@@ -54,6 +54,13 @@ def test_a_program_that_hangs_is_ended_with_all_its_children(tmp_path: Path) -> 
     assert not alive(int(mark.read_text()))
 
 
+def test_a_program_that_starts_another_is_shown_as_that_one(caplog: pytest.LogCaptureFixture) -> None:
+    argv = process.ShownAs([*sh("exec sleep 60")], ["sleep", "60 or so"])
+    with caplog.at_level("INFO", "bot_bottle"), process.background(argv) as child:
+        assert child.code is None
+    assert caplog.messages == ["+ sleep '60 or so'"]
+
+
 def test_masked_arguments_are_never_shown() -> None:
     secret = Masked("TOKEN=abc123", "TOKEN=***")
     with pytest.raises(CommandFailed) as caught:

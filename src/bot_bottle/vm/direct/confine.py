@@ -150,7 +150,7 @@ def confined(
         }
         source = str(Path(bot_bottle.__file__).parents[1])
         start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, source, json.dumps(asked)]
-        yield Confined(start, folder, user)
+        yield Confined(process.ShownAs(start, argv), folder, user)
 
 
 def try_confinement() -> Confinement:

@@ -92,7 +92,8 @@ def shared_folder(source: Path, uid: int, gid: int, kept: Sequence[str], folder:
         "gid": gid,
     }
     path = str(Path(bot_bottle.__file__).parents[1])
-    argv = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, path, json.dumps(asked)]
+    start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, path, json.dumps(asked)]
+    argv = process.ShownAs(start, [sys.executable, "-m", f"{__package__}.virtiofs.server", json.dumps(asked)])
     with (folder / _LOG).open("wb") as log, process.background(argv, output=log) as child:
         wait_until(lambda: (folder / SOCKET).exists() or child.code is not None, _START, pause=0.002)
         if child.code is not None or not (folder / SOCKET).exists():
