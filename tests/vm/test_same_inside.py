@@ -18,6 +18,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.slow  # for the boot of smolvm's
 @pytest.mark.timeout(900)
 def test_a_command_finds_the_same_in_an_emulated_microvm_and_in_smolvms(
     docker: Docker, image: str, shared_cache: Path, tmp_path: Path
