@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.support.bottle import end
 from tests.support.callers import AGENT, Caller, caller
 from tests.support.engines import Docker
 from tests.support.killing import killed_at_any_moment, states
@@ -22,17 +26,9 @@ def root(docker: Docker, shared_cache: Path) -> Iterator[Caller]:
         who.bottle("stop", "-t", "0", *states(who.bottle))
 
 
-@pytest.mark.parametrize(
-    "times",
-    [
-        pytest.param(3, marks=pytest.mark.timeout(900)),
-        pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(6000)]),
-    ],
-)
-def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(
-    root: Caller, git_image: str, times: int
-) -> None:
-    killed_at_any_moment(root, times, 8.0, *DIRECT, "--image", git_image)
+@pytest.mark.timeout(900)
+def test_microvms_killed_at_any_moment_leave_nothing_and_lose_no_commit(root: Caller, git_image: str) -> None:
+    killed_at_any_moment(root, 3, 8.0, *DIRECT, "--image", git_image)
 
 
 @pytest.mark.timeout(300)
@@ -54,6 +50,41 @@ def test_a_fan_of_agents_that_edit_and_commit(root: Caller, git_image: str) -> N
     assert root.bottle("apply", "try-2").code == 0
     assert root.bottle("rm", "try-1", "try-2").code == 0
     assert len({*root.bottle.artifacts} - before) <= 1
+    root.left_nothing()
+
+
+# says that it is there, and then on all three streams what only this bottle has
+STREAMS = """
+echo there $WHO "$(hostname)"
+cat; yes "out of $WHO" | head -n 5000; yes "err of $WHO" | head -n 5000 >&2; exit $WHO
+"""
+
+
+@pytest.mark.timeout(600)
+def test_eight_at_once_do_not_mix(root: Caller, git_image: str) -> None:
+    """None is given its input before all eight are there."""
+    options = ("--accel", "direct", "-m", "256m", "--image", git_image)
+    assert root.bottle("run", "-q", *options, "--", "true").code == 0  # makes what all of them boot
+    before = {*root.bottle.artifacts}
+    with ExitStack() as stack:
+        eight = []
+        for number in range(8):
+            argv = ("run", "-q", *options, "--name", f"at-once-{number}", "-e", f"WHO={number}", "-i")
+            command = ("--", "sh", "-c", STREAMS)
+            bottle = root.bottle.start(*argv, *command, stdin=subprocess.PIPE)
+            stack.callback(bottle.kill)
+            eight.append(bottle)
+        for number, bottle in enumerate(eight):
+            assert bottle.stdout is not None
+            assert bottle.stdout.readline() == f"there {number} bottle-at-once-{number}\n", end(bottle)
+        with ThreadPoolExecutor(len(eight)) as pool:
+            given = [f"input of {number}\n" * 50_000 for number in range(8)]
+            results = list(pool.map(lambda each, text: each.communicate(text, timeout=200), eight, given))
+    for number, (bottle, (out, err)) in enumerate(zip(eight, results, strict=True)):
+        assert out == given[number] + f"out of {number}\n" * 5000
+        assert err == f"err of {number}\n" * 5000
+        assert bottle.returncode == number
+    assert {*root.bottle.artifacts} == before
     root.left_nothing()
 
 
