@@ -72,7 +72,7 @@ def test_an_index_that_is_damaged_is_an_error(clone: Clone, cut: int) -> None:
     path = clone.index_file.path
     data = path.read_bytes()
     path.write_bytes(data[:cut])
-    with pytest.raises(WorkspaceError, match="no index that can be read"):
+    with pytest.raises(WorkspaceError, match="cannot be read as an index"):
         IndexFile(path, clone.record.object_format).record_owner(1, 1)
     assert path.read_bytes() == data[:cut]
 
