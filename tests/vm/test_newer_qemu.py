@@ -21,7 +21,7 @@ COMMANDS = f"""
 sha256sum
 cat README; echo inside >> README
 grep -o rtc0 /proc/interrupts
-{BB} nc -ll -p 3000 -e {BB} echo by the port &
+{BB} nc -ll -p 3000 -e {BB} echo by the port 2>/dev/null &
 echo listening
 until [ -e answered ]; do {BB} sleep 0.1; done
 kill $!
