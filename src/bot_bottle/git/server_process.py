@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bot_bottle.errors import SpecError, WorkspaceError
-from bot_bottle.git.held import settle, write_project
-from bot_bottle.git.http import SOCKET
 from bot_bottle.git.remotes import SERVICE
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host import paths, process
@@ -49,6 +47,8 @@ def services(push: GitPush, bottle: str, run: RunDir) -> Iterator[dict[str, str]
     if not push.remotes:
         yield {}
         return
+    from bot_bottle.git.held import settle, write_project  # only here: most bottles have no remotes
+
     folder = held_folder(bottle) if push.rules.hold else run.folder("remotes")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_project(folder, push.project)
@@ -65,6 +65,8 @@ def run_git_server(push: GitPush, bottle: str, folder: Path, run: RunDir) -> Ite
 
     The quarantines are in `folder`. Raises WorkspaceError when the server does not start.
     """
+    from bot_bottle.git.http import SOCKET  # only here, as above: it loads http.server
+
     here = run.folder("git")
     config = {
         "remotes": [asdict(remote) for remote in push.remotes],
