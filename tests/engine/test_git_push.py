@@ -17,9 +17,12 @@ from tests.support.repos import Repo
 
 NAMED = ("--workspace", "clone", "--name", "ship")
 GIT = "git config --global --add safe.directory '*'; set -e; "
-PUSH = f"{GIT} echo work > new && git add new && git commit -q -m work && git push origin HEAD"
+PUSH = f"""{GIT} echo work > new && head -c 3000000 /dev/urandom > large && git add new large
+git commit -q -m work && git push origin HEAD
+"""
 LOOK = f"""{GIT}
 git fetch -q origin && git log --format=%s origin/main -1 && git remote -v
+git commit -q --allow-empty -m more
 git push origin HEAD:main && exit 1
 git push origin HEAD:refs/tags/v9 && exit 1
 git ls-remote http://git.bottle/other && exit 1
@@ -67,6 +70,9 @@ def test_a_clone_pushes_to_its_remote(who: Caller, remote: Repo, image: str) -> 
     shown = json.loads(who.bottle("show", "--json").out)
     assert shown["plan"]["git"]["push"] == {"origin": str(remote.top)}
     assert shown["plan"]["network"] == "git remotes"
+    [pushed] = shown["git"]["pushes"]
+    assert (pushed["branch"], pushed["verdict"]) == ("bottle/ship", "pushed")
+    assert pushed["new"] == remote.git("rev-parse", "bottle/ship")
 
 
 def test_what_is_fetched_is_the_remote_as_it_is_and_nothing_else_is_there(

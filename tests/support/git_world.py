@@ -128,9 +128,12 @@ def make_remote(folder: Path, *options: str) -> tuple[Repo, Repo]:
 
 @contextmanager
 def git_world(
-    folder: Path, rules: PushRules, url: str = "", *, extra: Mapping[str, str] | None = None
+    folder: Path, rules: PushRules, url: str = "", *, held: Path | None = None
 ) -> Iterator[GitWorld]:
-    """Yield a world in a folder whose server runs; `url` is another one of the remote."""
+    """Yield a world in a folder whose server runs; `url` is another one of the remote.
+
+    `held` is the folder of the quarantines.
+    """
     if not (folder / "remote.git").exists():
         make_remote(folder)
     remote, user = Repo(folder / "remote.git"), Repo(folder / "user")
@@ -139,8 +142,8 @@ def git_world(
     with ExitStack() as stack:
         run = stack.enter_context(run_dir())
         remotes = find_remotes(user.top, ["origin"])
-        held = folder / "held"
-        held.mkdir(exist_ok=True)
+        held = held or folder / "held"
+        held.mkdir(parents=True, exist_ok=True)
         write_project(held, user.top)
         push = GitPush(user.top, remotes, rules)
         started: list[int] = []
@@ -155,7 +158,6 @@ def git_world(
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C",
             **variables(remotes, f"http://127.0.0.1:{port}", {}),
-            **(extra or {}),
         }
         top = folder / "inside"
         top.mkdir(exist_ok=True)

@@ -104,7 +104,8 @@ def requested_grants(
     if asked.get("git.secrets"):
         del asked["git.secrets"]
     if "git.push" in asked:
-        asked["git.push"] = [f"{name} ({(remotes or {}).get(name, '')})" for name in asked["git.push"]]
+        places = {name: f"{name} ({url})" for name, url in (remotes or {}).items()}
+        asked["git.push"] = [places.get(name, name) for name in asked["git.push"]]
     if settings.file and settings["workspace"].origin == str(settings.file):
         asked |= {"workspace": "mount"} if settings.value("workspace") == "mount" else {}
     return Request(settings.project.resolve(), asked)

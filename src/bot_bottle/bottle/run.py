@@ -176,7 +176,7 @@ def launch(
             storage_mib=spec.storage_mib,
             workspace=stack.enter_context(opened(spec.workspace, spec.slug, progress, record.git)),
             egress=spec.network,
-            services=stack.enter_context(services(spec.git, spec.slug, run)),
+            services=stack.enter_context(services(spec.git, spec.slug, run, progress, record.git)),
             ports=spec.ports,
             secrets={name: value for name, value in values.items() if name not in hosts},
             credentials={name: Credential(values[name], hosts[name]) for name in hosts},

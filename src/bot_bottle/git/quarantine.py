@@ -160,9 +160,20 @@ def open_quarantine(made: Quarantine, project: Path, hooks: Path, largest: int) 
         if head := made.upstream.head():
             made.git.run("symbolic-ref", "HEAD", head)
         complete.touch()
+    _remove_leftovers(made.folder)
     settings = {**_SETTINGS, "receive.maxInputSize": str(largest), "core.hooksPath": str(hooks)}
     for key, value in settings.items():
         made.git.run("config", key, value)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of git left: locks, and objects that were not accepted."""
+    for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    for pattern in ("objects/incoming-*", "objects/tmp_objdir-*"):
+        for path in folder.glob(pattern):
+            remove_tree(path)
 
 
 def _seed(made: Quarantine, repository: Repository) -> None:
@@ -172,7 +183,7 @@ def _seed(made: Quarantine, repository: Repository) -> None:
     found.pop(f"{prefix}HEAD", None)
     if not found or (repository.common / "shallow").exists():
         return
-    with tempfile.TemporaryDirectory(dir=made.folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=made.folder) as scratch:  # removed with it, if this is killed
         source = repository.with_alternate(Path(scratch) / "source.git")
         text = "".join(
             f"create {_HEADS}{name.removeprefix(prefix)}\0{value}\0" for name, value in found.items()

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import BottleError
-from bot_bottle.git.checks import HEADS, Refusal, check_objects, check_references, parse_updates
+from bot_bottle.git import push_log
+from bot_bottle.git.checks import HEADS, Refusal, Update, check_objects, check_references, parse_updates
 from bot_bottle.git.hook import Answer, Question, answering, write_hook
 from bot_bottle.git.http import listen
 from bot_bottle.git.quarantine import Quarantine, open_quarantine
@@ -38,6 +40,7 @@ class Repositories:
         self._bottle = config["bottle"]
         self._hooks = write_hook(folder)
         self._opened: set[str] = set()
+        self._log = folder / push_log.NAME
 
     @property
     def names(self) -> list[str]:
@@ -68,17 +71,19 @@ class Repositories:
         It is called while the quarantine is locked for the push.
         """
         name = question.repository.name.removesuffix(".git")
+        updates = parse_updates(question.updates)
         try:
             if question.repository.parent != self._folder or name not in self._remotes:
                 raise Refusal("it is not a repository of this bottle")
-            return True, self._accept(self.quarantine(name), question)
-        except Refusal as refusal:
-            return False, list(refusal.lines)
-        except BottleError as error:
-            return False, [error.message, *error.why.splitlines()]
+            lines = self._accept(self.quarantine(name), updates, question)
+        except (Refusal, BottleError) as error:
+            lines = error.lines if isinstance(error, Refusal) else (error.message, *error.why.splitlines())
+            push_log.write(self._log, name, updates, "refused", "; ".join(lines))
+            return False, list(lines)
+        push_log.write(self._log, name, updates, "held" if self._rules.hold else "pushed")
+        return True, lines
 
-    def _accept(self, made: Quarantine, question: Question) -> list[str]:
-        updates = parse_updates(question.updates)
+    def _accept(self, made: Quarantine, updates: Sequence[Update], question: Question) -> list[str]:
         check_references(updates, self._rules)
         received = Git(made.folder, extra={**made.git.extra, **question.objects})
         check_objects(received, updates, made.references(HEADS), self._rules)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bot_bottle.errors import SpecError, WorkspaceError
 from bot_bottle.git.remotes import SERVICE
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host import paths, process
 from bot_bottle.host.helper_process import PARENT, helper
+from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.workspace.git import check_version, program
@@ -39,15 +41,19 @@ def held_folder(bottle: str) -> Path:
 
 
 @contextmanager
-def services(push: GitPush, bottle: str, run: RunDir) -> Iterator[dict[str, str]]:
+def services(
+    push: GitPush, bottle: str, run: RunDir, progress: Progress, facts: dict[str, Any]
+) -> Iterator[dict[str, str]]:
     """Serve a bottle's remotes until the block ends; yield the services that its proxy needs for them.
 
-    What is held outlives the block. Raises WorkspaceError when the server does not start.
+    What is held outlives the block. What was pushed is put into `facts`, and printed. Raises WorkspaceError
+    when the server does not start.
     """
     if not push.remotes:
         yield {}
         return
-    from bot_bottle.git.held import settle, write_project  # only here: most bottles have no remotes
+    from bot_bottle.git import push_log  # only here: most bottles have no remotes
+    from bot_bottle.git.held import settle, write_project
 
     folder = held_folder(bottle) if push.rules.hold else run.folder("remotes")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,6 +62,9 @@ def services(push: GitPush, bottle: str, run: RunDir) -> Iterator[dict[str, str]
         with run_git_server(push, bottle, folder, run) as socket:
             yield {SERVICE: str(socket)}
     finally:
+        facts["pushes"] = push_log.read(run.folder("git") / push_log.NAME)
+        for line in push_log.describe(facts["pushes"], bottle):
+            progress.note(line)
         settle(folder)
 
 

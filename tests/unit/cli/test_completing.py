@@ -25,7 +25,7 @@ def bottles() -> Iterator[None]:
     for name in ("blue", "black", "green"):
         with records.recorded(name, Progress()):
             pass
-    for part in ("blue/log", "black/clone", "not a name/log", "-f/log"):
+    for part in ("blue/log", "blue/held", "black/clone", "not a name/log", "-f/log"):
         (paths.bottle_dir("x").parent / part).mkdir(parents=True)
     with names.lock_name("blue"):
         yield
@@ -66,6 +66,8 @@ def completed(*words: str) -> list[str]:
         (["rm", "black", ""], ["blue"]),
         (["diff", ""], ["black"]),
         (["apply", ""], ["black"]),
+        (["forward", ""], ["blue"]),
+        (["run", "--git"], ["--git-push"]),
         (["show", ""], ["black", "blue", "green"]),
         (["show", "x"], []),
         (["exec", "blue", "--", ""], []),

@@ -228,6 +228,25 @@ def test_a_killed_server_has_pushed_all_or_nothing(tmp_path: Path, kills: int) -
     print(f"{done} of {kills} killed pushes had reached the remote")  # noqa: T201 - for `pytest -s`
 
 
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    with git_world(tmp_path, PushRules()) as world:
+        clone = cloned(world)
+    quarantine = world.quarantine
+    left = ["packed-refs.lock", "refs/heads/main.lock", "config.lock", "objects/pack/tmp_pack_x"]
+    left += ["objects/tmp_objdir-incoming-x/pack/tmp_idx_x"]
+    for name in left:
+        (quarantine / name).parent.mkdir(parents=True, exist_ok=True)
+        (quarantine / name).touch()
+    with git_world(tmp_path, PushRules()) as world:
+        clone = Inside(clone.top, env=world.inside.env)
+        world.user.commit({"b": "b\n"})
+        world.user.git("push", "-q", "origin", "main")
+        assert clone.run("fetch", "-q", "origin").code == 0
+        clone.commit({"a": "a\n"})
+        clone.pushes("origin", "HEAD")
+    assert not any((quarantine / name).exists() for name in left)
+
+
 def end_all(world: GitWorld) -> None:
     """Kill the server and all that it has started. The remote's own git is on another machine usually."""
     for pid in [world.server, *family(world.server)]:
