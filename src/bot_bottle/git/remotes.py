@@ -132,7 +132,7 @@ def _checked(top: Path, name: str, url: str) -> str:
 
 def _scp_like(url: str) -> re.Match[str] | None:
     """Return the parts of `[user@]host:path`; a slash before the colon makes it a path (git-clone(1))."""
-    return None if "/" in url.partition(":")[0] else _SCP.fullmatch(url)
+    return None if "://" in url or "/" in url.partition(":")[0] else _SCP.fullmatch(url)
 
 
 def _spellings(url: str) -> list[str]:
