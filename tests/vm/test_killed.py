@@ -188,6 +188,7 @@ def test_200_microvms_killed_at_any_moment_leave_nothing(root: Caller, git_image
         told = f"{number}: killed in {time.monotonic() - began:.2f} s, {phase(printed, progress)}"
         print(told, f"with {len(family.processes)} processes", flush=True)  # noqa: T201 - for `pytest -s`
         if not family.processes:  # it had ended: this machine is faster than it was
+            assert run.process.returncode == 0, (told, printed, progress)
             lives[kind] *= 0.95
             removed(root, number)
             continue
