@@ -15,6 +15,7 @@ from bot_bottle.backend.microvm.backend import MicrovmBackend
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
+from bot_bottle.network.ports import Port
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
 
@@ -83,3 +84,13 @@ def test_a_rule_is_removed_where_the_policy_is_read_again() -> None:
 def test_a_container_takes_no_memory_besides_its_own() -> None:
     assert ContainerBackend().host_overhead_mib("auto") == 0
     assert MicrovmBackend().host_overhead_mib("nested") > 0
+
+
+def test_ports_of_this_machine_are_refused_where_they_cannot_be_reached() -> None:
+    policy = parse_policy(["api.example.org"], host_ports=[5432])
+    ContainerBackend().check(policy, (), (), archive=False)
+    DirectBackend().check(policy, (), (), archive=False)
+    with pytest.raises(SpecError, match="cannot allow port 5432 of this machine"):
+        MicrovmBackend().check(policy, (), (), archive=False)
+    with pytest.raises(SpecError, match="port 5432 is published"):
+        ContainerBackend().check(policy, (), (Port(0, 5432),), archive=False)
