@@ -167,6 +167,9 @@ class Backend(Protocol):
     def check_storage(self, mib: int) -> None:
         """Refuse a limit of the disk space that cannot be in force. Raises SpecError."""
 
+    def check_ask(self) -> None:
+        """Refuse to ask about connections, where the backend cannot. Raises SpecError."""
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Refuse variables that this backend cannot pass to a command. Raises SpecError."""
 

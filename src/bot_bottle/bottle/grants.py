@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def requested_grants(
 
 def require_grant(request: Request, ask: Callable[[str], bool], *, yes: bool = False) -> None:
     """Check that all of it is granted: earlier, by `yes`, or now by what `ask` returns. Raises TrustError."""
-    path = paths.state_dir() / "trust" / request.digest
+    path = _place(request)
     if not request.asked or path.is_file():
         return
     question = f"{request.project} asks to\n" + "\n".join(
@@ -126,6 +126,22 @@ def require_grant(request: Request, ask: Callable[[str], bool], *, yes: bool = F
             next_step="if you trust it, use bottle run --yes once; --network none drops its hosts",
         )
     _remember(path, request)
+
+
+def extend_grant(before: Request, after: Request, hosts: Sequence[str]) -> None:
+    """Grant what a file requests since these hosts were added to its `egress.allow`, as the user has said.
+
+    Nothing is granted where `before` was not, or where `after` requests anything else besides. Raises
+    TrustError.
+    """
+    allowed = {"egress.allow": [*before.asked.get("egress.allow", ()), *hosts]}
+    wanted = Request(before.project, {**before.asked, **allowed})
+    if wanted.digest == after.digest and (not before.asked or _place(before).is_file()):
+        _remember(_place(after), after)
+
+
+def _place(request: Request) -> Path:
+    return paths.state_dir() / "trust" / request.digest
 
 
 def _remember(path: Path, request: Request) -> None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import Backend
@@ -19,6 +20,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.network import audit_log
 from bot_bottle.network.policy import Policy, load_policy, parse_policy, save_policy
 from bot_bottle.network.probes import Proof
+from bot_bottle.network.proposals import Proposals, propose
 
 
 def requests(name: str, *, everything: bool = False, follow: bool = False) -> Iterator[dict[str, Any]]:
@@ -36,6 +38,22 @@ def policy_of(name: str) -> Policy:
     """Return what a running bottle may reach now. Raises SpecError for one that does not run."""
     record = _running(name)
     return load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
+
+
+def proposals(name: str, policy: Policy) -> Proposals:
+    """Return the entries that a bottle's last run would have needed beyond its policy at the beginning."""
+    return propose(requests(name, everything=True), policy)
+
+
+def questions(name: str) -> Path:
+    """Return the socket for a running bottle's questions. Raises SpecError where it asks none."""
+    record = _running(name)
+    if (record.plan or {}).get("ask") is not True:
+        raise SpecError(
+            f"the bottle {name} was started without --ask",
+            next_step=f"see bottle logs --egress {name}, and use bottle allow {name} HOST",
+        )
+    return record.ask
 
 
 def allow(name: str, entries: list[str]) -> Policy:

@@ -76,6 +76,7 @@ class Plan:
             "ports": [str(port) for port in spec.ports],
             "egress": spec.egress.described(),
             "git": spec.git.described(),
+            "ask": spec.ask,
             "workspace": spec.workspace.mode,
             "mounts": _mounts(spec.workspace),
         }
@@ -187,7 +188,7 @@ def launch(
             stack.enter_context(plan.conversion.entry.hold())
             artifact = plan.conversion.entry.path
         boot = Boot(record.image_id, artifact, lambda: converter.engine)
-        files = EgressFiles(record.log, record.policy)
+        files = EgressFiles(record.log, record.policy, record.ask if spec.ask else None)
         started = backend_for(spec.backend, spec.accel).start(config, boot, files, run, progress, spec.accel)
         yield stack.enter_context(started)
 

@@ -45,6 +45,7 @@ class BottleSpec:
     """One bottle to run. Empty fields mean: as in the image.
 
     `accel` says how microVMs run (see `vm.host.choose_accel`). Without `storage_mib` a microVM has 20 GiB.
+    With `ask` the user is asked about connections that the policy does not allow.
     `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
     label for devcontainer.json has, where `user` is empty.
     """
@@ -67,6 +68,7 @@ class BottleSpec:
     start: Mapping[str, Command] = field(default_factory=dict)
     remote_user: bool = False
     accel: Accel = "auto"
+    ask: bool = False
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -84,6 +86,8 @@ class BottleSpec:
         backend.check_env(dict(self.env))
         if self.storage_mib is not None:
             backend.check_storage(self.storage_mib)
+        if self.ask:
+            backend.check_ask()
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
         if self.git.remotes:
             self._check_git()

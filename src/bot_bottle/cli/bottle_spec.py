@@ -43,12 +43,13 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         storage_mib=parse_storage(settings.value("storage")),
         backend=settings.value("backend"),
         workspace=replace(_workspace(ctx, settings), remotes=urls),
-        egress=_egress(ctx, settings),
+        egress=_proxied(ctx, _egress(ctx, settings)),
         ports=parse_ports(settings.value("ports")),
         git=push,
         start=settings.devcontainer.start if settings.devcontainer else {},
         remote_user=settings.devcontainer is not None,
         accel=ctx.params.get("accel") or "auto",
+        ask=bool(ctx.params.get("ask")),
     )
     if not (shown or ctx.params.get("plan_only")):
         without = _OVERRIDDEN if ctx.params.get("network") else ()
@@ -90,6 +91,20 @@ def _git(ctx: click.Context, settings: Settings) -> GitPush:
         secrets=settings.value("git.secrets"),
     )
     return GitPush(settings.project, find_remotes(settings.project, names), rules)
+
+
+def _proxied(ctx: click.Context, policy: Policy) -> Policy:
+    """Return the policy, with a proxy where what is refused has to be logged or asked about."""
+    use = "--ask" if ctx.params.get("ask") else "bottle learn" if ctx.info_name == "learn" else ""
+    if not use:
+        return policy
+    if policy.open or ctx.params.get("network"):
+        network = "open" if policy.open else "none"
+        raise UsageError(
+            f"{use} and --network {network} exclude each other",
+            why=f"{'nothing' if policy.open else 'everything'} is refused",
+        )
+    return replace(policy, proxied=True)
 
 
 def _workspace(ctx: click.Context, settings: Settings) -> Request:

@@ -17,7 +17,13 @@ from bot_bottle.host.text import printable
 from bot_bottle.pack.options import ConvertOptions
 
 _MOST = 100  # rows
-_ALONE = {"detach": "--detach", "plan_only": "--plan", "timed": "--time", "backend": "--backend"}
+_ALONE = {
+    "detach": "--detach",
+    "plan_only": "--plan",
+    "timed": "--time",
+    "backend": "--backend",
+    "ask": "--ask",
+}
 
 
 def run(

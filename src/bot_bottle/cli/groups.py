@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
     "Resources": ("backend", "accel", "cpus", "memory", "storage"),
-    "Network": ("allow", "host_ports", "network", "ports", "git_push", "yes"),
+    "Network": ("allow", "ask", "host_ports", "network", "ports", "git_push", "yes"),
     "Workspace": ("workspace", "workspace_include_dirty"),
     "Conversion": ("packer", "via", "transport", "max_image_size"),
     "Output": ("quiet", "verbose", "timed", "plan_only", "twin", "as_json"),

@@ -16,6 +16,7 @@ COMMANDS = {
     "fan": "Run a command in several bottles at once, each on a branch.",
     "forward": "Push the branches of a bottle that are held to their remotes.",
     "init": "Write a bottle.toml to start from.",
+    "learn": "Run a command, and say which hosts it would have needed.",
     "logs": "Print the output of a detached bottle.",
     "ls": "List the bottles.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",

@@ -94,6 +94,13 @@ archive_option = click.option(
     help="Use a docker-save archive or an OCI layout instead of building; - is standard input.",
 )
 
+ask_option = click.option(
+    "--ask",
+    is_flag=True,
+    help="Ask on the terminal before a connection is refused: yes once, always in this bottle, or no. The "
+    "command then has no terminal; with -t it does, and bottle allow --ask in another one answers.",
+)
+
 yes_option = click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking.")
 
 

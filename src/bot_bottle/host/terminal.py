@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import termios
@@ -10,6 +11,9 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_POLL = 0.2  # seconds
+_LINE = 1000  # bytes of an answer
 
 
 def is_terminal() -> bool:
@@ -25,6 +29,34 @@ def is_dumb() -> bool:
 def shows_colours() -> bool:
     """Return whether the user wants colours on a terminal (no-color.org)."""
     return not os.environ.get("NO_COLOR") and not is_dumb()
+
+
+def open_own() -> int | None:
+    """Open the terminal that controls this process, wherever its streams lead; None if it has none."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def ask_line(handle: int, question: str, lasts: Callable[[], bool]) -> str | None:
+    """Print a question on a terminal and return the line that is typed, in lower case; "" at its end.
+
+    What was typed before is not an answer. Return None when the question no longer `lasts`, and where the
+    terminal belongs to other processes than ours: to read from it would stop us (SIGTTIN of signal(7)).
+    """
+    try:
+        if os.tcgetpgrp(handle) != os.getpgrp():
+            return None
+        termios.tcflush(handle, termios.TCIFLUSH)
+        os.write(handle, question.encode())
+        while lasts():
+            if select.select([handle], [], [], _POLL)[0]:
+                return os.read(handle, _LINE).decode("utf-8", "replace").strip().lower()
+        os.write(handle, b"\n")
+    except OSError:  # it was closed
+        return None
+    return None
 
 
 @contextmanager

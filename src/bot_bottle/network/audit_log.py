@@ -21,6 +21,7 @@ LARGEST = 16 << 20  # bytes
 
 _POLL = 0.1  # seconds
 _LONGEST = {"host": 300, "method": 30, "path": 1000, "reason": 300, "rule": 300}  # characters of a field
+_OPTIONAL = ("rule", "method", "path")  # left out where they are empty
 _LINE = 64 << 10  # bytes of one that is read
 
 
@@ -91,7 +92,9 @@ class Log:
         for name, most in _LONGEST.items():
             if name in entry:
                 entry[name] = self._mask(str(entry[name]))[:most]
-        line = json.dumps({name: value for name, value in entry.items() if value != "" or name == "reason"})
+        line = json.dumps(
+            {name: value for name, value in entry.items() if value != "" or name not in _OPTIONAL}
+        )
         try:
             # asked each time: `allow` writes too, and the log may have been emptied
             if os.fstat(self._file.fileno()).st_size + len(line) < LARGEST:

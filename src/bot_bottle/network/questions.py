@@ -1,4 +1,4 @@
-"""Questions about refused connections: the proxy asks, and the user answers on a terminal.
+"""Questions about refused connections, which a proxy asks (see `asking`) and the user answers on a terminal.
 
 The answering process listens on a unix socket. For each question the proxy connects, sends `{"host", "port"}`
 as a line of JSON, and reads `{"answer"}` as another: `once`, `always` or `no`. Without an answer it is `no`.
@@ -6,81 +6,26 @@ as a line of JSON, and reads `{"answer"}` as another: `once`, `always` or `no`. 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.locks import try_lock_file
-from bot_bottle.host.unix_sockets import bind, short_path
+from bot_bottle.host.unix_sockets import bind
 
 Answer = Literal["once", "always", "no"]
 
-SECONDS = 60.0  # for an answer
+ASKED = "allowed when asked"  # in the log in place of a rule
+MOST = 16  # questions at a time
+LINE = 4096  # bytes of a question or an answer
 
-_MOST = 16  # questions at a time; what is refused meanwhile is not asked about
-_REMEMBERED = 1000  # hosts that were answered with `no`; after so many, nothing is asked any more
-_LINE = 4096  # bytes of a question or an answer
 _LATE = 5.0  # seconds in which a question has to be read
 _POLL = 0.2  # seconds
-
-
-class Questions:
-    """The proxy's end. The same host and port are only asked about once at a time, and not after a `no`.
-
-    `path` is the socket of the answering process; without one the answer is always `no`.
-    """
-
-    def __init__(self, path: Path | None, seconds: float = SECONDS) -> None:
-        self._path = path
-        self._seconds = seconds
-        self._waiting: dict[tuple[str, int], asyncio.Task[Answer]] = {}
-        self._denied: set[tuple[str, int]] = set()
-
-    async def ask(self, host: str, port: int) -> Answer:
-        """Return the user's answer; it is `no` if there is none in time, or nobody to ask."""
-        place = (host, port)
-        if self._path is None or place in self._denied or len(self._denied) >= _REMEMBERED:
-            return "no"
-        if (waiting := self._waiting.get(place)) is None:
-            if len(self._waiting) >= _MOST:
-                return "no"
-            waiting = self._waiting[place] = asyncio.create_task(self._ask(self._path, host, port))
-            waiting.add_done_callback(lambda _: self._waiting.pop(place, None))
-        return await asyncio.shield(waiting)  # others may wait for it too
-
-    async def _ask(self, path: Path, host: str, port: int) -> Answer:
-        writer = None
-        try:
-            async with asyncio.timeout(self._seconds):
-                with short_path(path.parent) as folder:
-                    reader, writer = await asyncio.open_unix_connection(f"{folder}/{path.name}", limit=_LINE)
-                writer.write(json.dumps({"host": host, "port": port}).encode() + b"\n")
-                answer = _answer(await reader.readline())
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-        ):  # also TimeoutError
-            return "no"
-        finally:
-            if writer is not None:
-                writer.close()
-        if answer == "no":
-            self._denied.add((host, port))
-        return answer or "no"
-
-
-def _answer(line: bytes) -> Answer | None:
-    """Return the answer in a line; None if it has none. Raises ValueError."""
-    document = json.loads(line)
-    answer = document.get("answer") if isinstance(document, dict) else None
-    return answer if answer in get_args(Answer) else None
 
 
 class Question:
@@ -116,7 +61,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
         with socket.socket(socket.AF_UNIX) as listener:
             bind(listener, path.parent, path.name)  # in a folder that only the user can enter
             try:
-                listener.listen(_MOST)
+                listener.listen(MOST)
                 yield listener
             finally:
                 path.unlink(missing_ok=True)
@@ -140,7 +85,7 @@ def _question(plug: socket.socket) -> Question | None:
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         line = b""
         while not line.endswith(b"\n"):
-            more = plug.recv(_LINE - len(line))
+            more = plug.recv(LINE - len(line))
             if not more:
                 return None
             line += more

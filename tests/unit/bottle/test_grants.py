@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bot_bottle.bottle.grants import requested_by_build, requested_grants, require_grant
+from bot_bottle.bottle.grants import (
+    Request,
+    extend_grant,
+    requested_by_build,
+    requested_grants,
+    require_grant,
+)
 from bot_bottle.cli.main import bottle
 from bot_bottle.config import file
 from bot_bottle.config.settings import gather
@@ -158,3 +164,52 @@ def test_what_a_build_gets_of_the_users_own_needs_a_grant(
     write(project, BUILD.replace("NPM_TOKEN", "AWS_SECRET_ACCESS_KEY"))
     assert "AWS_SECRET_ACCESS_KEY" in end()
     assert "not granted" not in end("--archive", "missing.tar").replace(str(project), "")
+
+
+def requested(project: Path) -> Request:
+    return requested_grants(gather({}, file.find(project, upwards=False), project))
+
+
+def test_hosts_that_were_added_with_a_yes_are_not_asked_about_again(project: Path) -> None:
+    write(project, '[egress]\nallow = ["a.example.org"]\n')
+    hold(project, yes=True)
+    before = requested(project)
+    write(project, '[egress]\nallow = ["a.example.org", "b.example.org:443", "pypi"]\n')
+    extend_grant(before, requested(project), ["b.example.org:443", "pypi"])
+    assert hold(project) == []
+
+
+def test_a_first_file_with_hosts_that_got_a_yes_is_granted(project: Path) -> None:
+    before = requested(project)
+    write(project, '[egress]\nallow = ["a.example.org"]\n')
+    extend_grant(before, requested(project), ["a.example.org"])
+    assert hold(project) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[egress]\nallow = ["a.example.org", "b.example.org", "evil.example.net"]\n',
+        '[egress]\nallow = ["evil.example.net", "b.example.org"]\n',
+        'workspace = "mount"\n[egress]\nallow = ["a.example.org", "b.example.org"]\n',
+        'ports = ["80"]\n[egress]\nallow = ["a.example.org", "b.example.org"]\n',
+        '[egress]\nallow = ["a.example.org", "b.example.org"]\n[secrets.A]\nenv = "A"\n',
+    ],
+)
+def test_what_the_file_requests_besides_is_not_granted_with_them(project: Path, text: str) -> None:
+    write(project, '[egress]\nallow = ["a.example.org"]\n')
+    hold(project, yes=True)
+    before = requested(project)
+    write(project, text)
+    extend_grant(before, requested(project), ["b.example.org"])
+    with pytest.raises(TrustError):
+        hold(project)
+
+
+def test_hosts_added_to_what_was_never_granted_do_not_grant_it(project: Path) -> None:
+    write(project, '[egress]\nallow = ["a.example.org"]\n')
+    before = requested(project)
+    write(project, '[egress]\nallow = ["a.example.org", "b.example.org"]\n')
+    extend_grant(before, requested(project), ["b.example.org"])
+    with pytest.raises(TrustError):
+        hold(project)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bot_bottle.bottle import records
+from bot_bottle.bottle.names import lock_name
 from bot_bottle.cli import main
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.audit_log import Log, Request
@@ -123,3 +124,14 @@ def test_a_killed_run_is_summarized_when_it_is_settled() -> None:
     record.save()
     records.settle("dead", Progress())
     assert (records.newest("dead").egress or {})["refused"] == 1
+
+
+def test_a_bottle_that_asks_nobody_is_not_answered_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with lock_name("alone"), records.recorded("alone", Progress()) as record:
+        record.plan, record.proof = {"ask": False}, {"ipv4": {"ok": True}}
+        record.save()
+        assert main.run(["allow", "--ask", "alone"]) == 101
+        assert "started without --ask" in capsys.readouterr().err
+    assert main.run(["allow", "--ask", "alone"]) == 101
+    assert "not running" in capsys.readouterr().err
+    assert main.run(["allow", "--ask", "alone", "a.example.org"]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,38 @@ def test_what_run_refuses_is_refused_wherever_it_is_shown(
     status, words = ended[0]
     assert status in (2, 101)
     assert word in words
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "word"),
+    [
+        ("", ["run", "--ask", "--network=none"], "--network none exclude"),
+        ("", ["run", "--ask", "--network=open"], "--network open exclude"),
+        ("egress = {open = true}", ["run", "--ask"], "--network open exclude"),
+        ("", ["run", "--ask", "--accel=kvm"], "where smolvm enforces"),
+        ("", ["run", "--ask", "--twin", "--workspace=clone"], "--twin and --ask"),
+        ("", ["learn", "--network=none"], "bottle learn and --network none exclude"),
+        ("egress = {open = true}", ["learn"], "bottle learn and --network open exclude"),
+        ("", ["learn", "--ask", "--accel=nested"], "where smolvm enforces"),
+        ("", ["learn", "x", "y"], "bottle learn PATH -- CMD"),
+    ],
+)
+def test_questions_and_learning_are_refused_where_they_would_do_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], file: str, options: list[str], word: str
+) -> None:
+    (project / "bottle.toml").write_text(f"{file}\n")
+    assert main.run([*options, "--yes"]) in (2, 101)
+    assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["-d"], ["-it"]])
+def test_without_a_terminal_nobody_can_be_asked(project: Path, options: list[str]) -> None:
+    command = ["run", "--ask", "--backend=docker", *options, ".", "--", "true"]
+    argv = [sys.executable, "-m", "bot_bottle", *command]
+    done = subprocess.run(argv, capture_output=True, text=True, start_new_session=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bottle: --ask needs a terminal\n")
+    assert "--allow" in done.stderr
 
 
 def test_what_can_be_run_is_shown(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

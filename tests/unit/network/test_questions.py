@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.errors import SpecError
-from bot_bottle.network import questions
-from bot_bottle.network.questions import Answer, Question, Questions, listening, received
+from bot_bottle.network import asking
+from bot_bottle.network.asking import Questions
+from bot_bottle.network.questions import MOST, Answer, Question, listening, received
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def test_a_client_that_leaves_does_not_end_the_question_of_another(tmp_path: Pat
 def test_few_questions_wait_at_a_time_and_denied_hosts_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "_REMEMBERED", 20)
+    monkeypatch.setattr(asking, "_REMEMBERED", 20)
 
     async def ask() -> tuple[list[Answer], list[Answer]]:
         end = Questions(tmp_path / "ask")
@@ -128,9 +129,9 @@ def test_few_questions_wait_at_a_time_and_denied_hosts_are_few(
 
     with answering(tmp_path / "ask", lambda q: "once" if q.host[0] == "a" else "no") as asked:
         many, later = asyncio.run(ask())
-    assert many.count("once") == questions._MOST
+    assert many.count("once") == MOST
     assert later == ["no"] * 100
-    assert len(asked) == questions._MOST + 20
+    assert len(asked) == MOST + 20
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ class ContainerBackend:
         del mib
         raise SpecError("--storage does not work with --backend docker", next_step="use a microVM")
 
+    def check_ask(self) -> None:
+        """Do nothing: the proxy asks."""
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Refuse variables that the engine's client would read itself. Raises SpecError."""
         inherited_variables(env)

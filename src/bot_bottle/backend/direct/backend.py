@@ -42,6 +42,9 @@ class DirectBackend:
         """Do nothing: the disk can have any size."""
         del mib
 
+    def check_ask(self) -> None:
+        """Do nothing: the proxy asks."""
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Do nothing: any variable can be passed."""
         del env

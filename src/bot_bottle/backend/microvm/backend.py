@@ -60,6 +60,13 @@ class MicrovmBackend:
                 next_step="write it as 4g; or use --accel direct",
             )
 
+    def check_ask(self) -> None:
+        """Refuse it: smolvm decides about connections, and asks nobody. Raises SpecError."""
+        raise SpecError(
+            "--ask does not work where smolvm enforces the policy",
+            next_step="use --backend docker or --accel direct; or bottle learn, which asks at the end",
+        )
+
     def check_env(self, env: Mapping[str, str]) -> None:
         """Do nothing: variables are passed to smolvm under names of ours."""
         del env

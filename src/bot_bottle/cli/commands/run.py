@@ -17,11 +17,11 @@ from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.asking import questions, tell_where
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.groups import GroupedOptions
 from bot_bottle.cli.output import table
 from bot_bottle.errors import UsageError
-from bot_bottle.host.terminal import is_terminal
 from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
@@ -41,6 +41,7 @@ Examples:
   bottle run --plan .
   bottle run -d --workspace clone --name blue . -- claude -p 'fix the tests'
   bottle run --backend docker . -- make test
+  bottle run --ask --backend docker . -- ./agent
   bottle run --twin --workspace clone . -- make test
   bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
 """
@@ -68,6 +69,7 @@ class CommandAfterDashes(GroupedOptions):
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would run, and start nothing.")
 @click.option("--twin", is_flag=True, help="Run CMD on both backends and compare the results.")
 @click.option("--json", "as_json", is_flag=True, help="With --plan or --twin, print JSON.")
+@options.ask_option
 @options.docker_compat_flags
 @options.engine_options
 @options.output_options
@@ -81,6 +83,7 @@ def command(
     timed: bool,
     detach: bool,
     twin: bool,
+    ask: bool,
     **given: Any,
 ) -> int:
     """Build, convert, boot, run, and clean up."""
@@ -99,11 +102,15 @@ def command(
         _show(bottle.make_plan(spec, chosen, progress).described(), as_json=as_json)
         return 0
     if detach and not holder:
+        if ask:
+            tell_where(spec.slug)
         return _detach(spec.slug)
     try:
         with progress.timed("total"):
-            on_ready = holder.begin if holder else lambda: None
-            return bottle.run_bottle(spec, chosen, progress, tty=is_terminal(), on_ready=on_ready)
+            if holder:
+                return bottle.run_bottle(spec, chosen, progress, on_ready=holder.begin)
+            with questions(ctx, spec) as (tty, on_ready):
+                return bottle.run_bottle(spec, chosen, progress, tty=tty, on_ready=on_ready)
     finally:
         for name, seconds in progress.seconds.items() if timed else ():
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_bottle.network.asking import Questions
 from bot_bottle.network.audit_log import Log, Request
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.policy import Policy, Verdict, load_policy
 from bot_bottle.network.proxy.config import ReadingConfig
 from bot_bottle.network.proxy.outside import Outside
-from bot_bottle.network.questions import Questions
+from bot_bottle.network.questions import ASKED
 from bot_bottle.network.rules import address_of
 
 if TYPE_CHECKING:
     from bot_bottle.network.proxy.reading import Reader
 
 SERVICES = ".bottle"  # names below it exist in a bottle only, and are those of `services`
-ASKED = "allowed when asked"  # what is in the log in place of a rule
 
 _HTTPS = 443
 
@@ -76,7 +76,6 @@ class Engine:
         self._outside = outside
         self._services = services
         self._questions = questions or Questions(None)
-        self._granted: set[tuple[str, int]] = set()  # by answers, until the bottle ends
         self.credentials = credentials
         self.reading = reading
 
@@ -123,13 +122,10 @@ class Engine:
         return verdict
 
     async def _ask(self, host: str, port: int, verdict: Verdict) -> Verdict:
-        if (host, port) not in self._granted:
-            answer = await self._questions.ask(host, port)
-            if answer == "no":
-                return verdict
-            if answer == "always":
-                self._granted.add((host, port))
-        return Verdict(allowed=True, rule=ASKED)
+        if await self._questions.ask(host, port) == "no":
+            return verdict
+        now = self.decide(host, port)  # after `always` there is a rule
+        return now if now.allowed else Verdict(allowed=True, rule=ASKED)
 
     def permit_request(
         self, host: str, port: int, method: str, path: str, given: Verdict | None = None

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from bot_bottle.network.asking import Questions
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.proxy.config import ProxyConfig, load_config
@@ -23,7 +24,6 @@ from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
-from bot_bottle.network.questions import Questions
 
 _MOST_SOCKETS = 65
 _SPARE = 64  # descriptors that are not for connections
