@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle.bottle import names
-from bot_bottle.bottle import network as walls
+from bot_bottle.bottle import network as egress
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.host import terminal
@@ -60,7 +60,7 @@ def tell_where(name: str) -> None:
 
 def answer_questions(name: str) -> None:
     """Answer a running bottle's questions on this terminal until it exits. Raises SpecError, UsageError."""
-    path = walls.questions(name)
+    path = egress.questions(name)
     with _own_terminal() as handle, listening(path) as listener:
         click.echo(f"bottle: {name} asks here before it is refused a connection; Ctrl-C stops this", err=True)
         for question in received(listener, lambda: names.is_running(name)):
@@ -103,7 +103,7 @@ def _answering(name: str, handle: int) -> Iterator[None]:
         for question in received(listener, lambda: not over.is_set()):
             _reply(name, handle, question, over.is_set)
 
-    with listening(walls.questions(name)) as listener:
+    with listening(egress.questions(name)) as listener:
         thread = threading.Thread(target=serve, args=(listener,), daemon=True)
         thread.start()
         try:
@@ -125,7 +125,7 @@ def _reply(name: str, handle: int, question: Question, is_over: Callable[[], boo
     answer = _ANSWERS.get(line, "no")
     if answer == "always":
         try:
-            walls.allow(name, [place])
+            egress.allow(name, [place])
         except (BottleError, OSError, ValueError) as error:
             answer = "once"
             _say(handle, f"{shown} is only allowed once: {printable(str(error), limit=300)}")

@@ -136,7 +136,7 @@ def _replace(before: Snapshot, data: bytes, folder: int) -> None:
 
 
 def _copy_owner(status: os.stat_result, descriptor: int) -> None:
-    """Give a file the mode of another, and its owner where we may."""
+    """Set the mode of a file to that of another, and its owner where we may."""
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
         with suppress(PermissionError):
             os.fchown(descriptor, status.st_uid, status.st_gid)

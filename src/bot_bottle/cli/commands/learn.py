@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bot_bottle.bottle import network as walls
+from bot_bottle.bottle import network as egress
 from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.grants import extend_grant, requested_grants
 from bot_bottle.bottle.spec import BottleSpec
@@ -61,7 +61,7 @@ def command(ctx: click.Context, /, extra: tuple[str, ...], ask: bool, **given: A
     target = _target(settings)
     with questions(ctx, spec) as (tty, on_ready):
         status = bottle.run_bottle(spec, chosen, progress, tty=tty, on_ready=on_ready)
-    found = walls.proposals(spec.slug, spec.egress)
+    found = egress.proposals(spec.slug, spec.egress)
     _show(found)
     entries = [each.entry for each in found.entries]
     if entries:
