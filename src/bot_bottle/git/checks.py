@@ -49,9 +49,9 @@ class Update:
 
 
 def parse_updates(text: bytes) -> list[Update]:
-    """Parse the standard input of a pre-receive hook (githooks(5)). Raises Refusal."""
+    """Parse the standard input of a pre-receive hook (githooks(5)). Raises ValueError."""
     updates = []
-    for line in text.decode("utf-8", "surrogateescape").splitlines():
+    for line in text.decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"):
         old, new, name = line.split(" ", 2)
         updates.append(Update(name, old.strip("0") and old, new.strip("0") and new))
     return updates

@@ -77,9 +77,12 @@ class Repositories:
                 raise Refusal("it is not a repository of this bottle")
             lines = self._accept(self.quarantine(name), updates, question)
         except (Refusal, BottleError) as error:
-            lines = error.lines if isinstance(error, Refusal) else (error.message, *error.why.splitlines())
+            if isinstance(error, Refusal):
+                lines = list(error.lines)
+            else:
+                lines = [error.message, *error.why.splitlines()]
             push_log.write(self._log, name, updates, "refused", "; ".join(lines))
-            return False, list(lines)
+            return False, lines
         push_log.write(self._log, name, updates, "held" if self._rules.hold else "pushed")
         return True, lines
 

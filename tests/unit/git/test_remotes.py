@@ -66,13 +66,13 @@ def test_settings_that_the_bottle_has_anyway_stay(tmp_path: Path) -> None:
     env = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Agent"}
     env |= variables([remote("/srv/a.git")], "http://127.0.0.1:3128", env)
     repo = make_repo(tmp_path / "repo")
-    assert repo.git("config", "user.name", **env) == "Agent"
-    assert repo.git("config", "--get-all", "url.http://git.bottle/origin.insteadOf", **env) == (
-        "/srv/a.git\nfile:///srv/a.git"
-    )
-    assert repo.git("config", "--get-urlmatch", "http.proxy", "http://git.bottle/origin", **env) == (
-        "http://127.0.0.1:3128"
-    )
+
+    def config(*args: str) -> str:
+        return repo.git("config", *args, input=b"", check=True, **env)
+
+    assert config("user.name") == "Agent"
+    assert config("--get-all", "url.http://git.bottle/origin.insteadOf") == "/srv/a.git\nfile:///srv/a.git"
+    assert config("--get-urlmatch", "http.proxy", "http://git.bottle/origin") == "http://127.0.0.1:3128"
 
 
 @pytest.mark.parametrize(
