@@ -77,8 +77,14 @@ def read_head(plug: socket.socket) -> bytes:
 
 
 @contextmanager
-def proxied(folder: Path, allow: Sequence[str] = (), ports: int = 0, **config: Any) -> Iterator[Proxied]:
-    """Run a proxy until the block ends; with more sockets, for services."""
+def proxied(
+    folder: Path,
+    allow: Sequence[str] = (),
+    ports: int = 0,
+    others: Sequence[socket.socket] = (),
+    **config: Any,
+) -> Iterator[Proxied]:
+    """Run a proxy until the block ends; with more sockets, for services, and with `others`."""
     save_policy(parse_policy(allow), folder / "policy")
     given = ProxyConfig(str(folder / "policy"), str(folder / "log"), **config)
     given.save(folder / "proxy.json")
@@ -92,7 +98,7 @@ def proxied(folder: Path, allow: Sequence[str] = (), ports: int = 0, **config: A
             wait_until(lambda: (folder / "socket").exists() or process.poll() is not None, 20)
             with socket.socket(socket.AF_UNIX) as channel:
                 channel.connect(str(folder / "socket"))
-                socket.send_fds(channel, [b"l"], [each.fileno() for each in listeners])
+                socket.send_fds(channel, [b"l"], [each.fileno() for each in (*listeners, *others)])
                 channel.recv(1)
             port = listeners[0].getsockname()[1]
             for each in listeners:

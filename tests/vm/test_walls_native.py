@@ -10,11 +10,11 @@ from tests.support import nested
 from tests.support.engines import Docker
 from tests.vm.conftest import COMMAND
 
-# a smolvm that leaves out an option and its value, or puts in some, wherever a machine is made
+# a smolvm that leaves out an option and its value, or puts in some, wherever a machine is made or started
 FAKE = """\
 #!/bin/bash
 args=()
-if [ "$1 $2" = "machine create" ]; then
+if [ "$1 $2" = "machine create" ] || [ "$1 $2" = "machine start" ]; then
   while [ $# -gt 0 ]; do
     if [ "$1" = "$DROPPED" ]; then shift 2; continue; fi
     if [ "$1" = -- ]; then args+=($ADDED); fi
@@ -53,6 +53,7 @@ export SMOLVM=/fast/cache/smolvm/@version@
 sed -i "2i export SMOLVM_LIB_DIR=$SMOLVM SMOLVM_AGENT_ROOTFS_TAR=$SMOLVM/agent-rootfs.tar.zst" smolvm
 ADDED=--net run added
 DROPPED=--deny-cidr run undenied --allow 192.31.196.10
+DROPPED=--egress-interceptor run alone --allow 192.31.196.10
 """
 
 
@@ -74,7 +75,7 @@ def test_walls_are_proved_on_kvm(docker: Docker, image: str, shared_cache: Path,
     assert told["prove2.status"] == "0\n", told
     assert "Seccomp:\t2" in told["monitor"], told
     assert "CapEff:\t0000000000000000" in told["monitor"]
-    for name, bad in (("added", "routes"), ("undenied", "denied")):
+    for name, bad in (("added", "routes"), ("undenied", "denied"), ("alone", "interceptor")):
         assert (told[f"{name}.status"], told[f"{name}.out"]) == ("119\n", ""), (told, console)
         receipt = json.loads(told[f"{name}.json"])
         assert (receipt["place"], receipt["proof"][bad]["ok"]) == ("kvm", False)

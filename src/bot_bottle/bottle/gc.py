@@ -24,6 +24,7 @@ _container = partial(_later, "engine.containers", "sweep")
 SWEEPERS: dict[str, rundir.Sweeper] = {
     "process": process_tree.sweep_process,
     "machine": partial(_later, "backend.microvm.bottle", "sweep_machine"),
+    "machine-tools": partial(_later, "backend.microvm.tools", "sweep"),
     "mount": partial(_later, "workspace.idmap", "sweep_mount"),
     "engine-mount": partial(_later, "backend.container.idmap_helper", "sweep"),
     "bottle-container": _container,

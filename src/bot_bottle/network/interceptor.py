@@ -20,6 +20,12 @@ import secrets
 from dataclasses import dataclass
 
 ACCEPTED = b"\0"
+
+# Addresses of ours, in a documentation range (RFC 5737): at one the bottle finds its HTTP proxy, at one the
+# services of this machine; at PROVED the proxy answers any request, which proves that smolvm hands over.
+PORT = 3128  # of the proxy
+PROVED, PROXY, HOST = "192.0.2.201", "192.0.2.203", "192.0.2.204"
+
 TOKEN = "SMOLVM_INTERCEPTOR_TOKEN"  # noqa: S105 - the name of smolvm's variable
 
 _MAGIC, _VERSION = b"SMOLICPT", 1

@@ -18,6 +18,7 @@ from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
+from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import CredentialStore
@@ -30,6 +31,7 @@ ADDRESS = "127.0.0.1"
 PORT = 3128  # the customary port of proxies
 
 _SOCKET = "socket"
+_TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
 _TIMEOUT = 30.0  # seconds
 
 
@@ -91,10 +93,12 @@ def run_proxy(
     run: RunDir,
     store: CredentialStore,
     services: Mapping[str, str] | None = None,
+    token: Secret | None = None,
 ) -> Iterator[ProxyProcess]:
     """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
 
-    `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine.
+    `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine. With a `token`
+    of a smolvm the proxy waits for sockets on which that hands over connections.
 
     Raises WallsError when the proxy does not start.
     """
@@ -103,10 +107,12 @@ def run_proxy(
     try:
         with ExitStack() as stack:
             values = {each.name: each.value for each in store.secrets}
+            values |= {} if token is None else {_TOKEN: token}
             pipes = stack.enter_context(secret_fifos(values, run.path)) if values else {}
             config = _config(policy, record, run, store, pipes)
             named = {**host_services(policy.host_ports), **(services or {})}
-            replace(config, services=named).save(run.path / "proxy.json")
+            config = replace(config, services=named, token=pipes.get(_TOKEN))
+            config.save(run.path / "proxy.json")
             # the path of a socket has 107 bytes at most
             argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
             output = stack.enter_context(words.open("wb"))

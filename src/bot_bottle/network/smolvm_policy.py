@@ -7,8 +7,11 @@
   forward others. Without one it answers for all names.
 - A refused connection is reset at once. An allowed one is accepted before smolvm has connected, so an address
   without a host shows the difference. Refused UDP is not answered.
-- Rules have no ports, and what may connect to an address may resolve any name there.
-- Such a guest has no IPv6; loopback and link-local addresses of the host are never reached.
+- Rules have no ports, methods or paths, and what may connect to an address may use any name there. So these
+  are rules beneath those of our proxy, to which smolvm hands over what they allow (see `interceptor`).
+- Such a guest has no IPv6; loopback and link-local addresses of the host are never reached. What is allowed
+  of these is reached through the proxy's own address alone.
+- With an interceptor all datagrams are refused, except for names.
 - `-p` alone makes such a network without allowing anything, neither names nor datagrams.
   smolvm listens on 127.0.0.1, and on ::1 where it exists.
 """
@@ -19,8 +22,11 @@ import ipaddress
 from collections.abc import Iterator
 
 from bot_bottle.errors import SpecError
+from bot_bottle.network.host_ports import HOST as HOST_NAME
+from bot_bottle.network.interceptor import HOST, PORT, PROVED, PROXY
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, Outcome, Probe
+from bot_bottle.network.proxy_probes import FOREIGN, LOOPBACK, NOBODY, REFUSED
 from bot_bottle.network.rules import Network
 
 # the resolver and gateway of a guest with a network
@@ -49,8 +55,7 @@ _UNREACHABLE = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "169.254.0.0/16",
 
 # a documentation range (RFC 5737), in which no host answers
 _PROOF = ipaddress.ip_network("192.0.2.0/24")
-_NOBODY = "192.0.2.1"
-_ALLOWED_NOBODY = "192.0.2.201"
+_NOBODY = FOREIGN
 _DENIED_NOBODY = "192.0.2.202"
 _NOBODY_IPV6 = "2001:db8::1"
 _METADATA = "169.254.169.254"
@@ -58,7 +63,7 @@ _LAN = "192.168.254.253"
 
 
 def network_argv(policy: Policy) -> tuple[str, ...]:
-    """Return the options of `machine create`. Raises SpecError for a rule that smolvm cannot enforce."""
+    """Return the options of `machine create`: the rules as far as smolvm has them. Raises SpecError."""
     if policy.closed:
         return ()
     if policy.open:
@@ -66,7 +71,7 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
     argv = _allowing(policy)
     if "--allow-host-pattern" not in argv:
         argv += ["--allow-host-pattern", _NO_NAME]
-    for network in (_ALLOWED_NOBODY, _DENIED_NOBODY):
+    for network in (PROVED, PROXY, HOST, _DENIED_NOBODY):
         argv += ["--allow-cidr", f"{network}/32"]
     for denied in (*_denied(policy), f"{_DENIED_NOBODY}/32"):
         argv += ["--deny-cidr", str(denied)]
@@ -82,7 +87,7 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
 def widening_argv(added: Policy) -> tuple[str, ...]:
     """Return the options that allow a running machine more; nothing that is denied becomes allowed.
 
-    Raises SpecError for a rule that smolvm cannot enforce, or denies until the machine ends.
+    Raises SpecError for a rule that smolvm denies until the machine ends.
     """
     for rule in added.rules:
         if not isinstance(rule.target, str) and any(map(rule.target.overlaps, _DENIED)):
@@ -90,35 +95,34 @@ def widening_argv(added: Policy) -> tuple[str, ...]:
     return tuple(_allowing(added))
 
 
+def narrowing_argv(before: Policy, after: Policy) -> tuple[str, ...]:
+    """Return the options that take from a running machine what a policy no longer allows."""
+    left = _allowing(after)
+    options = {"--allow-host-pattern": "--remove-allow-host", "--allow-cidr": "--remove-allow-cidr"}
+    allowed = _allowing(before)
+    gone = [
+        (option, value)
+        for option, value in zip(allowed[::2], allowed[1::2], strict=True)
+        if value not in left
+    ]
+    return tuple(word for option, value in gone for word in (options[option], value))
+
+
 def _allowing(policy: Policy) -> list[str]:
-    for port in policy.host_ports:
-        raise _cannot(
-            f"port {port} of this machine", "smolvm never lets a guest reach its loopback", "remove it"
-        )
     argv: list[str] = []
-    for rule in policy.rules:
-        if rule.restricts_requests:
-            raise _cannot(
-                str(rule), "smolvm cannot filter by method or path", "allow the host for all requests"
-            )
-        if rule.port is not None:
-            raise _cannot(str(rule), "smolvm cannot filter by port", f"write it without :{rule.port}")
-        if isinstance(rule.target, str):
-            argv += ["--allow-host-pattern", str(rule)]
-        else:
-            _check_reachable(rule.target)
-            argv += ["--allow-cidr", str(rule.target)]
+    for target in dict.fromkeys(rule.target for rule in policy.rules):
+        if isinstance(target, str):
+            argv += ["--allow-host-pattern", f"*{target}" if target.startswith(".") else target]
+        elif _is_reachable(target):
+            argv += ["--allow-cidr", str(target)]
     return argv
 
 
-def _check_reachable(network: Network) -> None:
-    if network.version == 6:
-        raise _cannot(str(network), "there is no IPv6 in a microVM", "allow its IPv4 address")
+def _is_reachable(network: Network) -> bool:
+    """Return whether smolvm can let a guest reach a range. Raises SpecError for our own."""
     if network.overlaps(_PROOF):
         raise _cannot(str(network), f"{_PROOF} is reserved for bottle's own network probes", "remove it")
-    for closed in _UNREACHABLE:
-        if network.version == closed.version and network.overlaps(closed):
-            raise _cannot(str(network), f"smolvm never lets a guest reach {closed}", "remove it")
+    return network.version == 4 and not any(map(network.overlaps, _UNREACHABLE))
 
 
 def _cannot(entry: str, why: str, next_step: str) -> SpecError:
@@ -131,7 +135,7 @@ def _denied(policy: Policy) -> Iterator[Network]:
     """Yield the ranges to deny: all private ones, without those that are allowed."""
     rest: list[Network] = list(_DENIED)
     for rule in policy.rules:
-        if not isinstance(rule.target, str):
+        if not isinstance(rule.target, str) and _is_reachable(rule.target):
             rest = [part for network in rest for part in _without(network, rule.target)]
     return iter(rest)
 
@@ -170,17 +174,35 @@ def probes(policy: Policy, loopback_port: int, name: str, *, published: bool = F
     found.append(Probe("refused-host", "tcp", name, 443))
     if policy.closed:
         return found
-    named = policy.first_name
-    # isolation holds even without an answer; the outcome is only recorded
-    allowed = [Probe("allowed-host", "tcp", str(named.target), 443, accepted=ANY)] if named else []
     return [
         *found,
-        Probe("control", "tcp", _ALLOWED_NOBODY, 443, accepted=frozenset({"open"})),
+        Probe("control", "tcp", PROVED, 443, accepted=frozenset({"open"})),
+        Probe("interceptor", "proxy", PROVED, 443, f"{NOBODY}:443", accepted=frozenset({"open"})),
         Probe("denied", "tcp", _DENIED_NOBODY, 443, accepted=refused),
-        *allowed,
+        Probe("host-canary", "proxy", HOST, loopback_port, f"{NOBODY}:443", accepted=REFUSED),
+        *_through_proxy(policy, loopback_port),
     ]
 
 
+def _through_proxy(policy: Policy, loopback_port: int) -> Iterator[Probe]:
+    asked = {
+        "proxied-host": (NOBODY, 443),
+        "proxied-address": (FOREIGN, 443),
+        "proxied-loopback": (LOOPBACK, loopback_port),
+        "proxied-metadata": (_METADATA, 80),
+    }
+    if policy.host_ports:
+        asked["host-service"] = (HOST_NAME, loopback_port)
+    for name, (host, port) in asked.items():
+        if not policy.decide(host, port).allowed:
+            yield Probe(name, "proxy", PROXY, PORT, f"{host}:{port}", accepted=REFUSED)
+    if named := policy.first_name:
+        # isolation holds even without an answer; the outcome is only recorded
+        yield Probe("allowed-host", "proxy", PROXY, PORT, f"{named.target}:{named.port or 443}", accepted=ANY)
+
+
 def _named(policy: Policy, address: str) -> frozenset[Outcome] | None:
-    """Return the outcomes to expect at an address: any if it is allowed, else None."""
-    return ANY if policy.decide(address, 443).allowed else None
+    """Return the outcomes to expect at an address: any if it is allowed at some port, else None."""
+    found = ipaddress.ip_address(address)
+    targets = [rule.target for rule in policy.rules if not isinstance(rule.target, str)]
+    return ANY if any(found in target for target in targets) else None

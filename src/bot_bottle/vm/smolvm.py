@@ -142,13 +142,10 @@ def create_argv(
     labels: Mapping[str, str],
     volumes: Sequence[str] = (),
     network: Sequence[str] = (),
-    credentials: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[str, ...]:
     """Return `machine create` for an artifact; without options for the network it has none.
 
     `storage_mib` are whole GiB. `volumes` are FOLDER:GUEST-PATH, with `:ro` for a read-only one.
-    `credentials` are the variables of which the guest has placeholders, with the hosts that receive their
-    values.
 
     smolvm starts the image's own command at every boot, and a bottle runs its command attached, so it would
     run twice. `/proc/self/exe` is a command that exists in every image, even an empty one: the guest's own
@@ -160,8 +157,6 @@ def create_argv(
     for key, value in labels.items():
         argv += ["--label", f"{key}={value}"]
     argv += [word for volume in volumes for word in ("-v", volume)]
-    for variable, hosts in (credentials or {}).items():
-        argv += ["--credential", f"{variable}={variable}@{','.join(hosts)}"]
     return (*argv, *network, "--", "/proc/self/exe", "--version")
 
 

@@ -67,18 +67,16 @@ def test_programs_in_a_container_find_the_proxy_where_there_is_one() -> None:
 
 def test_an_emulated_host_takes_no_other_command() -> None:
     backend = MicrovmBackend()
-    with pytest.raises(SpecError, match="cannot be changed"):
-        backend.check_can_allow(machine("nested"))
     with pytest.raises(SpecError, match="cannot be checked again"):
         backend.probe(machine("nested"), NOTHING, Progress())
-    backend.check_can_allow(machine("kvm"))
+    for place in ("nested", "kvm"):
+        backend.check_can_allow(machine(place))
 
 
 def test_a_rule_is_removed_where_the_policy_is_read_again() -> None:
     ContainerBackend().check_can_disallow(machine("container"))
     DirectBackend().check_can_disallow(machine("direct"))
-    with pytest.raises(SpecError, match="no rule can be removed"):
-        MicrovmBackend().check_can_disallow(machine("kvm"))
+    MicrovmBackend().check_can_disallow(machine("kvm"))
 
 
 def test_a_container_takes_no_memory_besides_its_own() -> None:
@@ -90,7 +88,6 @@ def test_ports_of_this_machine_are_refused_where_they_cannot_be_reached() -> Non
     policy = parse_policy(["api.example.org"], host_ports=[5432])
     ContainerBackend().check(policy, (), (), archive=False)
     DirectBackend().check(policy, (), (), archive=False)
-    with pytest.raises(SpecError, match="cannot allow port 5432 of this machine"):
-        MicrovmBackend().check(policy, (), (), archive=False)
+    MicrovmBackend().check(policy, (), (), archive=False)
     with pytest.raises(SpecError, match="port 5432 is published"):
         ContainerBackend().check(policy, (), (Port(0, 5432),), archive=False)

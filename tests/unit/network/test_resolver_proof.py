@@ -17,6 +17,7 @@ from bot_bottle.vm.host import Host
 
 POLICY = parse_policy(["192.0.9.1"])
 CLOSED = ("ipv4", "gateway", "lan", "metadata", "denied")
+PROXIED = ("host-canary", "proxied-host", "proxied-address", "proxied-loopback", "proxied-metadata")
 OTHERS = ("ipv6", "udp-443", "icmp", "host-loopback")
 
 
@@ -46,13 +47,14 @@ class Slow:
         if asked:
             self.listed.append(name)
         outcomes = {**dict.fromkeys(CLOSED, "refused"), **dict.fromkeys(OTHERS, "silent"), "control": "open"}
+        outcomes |= {**dict.fromkeys(PROXIED, "refused"), "interceptor": "open"}
         outcomes |= dict.fromkeys(ASKING, "refused" if asked else "silent")
         return Completed(("smolvm",), 0, "".join(f"{k} {v}\n" for k, v in outcomes.items()).encode(), b"")
 
 
 def prove(host: Slow, monkeypatch: pytest.MonkeyPatch) -> tuple[str, bool]:
     monkeypatch.setattr(proving, "_LISTED", {"kvm": 0.05})
-    monkeypatch.setattr(proving, "_PAUSE", {"kvm": 0.02})
+    monkeypatch.setattr(proving, "PAUSE", {"kvm": 0.02})
     proof = proving.prove("bottle-x", POLICY, cast(Host, host), published=False)
     assert all(ok for name, (_, ok) in proof.results.items() if name != "resolver")
     return proof.results["resolver"]

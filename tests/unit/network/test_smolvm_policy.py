@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -54,20 +55,22 @@ def test_an_allowed_name_leads_to_the_internet_or_to_what_is_named(named: list[s
         assert reached == policy.decide_resolved(text, 443).allowed, text
 
 
-@pytest.mark.parametrize(
-    ("entry", "why"),
-    [
-        ("api.example.org:443", "by port"),
-        ("api.example.org GET", "by method or path"),
-        ("127.0.0.1", "never lets"),
-        ("169.254.169.254", "never lets"),
-        ("2001:db8::/32", "IPv6"),
-        ("192.0.2.0/28", "own network probes"),
-    ],
-)
-def test_a_rule_that_smolvm_cannot_enforce_is_refused(entry: str, why: str) -> None:
-    with pytest.raises(SpecError, match=why) as caught:
-        microvm.network_argv(parse_policy([entry]))
+def test_ports_methods_and_paths_are_the_proxys() -> None:
+    entries = ["api.example.org:443", "api.example.org:80 GET /x", "*.example.net POST", "9.9.9.9:53"]
+    argv = microvm.network_argv(parse_policy(entries))
+    assert values(argv, "--allow-host-pattern") == ["api.example.org", "*.example.net"]
+    assert values(argv, "--allow-cidr")[0] == "9.9.9.9/32"
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.1", "169.254.169.254", "2001:db8::/32", "fd00::5", "::1"])
+def test_what_smolvm_has_no_way_to_is_left_to_the_proxy(entry: str) -> None:
+    policy = parse_policy([entry])
+    assert microvm.network_argv(policy)[2:] == microvm.network_argv(parse_policy(["a.example.org"]))[2:]
+
+
+def test_a_rule_for_the_addresses_of_the_probes_is_refused() -> None:
+    with pytest.raises(SpecError, match="own network probes") as caught:
+        microvm.network_argv(parse_policy(["192.0.2.0/28"]))
     assert "docker" in caught.value.next_step
 
 
@@ -105,3 +108,21 @@ def test_what_runs_is_widened_but_not_into_what_is_denied() -> None:
     assert argv == ("--allow-host-pattern", "api.example.org", "--allow-cidr", "9.9.9.0/24")
     with pytest.raises(SpecError, match="until the bottle ends"):
         microvm.widening_argv(parse_policy(["10.1.2.3"]))
+
+
+def test_what_is_no_longer_allowed_is_taken_from_what_runs() -> None:
+    before = parse_policy(["a.example.org:443", "a.example.org:80", "b.example.org", "9.9.9.9"])
+    after = parse_policy(["a.example.org:80"])
+    assert microvm.narrowing_argv(before, after) == (
+        *("--remove-allow-host", "b.example.org"),
+        *("--remove-allow-cidr", "9.9.9.9/32"),
+    )
+    assert microvm.narrowing_argv(after, before) == ()
+
+
+def test_ports_of_this_machine_are_the_proxys() -> None:
+    policy = replace(parse_policy(["a.example.org"]), host_ports=(5432,))
+    assert microvm.network_argv(policy) == microvm.network_argv(parse_policy(["a.example.org"]))
+    found = {probe.name: probe for probe in microvm.probes(policy, 1234, "x.invalid")}
+    assert found["host-service"].ask == "host.bottle:1234"
+    assert found["host-service"].accepted == {"refused"}

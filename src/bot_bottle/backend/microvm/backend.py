@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -14,18 +13,13 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles
-from bot_bottle.network.smolvm_policy import network_argv
+from bot_bottle.network.proxy_process import EgressFiles, check_proxy
+from bot_bottle.network.smolvm_policy import network_argv, widening_argv
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB
 from bot_bottle.vm.host import Accel, NativeHost, choose_accel
 from bot_bottle.vm.smolvm import find_smolvm
-
-# smolvm takes a secret with hosts from its own environment, where these names would change what it does
-_RESERVED = re.compile(
-    r"PATH|HOME|TMPDIR|(LD|XDG|SMOLVM|SMOL|RUST|SSL|BOTTLE_ENV)_\w*|\w*_proxy", re.IGNORECASE
-)
 
 
 class MicrovmBackend:
@@ -36,21 +30,16 @@ class MicrovmBackend:
     def check(
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
-        """Refuse a policy or secrets that smolvm does not support. Raises SpecError."""
+        """Refuse a policy that smolvm's own rules cannot have beneath the proxy's. Raises SpecError."""
         del ports, archive  # any can be published; an artifact is made of an archive as of any image
+        if egress.reads_requests or any(secret.hosts for secret in secrets):
+            use = "a secret with hosts, or a rule for some requests,"
+            check_proxy(use, "or allow the host for all requests, and give the secret without hosts")
         network_argv(egress)
-        for secret in secrets:
-            if secret.hosts and _RESERVED.fullmatch(secret.name):
-                raise SpecError(
-                    f"{secret.name} is reserved by smolvm", next_step="choose another name for the secret"
-                )
 
     def check_services(self, option: str) -> None:
-        """Refuse any: smolvm's network does not lead to the proxy. Raises SpecError."""
-        raise SpecError(
-            f"{option} does not work with smolvm's network",
-            next_step="use --accel direct, or --backend docker",
-        )
+        """Do nothing: the proxy is there."""
+        del option
 
     def check_storage(self, mib: int) -> None:
         """Refuse what smolvm's disks cannot have. Raises SpecError."""
@@ -113,18 +102,12 @@ class MicrovmBackend:
         return probes.prove(machine.name, policy, host, published=machine.published)
 
     def check_can_allow(self, machine: Machine) -> None:
-        """Refuse a microVM on an emulated host."""
-        if machine.place == "nested":
-            raise SpecError(f"the bottle {machine.slug} cannot be changed: it is on an emulated host")
+        """Do nothing: the bottle's own process changes smolvm's rules as the policy file changes."""
 
     def check_can_disallow(self, machine: Machine) -> None:
-        """Refuse any: smolvm's own rules can only be added to."""
-        raise SpecError(
-            f"no rule can be removed from the bottle {machine.slug}",
-            why="smolvm can only add rules to a running machine",
-            next_step="stop it, and run it again without them",
-        )
+        """Do nothing: the proxy reads its policy file again."""
 
     def allow(self, machine: Machine, added: Policy) -> None:
-        """Add rules in smolvm."""
-        probes.add_rules(machine.name, added, NativeHost(find_smolvm(Progress())))
+        """Refuse what smolvm denies until the machine ends. Raises SpecError."""
+        del machine
+        widening_argv(added)

@@ -11,8 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait
+from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait, with_placeholders
 from bot_bottle.backend.microvm import probes as proving
+from bot_bottle.backend.microvm.network import Network, network
+from bot_bottle.backend.microvm.tools import machine_tools
+from bot_bottle.backend.microvm.watch import watched
 from bot_bottle.backend.users import UNKNOWN_USER, of_artifact
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.host import signals
@@ -20,8 +23,10 @@ from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress, Stage
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
+from bot_bottle.network.credentials import BUNDLE, CredentialStore
+from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.ports import allocate_host_ports
-from bot_bottle.network.probes import Proof
+from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
@@ -50,8 +55,11 @@ _QUICK = 60.0
 class Bottle:
     """A running bottle. Made by `launch`."""
 
-    def __init__(self, launch: BottleConfig, host: Host, proof: Proof, progress: Progress) -> None:
+    def __init__(
+        self, launch: BottleConfig, host: Host, network: Network, proof: Proof, progress: Progress
+    ) -> None:
         self.launch = launch
+        self._network = network
         self._host = host
         self._proof = proof
         self._progress = progress
@@ -65,7 +73,7 @@ class Bottle:
         """Run the bottle's command on our own streams and return its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
-        SmolvmError when smolvm failed and not the command.
+        SmolvmError when smolvm failed and not the command, WallsError when the proxy ended before it.
         """
         on_proved(self._proof)
         with (
@@ -75,13 +83,13 @@ class Bottle:
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
                 code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
+        self._network.check()
         return exit_status(code, attached, self._host, self.launch.name, tty=tty)
 
     def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
-        return Bottle(self.launch.for_command(command), self._host, self._proof, self._progress).run(
-            tty=False
-        )
+        launch = self.launch.for_command(command)
+        return Bottle(launch, self._host, self._network, self._proof, self._progress).run(tty=False)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle and return its result (11 MiB a stream at most)."""
@@ -145,9 +153,13 @@ def launch(
     Its network isolation is checked before the block begins; `record` is where refused connections are
     logged.
     """
-    launch = replace(launch, ports=allocate_host_ports(launch.ports))
+    credentials, launch = with_placeholders(replace(launch, ports=allocate_host_ports(launch.ports)))
+    store = CredentialStore(credentials, run.path / BUNDLE)
+    nested = choose_accel(accel, probe_kvm()) == "nested"
     with ExitStack() as stack:
-        host = _host(launch, artifact, run, progress, accel, stack)
+        net = stack.enter_context(network(launch, record, run, store, progress, nested=nested))
+        host = _host(launch, artifact, run, progress, net, stack, nested=nested)
+        tools = stack.enter_context(machine_tools(store.read_bundle(launch.egress), run, progress))
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
             if isinstance(host, NativeHost):
@@ -156,21 +168,27 @@ def launch(
                     if host.smolvm.is_ours:
                         stack.callback(_quietly, host, prune_argv())
                     stack.callback(_quietly, host, delete_argv(launch.name))
-            host.call(_creation(launch, artifact, host, progress), timeout=_CREATE)
+            host.call(_creation(launch, artifact, host, tools), timeout=_CREATE)
             stage.say("starting the microVM")
-            _start(host, launch, stage)
+            _start(host, launch, net, stage)
             stage.say("checking its network isolation")
             with progress.timed("proof"):
-                proof = proving.prove(launch.name, launch.egress, host, published=bool(launch.ports))
+                names = [each.partition(":")[0] for each in launch.services]
+                names += [HOST] if launch.egress.host_ports else []
+                published = bool(launch.ports)
+                proof = proving.prove(launch.name, launch.egress, host, published=published, services=names)
+            net.check()
+            net.forget()
             stage.conclude("microVM is up")
-        for port in launch.ports:
-            progress.note(port.describe())
-        if not (launch.egress.closed or launch.egress.open):
-            stack.enter_context(proving.record_denials(launch, host, record))
-        yield Bottle(launch, host, proof, progress)
+        if net.namespace is None:  # else the forwarder has printed them
+            for port in launch.ports:
+                progress.note(port.describe())
+        if net.proxy is not None:
+            stack.enter_context(watched(launch, host, net, record, progress))
+        yield Bottle(launch, host, net, proof, progress)
 
 
-def _creation(launch: BottleConfig, artifact: Path, host: Host, progress: Progress) -> tuple[str, ...]:
+def _creation(launch: BottleConfig, artifact: Path, host: Host, tools: Path) -> tuple[str, ...]:
     mount = launch.workspace
     published = [f"{host.port_of(port.host)}:{port.guest}" for port in launch.ports]
     return create_argv(
@@ -181,20 +199,25 @@ def _creation(launch: BottleConfig, artifact: Path, host: Host, progress: Progre
         storage_mib=launch.storage_mib,
         labels={"bot-bottle": launch.slug, "owner": process_identity()},
         volumes=[
-            proving.toolkit_volume(host, progress),
+            f"{host.tools(tools)}:{TOOLKIT}:ro",
             *([f"{host.folder(mount.source)}:{mount.target}"] if mount else []),
         ],
         network=[*network_argv(launch.egress), *(word for each in published for word in ("-p", each))],
-        credentials={name: each.hosts for name, each in launch.credentials.items()},
     )
 
 
 def _host(
-    launch: BottleConfig, artifact: Path, run: RunDir, progress: Progress, accel: Accel, stack: ExitStack
+    launch: BottleConfig,
+    artifact: Path,
+    run: RunDir,
+    progress: Progress,
+    net: Network,
+    stack: ExitStack,
+    *,
+    nested: bool,
 ) -> Host:
-    kvm = probe_kvm()
     mount, prefix = launch.workspace, _owner_prefix(launch, artifact)
-    if choose_accel(accel, kvm) == "kvm":
+    if not nested:
         check_landlock()
         return NativeHost(find_smolvm(progress), prefix, run.path)
     shared = mount.source if mount else None
@@ -204,7 +227,8 @@ def _host(
             progress,
             memory_mib=launch.memory_mib,
             exchange=shared,
-            network=not launch.egress.closed,
+            network=not launch.egress.closed and net.namespace is None,
+            namespace=net.namespace,
             published=[port.host for port in launch.ports],
             prefix=prefix,
         )
@@ -220,19 +244,16 @@ def _owner_prefix(launch: BottleConfig, artifact: Path) -> tuple[str, ...]:
     return as_user(*of_artifact(artifact, user), [mount.source / name for name in mount.kept])
 
 
-def _start(host: Host, launch: BottleConfig, stage: Stage) -> None:
+def _start(host: Host, launch: BottleConfig, net: Network, stage: Stage) -> None:
     """Start the machine; try again if it did not start in emulation, or where its guest exited by itself.
-
-    smolvm only reads the values of placeholders from its environment.
 
     smolvm gives up a boot without progress for 30 s, whatever its limit, and an emulated guest shares the
     machine with all that runs on it. It is rare: with a load of ten on two cores, six starts of six
     succeeded, the slowest in 42 s. On a KVM that is itself virtual, a guest now and then exits at once.
     """
-    values = {name: each.value.reveal() for name, each in launch.credentials.items()}
     for attempt in (1, 2):
         try:
-            host.start(launch.name, timeout=_BOOT, env=values)
+            host.start(launch.name, timeout=_BOOT, env=net.env, interceptor=net.address)
             return
         except SmolvmError as error:
             if attempt == 2 or (host.kind == "kvm" and GUEST_ENDED not in error.why):

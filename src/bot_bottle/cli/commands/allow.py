@@ -13,7 +13,7 @@ _HELP = """Allow the running bottle NAME to reach HOST: a host, *.domain, addres
 
 It is in force from the next request until the bottle exits. With --remove the rules of these entries are
 removed; connections that are open go on. Without HOST the policy is only printed. A bottle that was started
-without a network, or with --accel nested, cannot be changed; the message says how to run it again.
+without a network cannot be changed; the message says how to run it again.
 
 With --ask instead of HOST, a bottle that was started with --ask asks on this terminal, until it exits.
 

@@ -37,7 +37,8 @@ class ProxyConfig:
     """The configuration. Paths are absolute.
 
     `services` are those of `Engine`. `ask` is the socket of `Questions`. `authorities` is a file of those
-    that servers are checked against, the usual ones by default.
+    that servers are checked against, the usual ones by default. `token` is a pipe with that of a smolvm, for
+    the sockets of `Interceptor`.
     """
 
     policy: str
@@ -47,6 +48,7 @@ class ProxyConfig:
     services: Mapping[str, str] = field(default_factory=dict)
     ask: str | None = None
     authorities: str | None = None
+    token: str | None = None
 
     def save(self, path: Path) -> None:
         """Write it, private to the user. Raises OSError."""

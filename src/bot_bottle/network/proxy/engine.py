@@ -95,6 +95,11 @@ class Engine:
         """Return whether a name is one that exists in a bottle only."""
         return f".{host}".endswith(SERVICES)
 
+    def services_at(self, port: int) -> list[str]:
+        """Return the names of the services that are at a port."""
+        found = (each.rpartition(":") for each in self._services)
+        return [name for name, _, number in found if number == str(port)]
+
     def decide(self, host: str, port: int) -> Verdict:
         """Decide about a destination."""
         name = f"{host}:{port}"

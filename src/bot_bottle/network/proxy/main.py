@@ -1,7 +1,8 @@
 """The proxy's process: a helper (see `host.helper_process`) with the arguments SOCKET and CONFIG.
 
 At SOCKET it receives the sockets on which it listens. They were made inside the bottle's network namespace
-(see `proxy_process`): on the first it is an HTTP proxy, on others the service of their port.
+(see `proxy_process`): on the first it is an HTTP proxy, on others the service of their port. For a microVM of
+smolvm they are those of `interception`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from bot_bottle.network.asking import Questions
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.host_ports import HOST
+from bot_bottle.network.name_server import NameServer
 from bot_bottle.network.proxy.config import ProxyConfig, load_config
 from bot_bottle.network.proxy.engine import Engine, Reading
+from bot_bottle.network.proxy.intercepted import Interceptor
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
@@ -84,11 +87,29 @@ async def run(path: Path, config: ProxyConfig) -> None:
     if engine.reading is not None:
         await engine.reading.reader(engine)  # writes what the bottle needs before it starts
     async with Listeners() as listeners:
-        first, *others = await loop.run_in_executor(None, receive_sockets, path)
-        await listeners.add(first, lambda reader, writer: serve_proxy(engine, reader, writer))
-        for each in others:
-            await listeners.add(each, _service(engine, each.getsockname()[1]))
+        sockets = await loop.run_in_executor(None, receive_sockets, path)
+        if config.token is not None:
+            await _intercept(listeners, Interceptor(engine, Path(config.token).read_text("ascii")), sockets)
+        else:
+            first, *others = sockets
+            await listeners.add(first, lambda reader, writer: serve_proxy(engine, reader, writer))
+            for each in others:
+                await listeners.add(each, _service(engine, each.getsockname()[1]))
         await ended.wait()
+
+
+async def _intercept(
+    listeners: Listeners, interceptor: Interceptor, sockets: Sequence[socket.socket]
+) -> None:
+    """Serve what smolvm hands over on the first socket; on others, if there are any, questions for names."""
+    first, *others = sockets
+    await listeners.add(first, interceptor.serve)
+    server = NameServer(interceptor.find)
+    for each in others:
+        if each.type == socket.SOCK_DGRAM:
+            await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, sock=each)
+        else:
+            await listeners.add(each, server.serve)
 
 
 def _service(engine: Engine, port: int) -> Serve:

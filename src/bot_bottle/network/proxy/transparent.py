@@ -1,8 +1,8 @@
 """Connections that arrive with an address only, as from a machine that knows nothing of a proxy.
 
 The name is in what the client says first: the server name of TLS, or the Host of a request. It is resolved
-anew, here, and the connection goes to what it resolves to. Without one the address itself has to be allowed,
-or be one that an allowed name has.
+anew, here, and the connection goes to what it resolves to. Without an allowed one the address itself has to
+be allowed, or be one that an allowed name has.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bot_bottle.network.proxy.tunnel import serve_tunnel
 
 _CHUNK = 64 << 10  # bytes
 _SILENCE = 0.3  # seconds; a client that says nothing then waits for its server to begin, as with SSH
+_PATIENCE = 20.0  # seconds, where only a name in what it says could be allowed: an emulated client is slow
 _MOST_NAMES = 64  # that are resolved to find the one of an address
 
 
@@ -29,21 +30,31 @@ async def serve_transparent(
 ) -> None:
     """Serve a connection that was opened to an address, until it has ended."""
     try:
-        first, name = await _beginning(reader)
+        first, name = await _beginning(reader, _SILENCE)
+        if not first and not await _is_known(engine, address, port):
+            first, name = await _beginning(reader, _PATIENCE)
     except (OSError, ValueError) as error:
         engine.refuse(address, port, f"invalid TLS or HTTP: {error}")
         writer.transport.abort()
         return
-    if not name and not engine.decide(address, port).allowed:
+    if engine.decide(address, port).allowed:
+        # what is allowed as an address passes, whatever name is used for it
+        name = name if name and engine.decide(name, port).allowed else ""
+    elif not name:
         name = await _name_of(engine, address, port)
     await serve_tunnel(engine, reader, writer, name or address, port, hello=first)
 
 
-async def _beginning(reader: asyncio.StreamReader) -> tuple[bytes, str]:
-    """Return what the client says first, and the name in it. Raises OSError, ValueError."""
+async def _is_known(engine: Engine, address: str, port: int) -> bool:
+    """Return whether an address can be decided about without a name."""
+    return engine.decide(address, port).allowed or bool(await _name_of(engine, address, port))
+
+
+async def _beginning(reader: asyncio.StreamReader, seconds: float) -> tuple[bytes, str]:
+    """Return what the client says first, within some time, and the name in it. Raises OSError, ValueError."""
     first = b""
     with suppress(TimeoutError):
-        async with asyncio.timeout(_SILENCE):
+        async with asyncio.timeout(seconds):
             first = await reader.read(_CHUNK)
     while first:
         kind = classify(first)

@@ -18,13 +18,8 @@ import bot_bottle
 
 INTERCEPTOR_PORT, NAME_PORT = 3129, 53
 
-# how the kinds of sockets are named where they are passed on
-INTERCEPTOR, NAME_DATAGRAMS, NAME_STREAMS = "i", "d", "n"
-_MADE = (
-    (INTERCEPTOR, "SOCK_STREAM", INTERCEPTOR_PORT),
-    (NAME_DATAGRAMS, "SOCK_DGRAM", NAME_PORT),
-    (NAME_STREAMS, "SOCK_STREAM", NAME_PORT),
-)
+# in the order in which they are passed on: for connections that smolvm hands over, for questions for names
+_MADE = (("SOCK_STREAM", INTERCEPTOR_PORT), ("SOCK_DGRAM", NAME_PORT), ("SOCK_STREAM", NAME_PORT))
 _PROGRAM = """\
 import sys
 sys.path.append(sys.argv.pop(1))

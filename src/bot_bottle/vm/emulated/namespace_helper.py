@@ -62,16 +62,15 @@ def _enter() -> bool:
 
 
 def _pass_sockets(asked: dict[str, Any]) -> None:
-    """Make sockets of the namespace's loopback and pass them on, in the order and with the kinds given."""
+    """Make sockets of the namespace's loopback and pass them on, in their order."""
     with open_channel(asked["path"]) as channel, ExitStack() as stack:
         handles = []
-        for _, form, port in asked["made"]:
+        for form, port in asked["made"]:
             made = stack.enter_context(socket.socket(socket.AF_INET, getattr(socket, form)))
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((_ADDRESS, port))
             if form == "SOCK_STREAM":
                 made.listen(_BACKLOG)
             handles.append(made.fileno())
-        kinds = "".join(kind for kind, _, _ in asked["made"])
-        socket.send_fds(channel, [kinds.encode()], handles)
+        socket.send_fds(channel, [b"l"], handles)
         channel.recv(1)
