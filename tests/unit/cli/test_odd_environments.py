@@ -256,7 +256,7 @@ def test_few_open_files_are_enough_to_pack(count: int, home: Path, here: Path, a
 def test_too_few_open_files_are_explained(home: Path, here: Path, archive: Path) -> None:
     env = environment(home, {})
     done = bottle("pack", "--archive", archive, env=env, cwd=here, line='ulimit -n 8; "$@"')
-    assert done.returncode == 100, done
+    assert done.returncode in (100, 107), done  # Python's version decides which file is one too many
     assert b"Too many open files\nNext: raise the limit of open files: ulimit -n 1024" in done.stderr
 
 
