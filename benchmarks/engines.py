@@ -1,8 +1,10 @@
 """A cold pack from the engines of today, beside what each way out of them costs at least.
 
 Each engine is a private one, by name (scripts/engine list). Reading an image where its engine keeps it takes
-root; push and save are what an ordinary user has. `python -m benchmarks.engines ROUNDS ARCHIVE` measures the
-engine that answers, and prints each way's seconds as JSON.
+root; push and save are what an ordinary user has.
+
+`python -m benchmarks.engines ROUNDS ARCHIVE [WAY...]` measures the engine that answers, by all ways or those,
+and prints each way's seconds as JSON. This is also how an ordinary user measures a rootless podman.
 """
 
 from __future__ import annotations
@@ -78,15 +80,20 @@ def _overlay2(took: Figures) -> list[Claim]:
 
 
 def _podman(took: Figures) -> list[Claim]:
-    what = f"podman 5.8, as {'root' if os.geteuid() == 0 else 'an ordinary user'}: cold pack"
+    what = f"podman 5.8, {'as root' if 'direct' in took else 'rootless'}: cold pack"
+    ways = {"direct": "direct", "saved": "--transport save"}
     return [
-        Claim(f"{what}, direct", "s", took["direct"], took["save"], "podman save > /dev/null"),
-        Claim(f"{what}, --transport save", "s", took["saved"], took["save"], "podman save > /dev/null"),
+        Claim(f"{what}, {named}", "s", took[way], took["save"], "podman save > /dev/null")
+        for way, named in ways.items()
+        if way in took
     ]
 
 
-def figures(count: int, archive: Path) -> Figures:
-    """Measure the engine that answers. Its image is saved in `archive`, or loaded from it."""
+def figures(count: int, archive: Path, only: list[str]) -> Figures:
+    """Measure the engine that answers, by all ways or `only` some.
+
+    Its image is saved in `archive`, or loaded from it.
+    """
     engine = os.environ.get("BOT_BOTTLE_ENGINE") or "docker"
     with tempfile.TemporaryDirectory(prefix="bot-bottle-bench-") as name:
         folder = Path(name)
@@ -103,9 +110,10 @@ def figures(count: int, archive: Path) -> Figures:
         ways: dict[str, Callable[[], float]] = {
             "save": partial(_quiet, engine, "save", _IMAGE),
             "zstd": partial(_quiet, "zstd", "-3", "-T0", "-q", "-c", plain),
-            "direct": partial(ours, "direct"),
             "saved": partial(ours, "save"),
         }
+        if os.geteuid() == 0:
+            ways["direct"] = partial(ours, "direct")
         if compressed:
             ways |= {
                 "decompressed": partial(_decompress, compressed, verify=False),
@@ -113,7 +121,7 @@ def figures(count: int, archive: Path) -> Figures:
                 "push": partial(ours, "push"),
                 "changed": changed,  # after the push, which leaves its layers in the cache
             }
-        return rounds(count, **ways)
+        return rounds(count, **{name: way for name, way in ways.items() if not only or name in only})
 
 
 def _prepare(engine: str, archive: Path) -> None:
@@ -178,4 +186,4 @@ def _quiet(*argv: str | Path) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(figures(int(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(figures(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])))
