@@ -62,13 +62,18 @@ class ImageNames:
             else:
                 self._untag(ref, self._inspect(ref))
 
-    def untag_pushed(self, pushed: str, second: str) -> None:
+    def untag_pushed(self, pushed: str, second: str, *, named: bool = False) -> None:
         """Remove the name by which an image was pushed, with its digest, and its second name, if it has them.
 
-        Raises EngineError.
+        With `named` the caller has just given it both: nothing is asked first. Raises EngineError.
         """
         if self._name == "podman":
             self.untag(pushed)
+            return
+        if named:
+            with suppress(NoSuchImageError):
+                self._run(argv.remove_name_argv(self._program, pushed), b"")
+            self._untag(second, {})
             return
         with suppress(NoSuchImageError):
             image = self._inspect(pushed)

@@ -32,14 +32,16 @@ def named_for_push(engine: Engine, image: str, pushed: str, second: str, run: Ru
     _check_that_it_stays(engine, image)
     facts = {"engine": engine.name, "pushed": pushed, "second": second}
     run.record(STRAY, **facts, **engine_record(engine.program))
+    named = False
     try:
         if engine.name != "podman":
             engine.tag(image, second)
         engine.tag(image, pushed)
+        named = True
         yield
     finally:
         with defer_signals():
-            engine.names.untag_pushed(pushed, second)
+            engine.names.untag_pushed(pushed, second, named=named)
 
 
 def loses_unnamed(engine: Engine) -> bool:
