@@ -139,7 +139,7 @@ printf 1 > 0/1; git status --short; git diff-files --name-only
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("uid", [0, 12345])
+@pytest.mark.parametrize("uid", [12345, pytest.param(0, marks=pytest.mark.slow)])
 def test_git_need_not_read_the_files_of_a_new_clone(
     docker: Docker, archive: Path, shared_cache: Path, uid: int
 ) -> None:
