@@ -108,6 +108,8 @@ def proxied(
             assert process.wait(20) == 0, (folder / "words").read_text()
         finally:
             process.kill()
+            for each in listeners:
+                each.close()
     assert (folder / "words").read_text() == ""
 
 

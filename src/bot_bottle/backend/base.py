@@ -77,7 +77,7 @@ class BottleConfig:
 def with_placeholders(config: BottleConfig) -> tuple[list[ProxiedCredential], BottleConfig]:
     """Return the secrets that only the proxy has, and a configuration with what the bottle has instead."""
     found = [ProxiedCredential(name, each.hosts, each.value) for name, each in config.credentials.items()]
-    return found, replace(config, env={**variables(found, reads=config.egress.reads_requests), **config.env})
+    return found, replace(config, env={**variables(found, config.egress), **config.env})
 
 
 def machine_name(slug: str) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.host.redact import Secret
-from bot_bottle.network.policy import Policy
+from bot_bottle.network.authorities import has_own_authorities
+from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.probes import TOOLKIT
 
 BUNDLE = "ca.pem"
@@ -54,18 +56,25 @@ class CredentialStore:
     bundle: Path
 
     def read_bundle(self, egress: Policy) -> str:
-        """Return the authorities, written when the proxy started; "" if it reads no requests."""
-        reads = self.secrets or egress.reads_requests
-        return self.bundle.read_text("utf-8", "surrogateescape") if reads else ""
+        """Return the authorities, written when the proxy started; "" if the bottle has its own."""
+        needed = self.secrets or needs_authorities(egress)
+        return self.bundle.read_text("utf-8", "surrogateescape") if needed else ""
 
 
-def variables(credentials: Iterable[ProxiedCredential], *, reads: bool = False) -> dict[str, str]:
-    """Return the variables that a bottle gets instead of the values.
+def needs_authorities(egress: Policy) -> bool:
+    """Return whether a bottle has to trust other authorities than its own, even without credentials.
 
-    They name the authorities that it is to trust where requests are read: for credentials, or with `reads`.
+    It does where requests are read, and where the user's network has its own.
     """
+    if egress.closed or egress.open:
+        return False
+    return egress.reads_requests or has_own_authorities(os.environ)
+
+
+def variables(credentials: Iterable[ProxiedCredential], egress: Policy = NOTHING) -> dict[str, str]:
+    """Return the variables that a bottle gets instead of the values, and those with authorities."""
     found = {each.name: each.placeholder for each in credentials}
-    return {**VARIABLES, **found} if found or reads else {}
+    return {**VARIABLES, **found} if found or needs_authorities(egress) else {}
 
 
 def substitute_placeholders(header: bytes, values: Mapping[bytes, bytes]) -> bytes:

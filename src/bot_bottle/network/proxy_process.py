@@ -21,10 +21,13 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
+from bot_bottle.network.authorities import has_own_authorities, write_authorities
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.host_ports import host_services
 from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.network.proxy.config import ProxiedSecret, ProxyConfig, ReadingConfig
+from bot_bottle.network.proxy.resolver import VARIABLE, parse_resolver
+from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
 from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
@@ -32,6 +35,7 @@ PORT = 3128  # the customary port of proxies
 
 _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
+_UPSTREAM = "upstream proxy "  # and its kind: not the name of a secret, which has no space
 _TIMEOUT = 30.0  # seconds
 
 
@@ -100,18 +104,24 @@ def run_proxy(
     `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine. With a `token`
     of a smolvm the proxy waits for sockets on which that hands over connections.
 
-    Raises WallsError when the proxy does not start.
+    Raises WallsError when the proxy does not start, SpecError for variables with an upstream proxy,
+    authorities or a resolver that cannot be used.
     """
     words = run.path / "proxy.log"
     save_policy(policy, record.policy)
     try:
         with ExitStack() as stack:
+            urls = upstream_urls(os.environ)
             values = {each.name: each.value for each in store.secrets}
             values |= {} if token is None else {_TOKEN: token}
+            values |= {f"{_UPSTREAM}{kind}": Secret(url) for kind, url in urls.items()}
             pipes = stack.enter_context(secret_fifos(values, run.path)) if values else {}
-            config = _config(policy, record, run, store, pipes)
-            named = {**host_services(policy.host_ports), **(services or {})}
-            config = replace(config, services=named, token=pipes.get(_TOKEN))
+            config = replace(
+                _config(policy, record, run, store, pipes),
+                services={**host_services(policy.host_ports), **(services or {})},
+                token=pipes.get(_TOKEN),
+                upstreams={kind: pipes[f"{_UPSTREAM}{kind}"] for kind in urls},
+            )
             config.save(run.path / "proxy.json")
             # the path of a socket has 107 bytes at most
             argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
@@ -130,13 +140,23 @@ def _config(
 ) -> ProxyConfig:
     found = [ProxiedSecret(each.placeholder, each.hosts, pipes[each.name]) for each in store.secrets]
     reads = bool(found) or policy.reads_requests
+    authorities = None
+    if has_own_authorities(os.environ):
+        authorities = run.path / "authorities.pem"
+        write_authorities(os.environ, authorities)
+        if not reads:
+            store.bundle.write_bytes(authorities.read_bytes())
+            store.bundle.chmod(0o644)
+    resolver = os.environ.get(VARIABLE)
     return ProxyConfig(
         str(record.policy),
         str(record.log),
         found,
         ReadingConfig(str(run.folder("authority")), str(store.bundle)) if reads else None,
         ask=None if record.ask is None else str(record.ask),
-        authorities=os.environ.get("SSL_CERT_FILE"),
+        authorities=None if authorities is None else str(authorities),
+        no_proxy=no_proxy(os.environ),
+        resolver=parse_resolver(resolver) if resolver else None,
     )
 
 

@@ -38,7 +38,9 @@ class ProxyConfig:
 
     `services` are those of `Engine`. `ask` is the socket of `Questions`. `authorities` is a file of those
     that servers are checked against, the usual ones by default. `token` is a pipe with that of a smolvm, for
-    the sockets of `Interceptor`.
+    the sockets of `Interceptor`. `upstreams` are pipes from which the URL of
+    the upstream proxy for `https` and `http` is read, `no_proxy` are hosts that are reached without it, and
+    `resolver` is the address and port of a DNS server, instead of this machine's resolver.
     """
 
     policy: str
@@ -49,6 +51,9 @@ class ProxyConfig:
     ask: str | None = None
     authorities: str | None = None
     token: str | None = None
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    no_proxy: str = ""
+    resolver: tuple[str, int] | None = None
 
     def save(self, path: Path) -> None:
         """Write it, private to the user. Raises OSError."""

@@ -14,6 +14,7 @@ from bot_bottle.network.dialing import Streams
 from bot_bottle.network.policy import Policy, Verdict, load_policy
 from bot_bottle.network.proxy.config import ReadingConfig
 from bot_bottle.network.proxy.outside import Outside
+from bot_bottle.network.proxy.upstream import Upstream
 from bot_bottle.network.questions import ASKED
 from bot_bottle.network.rules import address_of
 
@@ -163,12 +164,24 @@ class Engine:
 
     async def connect(self, host: str, port: int) -> Streams:
         """Connect to an allowed destination. Raises RefusedError, which is logged."""
+        return await self._connect(host, port, self._outside.upstream(host, port, "https"), plain=False)
+
+    async def connect_for_requests(self, host: str, port: int) -> tuple[Streams, Upstream | None]:
+        """Connect to where plain requests to an allowed destination go. Raises RefusedError.
+
+        With an upstream proxy the connection is to that, which takes requests with the whole URL.
+        """
+        upstream = None if self.is_service(host) else self._outside.upstream(host, port, "http")
+        return await self._connect(host, port, upstream, plain=True), upstream
+
+    async def _connect(self, host: str, port: int, upstream: Upstream | None, *, plain: bool) -> Streams:
         try:
             if (place := self._services.get(f"{host}:{port}")) is not None:
                 return await self._outside.connect_service(place)
-            addresses = await self._outside.resolve(host, port)
-            allowed = self._allowed(host, port, addresses)
-            return await self._outside.connect(host, port, allowed)
+            addresses = await self._outside.resolve(host, port, upstream)
+            if addresses or upstream is None:
+                addresses = self._allowed(host, port, addresses)
+            return await self._outside.connect(host, port, addresses, upstream, plain=plain)
         except OSError as error:
             reason = str(error) or type(error).__name__
             self.record(Request(host, port, "failed", reason))

@@ -17,6 +17,7 @@ from bot_bottle.network.proxy.request_head import (
     header,
     is_websocket,
 )
+from bot_bottle.network.proxy.upstream import Upstream
 
 _CHUNK = 64 << 10  # bytes
 
@@ -25,10 +26,11 @@ Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]  # what h11 returns
 
 @dataclass
 class Server:
-    """A connection to a server, and the host and port that it is for."""
+    """A connection to a server, or to an upstream proxy, and the host and port that it is for."""
 
     origin: tuple[str, int]
     streams: Streams
+    upstream: Upstream | None = None
     http: h11.Connection = field(default_factory=lambda: h11.Connection(h11.CLIENT, LARGEST))
 
     @property
@@ -65,7 +67,7 @@ class Exchange:
 
         Raises BadGatewayError, OSError, h11.ProtocolError.
         """
-        await self._send_up(forwarded(request, target))
+        await self._send_up(forwarded(request, target, self._server.upstream))
         up = asyncio.create_task(self._upload())
         down = asyncio.create_task(self._download(closing=closing, websocket=is_websocket(request)))
         try:

@@ -25,8 +25,10 @@ from bot_bottle.network.proxy.config import ProxyConfig, load_config
 from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.intercepted import Interceptor
 from bot_bottle.network.proxy.outside import Outside
+from bot_bottle.network.proxy.resolver import Resolver
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
+from bot_bottle.network.proxy.upstream import Exceptions, parse_upstream
 
 _MOST_SOCKETS = 65
 _SPARE = 64  # descriptors that are not for connections
@@ -125,14 +127,26 @@ def make_engine(config: ProxyConfig) -> Engine:
         hidden.append(value.decode())
         for host in each.hosts:
             values.setdefault(host, {})[each.placeholder.encode()] = value
+    outside = _outside(config)
+    hidden += outside.secrets
     return Engine(
         Path(config.policy),
         Log(Path(config.log), hidden),
-        Outside(),
+        outside,
         services=config.services,
         credentials=values,
         questions=Questions(Path(config.ask) if config.ask else None),
         reading=Reading(config.reading, config.authorities) if config.reading else None,
+    )
+
+
+def _outside(config: ProxyConfig) -> Outside:
+    upstreams = {kind: parse_upstream(Path(pipe).read_text()) for kind, pipe in config.upstreams.items()}
+    return Outside(
+        Resolver(*config.resolver) if config.resolver else None,
+        upstreams,
+        Exceptions(config.no_proxy),
+        config.authorities,
     )
 
 

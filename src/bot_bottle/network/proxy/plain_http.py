@@ -125,7 +125,10 @@ class HttpConnection:
         """Return a connection to a server: the latest one if it is for that. Raises RefusedError."""
         if self._server is None or self._server.origin != origin or not self._server.usable:
             self.close_server()
-            self._server = Server(origin, await self._engine.connect(*origin))
+            if self._origin is None:
+                self._server = Server(origin, *await self._engine.connect_for_requests(*origin))
+            else:
+                self._server = Server(origin, await self._engine.connect(*origin))
         return self._server
 
     def close_server(self) -> None:

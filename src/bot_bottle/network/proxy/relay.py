@@ -10,6 +10,8 @@ from bot_bottle.network.dialing import Streams
 
 _CHUNK = 64 << 10  # bytes; about what a receiver that stalls makes us hold, for each direction
 
+_LINGER = 30.0  # seconds in which what was asked for may still arrive
+
 
 @dataclass(slots=True)
 class Counts:
@@ -91,12 +93,14 @@ class _Side(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._finished = True
-        if self.peer._finished or not self.peer.transport.can_write_eof():
+        if self.peer._finished:
             self.transport.close()
             self.peer.transport.close()
-        else:
+        elif self.peer.transport.can_write_eof():
             self.peer.transport.write_eof()
-        return True
+        else:  # TLS, to an upstream proxy, has no half-closed connections
+            asyncio.get_running_loop().call_later(_LINGER, self.peer.transport.close)
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self._full = True

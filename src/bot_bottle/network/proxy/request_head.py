@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import h11
 
 from bot_bottle.network.proxy.engine import RefusedError
+from bot_bottle.network.proxy.upstream import Upstream
 
 LARGEST = 64 << 10  # bytes of a head
 
@@ -57,6 +58,8 @@ def checked_target(request: h11.Request, origin: tuple[str, int] | None) -> Targ
     """
     if header(request, b"transfer-encoding") and header(request, b"content-length"):
         raise _invalid("a request has two lengths: Transfer-Encoding and Content-Length")
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise RefusedError("this is a proxy for HTTP/1.1", 505)
     if request.method == b"CONNECT":
         raise RefusedError("CONNECT is not possible inside a tunnel", 405)
     try:
@@ -89,12 +92,16 @@ def _target(request: h11.Request, origin: tuple[str, int] | None) -> Target:
     return Target(host, port, path, authority)
 
 
-def forwarded(request: h11.Request, target: Target) -> h11.Request:
-    """Return a request as it is sent to its server."""
+def forwarded(request: h11.Request, target: Target, upstream: Upstream | None = None) -> h11.Request:
+    """Return a request as it is sent to its server, or to an upstream proxy with the whole URL."""
     headers = [(b"Host", target.authority.encode()), *_passed_on(request)]
     if is_websocket(request):
         headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    return h11.Request(method=request.method, target=target.path, headers=headers)
+    text = target.path
+    if upstream is not None:
+        headers += upstream.headers
+        text = f"http://{target.authority}{'' if text == '*' else text}"
+    return h11.Request(method=request.method, target=text, headers=headers)
 
 
 def forwarded_response(response: h11.Response | h11.InformationalResponse) -> list[tuple[bytes, bytes]]:

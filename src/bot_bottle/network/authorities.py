@@ -1,0 +1,65 @@
+"""Certificate authorities of the user's network: those of SSL_CERT_FILE and SSL_CERT_DIR (OpenSSL).
+
+They are collected into one file, by which servers are checked outside, and which the bottle is to trust too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bot_bottle.errors import SpecError
+
+FILE, FOLDERS = "SSL_CERT_FILE", "SSL_CERT_DIR"
+
+_LARGEST = 16 << 20  # bytes of all of them
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+
+
+def has_own_authorities(env: Mapping[str, str]) -> bool:
+    """Return whether the environment names authorities."""
+    return bool(env.get(FILE) or env.get(FOLDERS))
+
+
+def write_authorities(env: Mapping[str, str], path: Path) -> None:
+    """Write the authorities that the environment names, each once. Raises SpecError if there is none.
+
+    A folder is added to this machine's usual file, if no other file is named.
+    """
+    usual = ssl.get_default_verify_paths().openssl_cafile
+    found: dict[bytes, None] = {}
+    size = 0
+    for each in _files(env.get(FILE) or usual, env.get(FOLDERS) or ""):
+        try:
+            content = each.read_bytes()
+        except OSError as error:
+            if str(each) == env.get(FILE):
+                raise _refused(f"{each}: {error.strerror}") from error
+            continue
+        size += len(content)
+        if size > _LARGEST:
+            raise _refused(f"they are larger than {_LARGEST >> 20} MiB")
+        found |= dict.fromkeys(_CERTIFICATE.findall(content))
+    if not found:
+        raise _refused("there is no certificate in PEM form in them")
+    path.write_bytes(b"\n".join(found) + b"\n")
+
+
+def _files(file: str, folders: str) -> Iterator[Path]:
+    yield Path(file)
+    for folder in filter(None, folders.split(os.pathsep)):
+        try:
+            yield from sorted(path for path in Path(folder).iterdir() if path.is_file())
+        except OSError as error:
+            raise _refused(f"{folder}: {error.strerror}") from error
+
+
+def _refused(why: str) -> SpecError:
+    return SpecError(
+        f"the authorities of {FILE} and {FOLDERS} cannot be used",
+        why=why,
+        next_step="correct these variables, or unset them",
+    )
