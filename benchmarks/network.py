@@ -23,6 +23,8 @@ CONNECTIONS = 1000
 LATER = 5.0  # milliseconds
 MEMORY = 150.0  # MB
 
+_PART = bytes(1 << 16)
+
 
 def measure(count: int, _largest: int) -> list[Claim]:
     """Measure all that is claimed of the proxy."""
@@ -154,7 +156,7 @@ def _flood(plug: socket.socket) -> None:
     """Send as much as the other side takes."""
     plug.recv(10)
     while True:
-        plug.sendall(bytes(1 << 20))
+        plug.sendall(_PART)
 
 
 def _memory(pid: int) -> float:
