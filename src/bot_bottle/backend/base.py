@@ -161,9 +161,6 @@ class Backend(Protocol):
         `archive` says whether the image is in an archive instead of an engine.
         """
 
-    def check_services(self, option: str) -> None:
-        """Refuse an option that needs services of the proxy, if there are none. Raises SpecError."""
-
     def check_storage(self, mib: int) -> None:
         """Refuse a limit of the disk space that cannot be in force. Raises SpecError."""
 

@@ -18,6 +18,7 @@ from bot_bottle.git.spec import GitPush
 from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
+from bot_bottle.network.proxy_process import check_reading
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.host import Accel
 from bot_bottle.workspace.lifecycle import Command
@@ -89,6 +90,7 @@ class BottleSpec:
         if self.ask:
             backend.check_ask()
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
+        check_reading(self.egress, credentials=any(secret.hosts for secret in self.secrets))
         if self.git.remotes:
             self._check_git()
         self._check_command()
@@ -104,7 +106,6 @@ class BottleSpec:
                 "--git-push needs the proxy, and an open network has none",
                 next_step="allow hosts instead (--allow)",
             )
-        backend_for(self.backend, self.accel).check_services("--git-push")
         check_backend()
 
     def _check_command(self) -> None:

@@ -9,6 +9,8 @@ READ = {
     "BOT_BOTTLE_KEEP_RUN": "`1` keeps the run folder of a command for debugging, and prints its path.",
     "BOT_BOTTLE_REGISTRY_IMAGE": "The image of the registry's container form (default: `registry:2.8.3`, "
     "pinned by digest).",
+    "BOT_BOTTLE_RESOLVER": "The DNS server, `ADDRESS` or `ADDRESS:PORT`, that resolves the names which a "
+    "bottle may reach (default: this machine's resolver).",
     "BOT_BOTTLE_SMOLVM": "The smolvm program (default: a recent one on PATH, else that of the Python package "
     "`smolmachines`).",
     "BOT_BOTTLE_STATE_DIR": "The state folder, an absolute path (default: `bot-bottle` in the user's state "

@@ -68,12 +68,13 @@ class ProxyProcess:
         return self.words.read_text("utf-8", "replace")[-2000:].strip()
 
 
-def check_proxy(use: str, instead: str) -> None:
-    """Check that mitmproxy is installed. Raises SpecError; `use` needs it, `instead` is what does not."""
-    if importlib.util.find_spec("mitmproxy") is None:
+def check_reading(policy: Policy, *, credentials: bool) -> None:
+    """Check that requests can be read, where a rule or a credential needs it. Raises SpecError."""
+    if (credentials or policy.reads_requests) and importlib.util.find_spec("mitmproxy") is None:
         raise SpecError(
-            f"{use} needs mitmproxy, which is not installed",
-            next_step=f"pip install 'bot-bottle[egress]'; {instead}",
+            "a secret with hosts, or a rule for some requests, needs mitmproxy, which is not installed",
+            next_step="pip install 'bot-bottle[egress]'; or allow the host for all requests (--allow),"
+            " and give the secret without hosts",
         )
 
 

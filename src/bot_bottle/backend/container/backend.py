@@ -16,7 +16,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import ADDRESS, EgressFiles, check_proxy, proxy_variables
+from bot_bottle.network.proxy_process import ADDRESS, EgressFiles, proxy_variables
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.host import Accel
 
@@ -52,10 +52,6 @@ class ContainerBackend:
                 "--publish does not work with --backend docker and --network open",
                 next_step="use --allow instead, or use --backend smolmachines",
             )
-
-    def check_services(self, option: str) -> None:
-        """Check that the proxy can run. Raises SpecError."""
-        check_proxy(option, "or drop it")
 
     def check_storage(self, mib: int) -> None:
         """Refuse any: an engine does not limit the disk space of a container. Raises SpecError."""

@@ -31,7 +31,6 @@ from bot_bottle.network.proxy_process import (
     PROGRAM,
     EgressFiles,
     ProxyProcess,
-    check_proxy,
     run_proxy,
 )
 from bot_bottle.network.published import NAME, forwarded
@@ -91,7 +90,6 @@ def network(
         asked = []
         made = None
         if not egress.closed:
-            check_proxy("--allow with --backend docker", "or use --backend smolmachines")
             made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
             asked.append(",".join((f"listen={_PLACE / made.socket.name}", *map(str, egress.host_ports))))
         if launch.ports:

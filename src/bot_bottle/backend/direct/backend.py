@@ -13,7 +13,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles, check_proxy
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.host import Accel
@@ -33,10 +33,6 @@ class DirectBackend:
         """Refuse what cannot be done. Raises SpecError."""
         del secrets, ports, archive
         check_network(egress)
-
-    def check_services(self, option: str) -> None:
-        """Check that the proxy can run. Raises SpecError."""
-        check_proxy(option, "or drop it")
 
     def check_storage(self, mib: int) -> None:
         """Do nothing: the disk can have any size."""

@@ -33,7 +33,6 @@ from bot_bottle.network.proxy_process import (
     PORT,
     EgressFiles,
     ProxyProcess,
-    check_proxy,
     proxy_variables,
     run_proxy,
 )
@@ -93,8 +92,6 @@ def check_network(egress: Policy) -> None:
             " only programs that use one would have a network",
             next_step="allow hosts instead (--allow); or use --accel nested, which is slower",
         )
-    if not egress.closed:
-        check_proxy("--allow without KVM", "or use --accel nested, which is slower")
 
 
 def network_variables(egress: Policy) -> Mapping[str, str]:

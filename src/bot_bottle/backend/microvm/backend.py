@@ -13,7 +13,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles, check_proxy
+from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv, widening_argv
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.capabilities import probe_kvm
@@ -31,15 +31,8 @@ class MicrovmBackend:
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
         """Refuse a policy that smolvm's own rules cannot have beneath the proxy's. Raises SpecError."""
-        del ports, archive  # any can be published; an artifact is made of an archive as of any image
-        if egress.reads_requests or any(secret.hosts for secret in secrets):
-            use = "a secret with hosts, or a rule for some requests,"
-            check_proxy(use, "or allow the host for all requests, and give the secret without hosts")
+        del secrets, ports, archive  # any can be given; an artifact is made of an archive as of any image
         network_argv(egress)
-
-    def check_services(self, option: str) -> None:
-        """Do nothing: the proxy is there."""
-        del option
 
     def check_storage(self, mib: int) -> None:
         """Refuse what smolvm's disks cannot have. Raises SpecError."""
