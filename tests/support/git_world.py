@@ -18,6 +18,7 @@ from bot_bottle.git.server_process import run_git_server
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host import process_tree
 from bot_bottle.host.rundir import run_dir
+from bot_bottle.host.unix_sockets import connect
 from tests.support.callers import git_context
 from tests.support.images import copy_with_libraries
 from tests.support.repos import WHO, Repo, make_repo
@@ -42,8 +43,7 @@ def relayed(path: Path) -> Iterator[int]:
 
 
 def _relay(client: socket.socket, path: Path) -> None:
-    with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-        server.connect(str(path))
+    with client, suppress(OSError), connect(path.parent, path.name) as server:
         back = threading.Thread(target=_pump, args=(server, client), daemon=True)
         back.start()
         _pump(client, server)

@@ -141,7 +141,7 @@ def test_the_status_says_that_it_would_not_run() -> None:
 
 
 AS_ANOTHER = """
-import os, sys
+import importlib.metadata, os, sys
 from bot_bottle.cli import main
 from bot_bottle.cli.commands import doctor, cache
 from bot_bottle import doctor as checks

@@ -7,8 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,11 @@ def publish(listener: socket.socket) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o755)
-    return tmp_path
+def home() -> Iterator[Path]:
+    """A folder that every user can enter."""
+    with tempfile.TemporaryDirectory(prefix="bot-bottle-namespace-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def run(argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
