@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -15,6 +17,36 @@ from tests.support.callers import Caller
 
 _COMMITS = "n=0; while :; do n=$((n+1)); git commit -q --allow-empty -m $n; echo $n; done"
 _BOOT = 300  # seconds; an emulated host on a busy machine
+
+
+def kill_proxy(bottle: Bottle) -> None:
+    """Kill the proxy of the one bottle that runs."""
+
+    def proxies() -> list[str]:
+        return [each for each in bottle.processes() if "bot_bottle.network.proxy.main" in each]
+
+    [proxy] = proxies()
+    os.kill(int(proxy.split()[0]), signal.SIGKILL)
+    wait_until(lambda: not proxies())
+
+
+def hold_network_ends_with_proxy(bottle: Bottle, *options: str | Path) -> None:
+    """Hold that nothing is reached any more without the proxy, also by a download, and that this is said."""
+    get = "curl -sS http://api.example.org"
+    script = (
+        f"{get}/plain >&2 && echo reached; {get}/size/8000000000 | wc -c; {get}/plain --max-time 20; echo $?"
+    )
+    with bottle.start("run", *options, "--allow=api.example.org", "--", "sh", "-c", script) as run:
+        assert run.stdout
+        assert run.stdout.readline() == "reached\n", run.communicate()
+        time.sleep(random.uniform(0, 1))  # noqa: S311 - anywhere in the download
+        kill_proxy(bottle)
+        out, err = run.communicate(timeout=100)
+    received, status = out.split()
+    assert 0 <= int(received) < 8_000_000_000
+    assert status in ("7", "52", "56"), (out, err)  # no connection, or one without an answer
+    assert "the bottle's proxy has exited: nothing can be reached any more" in err
+    assert run.returncode == 119, err
 
 
 def states(bottle: Bottle) -> dict[str, str]:

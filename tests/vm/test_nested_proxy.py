@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from tests.support import named_world as world
-from tests.support.bottle import Bottle, wait_until
+from tests.support.bottle import Bottle
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_with_libraries
+from tests.support.killing import kill_proxy
 from tests.support.named_world import ALLOWED, REFUSED
 from tests.support.world import furnish
 from tests.vm.conftest import COMMAND
@@ -98,7 +97,7 @@ def test_the_proxy_decides_what_a_microvm_reaches(client: Path, shared_cache: Pa
                 elif word == "allowed":
                     assert bottle("allow", "--remove", "lives", "other.example.org:80").code == 0
                 elif word == "removed":
-                    end_proxy(bottle)
+                    kill_proxy(bottle)
             words = child.communicate(timeout=100)[1]
         finally:
             child.terminate()
@@ -128,13 +127,6 @@ def test_the_proxy_decides_what_a_microvm_reaches(client: Path, shared_cache: Pa
     assert told["host"] == "api.example.org"
     assert canary.places(tmp_path / "state", shared_cache) == []
     assert bottle.leftovers == []
-
-
-def end_proxy(bottle: Bottle) -> None:
-    """Kill the bottle's proxy."""
-    [proxy] = [each for each in bottle.processes() if "bot_bottle.network.proxy.main" in each]
-    os.kill(int(proxy.split()[0]), signal.SIGKILL)
-    wait_until(lambda: not [each for each in bottle.processes() if "network.proxy.main" in each])
 
 
 def of_servers(log: Path) -> list[list[object]]:

@@ -11,6 +11,7 @@ import pytest
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker
 from tests.support.escapes import ESCAPES, client_context
+from tests.support.killing import hold_network_ends_with_proxy
 from tests.support.world import API, OTHER, WILD, World, hold_value_reached_its_host_alone, world
 
 pytestmark = pytest.mark.timeout(600)
@@ -163,6 +164,11 @@ def test_a_running_bottle_is_checked_and_allowed_another_host(
     assert allowed.out.split() == ["api.example.org", "other.example.org"], allowed
     assert "reached" in there("logs", "-f", "walls").out
     there("rm", "walls")
+
+
+def test_without_its_proxy_nothing_is_reached(there: Bottle, client: Path) -> None:
+    own = ("--accel=direct", "-m", "512m", "--name=walls", "-u", "0", "-w", "/tmp")
+    hold_network_ends_with_proxy(there, *own, "--archive", client)
 
 
 def test_an_open_network_is_refused(run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.host import process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
+from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
@@ -37,6 +39,7 @@ _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
 _UPSTREAM = "upstream proxy "  # and its kind: not the name of a secret, which has no space
 _TIMEOUT = 30.0  # seconds
+_TICK = 0.2
 
 
 def proxy_variables(address: str) -> dict[str, str]:
@@ -62,6 +65,20 @@ class ProxyProcess:
     def socket(self) -> Path:
         """Where the proxy waits for its listening socket."""
         return self.folder / _SOCKET
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process.code is not None
+
+    def check(self) -> None:
+        """Check that it runs. Raises WallsError."""
+        if self.ended:
+            raise WallsError(
+                "the bottle's proxy has exited",
+                why=self.complaint(),
+                next_step="its network was gone from then on; run the bottle again",
+            )
 
     def complaint(self) -> str:
         """Return the end of the proxy's error output; empty as long as all is well."""
@@ -97,6 +114,7 @@ def run_proxy(
     folder: Path,
     run: RunDir,
     store: CredentialStore,
+    progress: Progress,
     services: Mapping[str, str] | None = None,
     token: Secret | None = None,
 ) -> Iterator[ProxyProcess]:
@@ -105,8 +123,8 @@ def run_proxy(
     `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine. With a `token`
     of a smolvm the proxy waits for sockets on which that hands over connections.
 
-    Raises WallsError when the proxy does not start, SpecError for variables with an upstream proxy,
-    authorities or a resolver that cannot be used.
+    Raises WallsError when the proxy does not start, or ends before the block, SpecError for variables with an
+    upstream proxy, authorities or a resolver that cannot be used.
     """
     words = run.path / "proxy.log"
     save_policy(policy, record.policy)
@@ -131,9 +149,31 @@ def run_proxy(
             child = stack.enter_context(proxy)
             made = ProxyProcess(folder, child, words)
             _wait(made)
-            yield made
+            with _reported(made, progress):
+                yield made
+            made.check()
     finally:
         record.policy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(proxy: ProxyProcess, progress: Progress) -> Iterator[None]:
+    """Say it at once when a proxy ends before the block: nothing is reached from then on."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_TICK):
+            if proxy.ended:
+                progress.warn("the bottle's proxy has exited: nothing can be reached any more")
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _config(
@@ -162,7 +202,7 @@ def _config(
 
 
 def _wait(made: ProxyProcess) -> None:
-    wait_until(lambda: made.socket.exists() or made.process.code is not None, _TIMEOUT)
+    wait_until(lambda: made.socket.exists() or made.ended, _TIMEOUT)
     if not made.socket.exists():
         raise WallsError("the bottle's proxy did not start", why=made.complaint())
 

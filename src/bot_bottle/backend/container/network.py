@@ -18,7 +18,7 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.backend.container.idmap_helper import helper_image
 from bot_bottle.engine.engine import Engine
-from bot_bottle.errors import EngineError, WallsError
+from bot_bottle.errors import EngineError
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -90,7 +90,8 @@ def network(
         asked = []
         made = None
         if not egress.closed:
-            made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
+            proxy = run_proxy(egress, record, folder, run, store, progress, launch.services)
+            made = stack.enter_context(proxy)
             asked.append(",".join((f"listen={_PLACE / made.socket.name}", *map(str, egress.host_ports))))
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))
@@ -145,8 +146,8 @@ def _wait(engine: Engine, folder: Path, made: ProxyProcess | None, holder: Child
         ended = holder.code is not None  # asked first: paths that it removed before it exited count
         if not any(folder.iterdir()):
             return True
-        if made is not None and made.process.code is not None:
-            raise WallsError("the bottle's proxy has exited", why=made.complaint())
+        if made is not None:
+            made.check()
         return ended
 
     wait_until(ready, _TIMEOUT)

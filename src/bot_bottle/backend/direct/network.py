@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot_bottle.backend.base import BottleConfig
-from bot_bottle.errors import SpecError, WallsError
+from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.audit_log import clear
@@ -74,8 +74,8 @@ class Network:
 
     def check(self) -> None:
         """Check that the proxy runs, if there is one. Raises WallsError."""
-        if self.proxy is not None and self.proxy.process.code is not None:
-            raise WallsError("the bottle's proxy has exited", why=self.proxy.complaint())
+        if self.proxy is not None:
+            self.proxy.check()
 
     def forget(self) -> None:
         """Start the log of refused connections again: the probes were refused some."""
@@ -118,7 +118,8 @@ def network(
         user = [f"ipv6=off,restrict=on,host={GATEWAY},dns={RESOLVER}"]
         tools: tuple[Path, ...] = ()
         if not egress.closed:
-            made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services))
+            proxy = run_proxy(egress, record, folder, run, store, progress, launch.services)
+            made = stack.enter_context(proxy)
             tools = (prepare_toolkit(progress),)
             user += _leading_out(tools[0], egress.host_ports)
         free = (number for number in count(_FIRST_PORT) if number not in egress.host_ports)

@@ -55,11 +55,8 @@ _QUICK = 60.0
 class Bottle:
     """A running bottle. Made by `launch`."""
 
-    def __init__(
-        self, launch: BottleConfig, host: Host, network: Network, proof: Proof, progress: Progress
-    ) -> None:
+    def __init__(self, launch: BottleConfig, host: Host, proof: Proof, progress: Progress) -> None:
         self.launch = launch
-        self._network = network
         self._host = host
         self._proof = proof
         self._progress = progress
@@ -73,7 +70,7 @@ class Bottle:
         """Run the bottle's command on our own streams and return its exit status.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
-        SmolvmError when smolvm failed and not the command, WallsError when the proxy ended before it.
+        SmolvmError when smolvm failed and not the command.
         """
         on_proved(self._proof)
         with (
@@ -83,13 +80,12 @@ class Bottle:
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
                 code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
-        self._network.check()
         return exit_status(code, attached, self._host, self.launch.name, tty=tty)
 
     def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same machine."""
         launch = self.launch.for_command(command)
-        return Bottle(launch, self._host, self._network, self._proof, self._progress).run(tty=False)
+        return Bottle(launch, self._host, self._proof, self._progress).run(tty=False)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle and return its result (11 MiB a stream at most)."""
@@ -184,8 +180,8 @@ def launch(
             for port in launch.ports:
                 progress.note(port.describe())
         if net.proxy is not None:
-            stack.enter_context(watched(launch, host, net, record, progress))
-        yield Bottle(launch, host, net, proof, progress)
+            stack.enter_context(watched(launch, host, net, record))
+        yield Bottle(launch, host, proof, progress)
 
 
 def _creation(launch: BottleConfig, artifact: Path, host: Host, tools: Path) -> tuple[str, ...]:

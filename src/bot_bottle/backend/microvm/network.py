@@ -52,18 +52,13 @@ class Network:
 
     def check(self) -> None:
         """Check that the proxy runs, if there is one. Raises WallsError."""
-        if self.ended:
-            assert self.proxy is not None  # noqa: S101 - or it could not have ended
-            raise WallsError(
-                "the bottle's proxy has exited",
-                why=self.proxy.complaint(),
-                next_step="its network was gone from then on; run the bottle again",
-            )
+        if self.proxy is not None:
+            self.proxy.check()
 
     @property
     def ended(self) -> bool:
         """Whether the proxy has ended."""
-        return self.proxy is not None and self.proxy.process.code is not None
+        return self.proxy is not None and self.proxy.ended
 
     def refuse(self) -> None:
         """Close the connections that nobody has accepted, where the proxy has ended."""
@@ -100,7 +95,8 @@ def network(
     folder = run.folder("sockets")
     token = Secret(make_token())
     with ExitStack() as stack:
-        made = stack.enter_context(run_proxy(egress, record, folder, run, store, launch.services, token))
+        proxy = run_proxy(egress, record, folder, run, store, progress, launch.services, token)
+        made = stack.enter_context(proxy)
         if not nested:
             listener = stack.enter_context(socket.create_server((_ADDRESS, 0), backlog=128))
             _pass_on(listener, made)

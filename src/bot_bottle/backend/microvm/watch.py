@@ -1,4 +1,4 @@
-"""While a microVM runs: smolvm's refusals are logged, its rules follow the policy, the proxy is watched.
+"""While a microVM runs: smolvm's refusals are logged, its rules follow the policy and the proxy's end.
 
 The proxy reads a changed policy by itself. smolvm's own rules are changed here, by the process that started
 the machine, as no other can where the machine is on an emulated host.
@@ -16,7 +16,6 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.microvm.network import Network
 from bot_bottle.backend.microvm.probes import PAUSE, TIMEOUT, refusals
 from bot_bottle.errors import BottleError
-from bot_bottle.host.progress import Progress
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.policy import Policy, load_policy
@@ -29,13 +28,11 @@ _TICK = 0.2  # seconds
 
 
 @contextmanager
-def watched(
-    launch: BottleConfig, host: Host, network: Network, record: EgressFiles, progress: Progress
-) -> Iterator[None]:
+def watched(launch: BottleConfig, host: Host, network: Network, record: EgressFiles) -> Iterator[None]:
     """Watch a machine until the block ends. Raises SmolvmError."""
     over = threading.Event()
     with Log(record.log) as log:
-        watch = _Watch(launch, host, network, record, progress, log)
+        watch = _Watch(launch, host, network, record, log)
         watcher = threading.Thread(target=watch.run, args=(over,), daemon=True)
         watcher.start()
         try:
@@ -54,22 +51,21 @@ class _Watch:
         host: Host,
         network: Network,
         record: EgressFiles,
-        progress: Progress,
         log: Log,
     ) -> None:
         self._machine, self._host = launch.name, host
-        self._network, self._progress, self._log = network, progress, log
+        self._network, self._log = network, log
         self._path = record.policy
         self._policy, self._stamp = launch.egress, self._stamped()
         self._known = refusals(launch.name, host)
-        self._ended = False
 
     def run(self, over: threading.Event) -> None:
         """Look at everything by turns, until it is over."""
         pause = PAUSE[self._host.kind]
         due = time.monotonic() + pause
         while not over.wait(_TICK):
-            self._check_proxy()
+            if self._network.ended:
+                self._network.refuse()
             self._follow_policy()
             if time.monotonic() >= due:
                 self.log_refusals()
@@ -83,14 +79,6 @@ class _Watch:
                 name, port = _destination(str(event.get("dest")))
                 self._log.refused(name, port, "it is not allowed", when=str(event.get("timestamp"))[:30])
             self._known = found
-
-    def _check_proxy(self) -> None:
-        """Say once that the proxy has ended; nothing is reached from then on."""
-        if self._network.ended:
-            self._network.refuse()
-            if not self._ended:
-                self._progress.warn("the bottle's proxy has exited: nothing can be reached any more")
-            self._ended = True
 
     def _follow_policy(self) -> None:
         """Change smolvm's rules as the policy was changed; what fails is tried again."""
