@@ -34,7 +34,7 @@ def test_podman_builds_and_saves_an_image(podman: Podman, tmp_path: Path) -> Non
 
 def test_the_matrix_has_every_engine_of_scripts_engine() -> None:
     listed = subprocess.run([SCRIPT, "list"], capture_output=True, check=True, timeout=30).stdout.decode()
-    names = {line.split()[0] for line in listed.splitlines()}
+    names = {line.split()[0] for line in listed.splitlines() if not line.startswith("qemu-")}
     assert CHOSEN in names if CHOSEN else {*DOCKERS, *PODMANS} - {None} == names
 
 

@@ -15,6 +15,11 @@ from bot_bottle.errors import SpecError
 
 FILE, FOLDERS = "SSL_CERT_FILE", "SSL_CERT_DIR"
 
+# where distributions have theirs
+_SYSTEM = (
+    *("/etc/ssl/certs", "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"),
+    *("/etc/pki/tls/certs", "/etc/pki/tls/certs/ca-bundle.crt"),
+)
 _LARGEST = 16 << 20  # bytes of all of them
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
@@ -22,6 +27,14 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICAT
 def has_own_authorities(env: Mapping[str, str]) -> bool:
     """Return whether the environment names authorities."""
     return bool(env.get(FILE) or env.get(FOLDERS))
+
+
+def names_other_authorities(env: Mapping[str, str]) -> bool:
+    """Return whether the environment names authorities that are not just the place of the system's."""
+    python = ssl.get_default_verify_paths()
+    usual = {os.path.realpath(each) for each in (*_SYSTEM, python.openssl_cafile, python.openssl_capath)}
+    named = [env.get(FILE) or "", *(env.get(FOLDERS) or "").split(os.pathsep)]
+    return any(os.path.realpath(each) not in usual for each in filter(None, named))
 
 
 def write_authorities(env: Mapping[str, str], path: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.host.redact import Secret
-from bot_bottle.network.authorities import has_own_authorities
+from bot_bottle.network.authorities import names_other_authorities
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.probes import TOOLKIT
 
@@ -64,11 +64,11 @@ class CredentialStore:
 def needs_authorities(egress: Policy) -> bool:
     """Return whether a bottle has to trust other authorities than its own, even without credentials.
 
-    It does where requests are read, and where the user's network has its own.
+    It does where requests are read, and where the user names others than the system's.
     """
     if egress.closed or egress.open:
         return False
-    return egress.reads_requests or has_own_authorities(os.environ)
+    return egress.reads_requests or names_other_authorities(os.environ)
 
 
 def variables(credentials: Iterable[ProxiedCredential], egress: Policy = NOTHING) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.support.dns_server import dns_server
 from tests.support.proxied import Proxied, echo, proxied, read_all, read_head, server
 
 from bot_bottle.errors import SpecError
-from bot_bottle.network.authorities import write_authorities
+from bot_bottle.network.authorities import names_other_authorities, write_authorities
 from bot_bottle.network.proxy.resolver import parse_resolver
 from bot_bottle.network.proxy.upstream import Exceptions, no_proxy, parse_upstream, upstream_urls
 
@@ -208,6 +208,19 @@ def test_authorities_of_a_file_and_of_folders_are_collected(tmp_path: Path, cert
     assert "PRIVATE KEY" not in result.read_text()
     write_authorities({"SSL_CERT_DIR": str(folder)}, result)
     assert result.read_text().count("BEGIN CERTIFICATE") > 10
+
+
+def test_the_place_of_the_systems_authorities_names_no_others(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "SSL_CERT_DIR": "/etc/ssl/certs"}
+    own = {**system, "SSL_CERT_FILE": str(certificate)}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)  # which Python's own answer depends on
+    assert not names_other_authorities(system)
+    assert not names_other_authorities({})
+    assert names_other_authorities(own)
+    assert names_other_authorities({**system, "SSL_CERT_DIR": f"/etc/ssl/certs:{certificate.parent}"})
 
 
 @pytest.mark.parametrize(
