@@ -302,10 +302,16 @@ def machine(tmp_path: Path) -> Path:
     return folder
 
 
+def status_of(pid: int) -> dict[str, str]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+
+
 def test_the_server_has_no_rights_and_ends_with_its_block(top: Path, machine: Path) -> None:
     with shared_folder(top, UID, GID, (), machine) as share:
-        status = Path(f"/proc/{share.child.pid}/status").read_text()
-        facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        # its last step, after the socket is there and before it accepts a connection
+        wait_until(lambda: status_of(share.child.pid)["Seccomp"] != "0", 20)
+        facts = status_of(share.child.pid)
         assert {facts[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh")} == {"0" * 16}
         assert facts["NoNewPrivs"] == "1"
         assert facts["Seccomp"] == "2"
