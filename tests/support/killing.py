@@ -34,12 +34,13 @@ def hold_network_ends_with_proxy(bottle: Bottle, *options: str | Path) -> None:
     """Hold that nothing is reached any more without the proxy, also by a download, and that this is said."""
     get = "curl -sS http://api.example.org"
     script = (
-        f"{get}/plain >&2 && echo reached; {get}/size/8000000000 | wc -c; {get}/plain --max-time 20; echo $?"
+        f"{get}/plain >&2 && echo reached; {get}/size/8000000000 | {{ head -c 100000 | wc -c; wc -c; }};"
+        f" {get}/plain --max-time 20; echo $?"
     )
     with bottle.start("run", *options, "--allow=api.example.org", "--", "sh", "-c", script) as run:
         assert run.stdout
         assert run.stdout.readline() == "reached\n", run.communicate()
-        time.sleep(random.uniform(0, 1))  # noqa: S311 - anywhere in the download
+        assert run.stdout.readline() == "100000\n"  # the download is under way
         kill_proxy(bottle)
         out, err = run.communicate(timeout=100)
     received, status = out.split()
