@@ -36,7 +36,10 @@ def requests(name: str, *, everything: bool = False, follow: bool = False) -> It
 
 def policy_of(name: str) -> Policy:
     """Return what a running bottle may reach now. Raises SpecError for one that does not run."""
-    record = _running(name)
+    return _policy(_running(name))
+
+
+def _policy(record: RunRecord) -> Policy:
     return load_policy(record.policy) if record.policy.exists() else Policy(open=_is_open(record))
 
 
@@ -64,7 +67,7 @@ def allow(name: str, entries: list[str]) -> Policy:
     with _changed(name, "there is nothing to allow", again) as (record, backend, before):
         policy = replace(before, rules=tuple(dict.fromkeys((*before.rules, *added.rules))))
         backend.allow(record.machine(), added)
-        _save(record, policy, (f"{rule}" for rule in added.rules), "allowed from now on")
+        _save(record, policy, map(str, added.rules), "allowed from now on")
     return policy
 
 
@@ -120,9 +123,9 @@ def _save(record: RunRecord, policy: Policy, rules: Iterable[str], what: str) ->
 
 def check(name: str, progress: Progress) -> Proof:
     """Probe again from inside what a running bottle can reach. Raises SpecError for one that does not run."""
-    policy = policy_of(name)
-    machine = _running(name).machine()
-    return backend_at(machine.place).probe(machine, policy, progress)
+    record = _running(name)
+    machine = record.machine()
+    return backend_at(machine.place).probe(machine, _policy(record), progress)
 
 
 def _is_open(record: RunRecord) -> bool:

@@ -104,8 +104,9 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     check_workspace(spec.workspace, spec.slug)  # before a build that may take long
     if spec.source.build is not None:
         spec.source.build.find_dockerfile()
-    env = {**backend.variables(spec.network), **dict(spec.env)}
-    env |= variables(spec.git.remotes, backend.variables(spec.network).get("http_proxy", ""), env)
+    own = backend.variables(spec.network)
+    env = {**own, **dict(spec.env)}
+    env |= variables(spec.git.remotes, own.get("http_proxy", ""), env)
     command, conversion = spec.command, None
     workdir = spec.workdir or ("" if spec.workspace.mode == "none" else PLACE)
     if backend.boots_artifact:

@@ -86,7 +86,7 @@ def check_objects(git: Git, updates: Sequence[Update], current: Mapping[str, str
             lines.append(f"{branch}: it has changed meanwhile; fetch first")
         elif git.run("cat-file", "-t", update.new).text != "commit":
             lines.append(f"{branch}: it is not a commit")
-        elif update.old and not _is_ancestor(git, update.old, update.new):
+        elif update.old and not git.is_ancestor(update.old, update.new):
             lines.append(f"{branch}: it is not a fast-forward, and --force is not allowed")
     if lines:
         raise Refusal(*lines)
@@ -97,10 +97,6 @@ def check_objects(git: Git, updates: Sequence[Update], current: Mapping[str, str
         from bot_bottle.git.secrets import check_secrets  # its library takes a while to load
 
         check_secrets(git, tips, commits)
-
-
-def _is_ancestor(git: Git, older: str, newer: str) -> bool:
-    return git.run("merge-base", "--is-ancestor", older, newer, check=False).code == 0
 
 
 def _new_commits(git: Git, tips: Sequence[str]) -> dict[str, list[str]]:

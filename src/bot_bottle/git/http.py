@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(403, "only git's smart HTTP is served")
             with self._body(service) as body:
                 if name not in self.server.repositories.names:
-                    raise _Refused(404, f"there is no such remote; there are: {self._names}")
+                    raise _Refused(404, f"unknown remote; this bottle has: {self._names}")
                 if action == "info/refs":
                     self._references(name, service)
                 else:

@@ -39,7 +39,7 @@ def write(path: Path, remote: str, updates: Iterable[Update], verdict: Verdict, 
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the last entries of a log, the oldest first; none where there is no log."""
+    """Return the last entries of a log, the oldest first; an empty list without a log."""
     try:
         lines = path.read_bytes().splitlines()[-_KEPT:]
         return [json.loads(line) for line in lines]

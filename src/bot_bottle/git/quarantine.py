@@ -102,7 +102,7 @@ class Quarantine:
             name: commit
             for name, commit in self.references(_HEADS).items()
             if commit not in (seen.get(name), remote.get(name))
-            and not (name in remote and self.is_ancestor(commit, remote[name]))
+            and not (name in remote and self.git.is_ancestor(commit, remote[name]))
         }
 
     def summary(self, commit: str) -> list[str]:
@@ -125,10 +125,6 @@ class Quarantine:
             value, _, name = line.partition(" ")
             found[name.removeprefix(prefix)] = value
         return found
-
-    def is_ancestor(self, older: str, newer: str) -> bool:
-        """Return whether a commit is part of another's history."""
-        return self.git.run("merge-base", "--is-ancestor", older, newer, check=False).code == 0
 
     def update(self, changes: dict[str, tuple[str, str]]) -> None:
         """Set references from an old to a new value, all or none; "" means that there is none."""

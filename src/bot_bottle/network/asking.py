@@ -47,11 +47,7 @@ class Questions:
                     reader, writer = await asyncio.open_unix_connection(f"{folder}/{path.name}", limit=LINE)
                 writer.write(json.dumps({"host": host, "port": port}).encode() + b"\n")
                 answer = _answer(await reader.readline())
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-        ):  # also TimeoutError
+        except (OSError, ValueError, RecursionError):  # a TimeoutError is an OSError
             return "no"
         finally:
             if writer is not None:

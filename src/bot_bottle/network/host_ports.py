@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bot_bottle.errors import SpecError
+from bot_bottle.network.proxy.config import PORT
 
 HOST = "host.bottle"  # names below `bottle` exist in a bottle only
 MOST = 64
 
 _LOOPBACK = "127.0.0.1"
-_PROXY = 3128
 
 
 def check_host_ports(ports: Iterable[int]) -> tuple[int, ...]:
@@ -23,7 +23,7 @@ def check_host_ports(ports: Iterable[int]) -> tuple[int, ...]:
     for port in found:
         if type(port) is not int or not 0 < port < 65536:  # JSON's true is an int too
             raise SpecError(f"invalid port of this machine: {str(port)[:20]}", next_step="write 1 to 65535")
-        if port == _PROXY:
+        if port == PORT:
             raise SpecError(
                 f"port {port} of this machine cannot be allowed",
                 why="a bottle's own proxy has this port in it",

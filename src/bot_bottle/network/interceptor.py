@@ -19,11 +19,12 @@ import ipaddress
 import secrets
 from dataclasses import dataclass
 
+from bot_bottle.network.rules import plain
+
 ACCEPTED = b"\0"
 
 # Addresses of ours, in a documentation range (RFC 5737): at one the bottle finds its HTTP proxy, at one the
 # services of this machine; at PROVED the proxy answers any request, which proves that smolvm hands over.
-PORT = 3128  # of the proxy
 PROVED, PROXY, HOST = "192.0.2.201", "192.0.2.203", "192.0.2.204"
 
 TOKEN = "SMOLVM_INTERCEPTOR_TOKEN"  # noqa: S105 - the name of smolvm's variable
@@ -74,9 +75,7 @@ def parse_head(data: bytes, token: str) -> Destination | None:
     port = int.from_bytes(rest[1:3], "big")
     if not port:
         raise ProtocolError("the port is 0")
-    address = ipaddress.ip_address(rest[3:])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return Destination(str(mapped or address), port)
+    return Destination(str(plain(ipaddress.ip_address(rest[3:]))), port)
 
 
 async def read_head(reader: asyncio.StreamReader, token: str, seconds: float = _SECONDS) -> Destination:

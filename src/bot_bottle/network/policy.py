@@ -65,18 +65,11 @@ class Policy:
     @property
     def first_name(self) -> Rule | None:
         """The first rule for one host name, which the probes try; None if there is none."""
-        named = (
-            rule for rule in self.rules if isinstance(rule.target, str) and not rule.target.startswith(".")
-        )
-        return next(named, None)
+        return next(iter(self._named), None)
 
     def names(self, port: int) -> list[str]:
         """Return the names, without patterns, that rules allow at a port; those with the port first."""
-        found = [
-            rule
-            for rule in self.rules
-            if isinstance(rule.target, str) and rule.target[:1] != "." and rule.port in (port, None)
-        ]
+        found = [rule for rule in self._named if rule.port in (port, None)]
         return list(dict.fromkeys(str(rule.target) for rule in sorted(found, key=lambda rule: not rule.port)))
 
     def described(self) -> dict[str, object]:
@@ -89,34 +82,18 @@ class Policy:
 
         A rule that allows some requests only allows the connection; `reads` and `decide_request` say more.
         """
-        if self.open:
-            return _YES
-        try:
-            found, known = self._find(host, port)
-        except (ValueError, SpecError):
-            return _INVALID
-        return _by_port(found, known)
+        return self._find(host, port)[1]
 
     def reads(self, host: str, port: int) -> bool:
         """Return whether a host and port are allowed for some requests only, which have to be read."""
-        if self.open:
-            return False
-        try:
-            found, _ = self._find(host, port)
-        except (ValueError, SpecError):
-            return False
+        found, _ = self._find(host, port)
         return bool(found) and not any(each.unrestricted for each in found)
 
     def decide_request(self, host: str, port: int, method: str, path: str) -> Verdict:
         """Decide about an HTTP request. `path` is its target (RFC 9112, 3.2.1); the query is ignored."""
-        if self.open:
-            return _YES
-        try:
-            found, known = self._find(host, port)
-        except (ValueError, SpecError):
-            return _INVALID
+        found, verdict = self._find(host, port)
         if not found:
-            return _by_port(found, known)
+            return verdict
         try:
             rule = find_request_rule(found, method, path)
         except ValueError as error:
@@ -135,15 +112,24 @@ class Policy:
             return verdict
         return Verdict(allowed=False, reason=f"it resolves to {found}, a private address that is not allowed")
 
-    def _find(self, host: str, port: int) -> tuple[list[RequestRules], bool]:
-        """Return the rules for a host and port, and whether there are any for the host.
+    def _find(self, host: str, port: int) -> tuple[list[RequestRules], Verdict]:
+        """Return the rules for a host and port, and the verdict about a connection to them."""
+        if self.open:
+            return [], _YES
+        try:
+            address = address_of(host)
+            if address is not None:
+                found, known = self._index.of_address(address, port)
+            else:
+                found, known = self._index.of_name(name_of(host), port)
+        except (ValueError, SpecError):
+            return [], _INVALID
+        return found, _by_port(found, known)
 
-        Raises ValueError or SpecError for an invalid host.
-        """
-        address = address_of(host)
-        if address is not None:
-            return self._index.of_address(address, port)
-        return self._index.of_name(name_of(host), port)
+    @cached_property
+    def _named(self) -> list[Rule]:
+        """The rules for one host name each."""
+        return [rule for rule in self.rules if isinstance(rule.target, str) and rule.target[:1] != "."]
 
     @cached_property
     def _index(self) -> RuleIndex:

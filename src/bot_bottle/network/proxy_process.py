@@ -23,17 +23,17 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
+from bot_bottle.network.audit_log import clear
 from bot_bottle.network.authorities import has_own_authorities, write_authorities
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.host_ports import host_services
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.network.proxy.config import ProxiedSecret, ProxyConfig, ReadingConfig
+from bot_bottle.network.proxy.config import PORT, ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.network.proxy.resolver import VARIABLE, parse_resolver
 from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
 from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
-PORT = 3128  # the customary port of proxies
 
 _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
@@ -60,6 +60,7 @@ class ProxyProcess:
     folder: Path
     process: Child
     words: Path
+    log: Path
 
     @property
     def socket(self) -> Path:
@@ -79,6 +80,10 @@ class ProxyProcess:
                 why=self.complaint(),
                 next_step="its network was gone from then on; run the bottle again",
             )
+
+    def forget(self) -> None:
+        """Start its log again: the probes made connections."""
+        clear(self.log)
 
     def complaint(self) -> str:
         """Return the end of the proxy's error output; empty as long as all is well."""
@@ -147,7 +152,7 @@ def run_proxy(
             output = stack.enter_context(words.open("wb"))
             proxy = process.background(argv, env=environment(), cwd=folder, output=output)
             child = stack.enter_context(proxy)
-            made = ProxyProcess(folder, child, words)
+            made = ProxyProcess(folder, child, words, record.log)
             _wait(made)
             with _reported(made, progress):
                 yield made

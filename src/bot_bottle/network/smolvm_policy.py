@@ -23,9 +23,10 @@ from collections.abc import Iterator
 
 from bot_bottle.errors import SpecError
 from bot_bottle.network.host_ports import HOST as HOST_NAME
-from bot_bottle.network.interceptor import HOST, PORT, PROVED, PROXY
+from bot_bottle.network.interceptor import HOST, PROVED, PROXY
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, Outcome, Probe
+from bot_bottle.network.proxy.config import PORT
 from bot_bottle.network.proxy_probes import FOREIGN, LOOPBACK, NOBODY, REFUSED
 from bot_bottle.network.rules import Network
 

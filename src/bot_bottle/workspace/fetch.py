@@ -97,7 +97,7 @@ def _tips(intake: Git, record: Record, references: References) -> dict[str, str]
             why=f"{missing[0]} names a commit that is not there" if missing else "it has no branch any more",
         )
     head = branch or checked_out
-    if checked_out and branch and _is_ancestor(intake, branch, checked_out):
+    if checked_out and branch and intake.is_ancestor(branch, checked_out):
         head = checked_out
     known = {record.base, *record.references.values(), head}
     found = {name: commit for name, commit in commits.items() if not {commit, values[name]} & known}
@@ -125,10 +125,6 @@ def _commits(intake: Git, values: dict[str, str]) -> dict[str, str]:
         if kind == "commit":
             found[name] = value
     return found
-
-
-def _is_ancestor(git: Git, older: str, newer: str) -> bool:
-    return git.run("merge-base", "--is-ancestor", older, newer, check=False).code == 0
 
 
 def _uncommitted(intake: Git, clone: Clone, parent: str, left: list[str]) -> Snapshot | None:

@@ -102,6 +102,10 @@ class Git:
         """Run a git command and return its output as lines."""
         return self.run(*args, check=check).stdout.decode("utf-8", "surrogateescape").splitlines()
 
+    def is_ancestor(self, older: str, newer: str) -> bool:
+        """Return whether a commit is part of another's history."""
+        return self.run("merge-base", "--is-ancestor", older, newer, check=False).code == 0
+
     def argv(self, *args: str | Path) -> list[str]:
         """Return the command line."""
         settings = [part for setting in (*_SETTINGS, *self.settings) for part in ("-c", setting)]

@@ -116,8 +116,8 @@ def test_smolvms_rules_follow_the_policy(record: EgressFiles) -> None:
 def test_the_port_of_a_proxy_that_has_ended_stays_ours(record: EgressFiles, tmp_path: Path) -> None:
     (tmp_path / "words").write_text("it was killed\n")
     with socket.create_server(("127.0.0.1", 0)) as listener, process.background(["sleep", "60"]) as child:
-        proxy = ProxyProcess(tmp_path, child, tmp_path / "words")
-        network = Network("127.0.0.1:1", Secret("t" * 64), proxy, record.log, listener=listener)
+        proxy = ProxyProcess(tmp_path, child, tmp_path / "words", record.log)
+        network = Network("127.0.0.1:1", Secret("t" * 64), proxy, listener=listener)
         address = listener.getsockname()
         with watching(FakeHost(), record, network):
             network.check()

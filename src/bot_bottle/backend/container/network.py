@@ -23,7 +23,6 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
-from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.proxy_process import (
@@ -48,19 +47,19 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
 class Network:
     """The value of `--network`.
 
-    A `shared` one belongs to another container, with its hostname. `log` is the log of refused connections.
+    A `shared` one belongs to another container, with its hostname. `proxy` is its only way out.
     `options` are others of the bottle's container.
     """
 
     mode: str
     shared: bool = False
-    log: Path | None = None
+    proxy: ProxyProcess | None = None
     options: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Start the log again."""
-        if self.log is not None:
-            clear(self.log)
+        if self.proxy is not None:
+            self.proxy.forget()
 
 
 @contextmanager
@@ -104,9 +103,8 @@ def network(
         holder = stack.enter_context(engine.containers.run_in_background(image, command, options, output))
         _wait(engine, folder, made, holder, words)
         held = engine.containers.inspect(_name(launch))["Id"]
-        log = None if made is None else record.log
         hosts = _hosts_options(launch, run) if egress.host_ports and engine.name == "podman" else ()
-        yield Network(f"container:{held}", shared=True, log=log, options=hosts)
+        yield Network(f"container:{held}", shared=True, proxy=made, options=hosts)
 
 
 def _options(launch: BottleConfig, labels: Mapping[str, str], folder: Path) -> list[str]:

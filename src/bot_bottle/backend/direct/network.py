@@ -24,13 +24,12 @@ from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import allocate_host_ports
+from bot_bottle.network.proxy.config import PORT
 from bot_bottle.network.proxy_process import (
     ADDRESS,
-    PORT,
     EgressFiles,
     ProxyProcess,
     proxy_variables,
@@ -70,7 +69,6 @@ class Network:
     executable: tuple[Path, ...] = ()
     setup: str = ""
     proxy: ProxyProcess | None = None
-    log: Path | None = None
 
     def check(self) -> None:
         """Check that the proxy runs, if there is one. Raises WallsError."""
@@ -79,8 +77,8 @@ class Network:
 
     def forget(self) -> None:
         """Start the log of refused connections again: the probes were refused some."""
-        if self.log is not None:
-            clear(self.log)
+        if self.proxy is not None:
+            self.proxy.forget()
 
 
 def check_network(egress: Policy) -> None:
@@ -148,7 +146,6 @@ def network(
             tuple(folder / "ld.so" for folder in tools),
             _SETUP,
             made,
-            None if made is None else record.log,
         )
 
 

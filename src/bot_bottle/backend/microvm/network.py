@@ -12,7 +12,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import WallsError
@@ -20,7 +19,6 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.unix_sockets import connect
-from bot_bottle.network.audit_log import clear
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.interceptor import TOKEN, make_token
 from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess, run_proxy
@@ -41,7 +39,6 @@ class Network:
     address: str = ""
     token: Secret | None = None
     proxy: ProxyProcess | None = None
-    log: Path | None = None
     namespace: Namespace | None = None
     listener: socket.socket | None = None
 
@@ -70,8 +67,8 @@ class Network:
 
     def forget(self) -> None:
         """Start the log of connections again: the probes made some."""
-        if self.log is not None:
-            clear(self.log)
+        if self.proxy is not None:
+            self.proxy.forget()
 
 
 @contextmanager
@@ -101,14 +98,14 @@ def network(
             listener = stack.enter_context(socket.create_server((_ADDRESS, 0), backlog=128))
             _pass_on(listener, made)
             address = f"{_ADDRESS}:{listener.getsockname()[1]}"
-            yield Network(address, token, made, record.log, listener=listener)
+            yield Network(address, token, made, listener=listener)
             return
         if launch.ports:
             stack.enter_context(forwarded(launch.ports, folder, run, progress))
         namespace = Namespace(
             made.socket, folder / NAME if launch.ports else None, [port.guest for port in launch.ports]
         )
-        yield Network(interceptor_address(), token, made, record.log, namespace)
+        yield Network(interceptor_address(), token, made, namespace)
 
 
 def _pass_on(listener: socket.socket, proxy: ProxyProcess) -> None:

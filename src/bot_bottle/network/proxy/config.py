@@ -10,6 +10,8 @@ from typing import Any
 
 from bot_bottle.host.files import write_private
 
+PORT = 3128  # of the proxy in a bottle: the customary one of proxies
+
 
 @dataclass(frozen=True, slots=True)
 class ProxiedSecret:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import h11
 
 from bot_bottle.network.dialing import Streams
+from bot_bottle.network.proxy.first_bytes import LARGEST
 from bot_bottle.network.proxy.relay import Counts, relay
 from bot_bottle.network.proxy.request_head import (
-    LARGEST,
     Target,
     forwarded,
-    forwarded_response,
+    forwarded_headers,
     header,
     is_websocket,
 )
@@ -128,7 +128,7 @@ class Exchange:
             raise BadGatewayError(str(error) or type(error).__name__) from error
 
     async def _inform(self, event: h11.InformationalResponse, *, websocket: bool) -> None:
-        headers = forwarded_response(event)
+        headers = forwarded_headers(event)
         if event.status_code == 101 and websocket:
             headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
             self._switched = True
@@ -137,7 +137,7 @@ class Exchange:
         )
 
     def _response(self, event: h11.Response, *, closing: bool) -> h11.Response:
-        headers = forwarded_response(event)
+        headers = forwarded_headers(event)
         closes = b"close" in header(event, b"connection").lower() or event.http_version < b"1.1"
         if closing and closes:
             headers.append((b"Connection", b"close"))

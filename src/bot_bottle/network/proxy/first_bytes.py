@@ -9,7 +9,7 @@ from bot_bottle.network.proxy.client_hello import is_tls, parse_client_hello
 
 Kind = Literal["tls", "http", "http2", "other"]
 
-LARGEST = 64 << 10  # bytes of a request's head, or of a ClientHello
+LARGEST = 64 << 10  # bytes of the head of a request or a response
 _METHOD = 32  # characters; the longest registered one has 17 (IANA, HTTP Method Registry)
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*")  # RFC 9110, 5.6.2

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bot_bottle.network.interceptor import ACCEPTED, HOST, PORT, PROVED, PROXY, ProtocolError, read_head
+from bot_bottle.network.interceptor import ACCEPTED, HOST, PROVED, PROXY, ProtocolError, read_head
 from bot_bottle.network.policy import Policy
+from bot_bottle.network.proxy.config import PORT
 from bot_bottle.network.proxy.engine import Engine
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.transparent import serve_transparent

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bot_bottle.host.files import open_folder
+from bot_bottle.host.unix_sockets import short_path
 from bot_bottle.network.dialing import Streams, connect, resolve
 from bot_bottle.network.proxy.resolver import Resolver
 from bot_bottle.network.proxy.upstream import Exceptions, Upstream
@@ -98,8 +98,8 @@ class Outside:
         """Connect to a socket of this machine: a path, or an address with a port. Raises OSError."""
         async with asyncio.timeout(_SERVICE):
             if place.startswith("/"):
-                with open_folder(str(Path(place).parent)) as folder:  # a socket's path has 107 bytes at most
-                    return await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{Path(place).name}")
+                with short_path(Path(place).parent) as folder:
+                    return await asyncio.open_unix_connection(f"{folder}/{Path(place).name}")
             address, _, port = place.rpartition(":")
             if not ipaddress.ip_address(address).is_loopback:
                 raise OSError(f"{address} is not this machine's loopback")

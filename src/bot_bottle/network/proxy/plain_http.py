@@ -18,8 +18,9 @@ from bot_bottle.network.dialing import Streams
 from bot_bottle.network.policy import Verdict
 from bot_bottle.network.proxy.engine import Engine, RefusedError
 from bot_bottle.network.proxy.exchange import BadGatewayError, Exchange, Server, next_event
+from bot_bottle.network.proxy.first_bytes import LARGEST
 from bot_bottle.network.proxy.relay import Counts
-from bot_bottle.network.proxy.request_head import LARGEST, Target, checked_target
+from bot_bottle.network.proxy.request_head import Target, checked_target
 
 _CHUNK = 64 << 10  # bytes
 _LINGER = 1.0  # seconds for a client to read what it is answered

@@ -10,8 +10,6 @@ import h11
 from bot_bottle.network.proxy.engine import RefusedError
 from bot_bottle.network.proxy.upstream import Upstream
 
-LARGEST = 64 << 10  # bytes of a head
-
 _HTTP, _HTTPS = 80, 443
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/?#\[\]@%\\]+))(?::([0-9]{1,5}))?")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)(?:#.*)?")
@@ -94,7 +92,7 @@ def _target(request: h11.Request, origin: tuple[str, int] | None) -> Target:
 
 def forwarded(request: h11.Request, target: Target, upstream: Upstream | None = None) -> h11.Request:
     """Return a request as it is sent to its server, or to an upstream proxy with the whole URL."""
-    headers = [(b"Host", target.authority.encode()), *_passed_on(request)]
+    headers = [(b"Host", target.authority.encode()), *forwarded_headers(request)]
     if is_websocket(request):
         headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     text = target.path
@@ -102,11 +100,6 @@ def forwarded(request: h11.Request, target: Target, upstream: Upstream | None = 
         headers += upstream.headers
         text = f"http://{target.authority}{'' if text == '*' else text}"
     return h11.Request(method=request.method, target=text, headers=headers)
-
-
-def forwarded_response(response: h11.Response | h11.InformationalResponse) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response as they are sent to the client."""
-    return _passed_on(response)
 
 
 def is_websocket(request: h11.Request) -> bool:
@@ -119,7 +112,10 @@ def header(event: h11.Request | h11.Response | h11.InformationalResponse, name: 
     return b", ".join(value for each, value in event.headers if each == name)
 
 
-def _passed_on(event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[bytes, bytes]]:
+def forwarded_headers(
+    event: h11.Request | h11.Response | h11.InformationalResponse,
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request or a response that are sent on; Host is not among them."""
     named = {word.strip().lower() for word in header(event, b"connection").split(b",")}
     dropped = (_OF_CONNECTION | named) - _NEVER_DROPPED | {b"host"}
     return [(name, value) for name, value in event.headers.raw_items() if name.lower() not in dropped]

@@ -15,8 +15,8 @@ import h11
 
 from bot_bottle.network.proxy.client_hello import parse_client_hello
 from bot_bottle.network.proxy.engine import Engine
-from bot_bottle.network.proxy.first_bytes import classify
-from bot_bottle.network.proxy.request_head import LARGEST, header, parse_authority
+from bot_bottle.network.proxy.first_bytes import LARGEST, classify
+from bot_bottle.network.proxy.request_head import header, parse_authority
 from bot_bottle.network.proxy.tunnel import serve_tunnel
 
 _CHUNK = 64 << 10  # bytes

@@ -125,11 +125,7 @@ def _enter_namespaces(asked: dict[str, Any]) -> list[str]:
         if user is not None:
             kernel_calls.unshare(_NAMESPACES)
             return _NAMES
-        uid, gid = os.geteuid(), os.getegid()
-        kernel_calls.unshare(_NAMESPACES | kernel_calls.NEW_USER)
-        write_setting("/proc/self/uid_map", f"{uid} {uid} 1\n")
-        write_setting("/proc/self/setgroups", "deny")
-        write_setting("/proc/self/gid_map", f"{gid} {gid} 1\n")
+        unshare_as_user(_NAMESPACES)
     except OSError as error:  # also root without CAP_SYS_ADMIN, as in a container
         if network == "relayed":
             raise _Refused(f"this machine allows no network namespaces ({error})") from error
@@ -148,7 +144,16 @@ def _name_by_descriptors(asked: dict[str, Any]) -> None:
             asked["argv"] = [f"/proc/self/fd/{handle}" if each == path else each for each in asked["argv"]]
 
 
-def write_setting(path: str, text: str) -> None:
+def unshare_as_user(namespaces: int) -> None:
+    """Enter namespaces and a user namespace of their own, as the user that we are. Raises OSError."""
+    uid, gid = os.geteuid(), os.getegid()
+    kernel_calls.unshare(namespaces | kernel_calls.NEW_USER)
+    _write("/proc/self/uid_map", f"{uid} {uid} 1\n")
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+
+
+def _write(path: str, text: str) -> None:
     """Write a file of proc(5), without loading a module. Raises OSError."""
     handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -19,7 +19,7 @@ from bot_bottle.vm.direct.confine_helper import (
     bring_up_loopback,
     make_connections,
     open_channel,
-    write_setting,
+    unshare_as_user,
 )
 
 FAILED = 125  # the exit status without a namespace
@@ -49,15 +49,11 @@ def main() -> None:
 
 def _enter() -> bool:
     """Enter a network namespace, with a user namespace where we may not otherwise; return if we may."""
-    uid, gid = os.geteuid(), os.getegid()
     try:
         kernel_calls.unshare(kernel_calls.NEW_NETWORK)
         return True
     except PermissionError:
-        kernel_calls.unshare(kernel_calls.NEW_USER | kernel_calls.NEW_NETWORK)
-        write_setting("/proc/self/uid_map", f"{uid} {uid} 1\n")
-        write_setting("/proc/self/setgroups", "deny")
-        write_setting("/proc/self/gid_map", f"{gid} {gid} 1\n")
+        unshare_as_user(kernel_calls.NEW_NETWORK)
         return False
 
 
