@@ -31,23 +31,35 @@ def kill_proxy(bottle: Bottle) -> None:
 
 
 def hold_network_ends_with_proxy(bottle: Bottle, *options: str | Path) -> None:
-    """Hold that nothing is reached any more without the proxy, also by a download, and that this is said."""
+    """Hold that nothing is reached any more without the proxy, and that this is said."""
+    get = "curl -sS --max-time 20 http://api.example.org"
+    script = f"{get}/plain >&2 && echo reached; while {get}/plain >/dev/null 2>&1; do :; done;"
+    _ended_after(bottle, f"{script} {get}/plain; echo $?", *options)
+
+
+def hold_download_ends_with_proxy(bottle: Bottle, *options: str | Path) -> None:
+    """Hold the same while a download is under way, which ends too."""
     get = "curl -sS http://api.example.org"
     script = (
-        f"{get}/plain >&2 && echo reached; {get}/size/8000000000 | {{ head -c 100000 | wc -c; wc -c; }};"
+        f"{get}/size/8000000000 | {{ head -c 100000 | wc -c >&2; echo reached; wc -c; }};"
         f" {get}/plain --max-time 20; echo $?"
     )
+    [received] = _ended_after(bottle, script, *options)
+    assert 0 <= int(received) < 8_000_000_000
+
+
+def _ended_after(bottle: Bottle, script: str, *options: str | Path) -> list[str]:
+    """Run a script, kill the proxy when it has reached something, and return what it writes before."""
     with bottle.start("run", *options, "--allow=api.example.org", "--", "sh", "-c", script) as run:
         assert run.stdout
         assert run.stdout.readline() == "reached\n", run.communicate()
-        assert run.stdout.readline() == "100000\n"  # the download is under way
         kill_proxy(bottle)
         out, err = run.communicate(timeout=100)
-    received, status = out.split()
-    assert 0 <= int(received) < 8_000_000_000
+    *words, status = out.split()
     assert status in ("7", "52", "56"), (out, err)  # no connection, or one without an answer
     assert "the bottle's proxy has exited: nothing can be reached any more" in err
     assert run.returncode == 119, err
+    return words
 
 
 def states(bottle: Bottle) -> dict[str, str]:
