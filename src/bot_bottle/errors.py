@@ -170,6 +170,12 @@ class LeakError(BottleError):
     exit_code = 122
 
 
+class AgentError(BottleError):
+    """An agent's package cannot be fetched, or is not the one that was pinned."""
+
+    exit_code = 123
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

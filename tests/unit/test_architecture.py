@@ -21,6 +21,7 @@ LAYERS = """
 errors version
 host tar
 image secrets workspace
+agent
 config engine erofs rootfs smolmachine
 cache registry verify vm
 network scan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 COMMANDS = {
+    "agents": "List the agents, show what one may do, and update one.",
     "allow": "Let a running bottle reach another host.",
     "apply": "Merge a bottle's changes into your working tree.",
     "bench": "Time every method of making a .smolmachine from your image.",

@@ -50,6 +50,14 @@ def state_dir() -> Path:
     return _named("BOT_BOTTLE_STATE_DIR") or _of_user("XDG_STATE_HOME", ".local/state", mac)
 
 
+def config_dir() -> Path:
+    """Return the folder of the user's own configuration: `bot-bottle` in the user's configuration folder.
+
+    Raises CacheError where it cannot be said.
+    """
+    return _of_user("XDG_CONFIG_HOME", ".config", "Library/Application Support")
+
+
 def home_dir() -> Path | None:
     """Return the user's home folder: `$HOME`, else that of the user database; None where neither is one."""
     given = os.environ.get("HOME", "")
