@@ -33,8 +33,8 @@ bench: setup-slow ## measure what is claimed of speed and size: about half an ho
 	@$(WITH_ENGINE) $(VENV)/python -m benchmarks
 
 test-slow: setup-slow ## what takes minutes: a 1 GB agent image, all engines, thousands of made-up examples
-	@$(PYTEST) -q --hypothesis-profile=many tests/unit/smolmachine/test_format.py
-	@$(WITH_ENGINE) $(PYTEST) -m slow
+	@$(PYTEST) -q -n 2 --hypothesis-profile=many tests/unit/smolmachine/test_format.py
+	@$(WITH_ENGINE) scripts/test --slow
 
 lint: setup-venv ## ruff, mypy, the layers, the words and the documents
 	@$(VENV)/ruff check . scripts/engine

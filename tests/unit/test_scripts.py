@@ -104,6 +104,12 @@ def test_a_failure_does_not_keep_the_next_tier_from_running(checkout: Checkout) 
     assert "3 passed" in done.stdout  # the one marked root too: this is root, by the `id` of the test
 
 
+def test_slow_tests_run_instead_of_the_others(checkout: Checkout) -> None:
+    done = checkout.run("--slow", "unit", "engine")
+    assert (done.returncode, done.stdout.count("1 failed")) == (1, 2), done.stdout
+    assert "passed" not in done.stdout
+
+
 def test_an_unknown_tier_is_refused(checkout: Checkout) -> None:
     done = checkout.run("units")
     assert (done.returncode, done.stdout) == (
