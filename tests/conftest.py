@@ -98,7 +98,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Put the tests of one engine after each other."""
+    """Choose the engines of each test, and put the tests of one engine after each other."""
+    engine_matrix.select(items)
     engine_matrix.mark_slow(items)
     yield
     engine_matrix.sort(items)

@@ -25,6 +25,8 @@ from tests.support.engine_matrix import BASE, dockerfile, fresh_context
 from tests.support.engines import private_docker
 from tests.support.images import copy_with_libraries
 
+pytestmark = pytest.mark.one_store
+
 SECRETS = """\
 RUN --mount=type=secret,id=a.file --mount=type=secret,id=a-variable \\
     cd /run/secrets && sha256sum a.file a-variable > /sums && echo looking && sleep 1 && cat a.file a-variable

@@ -148,6 +148,7 @@ def test_values_of_this_machine_are_not_in_the_image(bottle: Bottle, buildx: Doc
     assert b"a-secret" not in history
 
 
+@pytest.mark.one_store
 @pytest.mark.others_slow
 def test_lifecycle_commands_make_one_layer_with_each_engine(engine: Engine, tmp_path: Path) -> None:
     context = fresh_context(tmp_path / "context")

@@ -22,7 +22,7 @@ from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.terminals import interrupt
 
-pytestmark = [pytest.mark.one_client, pytest.mark.others_slow]
+pytestmark = [pytest.mark.one_client, pytest.mark.one_store, pytest.mark.others_slow]
 
 INITS = {"docker": ("docker-init",), PODMAN: ("podman-init", "catatonit")}
 LOST_OUTPUT = {"docker": 1, PODMAN: 125}  # the status of the engine's client that could not write it

@@ -55,6 +55,7 @@ def files(engine: Engine, ref: str) -> set[str]:
 # --- building
 
 
+@pytest.mark.one_store
 def test_an_unchanged_rebuild_gives_the_same_id(engine: Engine, context: Path, lines: list[str]) -> None:
     request = dockerfile(context, "RUN date +%N > /made && echo built\n")
     first = engine.build(request, lines.append)
@@ -64,6 +65,7 @@ def test_an_unchanged_rebuild_gives_the_same_id(engine: Engine, context: Path, l
     assert engine.build(BuildRequest(context, no_cache=True), lines.append) != first
 
 
+@pytest.mark.one_store
 def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -> None:
     secret = "s3cret-value"  # noqa: S105 - the test's own
     request = dockerfile(context, 'ARG WORD\nARG OTHER=none\nRUN echo "$WORD $OTHER" && sleep 0.5\n')
@@ -84,6 +86,7 @@ def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -
     assert not any(secret.encode() in command for command in seen)
 
 
+@pytest.mark.one_store
 def test_a_build_takes_target_platform_and_a_dockerfile_elsewhere(
     engine: Engine, context: Path, tmp_path: Path, lines: list[str]
 ) -> None:
@@ -100,6 +103,7 @@ def test_a_build_takes_target_platform_and_a_dockerfile_elsewhere(
     assert {"bin/busybox", "wanted"} <= names
 
 
+@pytest.mark.one_store
 def test_a_failing_step_is_reported_in_its_own_words(engine: Engine, context: Path, lines: list[str]) -> None:
     request = dockerfile(
         context, "RUN echo fine\nRUN echo the-reason >&2; sleep 0.3; exit 7\nRUN echo never\n"
@@ -114,6 +118,7 @@ def test_a_failing_step_is_reported_in_its_own_words(engine: Engine, context: Pa
     assert len(why) <= 12  # newer BuildKit shows the lines of the Dockerfile
 
 
+@pytest.mark.one_store
 @pytest.mark.parametrize(
     ("rest", "word"),
     [
@@ -131,6 +136,7 @@ def test_a_dockerfile_that_cannot_be_carried_out_is_refused_with_the_word(
     assert caught.value.next_step
 
 
+@pytest.mark.one_store
 def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines: list[str]) -> None:
     def containers() -> set[str]:
         listing = [str(engine.program), "ps", "-aq", *(["--external"] if engine.name == PODMAN else [])]
@@ -144,6 +150,7 @@ def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines
     assert containers() <= before
 
 
+@pytest.mark.one_store
 def test_a_containerfile_is_built(engine: Engine, context: Path, lines: list[str]) -> None:
     (context / "Containerfile").write_text(BASE)
     assert engine.exists(engine.build(BuildRequest(context), lines.append))
@@ -166,6 +173,7 @@ def image(engine: Engine, engine_case: Case, built: dict[Case, str], context: Pa
     return built[engine_case]
 
 
+@pytest.mark.any_builder
 def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> None:
     name = f"bot-bottle-test-name:{OWNER}"
     assert not engine.exists(name)
@@ -179,6 +187,7 @@ def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> No
     engine.untag(name)
 
 
+@pytest.mark.any_builder
 def test_untag_of_one_name_leaves_the_others(engine: Engine, image: str) -> None:
     names = [f"bot-bottle-test-{which}:{OWNER}" for which in ("one", "two")]
     for name in names:
@@ -188,6 +197,7 @@ def test_untag_of_one_name_leaves_the_others(engine: Engine, image: str) -> None
     engine.untag(names[1])
 
 
+@pytest.mark.any_builder
 def test_an_unknown_image_is_an_error_of_its_own(engine: Engine) -> None:
     for unknown in (f"bot-bottle-test-nowhere:{OWNER}", "sha256:" + "0" * 64):
         assert not engine.exists(unknown)
@@ -203,6 +213,7 @@ def test_an_unknown_image_is_an_error_of_its_own(engine: Engine) -> None:
             stream.read()
 
 
+@pytest.mark.any_builder
 def test_a_push_to_a_registry_that_does_not_answer_is_an_error(
     engine: Engine, image: str, lines: list[str]
 ) -> None:
@@ -217,6 +228,7 @@ def test_a_push_to_a_registry_that_does_not_answer_is_an_error(
     assert lines
 
 
+@pytest.mark.any_builder
 def test_a_saved_image_is_a_docker_archive(engine: Engine, image: str) -> None:
     with engine.save(image) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         members = {}
@@ -235,6 +247,7 @@ def has_pending_signal(pid: int) -> bool:
     return bool(int(re.search(r"^ShdPnd:\s*(\w+)", status, re.M)[1], 16))  # type: ignore[index]
 
 
+@pytest.mark.any_builder
 def test_a_save_that_is_ended_from_outside_is_never_whole(engine: Engine, image: str) -> None:
     with pytest.raises(EngineError), engine.save(image) as stream:
         assert stream.read(1000)

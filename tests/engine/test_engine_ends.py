@@ -230,9 +230,7 @@ def processes(mark: str) -> list[str]:
 
 
 @pytest.mark.parametrize("what", ["build", "save"])
-@pytest.mark.parametrize(
-    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.others_slow)]
-)
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.own)])
 def test_an_interrupted_build_or_save_leaves_no_process(
     engine: Engine, context: Path, cache_dir: Path, what: str, signum: signal.Signals
 ) -> None:

@@ -19,7 +19,7 @@ from tests.support.bottle import Bottle
 from tests.support.callers import Caller, caller
 from tests.support.engines import Docker
 
-pytestmark = [pytest.mark.each_docker, pytest.mark.others_slow]
+pytestmark = [pytest.mark.each_docker, pytest.mark.one_store, pytest.mark.others_slow]
 
 SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/run", "/var")
 

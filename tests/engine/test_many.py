@@ -240,8 +240,10 @@ def test_ctrl_c_ends_all_of_a_fan(root: Caller, git_image: str) -> None:
 
 
 @pytest.mark.one_client
-@pytest.mark.others_slow
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.one_store
+@pytest.mark.parametrize(
+    "times", [pytest.param(3, marks=pytest.mark.own), pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_bottles_killed_at_any_moment_leave_nothing_and_lose_no_commit(
     containers: Docker | Podman, engine_case: Case, tmp_path: Path, times: int
 ) -> None:

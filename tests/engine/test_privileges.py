@@ -17,7 +17,7 @@ from tests.support.engine_matrix import Case
 from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 
-pytestmark = pytest.mark.one_client
+pytestmark = [pytest.mark.one_client, pytest.mark.one_store]
 
 # files of root's, one that others may read and one that they may not, and what only an owner may do
 TRIED = r"""

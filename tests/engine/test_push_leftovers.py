@@ -98,10 +98,10 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
     ("transport", "names"),
     [
         ("push", 0),
-        pytest.param("push", 1, marks=pytest.mark.others_slow),
+        pytest.param("push", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
         pytest.param("push", 2, marks=pytest.mark.others_slow),
-        pytest.param("save", 1, marks=pytest.mark.others_slow),
-        pytest.param("direct", 1, marks=pytest.mark.others_slow),
+        pytest.param("save", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
+        pytest.param("direct", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
         ("auto", 0),
     ],
 )
@@ -135,11 +135,12 @@ def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: s
 @pytest.mark.parametrize(
     ("signal", "when", "places"),
     [
-        ("KILL", "after", "some"),
-        pytest.param("TERM", "after", "some", marks=pytest.mark.others_slow),
+        pytest.param("KILL", "after", "some", marks=pytest.mark.newest),
+        pytest.param("TERM", "after", "some", marks=pytest.mark.own),
         pytest.param("KILL", "after", "all", marks=pytest.mark.slow),
-        pytest.param("TERM", "after", "all", marks=pytest.mark.slow),
-        pytest.param("TERM", "before", "all", marks=pytest.mark.slow),
+        # what is removed is the same, by the same program
+        pytest.param("TERM", "after", "all", marks=[pytest.mark.newest, pytest.mark.slow]),
+        pytest.param("TERM", "before", "all", marks=[pytest.mark.newest, pytest.mark.slow]),
     ],
 )
 def test_a_push_that_is_ended_at_any_command_leaves_nothing(

@@ -27,9 +27,6 @@ from tests.support.wire import Wire
 
 # the one that comes with the engine, and that of this machine
 DOCKERS = {"docker": "docker", "own docker": str(docker_clients()[0])}
-CLIENTS = ["skopeo", "crane", "podman", *DOCKERS]
-
-pytestmark = [pytest.mark.each_docker, pytest.mark.each_podman]
 
 
 @pytest.fixture(scope="module")
@@ -56,54 +53,39 @@ def clients(
 
 
 @pytest.mark.one_client
-def test_the_engines_own_client_pulls_what_is_loaded_and_pushed(
+def test_an_engines_clients_pull_what_is_loaded_and_push_what_all_others_pull(
     engine_case: Case, clients: dict[str, Client], saved: Path, image_config: str, tmp_path: Path
 ) -> None:
-    client = clients[engine_case.kind]
+    for pusher in DOCKERS if engine_case.kind == "docker" else ("podman",):
+        with ephemeral_registry(push=True) as registry:
+            reference = registry.load(saved, "app")
+            pulled = clients[pusher].pull(str(reference), tmp_path / f"{pusher} loaded")
+            assert pulled == str(reference.digest)
+            clients[pusher].push(registry.target("pushed"))
+            reference = registry.resolve("pushed")
+            for name, other in clients.items():
+                assert other.pull(str(reference), tmp_path / f"{pusher} {name}") == str(reference.digest)
+            assert config_of(registry, reference) == image_config
+
+
+@pytest.mark.parametrize("name", ["skopeo", "crane"])
+def test_a_client_without_an_engine_pulls_what_is_loaded_and_pushes_the_same_digest(
+    clients: dict[str, Client], saved: Path, image_config: str, name: str, tmp_path: Path
+) -> None:
+    """Which all others pull."""
+    client = clients[name]
     with ephemeral_registry(push=True) as registry:
         reference = registry.load(saved, "app")
         assert client.pull(str(reference), tmp_path / "loaded") == str(reference.digest)
-        client.push(registry.target("pushed"))
-        reference = registry.resolve("pushed")
-        for name, other in clients.items():
-            assert other.pull(str(reference), tmp_path / name) == str(reference.digest)
-        assert config_of(registry, reference) == image_config
-
-
-@pytest.mark.others_slow
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_loaded_image_is_pulled_by_each_client(
-    clients: dict[str, Client], saved: Path, name: str, tmp_path: Path
-) -> None:
-    with ephemeral_registry() as registry:
-        reference = registry.load(saved, "app")
-        assert clients[name].pull(str(reference), tmp_path / "pulled") == str(reference.digest)
-
-
-@pytest.mark.others_slow
-@pytest.mark.parametrize("pusher", CLIENTS)
-def test_an_image_that_one_client_pushes_is_pulled_by_all_others(
-    clients: dict[str, Client], image_config: str, pusher: str, tmp_path: Path
-) -> None:
-    with ephemeral_registry(push=True) as registry:
-        clients[pusher].push(registry.target("pushed"))
-        reference = registry.resolve("pushed")
-        for number, client in enumerate(clients.values()):
-            assert client.pull(str(reference), tmp_path / str(number)) == str(reference.digest)
-        assert config_of(registry, reference) == image_config
-
-
-@pytest.mark.others_slow
-@pytest.mark.parametrize("name", ["skopeo", "crane"])
-def test_clients_that_change_nothing_bring_back_the_same_digest(
-    clients: dict[str, Client], name: str
-) -> None:
-    client = clients[name]
-    with ephemeral_registry(push=True) as registry:
         client.push(registry.target("back"))
-        assert str(registry.resolve("back").digest) == in_layout(cast(Skopeo | Crane, client).layout)
+        reference = registry.resolve("back")
+        assert str(reference.digest) == in_layout(cast(Skopeo | Crane, client).layout)
+        for number, other in enumerate(clients.values()):
+            assert other.pull(str(reference), tmp_path / str(number)) == str(reference.digest)
+        assert config_of(registry, reference) == image_config
 
 
+@pytest.mark.each_docker
 @pytest.mark.others_slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path, image_config: str) -> None:
@@ -113,6 +95,7 @@ def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path
         assert config_of(registry, reference) == image_config
 
 
+@pytest.mark.any_builder
 def test_an_image_of_an_engine_is_the_same_loaded_or_pushed(
     engine: Engine, image: str, image_config: str, saved: Path
 ) -> None:
@@ -129,6 +112,7 @@ def test_an_image_of_an_engine_is_the_same_loaded_or_pushed(
         assert not engine.exists(target)  # the name that it was pushed by is gone
 
 
+@pytest.mark.each_docker
 def test_docker_pushes_a_layer_to_one_registry_and_no_more_to_the_next(
     tmp_path: Path, docker: Docker, clients: dict[str, Client]
 ) -> None:

@@ -2,8 +2,10 @@
 
 A test that needs an engine takes the fixture `docker` or `podman`. Marked `each_docker` or `each_podman` (a
 test, or a module by its `pytestmark`), it runs on each engine of that kind; with both marks, on each docker
-and then on each podman; marked `newest` too, on this machine's own and the newest of them. `engine` is our
-own wrapper: of each docker client with each of its builders, and of each podman.
+and then on each podman. `engine` is our own wrapper: of each docker client with each of its builders, and of
+each podman. Three marks, of a test or of one set of its parameters, leave out engines that can show nothing
+else: `own` takes this machine's own engines, `newest` those and the newest, and `one_store` one of the image
+stores of each docker, as what runs containers is the same with both.
 
 The engines are those of `scripts/engine list`, and first this machine's own. The tests are sorted by their
 engines, so that one runs at a time. Where tests run in several processes, each process has a docker of this
@@ -39,6 +41,7 @@ if CHOSEN:
     DOCKERS = PODMANS = [None]
 ENGINES = {"docker": DOCKERS, PODMAN: PODMANS}
 QUICK: set[Name] = {None, CONTAINERD, "podman-5.8"}
+OTHER_STORES: set[Name] = {"docker-26-containerd", OVERLAY2}  # left out by `one_store`
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,6 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         return
     each = {kind: names for kind, names in ENGINES.items() if f"each_{kind}" in marked}
     each = {kind: names for kind, names in each.items() if kind in metafunc.fixturenames}
-    if "newest" in marked:
-        each = {kind: list(dict.fromkeys([names[0], names[-1]])) for kind, names in each.items()}
     if len(each) == 2:
         pairs = list(dict.fromkeys(_pair(name, kind) for kind, names in each.items() for name in names))
         ids = [docker or podman or CHOSEN or "own" for docker, podman in pairs]
@@ -159,6 +160,26 @@ def unit(node_id: str) -> str:
     path, _, test = node_id.partition("::")
     names = (name for names in ENGINES.values() for name in names if name)
     return next((name for name in names if name in test.partition("[")[2]), path)
+
+
+def select(items: list[pytest.Item]) -> None:
+    """Leave out the runs of tests on engines that a mark of theirs leaves out."""
+    left_out = [item for item in items if not _selected(item)]
+    if left_out:
+        left_out[0].config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _selected(item)]
+
+
+def _selected(item: pytest.Item) -> bool:
+    names = {name for name in _engines(item) if name}
+    if item.get_closest_marker("own"):
+        return not names
+    if item.get_closest_marker("newest"):
+        return names <= QUICK
+    if names & OTHER_STORES and item.get_closest_marker("one_store"):
+        case = item.callspec.params.get("engine_case")  # type: ignore[attr-defined]
+        return case is not None and case.program is not None  # with a client that is in no other case
+    return True
 
 
 def mark_slow(items: list[pytest.Item]) -> None:
