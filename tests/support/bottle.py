@@ -146,8 +146,9 @@ def end(process: subprocess.Popen[str], timeout: float = 60) -> Ended:
 
 
 def wait_until(there: Callable[[], object], seconds: float = 40, pause: float = 0.002) -> None:
-    """Wait for something, asking again and again."""
-    deadline = time.monotonic() + seconds
+    """Wait for something, asking again and again; less often when it lasts, as asking may be costly."""
+    deadline, longest = time.monotonic() + seconds, max(pause, 0.02)
     while not there():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(pause)
+        pause = min(pause * 1.2, longest)
