@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -276,6 +277,28 @@ def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
     told = there("show", "--json", "walls").out
     assert value not in told
     assert '"hosts": [' in told
+
+
+def test_a_secret_whose_file_changes_is_renewed_while_the_bottle_runs(
+    there: Bottle, client: str, outside: World, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("a-canary-value-before\n")
+    ask = 'curl -sSf -m 20 -H "X-Key: $KEY" https://api.example.org/headers'
+    trusting = replace(there, changes={**there.changes, "SSL_CERT_FILE": str(outside.folder / "cert.pem")})
+    process = trusting.start(
+        "run", "-q", "-i", "--backend=docker", "--name=walls", "--allow=api.example.org",
+        f"--secret=id=KEY,src={key},host=api.example.org", "--image", client,
+        "--", "sh", "-c", f"{ask}; echo asked; read -r _; {ask}", stdin=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("reached"), process.communicate()
+    key.write_text("a-canary-value-after\n")
+    _, err = process.communicate("go on\n", timeout=60)
+    assert process.returncode == 0, err
+    keys = [each["headers"]["X-Key"] for each in outside.seen() if "headers" in each]
+    assert keys == ["a-canary-value-before", "a-canary-value-after"]
+    assert "a-canary" not in err + there("show", "--json", "walls").out
 
 
 def test_a_secret_for_a_host_that_is_not_allowed_is_refused(there: Bottle, client: str) -> None:

@@ -82,17 +82,22 @@ def proxied(
     allow: Sequence[str] = (),
     ports: int = 0,
     others: Sequence[socket.socket] = (),
+    channel: socket.socket | None = None,
     **config: Any,
 ) -> Iterator[Proxied]:
-    """Run a proxy until the block ends; with more sockets, for services, and with `others`."""
+    """Run a proxy until the block ends; with more sockets, for services, and with `others`.
+
+    `channel` is its standard input.
+    """
     save_policy(parse_policy(allow), folder / "policy")
     given = ProxyConfig(str(folder / "policy"), str(folder / "log"), **config)
     given.save(folder / "proxy.json")
     argv = helper("bot_bottle.network.proxy.main", "socket", folder / "proxy.json")
+    source = None if channel is None else channel.fileno()
     listeners = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(ports + 1)]
     with (
         (folder / "words").open("wb") as words,
-        subprocess.Popen(argv, env=environment(), cwd=folder, stderr=words) as process,
+        subprocess.Popen(argv, env=environment(), cwd=folder, stdin=source, stderr=words) as process,
     ):
         try:
             wait_until(lambda: (folder / "socket").exists() or process.poll() is not None, 20)

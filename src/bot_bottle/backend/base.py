@@ -76,7 +76,10 @@ class BottleConfig:
 
 def with_placeholders(config: BottleConfig) -> tuple[list[ProxiedCredential], BottleConfig]:
     """Return the secrets that only the proxy has, and a configuration with what the bottle has instead."""
-    found = [ProxiedCredential(name, each.hosts, each.value) for name, each in config.credentials.items()]
+    found = [
+        ProxiedCredential(name, each.hosts, each.value, each.body, each.renew)
+        for name, each in config.credentials.items()
+    ]
     return found, replace(config, env={**variables(found, config.egress), **config.env})
 
 

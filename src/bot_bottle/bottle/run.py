@@ -30,6 +30,7 @@ from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.secrets.reference import resolve
+from bot_bottle.secrets.renewal import renewal
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.host import Accel
 from bot_bottle.workspace.lifecycle import before_command
@@ -165,7 +166,6 @@ def launch(
     user = spec.user or (converter.remote_user(record.image_id) if spec.remote_user else "")
     record.plan = {**(record.plan or {}), "user": user}
     record.git = based_on(spec.workspace)
-    hosts = {each.name: each.hosts for each in spec.secrets if each.hosts}
     with ExitStack() as stack:
         config = BottleConfig(
             slug=spec.slug,
@@ -180,8 +180,8 @@ def launch(
             egress=spec.network,
             services=stack.enter_context(services(spec.git, spec.slug, run, progress, record.git)),
             ports=spec.ports,
-            secrets={name: value for name, value in values.items() if name not in hosts},
-            credentials={name: Credential(values[name], hosts[name]) for name in hosts},
+            secrets={each.name: values[each.name] for each in spec.secrets if not each.hosts},
+            credentials=_credentials(spec, values, progress),
             before=before_command(spec.start),
         )
         artifact = None
@@ -192,6 +192,17 @@ def launch(
         files = EgressFiles(record.log, record.policy, record.ask if spec.ask else None)
         started = backend_for(spec.backend, spec.accel).start(config, boot, files, run, progress, spec.accel)
         yield stack.enter_context(started)
+
+
+def _credentials(spec: BottleSpec, values: Mapping[str, Secret], progress: Progress) -> dict[str, Credential]:
+    """Return the secrets that only the proxy has, by name."""
+    return {
+        each.name: Credential(
+            values[each.name], each.hosts, each.body, renewal(each, values[each.name], progress.warn)
+        )
+        for each in spec.secrets
+        if each.hosts
+    }
 
 
 def run(

@@ -128,7 +128,8 @@ secret_option = click.option(
     "secrets",
     multiple=True,
     metavar="id=NAME,env=...|src=...",
-    help="Pass a secret by reference, as docker build does; also keychain=SERVICE/ACCOUNT, host=HOST.",
+    help="Pass a secret by reference, as docker build does; also "
+    "keychain=SERVICE/ACCOUNT, host=HOST, body=true.",
 )
 
 

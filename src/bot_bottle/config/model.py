@@ -96,6 +96,9 @@ class SecretTable(_Table):
     hosts: list[str] = Field(
         default=[], description="hosts whose HTTPS requests get the value; the bottle gets a placeholder"
     )
+    body: bool | None = Field(
+        default=None, description="`true`: the bodies of these requests get the value, not only their headers"
+    )
 
 
 class File(_Table):

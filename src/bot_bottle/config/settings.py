@@ -178,7 +178,11 @@ def _reference(key: str, name: str, table: Mapping[str, Any], file: ConfigFile) 
         _check_outside(table["file"], f"{key}.{name}.file", file)
     try:
         return make_reference(
-            name, table, table.get("hosts", ()), Reference if key == "secrets" else BuildSecret
+            name,
+            table,
+            table.get("hosts", ()),
+            Reference if key == "secrets" else BuildSecret,
+            body=table.get("body") is True,
         )
     except SpecError as error:
         raise SpecError(f"{file.path}: {error.message}", why=error.why, next_step=error.next_step) from error

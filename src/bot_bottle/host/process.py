@@ -13,6 +13,7 @@ import logging
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections import deque
@@ -236,10 +237,17 @@ def background(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     output: IO[bytes] | None = None,
+    channel: socket.socket | None = None,
 ) -> Iterator[Child]:
-    """Run a program in the background and end it when the block ends. `output` takes both of its streams."""
+    """Run a program in the background and end it when the block ends. `output` takes both of its streams.
+
+    `channel` is its standard input, and is closed here once the program has it.
+    """
     sink: Any = output if output is not None else subprocess.DEVNULL
-    with _started(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink) as child:
+    source: Any = channel if channel is not None else subprocess.DEVNULL
+    with _started(argv, env=env, cwd=cwd, stdin=source, stdout=sink, stderr=sink) as child:
+        if channel is not None:
+            channel.close()
         yield Child(child, argv)
 
 

@@ -53,7 +53,13 @@ class Log:
     def __init__(self, path: Path, hidden: Iterable[str] = ()) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
-        self._mask = Mask(hidden)
+        self._hidden = set(hidden)
+        self._mask = Mask(self._hidden)
+
+    def hide(self, value: str) -> None:
+        """Mask another value from now on."""
+        self._hidden.add(value)
+        self._mask = Mask(self._hidden)
 
     def __enter__(self) -> Log:
         return self

@@ -1,21 +1,23 @@
 """Credentials: secrets that the bottle never has. It has a placeholder, which the proxy replaces.
 
-The value is only put into headers of HTTPS requests to the hosts that the secret is for. The bottle trusts a
-certificate authority of its own run, whose key stays outside, so that the proxy can read these requests;
-connections to other hosts stay encrypted.
+The value is only put into HTTPS requests to the hosts that the secret is for: into headers, and into bodies
+where the secret says so. The bottle trusts a certificate authority of its own run, whose key stays outside,
+so that the proxy can read these requests; connections to other hosts stay encrypted.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote_plus
 
-from bot_bottle.host.redact import Secret
+from bot_bottle.host.redact import Renew, Secret
 from bot_bottle.network.authorities import names_other_authorities
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.probes import TOOLKIT
@@ -45,6 +47,8 @@ class ProxiedCredential:
     name: str
     hosts: tuple[str, ...]
     value: Secret
+    body: bool = False
+    renew: Renew | None = None
     placeholder: str = field(default_factory=lambda: f"BOTTLE_PLACEHOLDER_{secrets.token_hex(16)}")
 
 
@@ -85,11 +89,22 @@ def substitute_placeholders(header: bytes, values: Mapping[bytes, bytes]) -> byt
             plain = base64.b64decode(rest.strip(), validate=True)
         except (binascii.Error, ValueError):
             return header
-        return scheme + space + base64.b64encode(_replaced(plain, values))
-    return _replaced(header, values)
+        return scheme + space + base64.b64encode(substitute(plain, values))
+    return substitute(header, values)
 
 
-def _replaced(text: bytes, values: Mapping[bytes, bytes]) -> bytes:
+def takes_value(kind: str) -> Callable[[str], str] | None:
+    """Return how a value is written in a body of a media type; None for one that gets no value."""
+    name = kind.partition(";")[0].strip().lower()
+    if name == "application/x-www-form-urlencoded":
+        return quote_plus
+    if name == "application/json" or (name.startswith("application/") and name.endswith("+json")):
+        return lambda value: json.dumps(value)[1:-1]
+    return str if name.startswith("text/") else None
+
+
+def substitute(text: bytes, values: Mapping[bytes, bytes]) -> bytes:
+    """Return a text with placeholders replaced."""
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,7 @@ from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.network.proxy.config import PORT, ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.network.proxy.resolver import VARIABLE, parse_resolver
 from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
+from bot_bottle.network.values import served
 from bot_bottle.secrets.fifo import secret_fifos
 
 ADDRESS = "127.0.0.1"
@@ -150,7 +152,8 @@ def run_proxy(
             # the path of a socket has 107 bytes at most
             argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
             output = stack.enter_context(words.open("wb"))
-            proxy = process.background(argv, env=environment(), cwd=folder, output=output)
+            channel = stack.enter_context(_channel(store))
+            proxy = process.background(argv, env=environment(), cwd=folder, output=output, channel=channel)
             child = stack.enter_context(proxy)
             made = ProxyProcess(folder, child, words, record.log)
             _wait(made)
@@ -159,6 +162,17 @@ def run_proxy(
             made.check()
     finally:
         record.policy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _channel(store: CredentialStore) -> Iterator[socket.socket | None]:
+    """Yield the proxy's end of a channel for values that may change, if there are any."""
+    renewals = {each.name: each.renew for each in store.secrets if each.renew is not None}
+    if not renewals:
+        yield None
+        return
+    with served(renewals, {each.name: each.value for each in store.secrets}) as channel:
+        yield channel
 
 
 @contextmanager
@@ -184,7 +198,12 @@ def _reported(proxy: ProxyProcess, progress: Progress) -> Iterator[None]:
 def _config(
     policy: Policy, record: EgressFiles, run: RunDir, store: CredentialStore, pipes: Mapping[str, str]
 ) -> ProxyConfig:
-    found = [ProxiedSecret(each.placeholder, each.hosts, pipes[each.name]) for each in store.secrets]
+    found = [
+        ProxiedSecret(
+            each.placeholder, each.hosts, pipes[each.name], each.name, each.body, each.renew is not None
+        )
+        for each in store.secrets
+    ]
     reads = bool(found) or policy.reads_requests
     authorities = None
     if has_own_authorities(os.environ):

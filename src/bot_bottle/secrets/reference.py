@@ -37,13 +37,15 @@ _TIMEOUT = 60.0  # seconds; a keychain may ask the user
 class Reference:
     """Where the value of the guest's variable `name` is, and the `hosts` that may receive it.
 
-    Without hosts the command gets it as a variable. Raises SpecError for an invalid reference.
+    Without hosts the command gets it as a variable. With `body` the value is also put into the bodies of
+    requests to them. Raises SpecError for an invalid reference.
     """
 
     name: str
     kind: Kind
     place: str
     hosts: tuple[str, ...] = ()
+    body: bool = False
 
     names: ClassVar[re.Pattern[str]] = _VARIABLE
     rule: ClassVar[str] = "the id of a secret is a variable's name: letters, digits and _"
@@ -66,17 +68,24 @@ class Reference:
                     f"the secret {self.name}: invalid host name: {host[:80]!r}",
                     next_step="write each host in full and in lower case, for example api.example.org",
                 )
+        if self.body and not self.hosts:
+            raise SpecError(
+                f"the secret {self.name}: body needs hosts",
+                why="it is about what the proxy puts into requests to them",
+            )
 
     def described(self) -> dict[str, Any]:
         """Return what plans and records contain: neither the value nor where it is."""
-        return {"name": self.name, "kind": self.kind, "hosts": list(self.hosts)}
+        body = {"body": True} if self.body else {}
+        return {"name": self.name, "kind": self.kind, "hosts": list(self.hosts), **body}
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.place}{' for ' if self.hosts else ''}{', '.join(self.hosts)}"
+        bodies = ", bodies too" if self.body else ""
+        return f"{self.kind} {self.place}{' for ' if self.hosts else ''}{', '.join(self.hosts)}{bodies}"
 
 
 def parse(items: Iterable[str]) -> dict[str, Reference]:
-    """Parse `--secret id=NAME[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT][,host=HOST...]`.
+    """Parse `--secret id=NAME[,env=VARIABLE|,src=FILE|,keychain=SERVICE/ACCOUNT][,host=HOST...][,body=true]`.
 
     The form is docker's; `id=NAME` alone is the variable of that name. Raises SpecError, which never repeats
     the input: it may be the value.
@@ -92,7 +101,7 @@ def parse_one(item: str, kind_of: type[R]) -> R:
     for part in next(csv.reader([item]), []):
         key, equals, value = part.partition("=")
         key = {"source": "src"}.get(key, key)
-        if not equals or key not in ("id", "type", "env", "src", "keychain", "host"):
+        if not equals or key not in ("id", "type", "env", "src", "keychain", "host", "body"):
             raise SpecError("not a secret reference", next_step=write)
         fields.setdefault(key, []).append(value)
     hosts = tuple(fields.pop("host", ()))
@@ -100,15 +109,25 @@ def parse_one(item: str, kind_of: type[R]) -> R:
         raise SpecError("each key may be given once, except host", next_step=write)
     single = {key: values[0] for key, values in fields.items()}
     name, kind = single.pop("id", ""), single.pop("type", "")
+    body = single.pop("body", "false")
+    if body not in ("true", "false"):
+        raise SpecError("body is true or false", next_step=write)
     places = {"file" if key == "src" else key: value for key, value in single.items()}
     if not places and kind != "file":
         places = {"env": name}
     if kind and kind not in places:
         raise SpecError(f"the secret {_named(name)}: its type does not match its source")
-    return make_reference(name, places, hosts, kind_of)
+    return make_reference(name, places, hosts, kind_of, body=body == "true")
 
 
-def make_reference(name: str, places: Mapping[str, str | None], hosts: Sequence[str], kind_of: type[R]) -> R:
+def make_reference(
+    name: str,
+    places: Mapping[str, str | None],
+    hosts: Sequence[str],
+    kind_of: type[R],
+    *,
+    body: bool = False,
+) -> R:
     """Make a reference from the place of one kind. Raises SpecError unless exactly one is given."""
     found = [(kind, place) for kind in KINDS if (place := places.get(kind)) is not None]
     if len(found) != 1:
@@ -117,7 +136,7 @@ def make_reference(name: str, places: Mapping[str, str | None], hosts: Sequence[
             next_step="give one of env, file (src) and keychain",
         )
     kind, place = found[0]
-    return kind_of(name, kind, place, tuple(hosts))
+    return kind_of(name, kind, place, tuple(hosts), body)
 
 
 def _named(name: str) -> str:

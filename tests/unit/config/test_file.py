@@ -11,6 +11,7 @@ from bot_bottle.config.file import ConfigFile, find
 from bot_bottle.config.settings import gather
 from bot_bottle.errors import SpecError
 from bot_bottle.secrets.build import BuildSecret, Ssh
+from bot_bottle.secrets.reference import Reference
 
 
 def written(folder: Path, text: str | bytes, name: str = "bottle.toml") -> Path:
@@ -148,6 +149,16 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 def test_an_image_may_be_named_instead_of_built(tmp_path: Path) -> None:
     written(tmp_path, '[image]\nname = "debian:12"\n')
     assert found(tmp_path).content.image.name == "debian:12"
+
+
+def test_a_secret_has_hosts_and_says_whether_bodies_get_it(tmp_path: Path) -> None:
+    written(tmp_path, '[secrets.A]\nenv = "A"\nhosts = ["a.org"]\nbody = true\n[secrets.B]\nfile = "~/b"\n')
+    settings = gather({}, found(tmp_path))
+    assert settings.table("secrets") == {
+        "A": Reference("A", "env", "A", ("a.org",), body=True),
+        "B": Reference("B", "file", "~/b"),
+    }
+    assert settings.of_file["secrets.A"] == "env A for a.org, bodies too"  # what a grant shows and is for
 
 
 def test_a_build_gets_secrets_by_reference(tmp_path: Path) -> None:

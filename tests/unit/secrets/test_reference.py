@@ -51,6 +51,8 @@ def value(reference: Reference) -> str:
         ("id=KEY,keychain=git/me", Reference("KEY", "keychain", "git/me")),
         ("id=KEY,host=api.example.org,host=b.example.org",
          Reference("KEY", "env", "KEY", ("api.example.org", "b.example.org"))),
+        ("id=KEY,host=a.org,body=true", Reference("KEY", "env", "KEY", ("a.org",), body=True)),
+        ("id=KEY,host=a.org,body=false", Reference("KEY", "env", "KEY", ("a.org",))),
     ],
 )  # fmt: skip
 def test_it_is_read_as_docker_build_has_it(text: str, reference: Reference) -> None:
@@ -66,6 +68,7 @@ def test_it_is_read_as_docker_build_has_it(text: str, reference: Reference) -> N
         "id=KEY,env=",
         "id=KEY,src=", "id=1KEY", "id=KEY,keychain=one", "id=KEY,keychain=-s/me", "id=KEY,host=*.example.org",
         "id=KEY,host=api.example.org:443", "id=KEY,host=API.example.org", "id=KEY,host=", "id=KEY,host=a..b",
+        "id=KEY,body=true", "id=KEY,host=a.org,body=yes", "id=KEY,host=a.org,body=true,body=true",
     ],
 )  # fmt: skip
 def test_what_is_no_reference_is_refused_and_not_repeated(text: str) -> None:

@@ -15,11 +15,18 @@ PORT = 3128  # of the proxy in a bottle: the customary one of proxies
 
 @dataclass(frozen=True, slots=True)
 class ProxiedSecret:
-    """Where the value of a secret is read from, and what it replaces in requests to which hosts."""
+    """Where the value of a secret is read from, and what it replaces in requests to which hosts.
+
+    With `body` it also does in their bodies. Where it `changes`, the value in force is asked for by `name` on
+    the channel that is the proxy's standard input (see `network.values`).
+    """
 
     placeholder: str
     hosts: Sequence[str]
     pipe: str
+    name: str = ""
+    body: bool = False
+    changes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from bot_bottle.network.audit_log import Log, Request
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.policy import Policy, Verdict, load_policy
 from bot_bottle.network.proxy.config import ReadingConfig
+from bot_bottle.network.proxy.credentials import Credentials
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.upstream import Upstream
 from bot_bottle.network.questions import ASKED
@@ -57,7 +58,7 @@ class Engine:
     """The policy of a bottle, its log, and the connections that are made for it.
 
     `services` are names with ports that lead to a socket of this machine (`127.0.0.1:5432`, or the path of a
-    Unix socket). `credentials` are the hosts whose HTTPS requests get one.
+    Unix socket). `credentials` are those that HTTPS requests get.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Engine:
         outside: Outside,
         *,
         services: Mapping[str, str],
-        credentials: Mapping[str, Mapping[bytes, bytes]],
+        credentials: Credentials,
         questions: Questions | None = None,
         reading: Reading | None = None,
     ) -> None:

@@ -22,6 +22,7 @@ from bot_bottle.network.audit_log import Log
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.name_server import NameServer
 from bot_bottle.network.proxy.config import ProxyConfig, load_config
+from bot_bottle.network.proxy.credentials import Credentials, ValueChannel
 from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.intercepted import Interceptor
 from bot_bottle.network.proxy.outside import Outside
@@ -30,6 +31,7 @@ from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
 from bot_bottle.network.proxy.upstream import Exceptions, parse_upstream
 
+_CHANNEL = 0  # the descriptor of standard input
 _MOST_SOCKETS = 65
 _SPARE = 64  # descriptors that are not for connections
 _MOST_CONNECTIONS = 4096
@@ -120,21 +122,16 @@ def _service(engine: Engine, port: int) -> Serve:
 
 def make_engine(config: ProxyConfig) -> Engine:
     """Return the engine of a configuration; credentials are read from their pipes."""
-    values: dict[str, dict[bytes, bytes]] = {}
-    hidden = []
-    for each in config.secrets:
-        value = Path(each.pipe).read_bytes()
-        hidden.append(value.decode())
-        for host in each.hosts:
-            values.setdefault(host, {})[each.placeholder.encode()] = value
+    values = [(each, Path(each.pipe).read_bytes()) for each in config.secrets]
     outside = _outside(config)
-    hidden += outside.secrets
+    log = Log(Path(config.log), [*(value.decode() for _, value in values), *outside.secrets])
+    changing = any(each.changes for each in config.secrets)
     return Engine(
         Path(config.policy),
-        Log(Path(config.log), hidden),
+        log,
         outside,
         services=config.services,
-        credentials=values,
+        credentials=Credentials(values, ValueChannel(_CHANNEL) if changing else None, log.hide),
         questions=Questions(Path(config.ask) if config.ask else None),
         reading=Reading(config.reading, config.authorities) if config.reading else None,
     )

@@ -19,6 +19,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer, layers
 from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http._events import RequestData
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler, ServerInstance
 from mitmproxy.proxy.mode_specs import RegularMode
 from mitmproxy.proxy.server import ConnectionIO
@@ -26,9 +27,7 @@ from mitmproxy.proxy.server import ConnectionIO
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.config import ReadingConfig
 from bot_bottle.network.proxy.engine import Engine, RefusedError
-from bot_bottle.network.proxy.reading_addon import Addon
-
-_REFUSED_BODY = 1 << 20  # bytes that are still received of a request that was refused
+from bot_bottle.network.proxy.reading_addon import LARGEST_BODY, STREAM, Addon
 
 
 class Reader:
@@ -119,10 +118,16 @@ class _HttpLayer(layers.HttpLayer):
 
 
 class _Stream(HttpStream):
-    """A request and its response. Bodies are streamed, unless the request was refused."""
+    """A request and its response. Bodies are streamed, unless it was refused, or its body is held."""
 
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request and len(self.request_body_buf) > _REFUSED_BODY:
-            self.flow.kill()
-            return (yield from self.check_killed(True))
+        if request and len(self.request_body_buf) > LARGEST_BODY:
+            if self.flow.response is not None:  # it was refused
+                self.flow.kill()
+                return (yield from self.check_killed(True))
+            body = bytes(self.request_body_buf)
+            self.request_body_buf.clear()
+            self.flow.request.stream = self.flow.metadata[STREAM]
+            yield from self.start_request_stream()
+            yield from self.handle_event(RequestData(self.stream_id, body))
         return False

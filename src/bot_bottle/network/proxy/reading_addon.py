@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,17 +11,25 @@ from mitmproxy import http
 from mitmproxy.tls import TlsData
 
 from bot_bottle.network.audit_log import Request
-from bot_bottle.network.credentials import substitute_placeholders
+from bot_bottle.network.credentials import substitute, substitute_placeholders, takes_value
+from bot_bottle.network.proxy.credentials import Substitutions
 from bot_bottle.network.proxy.engine import Engine, RefusedError
 from bot_bottle.network.proxy.relay import Counts
 from bot_bottle.network.proxy.request_head import parse_authority
 
+LARGEST_BODY = 1 << 20  # bytes of one that is held
+STREAM = "stream"  # what a body is passed through that turns out to be larger
+
+_UNAUTHORIZED = 401
 _DROPPED = ("proxy-authorization", "proxy-connection")
 
 
 @dataclass(slots=True)
 class _Exchange:
     rule: str
+    values: Substitutions
+    used: bool = False  # a header has one of the values
+    form: Callable[[str], str] | None = None  # in which a value is put into the body, which is held for it
     counts: Counts = field(default_factory=Counts)
     start: float = field(default_factory=time.monotonic)
 
@@ -43,8 +51,8 @@ class Addon:
         finally:
             del self._tunnels[client]
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Decide about a request. Its body is streamed."""
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Decide about a request. Its body is streamed, unless a value is to be put into it."""
         host, port = self._tunnels[flow.client_conn.id]
         request = flow.request
         try:
@@ -53,21 +61,38 @@ class Addon:
         except RefusedError as error:
             flow.response = _refusal(error)
             return
-        exchange = self._exchanges[flow.id] = _Exchange(verdict.rule)
+        values = await self._engine.credentials.substitutions(host)
+        exchange = self._exchanges[flow.id] = _Exchange(verdict.rule, values)
         for name in _DROPPED:
             request.headers.pop(name, None)
         if request.headers.get("upgrade", "websocket").lower() != "websocket":
             del request.headers["upgrade"]  # what follows another protocol would pass unread
-        values = self._engine.credentials.get(host, {})
+        before = request.headers.fields
         request.headers.fields = tuple(
-            (name, substitute_placeholders(value, values)) for name, value in request.headers.fields
+            (name, substitute_placeholders(value, values.headers)) for name, value in before
         )
+        exchange.used = request.headers.fields != before
 
         def count(data: bytes) -> bytes:
             exchange.counts.up += len(data)
             return data
 
-        request.stream = count
+        flow.metadata[STREAM] = count
+        exchange.form = _form(request) if values.body else None
+        if exchange.form is None:
+            request.stream = count
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Put values into a body that was held."""
+        exchange, body = self._exchanges.get(flow.id), flow.request.raw_content
+        if exchange is None or exchange.form is None or not body:
+            return
+        exchange.counts.up += len(body)
+        form = exchange.form
+        values = {name: form(value.decode()).encode() for name, value in exchange.values.body.items()}
+        changed = substitute(body, values)
+        if changed != body:
+            flow.request.content = changed  # sets Content-Length too
 
     def _check_authority(self, request: http.Request, host: str, port: int) -> None:
         """Check that a request is for the tunnel's host and port. Raises RefusedError."""
@@ -89,6 +114,8 @@ class Addon:
         exchange = self._exchanges.get(flow.id)
         if flow.response is None or exchange is None:
             return
+        if flow.response.status_code == _UNAUTHORIZED and exchange.used:
+            self._engine.credentials.refuse(self._tunnels[flow.client_conn.id][0], exchange.values)
 
         def count(data: bytes) -> bytes:
             exchange.counts.down += len(data)
@@ -150,6 +177,16 @@ class Addon:
                 time.monotonic() - exchange.start,
             )
         )
+
+
+def _form(request: http.Request) -> Callable[[str], str] | None:
+    """Return how a value is put into a request's body; None where it is not."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        return None
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > LARGEST_BODY:
+        return None
+    return takes_value(request.headers.get("content-type", ""))
 
 
 def _refusal(error: RefusedError) -> http.Response:
