@@ -8,8 +8,9 @@ recorded when it was first fetched; from then on they have to stay the same.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,11 @@ class Agent:
             )
         return found
 
+    def hashes_for(self, arch: str) -> dict[str, str]:
+        """Return the hashes of its packages in this version that are known."""
+        of_arch = [self._in_version(each) for each in self.profile.packages if each.arch in (None, arch)]
+        return {f"{each.name}@{each.version}": each.integrity for each in of_arch if each.integrity}
+
     def depends_on_libc(self, arch: str) -> bool:
         """Return whether its packages differ by the image's C library."""
         return any(each.libc for each in self.profile.packages if each.arch in (None, arch))
@@ -94,7 +100,7 @@ def choose(text: str, pin: Pin | None = None) -> Agent:
     origin = "--agent"
     if not at and own is not None and own.version:
         version, origin = own.version, "bottle.toml"
-    if not version and record.version:
+    if not version and is_newer(record.version, profile.version):
         version, origin = record.version, "bottle agents update"
     if not version:
         version, origin = profile.version, "the profile"
@@ -104,6 +110,15 @@ def choose(text: str, pin: Pin | None = None) -> Agent:
     if own is not None and version == own.version:
         hashes |= _of_packages(profile, version, own.integrity)
     return Agent(profile, version, origin, hashes)
+
+
+def is_newer(version: str, other: str) -> bool:
+    """Return whether a version is newer than another, by the numbers in it."""
+    return _numbers(version) > _numbers(other)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version.partition("-")[0]))
 
 
 def _of_packages(profile: Profile, version: str, by_name: Mapping[str, str]) -> dict[str, str]:
@@ -150,11 +165,11 @@ def write_record(name: str, record: Record) -> None:
         ) from error
 
 
-def add_hashes(name: str, hashes: Mapping[str, str]) -> None:
-    """Record the hashes of packages, by `NAME@VERSION`, beside what is recorded. Raises AgentError."""
+def add_hashes(name: str, hashes: Mapping[str, str], *, version: str = "") -> None:
+    """Record the hashes of packages, by `NAME@VERSION`, and the version of an update. Raises AgentError."""
     record = read_record(name)
-    if not hashes.items() <= record.hashes.items():
-        write_record(name, replace(record, hashes={**record.hashes, **hashes}))
+    if version or not hashes.items() <= record.hashes.items():
+        write_record(name, Record(version or record.version, {**record.hashes, **hashes}))
 
 
 def _record_path(name: str) -> Path:

@@ -32,6 +32,7 @@ _ALONE = {
     "git.secrets": "push without a search for secrets",
 }
 _EACH = {
+    "agent": "{}",
     "ports": "be reached on 127.0.0.1, {}",
     "variables": "read the variable {} of your environment",
     "egress.allow": "reach {}",
@@ -89,11 +90,16 @@ def requested_by_build(settings: Settings) -> Request:
 
 
 def requested_grants(
-    settings: Settings, *, without: tuple[str, ...] = (), remotes: Mapping[str, str] | None = None
+    settings: Settings,
+    *,
+    without: tuple[str, ...] = (),
+    remotes: Mapping[str, str] | None = None,
+    agent: Sequence[str] = (),
 ) -> Request:
     """Return what the file in force requests.
 
-    `without` are the prefixes of keys that an option overrides, `remotes` the URLs of git's remotes.
+    `without` are the prefixes of keys that an option overrides, `remotes` the URLs of git's remotes, and
+    `agent` is what an agent of the file gets.
     """
     asked = {
         key: value
@@ -108,6 +114,7 @@ def requested_grants(
         asked["git.push"] = [places.get(name, name) for name in asked["git.push"]]
     if settings.file and settings["workspace"].origin == str(settings.file):
         asked |= {"workspace": "mount"} if settings.value("workspace") == "mount" else {}
+    asked |= {"agent": list(agent)} if agent else {}
     return Request(settings.project.resolve(), asked)
 
 

@@ -8,6 +8,7 @@ import click
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory, parse_storage
+from bot_bottle.cli import agent as agents
 from bot_bottle.cli.settings import ask, require_build_grant, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
@@ -26,6 +27,9 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
 
     Raises TrustError when bottle.toml requests more than was granted, unless the spec is only shown.
     """
+    agent = agents.chosen(ctx, settings)
+    if agent is not None:
+        settings = agents.with_agent(ctx, settings, agent)
     where = source(ctx, settings, shown=True)
     push = _git(ctx, settings)
     urls = {each.name: each.shown_fetch for each in push.remotes}
@@ -54,7 +58,8 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
     if not (shown or ctx.params.get("plan_only")):
         without = _OVERRIDDEN if ctx.params.get("network") else ()
         places = {each.name: each.shown for each in push.remotes}
-        request = requested_grants(settings, without=without, remotes=places)
+        by_file = agents.requested(settings, agent) if agent is not None else []
+        request = requested_grants(settings, without=without, remotes=places, agent=by_file)
         require_grant(request, ask, yes=ctx.params["yes"])
     if not shown:
         require_build_grant(ctx, settings)

@@ -19,6 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "archive",
         "engine",
     ),
+    "Agent": ("agent", "agent_from", "prompt"),
     "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
     "Resources": ("backend", "accel", "cpus", "memory", "storage"),
     "Network": ("allow", "ask", "host_ports", "network", "ports", "git_push", "yes"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 COMMANDS = {
+    "opencode": "Let opencode work in a microVM on a clone of the repository.",
+    "gemini": "Let the Gemini CLI work in a microVM on a clone of the repository.",
+    "codex": "Let Codex work in a microVM on a clone of the repository.",
+    "claude": "Let Claude Code work in a microVM on a clone of the repository.",
     "agents": "List the agents, show what one may do, and update one.",
     "allow": "Let a running bottle reach another host.",
     "apply": "Merge a bottle's changes into your working tree.",

@@ -104,6 +104,25 @@ ask_option = click.option(
 yes_option = click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking.")
 
 
+def agent_options(command: F) -> F:
+    """Add what chooses an agent."""
+    for option in (
+        click.option(
+            "--agent-from",
+            type=click.Choice(["image"]),
+            help="Use the agent that is in the image already, and add no layer.",
+        ),
+        click.option(
+            "--agent",
+            metavar="NAME[@VERSION]",
+            help="Put this agent into the image as a layer, and let it reach its own hosts (see bottle "
+            "agents); none: none, whatever bottle.toml says.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def build_arguments(command: F) -> F:
     """Add what an image is built of, or taken from the engine: PATH, docker's options of a build, --image."""
     return path_argument(build_options(image_option(command)))
@@ -111,7 +130,7 @@ def build_arguments(command: F) -> F:
 
 def source_arguments(command: F) -> F:
     """Add PATH, docker's options of a build, and what is used instead of building."""
-    return path_argument(build_options(image_option(archive_option(command))))
+    return path_argument(build_options(image_option(archive_option(agent_options(command)))))
 
 
 def bottle_arguments(command: F) -> F:
@@ -120,8 +139,15 @@ def bottle_arguments(command: F) -> F:
     What stands between PATH and the bottle's command is `extra`, to be refused.
     """
     extra = click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
-    return path_argument(extra(build_options(image_option(archive_option(bottle_options(command))))))
+    options = archive_option(agent_options(prompt_option(bottle_options(command))))
+    return path_argument(extra(build_options(image_option(options))))
 
+
+prompt_option = click.option(
+    "--prompt",
+    metavar="TEXT",
+    help="With --agent: what it is to do, without a dialogue. -p is then this option, and not --publish.",
+)
 
 secret_option = click.option(
     "--secret",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from bot_bottle.bottle.grants import requested_by_build, require_grant
+from bot_bottle.cli import agent as agents
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
 from bot_bottle.engine.engine import BuildRequest
@@ -19,6 +21,9 @@ from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
 from bot_bottle.secrets import reference
 from bot_bottle.secrets.build import parse_build_secrets, parse_ssh
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.choice import Agent
 
 _OTHER_IMAGE = ("image", "archive", "dockerfile")
 _OF_BUILD = ("target", "build_args", "build_secrets", "build_ssh", "no_cache")
@@ -40,6 +45,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "build_args": ("image.args", lambda items: dict(parse_build_args(items))),
     "build_secrets": ("image.secrets", parse_build_secrets),
     "build_ssh": ("image.ssh", parse_ssh),
+    "agent": ("agent.name", str),
     "env": ("env", _variables),
     "secrets": ("secrets", reference.parse),
     "backend": ("backend", str),
@@ -91,11 +97,14 @@ def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> So
     given = ctx.params
     image, archive = given.get("image"), given.get("archive")
     _check_platform(given["platform"])
+    agent = agents.layer_of(ctx, settings)
     if image is None and archive is None:
         if not shown:
             require_build_grant(ctx, settings)
         if settings.value("image.name") is not None and given["dockerfile"] is None:
-            return _named(ctx, settings)
+            return _named(ctx, settings, agent)
+        if agent is not None and agents.lacks_dockerfile(ctx, settings):
+            return agents.default_source(agent)
         request = BuildRequest(
             context=settings.value("image.context"),
             dockerfile=settings.value("image.dockerfile"),
@@ -107,7 +116,7 @@ def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> So
             no_cache=given["no_cache"],
             pull=given["pull"],
         )
-        return Source(build=request, no_cache=given["no_cache"], **_added(ctx, settings))
+        return Source(build=request, no_cache=given["no_cache"], agent=agent, **_added(ctx, settings))
     sources = [name for name, value in (("--image", image), ("--archive", archive)) if value is not None]
     sources += [_name(each) for each in ctx.command.params if each.name in _BUILD_ONLY and given[each.name]]
     if len(sources) > 1:
@@ -116,8 +125,8 @@ def source(ctx: click.Context, settings: Settings, *, shown: bool = False) -> So
             next_step="build PATH, or use an existing image with --image or --archive",
         )
     if archive is None:
-        return Source(image=image)
-    found = Source.of_archive(str(archive))
+        return Source(image=image, agent=agent)
+    found = replace(Source.of_archive(str(archive)), agent=agent)
     if found.archive == STANDARD_INPUT and (given.get("detach") or ctx.info_name == "fan"):
         raise UsageError(
             "an archive on standard input only works for one bottle in the foreground",
@@ -132,7 +141,7 @@ def require_build_grant(ctx: click.Context, settings: Settings) -> None:
         require_grant(requested_by_build(settings), ask, yes=ctx.params.get("yes", False))
 
 
-def _named(ctx: click.Context, settings: Settings) -> Source:
+def _named(ctx: click.Context, settings: Settings, agent: Agent | None) -> Source:
     """Return the source of an image that the configuration names; it is pulled as docker run does."""
     added = _added(ctx, settings)
     for option in ctx.command.params:
@@ -145,7 +154,7 @@ def _named(ctx: click.Context, settings: Settings) -> Source:
             )
     pull: Pull = "always" if ctx.params["pull"] else "missing"
     name, no_cache = settings.value("image.name"), ctx.params["no_cache"]
-    return Source(image=name, pull=pull, no_cache=no_cache, **added)
+    return Source(image=name, pull=pull, no_cache=no_cache, agent=agent, **added)
 
 
 def _added(ctx: click.Context, settings: Settings) -> dict[str, Any]:

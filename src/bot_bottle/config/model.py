@@ -101,10 +101,21 @@ class SecretTable(_Table):
     )
 
 
+class AgentTable(_Table):
+    """`[agent]`: the agent that works in the bottle. A file chooses one, and does not define it."""
+
+    name: str | None = Field(default=None, description="an agent, as `bottle agents` lists them")
+    version: str | None = Field(default=None, description="its version (default: that of `bottle agents`)")
+    integrity: dict[str, str] = Field(
+        default={}, description="the hashes that packages of this version have to have, by their names"
+    )
+
+
 class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
     image: ImageTable = ImageTable()
+    agent: AgentTable = AgentTable()
     backend: str | None = Field(
         default=None, description="`smolmachines` (a microVM) or `docker` (a container)"
     )
@@ -162,7 +173,12 @@ def _describe(loc: list[str], kind: str, message: str) -> str:
         secret = SecretTable if place is loc else BuildSecretTable
         return f"{key}: no such key; the keys are {', '.join(secret.model_fields)}"
     known = [*File.model_fields]
-    tables: dict[str, type[_Table]] = {"image": ImageTable, "egress": EgressTable, "git": GitTable}
+    tables: dict[str, type[_Table]] = {
+        "image": ImageTable,
+        "agent": AgentTable,
+        "egress": EgressTable,
+        "git": GitTable,
+    }
     for table, fields in ((name, model.model_fields) for name, model in tables.items()):
         known += [f"{table}.{name}" for name in fields]
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)

@@ -27,6 +27,9 @@ DEFAULTS: dict[str, Any] = {
     "image.args": {},
     "image.secrets": {},
     "image.ssh": {},
+    "agent.name": None,
+    "agent.version": None,
+    "agent.integrity": {},
     "backend": "smolmachines",
     "workspace": "none",
     "command": (),
@@ -49,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
 }
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
-_TABLES = ("image.args", "env", *_REFERENCES)  # joined by name, not replaced as a whole
+_TABLES = ("image.args", "agent.integrity", "env", *_REFERENCES)  # joined by name, not replaced as a whole
 _LISTS = ("egress.allow", "egress.host_ports", "ports", "git.push", "git.branches", "git.paths")  # joined
 
 
@@ -149,7 +152,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
     flat = dict(content)
-    for table in ("image", "egress", "git"):
+    for table in ("image", "agent", "egress", "git"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None

@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bot_bottle.engine.commands import BuildRequest, check_build_args, check_ref
 from bot_bottle.errors import UsageError
 from bot_bottle.workspace.features import Features
 from bot_bottle.workspace.lifecycle import Setup
+
+if TYPE_CHECKING:  # profiles are only loaded where there is an agent
+    from bot_bottle.agent.choice import Agent
 
 STANDARD_INPUT = Path("-")
 
@@ -24,8 +27,8 @@ class Source:
 
     `pull` says when the engine is to pull the image from its registry first. `archive_name` chooses among the
     images of an archive, by name or digest. The archive `-` is standard input. `features` are installed and
-    `setup` is run on top of the image, with `no_cache` again. Raises SpecError for names that no engine
-    accepts.
+    `setup` is run on top of the image, with `no_cache` again; the layer of `agent` comes last. Raises
+    SpecError for names that no engine accepts.
     """
 
     build: BuildRequest | None = None
@@ -36,10 +39,16 @@ class Source:
     features: Features | None = None
     setup: Setup | None = None
     no_cache: bool = False
+    agent: Agent | None = None
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.build, self.image, self.archive)) != 1:
             raise UsageError("give one of a folder to build, --image and --archive")
+        if self.agent is not None and self.archive is not None:
+            raise UsageError(
+                "--agent does not work with --archive",
+                next_step="load it into the engine (docker load), and use --image",
+            )
         if self.image is not None:
             check_ref(self.image)
         if self.build is not None:

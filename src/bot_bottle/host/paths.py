@@ -148,6 +148,11 @@ def features_dir() -> Path:
     return (_products.get() or cache_dir()) / "features"
 
 
+def agents_dir() -> Path:
+    """Return the folder of agents' packages, and of ids of images with an agent."""
+    return (_products.get() or cache_dir()) / "agents"
+
+
 def layers_dir() -> Path:
     """Return the folder of layers that an engine has pushed once."""
     return (_products.get() or cache_dir()) / "layers"

@@ -1,23 +1,28 @@
-"""What a devcontainer.json adds to its image: features, and what its lifecycle commands write."""
+"""What is put on top of an image: features and lifecycle commands of a devcontainer.json, and an agent."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from bot_bottle.agent.choice import Agent
+from bot_bottle.agent.launcher import BIN
+from bot_bottle.agent.layer import LAYER_VERSION, make_layer
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.features import install_features, label
 from bot_bottle.engine.identity import EngineImage
+from bot_bottle.engine.layers import add_layers, libc_of
 from bot_bottle.engine.setup import run_setup
 from bot_bottle.engine.source import Source
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.image.spec import Digest
+from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.workspace.features import (
     Features,
     commands_of_features,
@@ -30,6 +35,13 @@ from bot_bottle.workspace.lifecycle import CREATE, Command
 
 def added(engine: Engine, image: EngineImage, source: Source, run: RunDir, progress: Progress) -> EngineImage:
     """Return the image with what `source` has on top of it. Raises BuildError, SpecError, EngineError."""
+    found = _of_devcontainer(engine, image, source, run, progress)
+    return found if source.agent is None else _with_agent(engine, found, source.agent, run, progress)
+
+
+def _of_devcontainer(
+    engine: Engine, image: EngineImage, source: Source, run: RunDir, progress: Progress
+) -> EngineImage:
     setup, found = source.setup, image
     if source.features is not None:
         before = label(engine, image.id)  # which some engines forget when its last name is taken away
@@ -44,6 +56,35 @@ def added(engine: Engine, image: EngineImage, source: Source, run: RunDir, progr
         done = run_setup(engine, found, setup, run, stage.say, no_cache=source.no_cache)
         stage.conclude(f"image {done.id[:19]} with {', '.join(setup.commands)}")
     return done
+
+
+def _with_agent(
+    engine: Engine, image: EngineImage, agent: Agent, run: RunDir, progress: Progress
+) -> EngineImage:
+    """Return the image with the layer of an agent, from the engine if it was made before."""
+    arch = Platform.of_this_machine().architecture
+    cache = ConfigDigests(paths.agents_dir() / "images")
+    known = cache.find(_key_of_agent(agent, image, arch))
+    if known is not None and engine.exists(str(known)):
+        progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
+        return engine.image(str(known))
+    libc = libc_of(engine, image, arch, run) if agent.depends_on_libc(arch) else None
+    layer = make_layer(agent, arch, libc, progress)
+    launcher = run.folder("agent") / "launcher.tar"
+    launcher.write_bytes(layer.launcher)
+    with progress.stage("layer") as stage:
+        done = add_layers(engine, image, [layer.packages, launcher], BIN, run, stage.say)
+        stage.conclude(f"image {done.id[:19]} with {agent.name} {agent.version}")
+    agent = replace(agent, hashes={**agent.hashes, **layer.hashes})
+    cache.add(_key_of_agent(agent, image, arch), Digest(done.id))
+    return done
+
+
+def _key_of_agent(agent: Agent, image: EngineImage, arch: str) -> str:
+    """Return what an image with an agent is known by: all that decides its layer, and what it is on."""
+    profile = agent.profile.model_dump_json(exclude={"about", "state", "hosts", "image"})
+    parts = (LAYER_VERSION, profile, agent.version, sorted(agent.hashes_for(arch).items()), image.id, arch)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _joined(

@@ -95,7 +95,7 @@ class Converter:
     def image(self, source: Source) -> EngineImage:
         """Return what identifies the source's image; build it first if it is a Dockerfile's folder."""
         found = self._base(source)
-        if source.features is None and source.setup is None:
+        if source.features is None and source.setup is None and source.agent is None:
             return found
         from bot_bottle.pack.additions import added
 

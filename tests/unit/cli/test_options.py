@@ -16,7 +16,13 @@ from bot_bottle.cli.settings import _KEYS
 from bot_bottle.config.model import File
 from bot_bottle.config.settings import DEFAULTS
 
-NAMED_TABLES = ("env", "secrets", "image.args", "image.secrets")  # whose keys are names of the user's
+NAMED_TABLES = (
+    "env",
+    "secrets",
+    "image.args",
+    "image.secrets",
+    "agent.integrity",
+)  # whose keys are names of the user's
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -10,7 +10,8 @@ import click
 from bot_bottle.agent import profile as profiles
 from bot_bottle.agent.choice import Agent, choose
 from bot_bottle.cli.output import table
-from bot_bottle.host.text import printable_lines
+from bot_bottle.host.text import printable, printable_lines
+from bot_bottle.image.spec import Platform
 
 _HELP = """List the agents, show what a profile does and allows, and update one.
 
@@ -23,6 +24,14 @@ Examples:
   bottle agents update claude
 """
 
+_LS_HELP = """List the agents, with the version that is used and what it is of.
+
+\b
+Examples:
+  bottle agents ls
+  bottle agents ls --json | jq -r '.[].name'
+"""
+
 _SHOW_HELP = """Show the profile of an agent: its packages, what it may reach, and its files in a bottle.
 
 \b
@@ -30,6 +39,18 @@ Examples:
   bottle agents show claude
   bottle agents show claude@2.1.300
   bottle agents show --json codex | jq .hosts
+"""
+
+
+_UPDATE_HELP = """Use the newest version of an agent (default: of all) from now on.
+
+The registry of your npm configuration is asked. The hashes of the packages are recorded, and have to stay
+the same.
+
+\b
+Examples:
+  bottle agents update
+  bottle agents update claude
 """
 
 
@@ -41,7 +62,7 @@ def command(ctx: click.Context, /) -> None:
         ctx.invoke(ls)
 
 
-@command.command("ls", short_help="List the agents.")
+@command.command("ls", help=_LS_HELP, short_help="List the agents.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(as_json: bool = False) -> None:
     """List the agents, with the version that would be used."""
@@ -65,6 +86,20 @@ def show(name: str, as_json: bool) -> None:
         click.echo(json.dumps({**document, **_listed(agent)}, indent=2))
         return
     click.echo(table([(key, printable_lines(text)) for key, text in _lines(agent)], least=(11,), most=11))
+
+
+@command.command("update", help=_UPDATE_HELP, short_help="Use the newest version of an agent.")
+@click.argument("name", required=False)
+def update(name: str | None) -> None:
+    """Ask the registry, and record what is newer."""
+    from bot_bottle.agent import layer
+    from bot_bottle.agent.npm import Registry
+
+    registry, arch = Registry(), Platform.of_this_machine().architecture
+    for agent in [choose(each) for each in ([name] if name else profiles.names())]:
+        newest = layer.update(agent, arch, registry)
+        change = f"{agent.version} -> {newest}" if newest != agent.version else f"{newest} is the newest"
+        click.echo(printable(f"{agent.name}: {change}"))
 
 
 def _listed(agent: Agent) -> dict[str, Any]:

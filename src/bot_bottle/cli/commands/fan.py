@@ -14,6 +14,7 @@ from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.replicas import Result, fan
 from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cli import agent as agents
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.bottle_spec import bottle_spec
@@ -34,7 +35,7 @@ of them.
 
 \b
 Examples:
-  bottle fan 3 -- claude -p 'fix the tests'
+  bottle fan 3 --agent claude -p 'fix the tests'
   bottle fan 8 -m 1g --name try ~/project -- ./attempt
   bottle fan 3 --json -- ./attempt | jq '.[] | select(.exit_status == 0).name'
 """
@@ -59,6 +60,7 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
         own = replace(spec, slug=holder.name, source=source)
         return bottle.run_bottle(own, chosen, Progress(), on_ready=holder.begin)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    agents.announce(spec, progress)
     results = fan(
         spec,
         count,

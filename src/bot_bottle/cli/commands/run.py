@@ -15,6 +15,7 @@ from bot_bottle.bottle import detach, names
 from bot_bottle.bottle import run as bottle
 from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cli import agent as agents
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.asking import questions, tell_where
@@ -39,6 +40,7 @@ Examples:
   bottle run -f Dockerfile.agent --target dev --build-arg VERSION=3 . -- bash
   echo 'print(1)' | bottle run -q . -- python3 -
   bottle run --plan .
+  bottle run --agent claude . -p 'fix the tests'
   bottle run -d --workspace clone --name blue . -- claude -p 'fix the tests'
   bottle run --backend docker . -- make test
   bottle run --ask --backend docker . -- ./agent
@@ -51,10 +53,13 @@ class CommandAfterDashes(GroupedOptions):
     """Separates the arguments after `--`: the bottle's command, with or without a PATH before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Split at the first `--` and parse what is before it."""
+        """Split at the first `--` and parse what is before it. With --agent, -p is the prompt."""
         split = args.index("--") if "--" in args else len(args)
         ctx.obj = tuple(args[split + 1 :])
-        return super().parse_args(ctx, args[:split])
+        before = args[:split]
+        if any(each == "--agent" or each.startswith("--agent=") for each in before):
+            before = ["--prompt" if each == "-p" else each for each in before]
+        return super().parse_args(ctx, before)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Return the usage line with the command."""
@@ -68,7 +73,12 @@ class CommandAfterDashes(GroupedOptions):
 @click.option("--time", "timed", is_flag=True, help="Print the duration of each stage at the end.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would run, and start nothing.")
 @click.option("--twin", is_flag=True, help="Run CMD on both backends and compare the results.")
-@click.option("--json", "as_json", is_flag=True, help="With --plan or --twin, print JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="With --plan or --twin, print JSON; with --prompt, the agent's own.",
+)
 @options.ask_option
 @options.docker_compat_flags
 @options.engine_options
@@ -97,7 +107,9 @@ def command(
         from bot_bottle.cli import compare as comparison
 
         return comparison.run(ctx, spec, progress, chosen, as_json=as_json)
-    _check_choices(ctx, spec, as_json=as_json and not plan_only)
+    if not holder:
+        agents.announce(spec, progress)
+    _check_choices(ctx, spec, as_json=as_json and not (plan_only or given["prompt"]))
     if plan_only:
         _show(bottle.make_plan(spec, chosen, progress).described(), as_json=as_json)
         return 0
@@ -147,7 +159,7 @@ def _show(plan: dict[str, Any], *, as_json: bool) -> None:
 def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> None:
     """Reject options without effect."""
     if as_json:
-        raise UsageError("--json needs --plan or --twin")
+        raise UsageError("--json needs --plan, --twin or --prompt")
     for name in () if backend_for(spec.backend, spec.accel).boots_artifact else ("packer", "accel"):
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} does not work with --backend docker")

@@ -1,0 +1,7 @@
+"""`bottle claude`: let Claude Code work in a bottle."""
+
+from __future__ import annotations
+
+from bot_bottle.cli.agent_command import agent_command
+
+command = agent_command("claude", "Claude Code")
