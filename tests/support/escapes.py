@@ -118,10 +118,11 @@ ESCAPES: tuple[tuple[str, str], ...] = (
 
 
 def client_context(folder: Path, certificate: Path) -> Path:
-    """Make a folder into a build context of an image with curl and git."""
+    """Make a folder into a build context of an image with curl, git and perl."""
     root = busybox_rootfs(folder / "rootfs")
     copy_with_libraries("curl", root)
     copy_with_libraries("git", root)
+    copy_with_libraries("perl", root)
     exec_path = Path(
         subprocess.run(["git", "--exec-path"], capture_output=True, check=True).stdout.decode().strip()
     )

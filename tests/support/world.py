@@ -21,6 +21,7 @@ from typing import Any
 
 API, OTHER, WILD = "9.9.9.10", "9.9.9.20", "9.9.9.30"
 LAN, METADATA, RESOLVER = "192.168.77.1", "169.254.169.254", "9.9.9.53"
+TURNS = 7000  # a port of API
 NOBODY = "9.9.9.40"  # nothing listens there
 ADDRESSES = (API, OTHER, WILD, LAN, METADATA, RESOLVER)
 UDP_PORTS = (53, 443)

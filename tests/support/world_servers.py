@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 
-from tests.support.world import ADDRESSES, RESOLVER, UDP_PORTS
+from tests.support.world import ADDRESSES, API, RESOLVER, TURNS, UDP_PORTS
 
 
 class Servers:
@@ -58,6 +58,7 @@ class Servers:
             for port in UDP_PORTS:
                 await self._datagrams(address, port)
         await asyncio.start_server(self._stream, RESOLVER, 53)
+        await asyncio.start_server(self._turns, API, TURNS)
         (self.folder / "ready").touch()
         await asyncio.Event().wait()
 
@@ -88,6 +89,22 @@ class Servers:
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.saw(RESOLVER, 53, data=(await reader.read(200)).hex())
+        writer.close()
+
+    async def _turns(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer when all is there (`first`), before the last (`last`), or by HTTP without a length."""
+        match (await reader.readline()).split():
+            case [b"first"]:
+                writer.write(f"{len(await reader.read())}\n".encode())
+            case [b"last"]:
+                await reader.readexactly(1_000_000)
+                writer.write(b"all\n")
+                writer.write_eof()
+                self.saw(API, TURNS, more=len(await reader.read()))
+            case _:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(3_000_000))
+                await writer.drain()
         writer.close()
 
 

@@ -115,7 +115,7 @@ wget -qO- http://host.bottle:{port}/proxied
 echo other | nc -w 3 host.bottle {other} || echo closed
 echo other | nc -w 3 10.0.2.2 {other} || echo closed
 wget -O- http://host.bottle:{other}/ || echo closed
-echo proxy | nc -w 3 10.0.2.100 {port} || echo closed
+echo gateway | nc -w 3 10.0.2.2 {port} || echo closed
 """
 
 

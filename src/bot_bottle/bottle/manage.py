@@ -92,8 +92,9 @@ def execute(
 ) -> int:
     """Run another command in a running bottle on our own streams, and return its exit status.
 
-    Its user and folder are those of the bottle's own command, unless given; its variables are those of the
-    image and `env`. Raises SpecError for a bottle that does not run, or cannot run another command.
+    Its user and folder are those of the bottle's own command, unless given. Its variables are `env`, and what
+    the backend gives to every command. Raises SpecError for a bottle that does not run, or cannot run another
+    command.
     """
     record = records.newest(check_slug(name))
     if state(record) != "running":

@@ -8,14 +8,14 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait, with_placeholders
 from bot_bottle.backend.direct import probes
-from bot_bottle.backend.direct.network import THIS_MACHINE, Network, network
+from bot_bottle.backend.direct.network import PROXY, Network, network
 from bot_bottle.backend.direct.root import root_image
 from bot_bottle.backend.users import home_of, resolve
 from bot_bottle.erofs.reader import read_file
@@ -239,7 +239,8 @@ def launch(
                 proof |= probes.confinement(in_force)
             net.forget()
             stage.conclude("microVM is up, emulated")
-        stack.enter_context(served(machine, image.asked))
+        # as with docker, other commands have the variables of the bottle's own, but no secrets
+        stack.enter_context(served(machine, replace(image, env={**image.env, **launch.env}).asked))
         yield DirectBottle(launch, image, machine, proof)
 
 
@@ -258,8 +259,8 @@ def _share(launch: BottleConfig, user: User, folder: Path, stack: ExitStack) -> 
 
 def _extras(launch: BottleConfig, share: Share | None, net: Network) -> Extras:
     if share is None:
-        return Extras(net.options, sandbox=net.sandbox)
-    return Extras((*share.qemu_options(launch.memory_mib), *net.options), share.machine_options, net.sandbox)
+        return Extras(net.options)
+    return Extras((*share.qemu_options(launch.memory_mib), *net.options), share.machine_options)
 
 
 def _confined(
@@ -272,8 +273,7 @@ def _confined(
         network=net.kind,
         relay=net.relay,
         disks={Path(files.system): False, Path(files.root): False, Path(files.storage): True},
-        readable=(Path(files.kernel), *net.readable, *qemu.readable),
-        executable=net.executable,
+        readable=(Path(files.kernel), *qemu.readable),
     )
 
 
@@ -282,7 +282,7 @@ def _setup_script(launch: BottleConfig, user: User, share: Share | None, net: Ne
     places = {} if share is None else {"workspace": share.place}
     trusted = BUNDLE if bundle else ""
     document = container_document(launch.name, user, toolkit=TOOLKIT, bundle=trusted, **places)
-    named = {HOST: THIS_MACHINE} if launch.egress.host_ports else {}
+    named = {HOST: PROXY} if launch.egress.host_ports else {}
     put = partial("printf %s {} >{}".format)
     lines = [
         f"mount -a -T {DISKS} || exit 1",

@@ -1,23 +1,22 @@
 """The network of a directly booted microVM: none, or one in which nothing but the proxy answers.
 
 Where a host is allowed or a port is published, QEMU has a network namespace without any device but loopback,
-and a network card for the guest whose user network is restricted (QEMU's manual, `-netdev user`): it forwards
-nothing, but for one address. Each connection to that address is handed to a program that QEMU starts, which
-connects to the socket that the proxy has in the namespace (see `network.proxy_process`, `vm.direct.confine`).
-So are connections to the allowed ports of this machine, at a second address.
-For a published port QEMU listens in the namespace, and a process there connects to it for each client.
+and the guest a network card. QEMU makes the guest's connections itself (QEMU's manual, `-netdev user`), with
+sockets of that namespace. Those to PROXY go to its loopback, where the sockets of the proxy are: of the HTTP
+proxy, and of the allowed ports of this machine (see `network.proxy_process`, `vm.direct.confine`). For all
+others the namespace has no route, also for what QEMU would send to a resolver. So root in the guest reaches
+nothing else, and a guest that has taken over QEMU does not either.
 
-So root in the guest reaches nothing else, and a guest that has taken over QEMU does not either.
+For a published port QEMU listens at a second address of the loopback, and a process there connects to it for
+each client.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Literal
 
 from bot_bottle.backend.base import BottleConfig
@@ -28,27 +27,16 @@ from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.proxy.config import PORT
-from bot_bottle.network.proxy_process import (
-    ADDRESS,
-    EgressFiles,
-    ProxyProcess,
-    proxy_variables,
-    run_proxy,
-)
+from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess, proxy_variables, run_proxy
 from bot_bottle.network.published import NAME, forwarded
-from bot_bottle.network.toolkit import prepare_toolkit
 from bot_bottle.vm.direct.confine import Relay
+from bot_bottle.vm.direct.confine_helper import PUBLISHED
 from bot_bottle.vm.direct.qemu import BUSES
 
-# of QEMU's user network, by default
-GATEWAY, RESOLVER, PROXY, THIS_MACHINE = "10.0.2.2", "10.0.2.3", "10.0.2.100", "10.0.2.101"
+# of QEMU's user network. GATEWAY is there by default, and leads to loopback; here PROXY does instead
+GATEWAY, RESOLVER, PROXY = "10.0.2.2", "10.0.2.3", "10.0.2.100"
 _GUEST = "10.0.2.15"
 _FIRST_PORT = 20_000  # in the namespace, for the first published port
-
-# QEMU may start programs with the first, in sessions of their own (setsid is one of the privileges that it
-# could deny). What these may be, `vm.direct.confine` says.
-_SPAWNING = "on,obsolete=deny,resourcecontrol=deny"
-_SANDBOX = f"{_SPAWNING},elevateprivileges=deny,spawn=deny"
 
 _SETUP = f"ip addr add {_GUEST}/24 dev eth0 && ip link set eth0 up\n"
 
@@ -57,16 +45,13 @@ _SETUP = f"ip addr add {_GUEST}/24 dev eth0 && ip link set eth0 up\n"
 class Network:
     """What QEMU and its guest need for the network.
 
-    `kind` and `relay` are for `confined`, as are `readable` and `executable`; `options` and `sandbox` are
-    QEMU's; `setup` is a script for the guest, before its container starts.
+    `kind` and `relay` are for `confined`, `options` are QEMU's, and `setup` is a script for the guest, before
+    its container starts.
     """
 
     kind: Literal["none", "relayed"] = "none"
     relay: Relay | None = None
     options: tuple[str, ...] = ()
-    sandbox: str = _SANDBOX
-    readable: tuple[Path, ...] = ()
-    executable: tuple[Path, ...] = ()
     setup: str = ""
     proxy: ProxyProcess | None = None
 
@@ -113,16 +98,12 @@ def network(
     folder = run.folder("sockets")
     with ExitStack() as stack:
         made = None
-        user = [f"ipv6=off,restrict=on,host={GATEWAY},dns={RESOLVER}"]
-        tools: tuple[Path, ...] = ()
+        user = [f"ipv6=off,host={PROXY},dns={RESOLVER}"]
         if not egress.closed:
             proxy = run_proxy(egress, record, folder, run, store, progress, launch.services)
             made = stack.enter_context(proxy)
-            tools = (prepare_toolkit(progress),)
-            user += _leading_out(tools[0], egress.host_ports)
-        free = (number for number in count(_FIRST_PORT) if number not in egress.host_ports)
-        inner = dict(zip((port.guest for port in ports), free, strict=False))
-        user += [f"hostfwd=tcp:{ADDRESS}:{number}-{_GUEST}:{guest}" for guest, number in inner.items()]
+        inner = dict(zip((port.guest for port in ports), count(_FIRST_PORT), strict=False))
+        user += [f"hostfwd=tcp:{PUBLISHED}:{number}-{_GUEST}:{guest}" for guest, number in inner.items()]
         if ports:
             stack.enter_context(forwarded(ports, folder, run, progress))
         relay = Relay(
@@ -141,22 +122,6 @@ def network(
                 "-device",
                 f"virtio-net-device,{BUSES['network']},netdev=network",
             ),
-            _SANDBOX if egress.closed else _SPAWNING,
-            tools,
-            tuple(folder / "ld.so" for folder in tools),
             _SETUP,
             made,
         )
-
-
-def _leading_out(tools: Path, host_ports: Sequence[int]) -> Iterator[str]:
-    """Yield what QEMU's user network leads to the namespace: the proxy, and ports of this machine."""
-    yield f"guestfwd=tcp:{PROXY}:{PORT}-cmd:{_relay(tools, PORT)}"
-    for port in host_ports:
-        yield f"guestfwd=tcp:{THIS_MACHINE}:{port}-cmd:{_relay(tools, port)}"
-
-
-def _relay(tools: Path, port: int) -> str:
-    """Return the command line that QEMU starts for a connection to the namespace, as its option has it."""
-    command = (tools / "ld.so", "--library-path", tools, tools / "busybox", "nc", ADDRESS, port)
-    return shlex.join(map(str, command)).replace(",", ",,")

@@ -1,7 +1,7 @@
 """The probes inside an emulated microVM before its command starts, and their expected outcomes.
 
 Without a network card every probe is unreachable at once. With a card there is no route beyond QEMU's own
-network, in which only the proxy answers: neither the gateway, which would be this machine, nor the resolver.
+network, in which only the proxy answers: neither the usual gateway, nor the resolver, nor other ports.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER, THIS_MACHINE
+from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
 from bot_bottle.network.proxy.config import PORT
@@ -84,5 +84,5 @@ def probes(policy: Policy, canary: int, *, published: bool) -> list[Probe]:
     return [
         *found,
         *through_proxy(policy, canary, PROXY, PORT),
-        *of_host_ports(policy, canary, PROXY, THIS_MACHINE),
+        *of_host_ports(policy, canary, PROXY, PROXY),
     ]

@@ -54,7 +54,7 @@ class Relay:
 
     `listen` is a unix socket of ours, to which sockets are passed that listen on `port` of the namespace's
     loopback, and on `more`. `connect` is one of `network.port_forwarder`; `ports` maps the ports that it asks
-    for to those of the namespace's loopback on which QEMU listens.
+    for to those on which QEMU listens, at the address PUBLISHED of the namespace.
     """
 
     listen: Path | None = None
@@ -119,21 +119,19 @@ def confined(
     relay: Relay | None = None,
     disks: Mapping[Path, bool] | None = None,
     readable: Sequence[Path] = (),
-    executable: Sequence[Path] = (),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Confined]:
     """Yield the command line that runs `argv` confined, in `folder`; the user is taken until the block ends.
 
     The program may change `folder`, which is given to its user with the files in it, and nothing else. It may
-    read `readable` (where we are root, their modes have to let others do so), and start itself and
-    `executable`. It gets `disks`, which may be private, as open files (True: to write); its arguments name
-    them by their paths, in QEMU's way of writing them. Its environment is `env` and little else. It ends when
-    the thread that starts it does. Raises WallsError.
+    read `readable` (where we are root, their modes have to let others do so), and start itself. It gets
+    `disks`, which may be private, as open files (True: to write); its arguments name them by their paths, in
+    QEMU's way of writing them. Its environment is `env` and little else. It ends when the thread that starts
+    it does. Raises WallsError.
     """
     program = Path(argv[0]).resolve()
     numbered = list(enumerate(_modes(disks or {}), _FIRST_DESCRIPTOR))
-    programs = [path.absolute() for path in (program, *executable)]
-    loaders = [path for each in programs if (path := _loader(each)) is not None]
+    loader = _loader(program)
     with ExitStack() as stack:
         user = stack.enter_context(_own_user()) if os.geteuid() == 0 else None
         asked = {
@@ -144,7 +142,7 @@ def confined(
             "env": dict(env or {}),
             "descriptors": [[number, str(path.absolute()), flags] for number, (path, flags) in numbered],
             "readable": [str(path.absolute()) for path in readable],
-            "executable": [str(path) for path in (*programs, *loaders)],
+            "executable": [str(path) for path in (program, loader) if path is not None],
             "network": network,
             **_relayed(relay or Relay()),
         }

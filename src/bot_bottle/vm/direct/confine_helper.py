@@ -25,6 +25,9 @@ REPORT = "confinement.json"
 FAILED = 125  # the exit status when the confinement that was asked for cannot be had
 
 _ADDRESS = "127.0.0.1"
+# where QEMU listens for published ports: the way that the guest has leads to the other one
+PUBLISHED = "127.0.0.2"
+
 _CONNECT_SECONDS = 5
 _MOST_FILES, _MOST_PROCESSES = 4096, 1024
 
@@ -232,7 +235,7 @@ def make_connections(channel: socket.socket, ports: dict[str, int], descriptors:
         with socket.socket() as made:
             made.settimeout(_CONNECT_SECONDS)
             try:
-                made.connect((_ADDRESS, ports[str(int.from_bytes(wanted, "big"))]))
+                made.connect((PUBLISHED, ports[str(int.from_bytes(wanted, "big"))]))
             except (OSError, KeyError):
                 channel.sendall(b"n")
             else:

@@ -51,11 +51,10 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """Options for a shared folder and a network, with those of the machine and the sandbox they need."""
+    """Options for a shared folder and a network, with those of the machine that they need."""
 
     options: Sequence[str] = ()
     machine: str = ""
-    sandbox: str = _SANDBOX
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def qemu_argv(qemu: Path, guest: Guest, khz: int | None) -> list[str]:
     argv += ["-smp", str(guest.processors), "-m", f"{guest.memory_mib}M"]
     argv += ["-global", "virtio-mmio.force-legacy=false"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    argv += ["-sandbox", guest.extras.sandbox]
+    argv += ["-sandbox", _SANDBOX]
     argv += ["-kernel", guest.files.kernel, "-append", _KERNEL + clock]
     argv += _disk("system", guest.files.system, "readonly=on")
     argv += _disk("root", guest.files.root, "readonly=on")

@@ -153,7 +153,7 @@ def test_a_network_leads_to_the_proxy_and_from_the_published_port_alone(
     paths = {"listen": home / "listen", "connect": home / "connect"}
     script = """
 import fcntl, struct
-server = socket.create_server(("127.0.0.1", 20000))
+server = socket.create_server(("127.0.0.2", 20000))
 def devices():
     for index in range(1, 20):
         try:
