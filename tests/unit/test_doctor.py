@@ -107,6 +107,16 @@ def test_without_kvm_a_missing_qemu_is_bad(tools: Path) -> None:
     assert checks("good", "auto")["emulation"].mark == "good"
 
 
+@pytest.mark.parametrize(
+    ("module", "check"), [("qemu_program", "find_qemu"), ("emulated.host", "check_emulation")]
+)
+def test_another_architecture_without_kvm_is_named(module: str, check: str) -> None:
+    program = f"from bot_bottle.vm.{module} import {check}; {check}()"
+    argv = ["setarch", "i686", sys.executable, "-c", program]  # changes what uname(2) says
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "AccelError: without KVM there are no microVMs on i686" in done.stderr
+
+
 def test_a_smolvm_of_the_users_own_is_good_on_kvm_alone(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tools, "mine", '[ "$1" = --version ] && echo "smolvm 9.0.1"; exit 0')
     monkeypatch.setenv("BOT_BOTTLE_SMOLVM", str(tools / "mine"))

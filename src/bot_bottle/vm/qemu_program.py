@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from pathlib import Path
 
@@ -9,9 +10,22 @@ from bot_bottle.errors import AccelError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed
 
+_MACHINE = "x86_64"
+
 
 def find_qemu(purpose: str = "a microVM", packages: str = "qemu-system-x86") -> Path:
-    """Find QEMU, to emulate something. Raises AccelError with the packages to install when it is missing."""
+    """Find QEMU, to emulate something.
+
+    Raises AccelError with the packages to install when it is missing, and where it could not be used.
+    """
+    machine = platform.machine()
+    if machine != _MACHINE:
+        raise AccelError(
+            f"without KVM there are no microVMs on {machine}",
+            why="the way in which QEMU starts smolvm's guest kernel, and the host with KVM that it emulates"
+            f" for --accel nested, exist for {_MACHINE} only",
+            next_step="use a machine with KVM; or --backend docker",
+        )
     found = process.find("qemu-system-x86_64")
     if found is None:
         raise AccelError(

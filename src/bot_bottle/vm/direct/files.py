@@ -34,10 +34,9 @@ def prepare_files(progress: Progress) -> tuple[Path, Path]:
 
 def _make(package: Path, kernel: Path, system: Path, progress: Progress) -> None:
     # only here: most commands find both files
-    from bot_bottle.vm.direct.kernel import LIBRARY, check_machine, write_kernel
+    from bot_bottle.vm.direct.kernel import LIBRARY, write_kernel
     from bot_bottle.vm.direct.system import write_system
 
-    check_machine()
     with progress.stage("system") as stage:
         if not kernel.is_file():
             write_kernel(package / LIBRARY, kernel)

@@ -11,7 +11,6 @@ boot ABI" (struct hvm_start_info); System V ABI, AMD64 supplement, "Program Head
 from __future__ import annotations
 
 import ctypes
-import platform
 import struct
 from pathlib import Path
 
@@ -52,14 +51,6 @@ _GDT = struct.pack("<4Q", 0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)  #
 
 _PRESENT, _LARGE = 0x3, 0x83  # present and writable; a page of 2 MiB
 _PVH_NOTE = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", _BASE)  # XEN_ELFNOTE_PHYS32_ENTRY
-
-
-def check_machine() -> None:
-    """Check that this machine's guests have the processor that the code is for. Raises AccelError."""
-    if platform.machine() != "x86_64":
-        raise AccelError(
-            f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
-        )
 
 
 def write_kernel(library: Path, target: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import platform
 import re
 import shutil
 import struct
@@ -82,10 +81,6 @@ def _files(folder: Path) -> tuple[Path, Path]:
 
 def _package_name() -> str:
     """Return the package that the newest-kernel package depends on."""
-    if platform.machine() != "x86_64":
-        raise AccelError(
-            f"emulation is not available on {platform.machine()}", next_step="use a machine with KVM"
-        )
     try:
         depends = process.run(["apt-cache", "depends", "--important", _META_PACKAGE], timeout=60).text
     except CommandFailed as error:
