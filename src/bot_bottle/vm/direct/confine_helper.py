@@ -96,7 +96,7 @@ def _confine(asked: dict[str, Any]) -> None:
         json.dump(report, file)
     if channel is not None:
         descriptors = [number for number, _, _ in asked["descriptors"]]
-        make_connections(channel, asked["connect"]["ports"], descriptors)
+        make_connections(channel, PUBLISHED, asked["connect"]["ports"], descriptors)
 
 
 def _rights(asked: dict[str, Any]) -> list[tuple[str, int]]:
@@ -218,7 +218,9 @@ def _limit(*, other_user: bool) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def make_connections(channel: socket.socket, ports: dict[str, int], descriptors: Sequence[int] = ()) -> None:
+def make_connections(
+    channel: socket.socket, address: str, ports: dict[str, int], descriptors: Sequence[int] = ()
+) -> None:
     """Serve `network.port_forwarder` in a process of its own: connect to the port that it names.
 
     That one ends with QEMU, which this process becomes, and has no use for QEMU's `descriptors`. It must not
@@ -235,7 +237,7 @@ def make_connections(channel: socket.socket, ports: dict[str, int], descriptors:
         with socket.socket() as made:
             made.settimeout(_CONNECT_SECONDS)
             try:
-                made.connect((PUBLISHED, ports[str(int.from_bytes(wanted, "big"))]))
+                made.connect((address, ports[str(int.from_bytes(wanted, "big"))]))
             except (OSError, KeyError):
                 channel.sendall(b"n")
             else:

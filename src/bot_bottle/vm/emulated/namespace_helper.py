@@ -37,7 +37,7 @@ def main() -> None:
         bring_up_loopback()
         _pass_sockets(asked["sockets"])
         if (connect := asked["connect"]) is not None:
-            make_connections(open_channel(connect["path"]), connect["ports"])
+            make_connections(open_channel(connect["path"]), _ADDRESS, connect["ports"])
         if not privileged:
             kernel_calls.drop_bounding_set()
             kernel_calls.drop_capabilities()
