@@ -1,4 +1,8 @@
-"""Passes bytes both ways between two connections, unread, until both have ended."""
+"""Passes bytes both ways between two connections, unread, until both have ended.
+
+asyncio asks for a buffer when a socket has received something. At that moment it is moved to the other socket
+within the kernel, as far as that takes it; what asyncio then receives and sends itself is the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from bot_bottle.network.dialing import Streams
+from bot_bottle.network.proxy.splicing import Pipe
 
 _CHUNK = 64 << 10  # bytes; about what a receiver that stalls makes us hold, for each direction
+_TURNS = 16  # times as much is passed on for a connection before others get their turn
 
 _LINGER = 30.0  # seconds in which what was asked for may still arrive
 
@@ -39,6 +45,7 @@ async def relay(client: Streams, server: Streams, counts: Counts, first: bytes =
         for side in (inner, outer):
             side.transport.pause_reading()
             side.transport.set_protocol(side)
+            side.transport.set_write_buffer_limits(0)  # nothing is received while anything waits
         for side, data in zip((inner, outer), unread, strict=True):
             side.pass_on(data)
         for side in (inner, outer):
@@ -62,6 +69,7 @@ class _Side(asyncio.BufferedProtocol):
     """One of the two connections."""
 
     _shared = memoryview(bytearray(_CHUNK))  # what is received is passed on before anything else is received
+    _pipe = Pipe()
 
     peer: _Side
 
@@ -69,8 +77,11 @@ class _Side(asyncio.BufferedProtocol):
         self.transport = cast(asyncio.Transport, writer.transport)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._counts, self._way = counts, way
-        self._full = False  # more is waiting to be sent here than should
+        self._full = False  # something is waiting to be sent here
         self._finished = False  # nothing more is received here
+        self._socket = -1  # its descriptor, unless what is sent differs from what is received (TLS)
+        if writer.get_extra_info("sslcontext") is None:
+            self._socket = writer.get_extra_info("socket").fileno()
 
     def begin(self) -> None:
         """Receive, unless the other side must send first."""
@@ -82,11 +93,29 @@ class _Side(asyncio.BufferedProtocol):
     def pass_on(self, data: bytes) -> None:
         """Send to the other side what was received here."""
         if data:
-            setattr(self._counts, self._way, getattr(self._counts, self._way) + len(data))
+            self._count(len(data))
             self.peer.transport.write(data)
 
+    def _count(self, size: int) -> None:
+        setattr(self._counts, self._way, getattr(self._counts, self._way) + size)
+
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - is asyncio's
-        return self._shared
+        """Pass on what has arrived without copying it, and return where the rest is received."""
+        for _ in range(_TURNS):
+            if not self._can_splice:
+                break
+            moved, rest = self._pipe.move(self._socket, self.peer._socket, _CHUNK)
+            self._count(moved)
+            self.pass_on(rest)
+            if moved < _CHUNK:
+                break
+        return self._shared[:1] if self.peer._full else self._shared
+
+    @property
+    def _can_splice(self) -> bool:
+        there = self.peer.transport
+        plain = self._socket >= 0 and self.peer._socket >= 0
+        return plain and not there.get_write_buffer_size() and not there.is_closing()
 
     def buffer_updated(self, nbytes: int) -> None:
         self.pass_on(bytes(self._shared[:nbytes]))
