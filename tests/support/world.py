@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import model_server
+
 API, OTHER, WILD = "9.9.9.10", "9.9.9.20", "9.9.9.30"
 LAN, METADATA, RESOLVER = "192.168.77.1", "169.254.169.254", "9.9.9.53"
 TURNS = 7000  # a port of API
 NOBODY = "9.9.9.40"  # nothing listens there
-ADDRESSES = (API, OTHER, WILD, LAN, METADATA, RESOLVER)
+MODELS = "9.9.9.60"  # the vendors of agents
+ADDRESSES = (API, OTHER, WILD, LAN, METADATA, RESOLVER, MODELS)
 UDP_PORTS = (53, 443)
 HOSTS = {
     "api.example.org": API,
@@ -37,6 +40,7 @@ HOSTS = {
     "looped.example.org": "127.0.0.1",
     "moved.example.org": NOBODY,
     "both.example.org": LAN,
+    **dict.fromkeys(model_server.HOSTS, MODELS),
 }
 SECOND = {  # addresses that follow others
     "moved.example.org": API,

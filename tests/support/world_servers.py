@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 
+from tests.support import model_server
 from tests.support.world import ADDRESSES, API, RESOLVER, TURNS, UDP_PORTS
 
 
@@ -36,6 +37,9 @@ class Servers:
         address, port = request.transport.get_extra_info("sockname")[:2]
         self.saw(address, port, host=request.host, path=request.path)
         kind, _, rest = request.path.strip("/").partition("/")
+        if request.host in model_server.HOSTS:
+            self.saw(address, port, headers=dict(request.headers), method=request.method)
+            return await model_server.answer(request)
         if kind == "ws":
             return await _echo(request)
         if kind == "headers":

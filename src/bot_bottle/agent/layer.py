@@ -33,7 +33,7 @@ from bot_bottle.image.gunzip import GzipError, open_gzip
 from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import REGULAR, Headers
 
-FILE = "layer.tar"
+FILE, ABOUT = "layer.tar", "about.json"
 LAYER_VERSION = "1"  # of how layers and launchers are made
 _LARGEST = 4 << 30  # bytes of a package's files
 _MOST = 100_000  # files of a package
@@ -137,7 +137,7 @@ def _fetch(
             archive.unlink()
         about = {"agent": agent.name, "version": agent.version,
                  "packages": [f"{each.name}@{each.version}" for each in packages]}  # fmt: skip
-        (partial / "about.json").write_text(json.dumps(about))
+        (partial / ABOUT).write_text(json.dumps(about))
         stage.conclude(f"{agent.name} {agent.version}")
 
 

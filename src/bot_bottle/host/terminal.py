@@ -9,11 +9,16 @@ import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _POLL = 0.2  # seconds
 _LINE = 1000  # bytes of an answer
+_SIGNALLED = 128
+# the keyboard protocols of kitty and xterm, paste and focus reports, mouse reports, a hidden cursor
+_UNDO = (
+    b"\x1b[<99u\x1b[>4;0m\x1b[?2004l\x1b[?1004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?25h\x1b[0m"
+)
 
 
 def is_terminal() -> bool:
@@ -69,6 +74,23 @@ def raw() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def modes_undone(*, active: bool) -> Iterator[list[int]]:
+    """Undo what a program that was killed has left on in our terminal, if `active`.
+
+    The block puts the program's exit status into the list. One that ended by itself has undone it. Sources:
+    the kitty keyboard protocol; xterm, "Control Sequences".
+    """
+    status: list[int] = []
+    try:
+        yield status
+    finally:
+        killed = not status or status[0] >= _SIGNALLED
+        if active and killed and not is_dumb():
+            with suppress(OSError):
+                os.write(sys.stdout.fileno(), _UNDO)
 
 
 @contextmanager

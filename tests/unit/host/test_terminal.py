@@ -81,3 +81,15 @@ def test_without_a_terminal_there_is_none_to_open() -> None:
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, capture_output=True, text=True, start_new_session=True, timeout=60)
     assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+@pytest.mark.parametrize(("ends", "undone"), [("0", False), ("3", False), ("137", True), ("raise", True)])
+def test_what_a_killed_program_left_on_is_undone(ends: str, undone: bool) -> None:
+    script = (
+        "import sys\nfrom bot_bottle.host.terminal import modes_undone\n"
+        "with modes_undone(active=True) as status:\n"
+        "    status.append(int(sys.argv[1]))\n"
+    )
+    child = pexpect.spawn(sys.executable, ["-c", script, ends], timeout=30, env={"TERM": "xterm"})
+    child.expect(pexpect.EOF)
+    assert (b"\x1b[<99u" in child.before) is undone

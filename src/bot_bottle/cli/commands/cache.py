@@ -10,10 +10,12 @@ from typing import Any
 import click
 
 from bot_bottle import api as artifacts
+from bot_bottle.agent import store
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
+from bot_bottle.cache.prune import Pruned
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.output import ago, table
@@ -22,6 +24,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.progress import human_bytes, human_count
 from bot_bottle.host.sizes import parse_disk_size
 from bot_bottle.host.text import printable
+from bot_bottle.pack.layer_headers import PrunedHeaders
 from bot_bottle.pack.layer_headers import prune as prune_headers
 from bot_bottle.registry.blob_cache import BlobCache
 
@@ -99,7 +102,10 @@ def ls(as_json: bool) -> None:
     for entry in entries:
         used = ago(time.time() - entry.last_used)
         rows.append((entry.path.name, human_bytes(entry.total), used, printable(entry.source)))
-    click.echo(table(rows, least=(46, 9, 13), right=(1,)))
+    for each in store.stored():
+        used = ago(time.time() - each.last_used)
+        rows.append((f"agent {each.name} {each.version}", human_bytes(each.size), used, "its packages"))
+    click.echo(table([[printable(cell) for cell in row] for row in rows], least=(46, 9, 13), right=(1,)))
 
 
 @command.command("prune", help=_PRUNE_HELP, short_help="Remove artifacts and leftovers.")
@@ -134,10 +140,19 @@ def prune(
             BlobCache(paths.layers_dir()).trim(0)
             ConfigDigests(paths.config_digests_dir()).clear()
             ConfigDigests(paths.features_dir()).clear()
+            ConfigDigests(paths.agents_dir() / "images").clear()
+        layers = store.prune(age, everything=everything, dry_run=dry_run)
+    _show_pruned(done, headers, layers, dry_run=dry_run, as_json=as_json)
+
+
+def _show_pruned(
+    done: Pruned, headers: PrunedHeaders, layers: list[store.Stored], *, dry_run: bool, as_json: bool
+) -> None:
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
                   "headers": {"removed": headers.count, "bytes": headers.freed, "in_use": headers.in_use},
+                  "agents": [f"{each.name}@{each.version}" for each in layers],
                   "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(answer, indent=2))
         return
@@ -149,6 +164,8 @@ def prune(
     for entry in done.in_use:
         click.echo(f"in use: {entry.path.name}")
     click.echo(f"{verb} {human_count(len(done.removed), 'artifact')}, {human_bytes(done.freed)}")
+    for each in layers:
+        click.echo(f"{verb} the packages of {each.name} {each.version}, {human_bytes(each.size)}")
     if headers.in_use:
         click.echo("in use: the layer lists")
     if headers.count:

@@ -23,6 +23,7 @@ from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.groups import GroupedOptions
 from bot_bottle.cli.output import table
 from bot_bottle.errors import UsageError
+from bot_bottle.host import terminal
 from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
@@ -121,8 +122,9 @@ def command(
         with progress.timed("total"):
             if holder:
                 return bottle.run_bottle(spec, chosen, progress, on_ready=holder.begin)
-            with questions(ctx, spec) as (tty, on_ready):
-                return bottle.run_bottle(spec, chosen, progress, tty=tty, on_ready=on_ready)
+            with questions(ctx, spec) as (tty, on_ready), terminal.modes_undone(active=tty) as status:
+                status.append(bottle.run_bottle(spec, chosen, progress, tty=tty, on_ready=on_ready))
+                return status[0]
     finally:
         for name, seconds in progress.seconds.items() if timed else ():
             click.echo(f"{name:<8} {seconds:8.2f} s", err=True)

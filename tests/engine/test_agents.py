@@ -1,0 +1,109 @@
+"""Agents in containers: one of a test's own from a registry of the tests, and the real ones from npm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
+from tests.support.bottle import Bottle
+from tests.support.canary import holders
+from tests.support.engines import CHECKOUT, Docker
+from tests.support.npm_registry import archive, fake_registry
+from tests.support.world import World, world
+
+PROFILE = """
+version = "1.0.0"
+release = "mine"
+command = ["--yes"]
+headless = ["{args}", "--do", "{prompt}"]
+headless_json = ["--json", "{prompt}"]
+hosts = ["api.example.org:443"]
+[env]
+MODE = "on"
+[seed.".mine"]
+content = "${KEY}"
+needs = ["KEY"]
+[credentials.KEY]
+hosts = ["api.example.org"]
+env = "MY_KEY"
+[[packages]]
+name = "mine"
+program = ["agent"]
+integrity = "HASH"
+"""
+PROGRAM = b'#!/bin/sh\necho "$MODE" "$@"; cut -c 1-12 "$HOME/.mine"\n'
+REAL = {
+    "claude": ("ANTHROPIC_API_KEY", "2.1.332 (Claude Code)"),
+    "codex": ("OPENAI_API_KEY", "codex-cli 0.171.0"),
+    "gemini": ("GEMINI_API_KEY", "0.61.0"),
+    "opencode": ("ANTHROPIC_API_KEY", "1.18.18"),
+}
+
+
+def test_an_agent_is_put_on_any_image_once(bottle: Bottle, image: str, tmp_path: Path) -> None:
+    folder = tmp_path / "config" / "bot-bottle" / "agents"
+    folder.mkdir(parents=True)
+    with fake_registry() as registry:
+        found = registry.add("mine", "1.0.0", archive({"agent": PROGRAM}))
+        (folder / "mine.toml").write_text(PROFILE.replace("HASH", found))
+        changes = {
+            "XDG_CONFIG_HOME": str(tmp_path / "config"), "npm_config_registry": registry.url,
+            "npm_config_userconfig": str(tmp_path / "npmrc"), "MY_KEY": KEY,
+        }  # fmt: skip
+        own = replace(bottle, changes={**bottle.changes, **changes})
+        given = ("run", "--backend=docker", "--workspace=none", "--agent=mine", "--image", image)
+        done = own(*given)
+    assert (done.code, done.out) == (0, "on --yes\nBOTTLE_PLACE\n"), done
+    asked = own(*given, "-p", "fix it", "-e", "MODE=off")
+    assert asked.out == "off --do fix it\nBOTTLE_PLACE\n", asked
+    assert "cached  mine 1.0.0" in asked.err
+    other = own(*given, "--", "sh", "-c", "mine x; env")
+    assert other.out.startswith("on x\nBOTTLE_PLACE\n"), other
+    assert KEY not in other.out + other.err
+    plan = json.loads(own(*given, "--plan", "--json").out)
+    assert plan["egress"]["allow"] == ["api.example.org:443"]
+    without = own(*given, env={"MY_KEY": None})
+    assert "no login for mine; set MY_KEY" in without.err
+    assert holders(KEY.encode()) == []
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world of the vendors."""
+    with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(docker: Docker) -> str:
+    """An image with what agents call. The first time takes minutes."""
+    subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
+    return "bot-bottle-base:bookworm"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("agent", REAL)
+def test_a_real_agent_repairs_a_test_and_its_commit_comes_back(
+    bottle: Bottle, base: str, outside: World, shared_cache: Path, tmp_path: Path, agent: str
+) -> None:
+    variable, version = REAL[agent]
+    there = repository(tmp_path / "repo", base)
+    shown = bottle(agent, "--backend=docker", there.top, "--", "--version", timeout=900)
+    assert (shown.code, shown.out.strip()) == (0, version), shown
+    outside.forget()
+    own = in_world(bottle, outside, **{variable: KEY})
+    done = own(agent, "--backend=docker", "--name=blue", there.top, "-p", "Make the test pass.", timeout=600)
+    hold_work_came_back(own, there, "blue", done)
+    refused = own("logs", "--egress", "blue")
+    assert refused.out == "", refused
+    assert not any(KEY in line for line in holders(KEY.encode()))
+    headers = {"claude": "x-api-key", "opencode": "x-api-key", "gemini": "x-goog-api-key"}
+    values = sent(outside, headers.get(agent, "authorization"))
+    assert values == {f"Bearer {KEY}" if agent == "codex" else KEY}

@@ -1,0 +1,47 @@
+"""Agents at work in a world: a repository whose test fails, and what has to come back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.support.bottle import Bottle, Ended
+from tests.support.model_server import LAST, broken_repository
+from tests.support.repos import Repo, make_repo
+from tests.support.world import World
+
+KEY = "sk-ant-canary-0123456789abcdef0123456789abcdef"
+
+
+def repository(folder: Path, base: str) -> Repo:
+    """Make a repository whose test fails, with a Dockerfile that knows nothing of agents."""
+    made = make_repo(folder)
+    broken_repository(made.top, f"FROM {base}\nWORKDIR /workspace\n")
+    made.commit(message="one")
+    return made
+
+
+def in_world(bottle: Bottle, outside: World, **variables: str) -> Bottle:
+    """Run `bottle` in a world whose authority it trusts."""
+    trusted = {"SSL_CERT_FILE": str(outside.folder / "cert.pem"), "SSL_CERT_DIR": None}
+    return replace(bottle, prefix=outside.prefix, changes={**bottle.changes, **trusted, **variables})
+
+
+def hold_work_came_back(bottle: Bottle, there: Repo, name: str, done: Ended) -> None:
+    """Hold that the agent has repaired the test, and that its commit can be taken over."""
+    assert done.code == 0, done
+    assert LAST in done.out, done
+    shown = json.loads(bottle("show", "--json", name).out)
+    assert shown["git"]["commits"] == 1, done
+    applied = bottle("apply", name, cwd=there.top)
+    assert applied.code == 0, applied
+    assert "a + b" in (there.top / "calc.py").read_text()
+
+
+def sent(outside: World, header: str) -> set[str | None]:
+    """The values of a header that the vendors' servers have got."""
+    found: list[dict[str, Any]] = [each["headers"] for each in outside.seen() if "method" in each]
+    lowered = [{name.lower(): value for name, value in headers.items()} for headers in found]
+    return {headers.get(header) for headers in lowered}

@@ -1,0 +1,48 @@
+"""A real agent in a microVM without KVM: it repairs a test, and its commit comes back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
+from tests.support.bottle import Bottle
+from tests.support.canary import holders
+from tests.support.engines import CHECKOUT, Docker
+from tests.support.world import World, world
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world of the vendors."""
+    with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(docker: Docker) -> str:
+    """An image with what agents call. The first time takes minutes."""
+    subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
+    return "bot-bottle-base:bookworm"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_claude_repairs_a_test_and_its_commit_comes_back(
+    docker: Docker, base: str, outside: World, shared_cache: Path, tmp_path: Path
+) -> None:
+    bottle = Bottle(shared_cache, docker.variables)
+    there = repository(tmp_path / "repo", base)
+    shown = bottle("claude", "--accel=direct", there.top, "--", "--version", timeout=1800)
+    assert (shown.code, shown.out.strip()) == (0, "2.1.332 (Claude Code)"), shown
+    own = in_world(bottle, outside, ANTHROPIC_API_KEY=KEY)
+    asked = ("claude", "--accel=direct", "--name=blue", there.top, "-p", "Make the test pass.")
+    done = own(*asked, timeout=1800)
+    hold_work_came_back(own, there, "blue", done)
+    refused = own("logs", "--egress", "blue")
+    assert refused.out == "", refused
+    assert holders(KEY.encode()) == []
+    assert sent(outside, "x-api-key") == {KEY}
+    assert not bottle.leftovers
