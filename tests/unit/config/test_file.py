@@ -75,7 +75,7 @@ def test_it_is_found_from_below_up_to_the_top_of_the_repository(tmp_path: Path) 
         ("dockerfile = 'x'", "dockerfile: no such key; did you mean image.dockerfile?"),
         ("args = {}", "args: no such key; did you mean image.args?"),
         ("[image]\nfile = 'x'", "image.file: no such key; did you mean"),
-        ("qqqq = 1", "qqqq: no such key; the keys are image, backend, workspace, command"),
+        ("qqqq = 1", "qqqq: no such key; the keys are image, agent, backend, workspace"),
         ("cpus = '1'", "cpus: input should be a valid integer"),
         ("cpus = true", "cpus: input should be a valid integer"),
         ("cpus = 1.0", "cpus: input should be a valid integer"),

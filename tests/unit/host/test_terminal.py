@@ -92,4 +92,4 @@ def test_what_a_killed_program_left_on_is_undone(ends: str, undone: bool) -> Non
     )
     child = pexpect.spawn(sys.executable, ["-c", script, ends], timeout=30, env={"TERM": "xterm"})
     child.expect(pexpect.EOF)
-    assert (b"\x1b[<99u" in child.before) is undone
+    assert (b"\x1b[<99u" in bytes(child.before or b"")) is undone
