@@ -18,7 +18,11 @@ from tests.support.bottle import Bottle, Ended, wait_until
 from tests.support.engines import Docker, Podman
 from tests.support.escapes import ESCAPES, client_context
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
-from tests.support.killing import hold_download_ends_with_proxy, hold_network_ends_with_proxy
+from tests.support.killing import (
+    hold_download_ends_with_proxy,
+    hold_network_ends_with_proxy,
+    kill_proxy_at_any_moment,
+)
 from tests.support.world import API, WILD, World, hold_value_reached_its_host_alone, world
 
 WS = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -342,6 +346,11 @@ def test_without_its_proxy_nothing_is_reached(there: Bottle, client: str) -> Non
 
 def test_a_download_ends_with_its_proxy(there: Bottle, client: str) -> None:
     hold_download_ends_with_proxy(there, "--backend=docker", "--name=walls", "--image", client)
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_proxy_can_end_at_any_moment(there: Bottle, client: str, times: int) -> None:
+    kill_proxy_at_any_moment(there, times, "--backend=docker", "--image", client)
 
 
 def test_an_open_network_is_reported_at_every_start(there: Bottle, client: str) -> None:

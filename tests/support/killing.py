@@ -22,12 +22,14 @@ _BOOT = 300  # seconds; an emulated host on a busy machine
 def kill_proxy(bottle: Bottle) -> None:
     """Kill the proxy of the one bottle that runs."""
 
-    def proxies() -> list[str]:
-        return [each for each in bottle.processes() if "bot_bottle.network.proxy.main" in each]
-
-    [proxy] = proxies()
+    [proxy] = proxies(bottle)
     os.kill(int(proxy.split()[0]), signal.SIGKILL)
-    wait_until(lambda: not proxies())
+    wait_until(lambda: not proxies(bottle))
+
+
+def proxies(bottle: Bottle) -> list[str]:
+    """Return the processes of proxies, each with its id and command line."""
+    return [each for each in bottle.processes() if "bot_bottle.network.proxy.main" in each]
 
 
 def hold_network_ends_with_proxy(bottle: Bottle, *options: str | Path) -> None:
@@ -60,6 +62,29 @@ def _ended_after(bottle: Bottle, script: str, *options: str | Path) -> list[str]
     assert "the bottle's proxy has exited: nothing can be reached any more" in err
     assert run.returncode == 119, err
     return words
+
+
+def kill_proxy_at_any_moment(bottle: Bottle, times: int, *options: str | Path) -> None:
+    """Hold that a bottle whose proxy is killed, from its start on, says so, ends with 119 and leaves nothing.
+
+    Its command downloads until that fails.
+    """
+    get = "while curl -sS http://api.example.org/size/20000000 >/dev/null 2>&1; do echo one; done"
+    command = ("--allow=api.example.org", "--", "sh", "-c", f"{get} & {get}; wait; echo over")
+    for number in range(times):
+        with bottle.start("run", "--name", f"proxied-{number}", *options, *command) as run:
+            wait_until(lambda: proxies(bottle), _BOOT, 0.01)
+            moment = random.uniform(0, 5)  # noqa: S311
+            time.sleep(moment)
+            assert run.poll() is None, run.communicate()
+            kill_proxy(bottle)
+            out, err = run.communicate(timeout=100)
+        told = f"the proxy {number}, killed {moment:.2f} s in: {out.count('one')} downloads"
+        assert run.returncode == 119, (told, err)
+        assert "the bottle's proxy has exited" in err, (told, err)
+        assert "Traceback" not in err, (told, err)
+        assert bottle.leftovers == [], told
+        print(told)  # noqa: T201 - for `pytest -s`
 
 
 def states(bottle: Bottle) -> dict[str, str]:
