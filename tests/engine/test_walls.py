@@ -234,7 +234,9 @@ def test_the_last_rule_is_removed_and_the_bottle_is_still_isolated(there: Bottle
     assert not there("allow", "--remove", "walls", "api.example.org:80").out
     proved = json.loads(there("check", "--json", "walls").out)
     assert all(each["ok"] for each in proved.values())
-    assert there("allow", "walls", "api.example.org GET /x").out == "api.example.org GET /x\n"
+    reading = there("allow", "walls", "api.example.org GET /x")
+    reading.failed(101, "cannot be allowed api.example.org GET /x", "stop it, and run it again with")
+    assert there("allow", "walls", "api.example.org").out == "api.example.org\n"
     there("stop", "walls")
     there("rm", "walls")
 

@@ -65,10 +65,23 @@ def allow(name: str, entries: list[str]) -> Policy:
     options = (f"--allow {shlex.quote(str(rule))}" for rule in added.rules)
     again = f"stop it, and run it again with {' '.join(options)}"
     with _changed(name, "there is nothing to allow", again) as (record, backend, before):
+        _check_readable(name, added, before, again)
         policy = replace(before, rules=tuple(dict.fromkeys((*before.rules, *added.rules))))
         backend.allow(record.machine(), added)
         _save(record, policy, map(str, added.rules), "allowed from now on")
     return policy
+
+
+def _check_readable(name: str, added: Policy, before: Policy, again: str) -> None:
+    """Check that rules for some requests only can be added to a running bottle. Raises SpecError."""
+    rule = next((rule for rule in added.rules if rule.restricts_requests), None)
+    if rule is not None and not before.reading:
+        raise SpecError(
+            f"the bottle {name} cannot be allowed {rule}",
+            why="the proxy would have to read its requests, and the bottle trusts no authority for that: it"
+            " was started without an entry with methods or a path, and without a secret with hosts",
+            next_step=f"{again}; or allow the host for all requests",
+        )
 
 
 def disallow(name: str, entries: list[str]) -> Policy:

@@ -44,13 +44,15 @@ class Policy:
     """The rules in force. `open` allows everything, and is never the default.
 
     With `proxied` a bottle has its proxy even where there is no rule: it logs and can ask, and rules can be
-    added. `host_ports` are ports of this machine's loopback, which the bottle reaches as `host.bottle`.
+    added. With `reading` the proxy of a running bottle can read requests. `host_ports` are ports of this
+    machine's loopback, which the bottle reaches as `host.bottle`.
     """
 
     rules: tuple[Rule, ...] = ()
     open: bool = False
     proxied: bool = False
     host_ports: tuple[int, ...] = ()
+    reading: bool = False
 
     @property
     def closed(self) -> bool:
@@ -183,7 +185,8 @@ def _make_policy(items: Sequence[str], *, open_: bool, host_ports: tuple[int, ..
 
 def save_policy(policy: Policy, path: Path) -> None:
     """Write a policy for a proxy that may be reading it, private to the user. Raises OSError."""
-    write_private(path, json.dumps({**policy.described(), "proxied": policy.proxied}))
+    more = {"proxied": policy.proxied, "reading": policy.reading}
+    write_private(path, json.dumps({**policy.described(), **more}))
 
 
 def load_policy(path: Path) -> Policy:
@@ -191,7 +194,8 @@ def load_policy(path: Path) -> Policy:
     document = json.loads(path.read_text("utf-8"))
     ports = check_host_ports(document.get("host_ports", ()))
     policy = _make_policy(document["allow"], open_=document["open"], host_ports=ports)
-    return replace(policy, proxied=document.get("proxied") is True)
+    proxied, reading = (document.get(name) is True for name in ("proxied", "reading"))
+    return replace(policy, proxied=proxied, reading=reading)
 
 
 NOTHING = Policy()

@@ -134,7 +134,7 @@ def run_proxy(
     upstream proxy, authorities or a resolver that cannot be used.
     """
     words = run.path / "proxy.log"
-    save_policy(policy, record.policy)
+    save_policy(replace(policy, reading=bool(store.secrets) or policy.reads_requests), record.policy)
     try:
         with ExitStack() as stack:
             urls = upstream_urls(os.environ)

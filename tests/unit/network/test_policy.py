@@ -188,3 +188,9 @@ def test_ports_of_this_machine_are_part_of_a_policy(tmp_path: Path) -> None:
 def test_invalid_ports_of_this_machine_are_refused(ports: Any) -> None:
     with pytest.raises(SpecError, match="of this machine"):
         parse_policy([], host_ports=ports)
+
+
+def test_what_a_running_proxy_can_do_is_in_its_file(tmp_path: Path) -> None:
+    policy = replace(parse_policy(["api.example.org GET"]), proxied=True, reading=True)
+    save_policy(policy, tmp_path / "policy")
+    assert load_policy(tmp_path / "policy") == policy
