@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pexpect
 import pytest
 
+from bot_bottle.bottle.gc import run_context
+from bot_bottle.engine.engine import BuildRequest, find_engine
+from bot_bottle.engine.layers import libc_of
+from bot_bottle.errors import AgentError
+from tests.engine.conftest import Context
+from tests.support import bottle as bottles
 from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
-from tests.support.engines import CHECKOUT, Docker
+from tests.support.engines import CHECKOUT, Docker, Podman
 from tests.support.npm_registry import archive, fake_registry
 from tests.support.world import World, world
 
@@ -73,6 +82,26 @@ def test_an_agent_is_put_on_any_image_once(bottle: Bottle, image: str, tmp_path:
     assert holders(KEY.encode()) == []
 
 
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_the_c_library_of_an_image_is_found(
+    name: str, docker: Docker, podman: Podman, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in (podman if name == "podman" else docker).variables.items():
+        monkeypatch.setenv(variable, value)
+    engine = find_engine(name)
+
+    def found(*lines: str) -> str:
+        image = engine.build_image(BuildRequest(context(*lines)), lambda _: None)
+        with run_context() as run:
+            return libc_of(engine, image, "amd64", run)
+
+    musl = "RUN mkdir -p /lib /lib64 && touch /lib/ld-musl-x86_64.so.1"
+    assert found(musl, "RUN ln -s /lib/libgcompat.so.0 /lib64/ld-linux-x86-64.so.2") == "musl"
+    assert found(musl, "RUN ln -s ../usr/lib/ld /lib64/ld-linux-x86-64.so.2") == "glibc"
+    with pytest.raises(AgentError, match="neither glibc nor musl"):
+        found("RUN rm -rf /lib64 /lib/ld-*")
+
+
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The world of the vendors."""
@@ -107,3 +136,24 @@ def test_a_real_agent_repairs_a_test_and_its_commit_comes_back(
     headers = {"claude": "x-api-key", "opencode": "x-api-key", "gemini": "x-goog-api-key"}
     values = sent(outside, headers.get(agent, "authorization"))
     assert values == {f"Bearer {KEY}" if agent == "codex" else KEY}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_claude_asks_nothing_at_its_start_and_leaves_the_terminal_usable(
+    bottle: Bottle, base: str, outside: World, shared_cache: Path, tmp_path: Path
+) -> None:
+    there = repository(tmp_path / "repo", base)
+    own = in_world(bottle, outside, ANTHROPIC_API_KEY=KEY, TERM="xterm-256color")
+    argv = [*own.prefix, str(bottles.PROGRAM), "claude", "--backend=docker", "--name=red", str(there.top)]
+    shown = io.StringIO()
+    child = pexpect.spawn(
+        argv[0], argv[1:], env=own.env(), dimensions=(40, 120), timeout=300, encoding="utf-8"
+    )  # type: ignore[arg-type]
+    child.logfile_read = shown
+    child.expect(r"bypass.{0,20}permissions.{0,20}on")  # below the first prompt, after all questions
+    text = re.sub(r"\x1b\[[0-9;?<>=]*[A-Za-z]", "", shown.getvalue())
+    assert not re.search(r"trust|custom API key|[Ll]ogin method|text style", text), text
+    assert own("stop", "red").code == 0
+    child.expect_exact("\x1b[<99u")
+    child.expect(pexpect.EOF)

@@ -125,9 +125,8 @@ def _openai(asked: dict[str, Any]) -> Events:
         "content": [{"type": "output_text", "text": LAST, "annotations": []}],
     }  # fmt: skip
     if command:
-        name, arguments = _shell_call(asked.get("tools") or [], command)
-        item = {"type": "function_call", "id": f"fc_{done}", "call_id": f"call_{done}", "name": name,
-                "arguments": json.dumps(arguments), "status": "completed"}  # fmt: skip
+        item = {"id": f"fc_{done}", "call_id": f"call_{done}", "status": "completed"}
+        item |= _shell_call(asked.get("tools") or [], command)
     usage = {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 20,
              "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 120}  # fmt: skip
     response = {"id": f"resp_{done}", "object": "response", "status": "in_progress", "output": []}
@@ -139,14 +138,16 @@ def _openai(asked: dict[str, Any]) -> Events:
     yield "response.completed", {"type": "response.completed", "response": ended}
 
 
-def _shell_call(tools: Sequence[dict[str, Any]], command: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the arguments of a call of the shell tool that the agent has."""
+def _shell_call(tools: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
+    """Return a call of the shell tool that the agent has: a function, or from a script that calls it."""
     names = [str(tool.get("name", "")) for tool in tools]
-    if "exec_command" in names:
-        return "exec_command", {"cmd": command}
-    if "shell_command" in names:
-        return "shell_command", {"command": command}
-    return "shell", {"command": ["bash", "-lc", command]}
+    if "exec" in names:
+        script = (
+            f"const found = await tools.exec_command({json.dumps({'cmd': command})});\ntext(found.output);"
+        )
+        return {"type": "custom_tool_call", "name": "exec", "input": script}
+    name, key = ("exec_command", "cmd") if "exec_command" in names else ("shell_command", "command")
+    return {"type": "function_call", "name": name, "arguments": json.dumps({key: command})}
 
 
 # --- Google

@@ -67,7 +67,9 @@ def with_agent(ctx: click.Context, settings: Settings, agent: Agent) -> Settings
         return key not in settings or settings[key].origin == DEFAULT
 
     command = _command(ctx, agent)
-    if ctx.params.get("prompt") is not None or default("command"):
+    by_user = settings["agent.name"].origin != str(settings.file)
+    of_file = settings["command"].origin == str(settings.file)
+    if ctx.params.get("prompt") is not None or default("command") or (of_file and by_user):
         settings = settings.replaced("command", Setting(command, origin))
     if default("workspace"):
         settings = settings.replaced("workspace", Setting("clone", origin))
@@ -78,8 +80,9 @@ def with_agent(ctx: click.Context, settings: Settings, agent: Agent) -> Settings
         return settings
     hosts = list(profile.hosts)
     for name, reference in credentials(profile, settings).items():
-        settings = settings.replaced(f"secrets.{name}", Setting(reference, origin))
-        hosts += [f"{host}:443" for host in reference.hosts]
+        if default(f"secrets.{name}"):
+            settings = settings.replaced(f"secrets.{name}", Setting(reference, origin))
+            hosts += [f"{host}:443" for host in reference.hosts]
     own = settings["egress.allow"]
     allowed = tuple(dict.fromkeys((*own.value, *hosts)))
     both = origin if own.origin == DEFAULT else f"{own.origin}, {origin}"
@@ -97,6 +100,8 @@ def credentials(profile: Profile, settings: Settings) -> dict[str, Reference]:
         own = settings.get(f"secrets.{name}")
         if own is not None:
             found[name] = own.value
+        elif f"env.{name}" in settings:
+            continue  # the user gives it to the bottle
         elif each.unless not in found and os.environ.get(each.env or name):
             found[name] = Reference(name, "env", each.env or name, tuple(each.hosts))
     return found
