@@ -81,7 +81,7 @@ def _with_agent(folder: Path, agents: Path) -> Path:
 
 def _packed(folder: Path, version: str, cache: str) -> float:
     """Pack an image with an agent; give the seconds of the export and the packer."""
-    argv = [PROGRAM, "pack", "-q", "--json", "--agent", f"claude@{version}", folder]
+    argv: list[str | Path] = [PROGRAM, "pack", "-q", "--json", "--agent", f"claude@{version}", folder]
     env = {**os.environ, "BOT_BOTTLE_CACHE_DIR": cache}
     made = json.loads(subprocess.run(argv, env=env, check=True, capture_output=True).stdout)
     assert made["cache"] == "miss"

@@ -149,7 +149,7 @@ def test_claude_asks_nothing_at_its_start_and_leaves_the_terminal_usable(
     shown = io.StringIO()
     child = pexpect.spawn(
         argv[0], argv[1:], env=own.env(), dimensions=(40, 120), timeout=300, encoding="utf-8"
-    )  # type: ignore[arg-type]
+    )
     child.logfile_read = shown
     child.expect(r"bypass.{0,20}permissions.{0,20}on")  # below the first prompt, after all questions
     text = re.sub(r"\x1b\[[0-9;?<>=]*[A-Za-z]", "", shown.getvalue())
