@@ -35,6 +35,9 @@ def test_a_microvm_in_the_background(shared_cache: Path) -> None:
     said = bottle("logs", "day").stdout.splitlines()
     assert said[0] == "up"
     assert "bye" in said  # beside it, on the other stream, the shell may say that its sleep was ended
-    assert json.loads(bottle("show", "--json", "day").stdout)["exit_status"] == 5
+    ended = json.loads(bottle("show", "--json", "day").stdout)
+    assert ended["exit_status"] == 5
+    stages = ("prepare", "network", "start", "setup", "proof", "boot", "command", "total")
+    assert {*stages} <= {*ended["seconds"]}
     assert left_behind(shared_cache) == []
     assert bottle("prune").stdout == "removed day\n"

@@ -17,7 +17,7 @@ export BOT_BOTTLE_CACHE_DIR=/fast/cache
 unset DOCKER_HOST
 mkdir /fast/home && cd /results
 @bottle@ doctor --json > doctor.json
-printf 'given' | @bottle@ run --cpus 1 -m 1g --archive image.tar -- sh -c \
+printf 'given' | @bottle@ run --time --cpus 1 -m 1g --archive image.tar -- sh -c \
   'cat; echo; id -u; pwd; uname -r; echo "$GREETING"; echo of-error >&2; exit 7' > out 2> err
 echo $? > status
 @bottle@ run -q --cpus 1 -m 1g --archive image.tar > own 2>> err
@@ -62,6 +62,8 @@ def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_
     assert kernel != told["kernel"].strip()
     assert "of-error\n" in told["err"]
     assert "QEMU emulation" not in told["err"]
+    stages = {line.split()[0] for line in told["err"].splitlines() if line.endswith(" s")}
+    assert {"prepare", "network", "create", "start", "proof", "command", "total"} <= stages, told["err"]
     assert (told["victim"], told["victim-status"]) == ("works\n", "109\n"), told
     for said in (told["victim-err"], told["on-a-terminal"]):
         assert "bottle: the microVM ended before its command did" in said

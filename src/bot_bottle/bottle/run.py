@@ -248,7 +248,8 @@ def run_bottle(
         folder = stack.enter_context(run_context())
         converter = Converter(folder, progress, options)
         values = resolve(spec.secrets)  # a missing secret is reported before anything is built
-        plan = prepare(spec, converter)
+        with progress.timed("prepare"):
+            plan = prepare(spec, converter)
         record.plan = plan.described()
         started = launch(plan, converter, folder, progress, receipt=record, secrets=values)
         with started as bottle:

@@ -215,13 +215,15 @@ def launch(
     credentials, launch = with_placeholders(launch)
     store = CredentialStore(credentials, run.path / BUNDLE)
     with ExitStack() as stack:
-        net = stack.enter_context(network(launch, record, run, store, progress))
+        with progress.timed("network"):
+            net = stack.enter_context(network(launch, record, run, store, progress))
         with progress.stage("boot") as stage:
             stage.say("starting the microVM")
             share = _share(launch, user, folder, stack)
             guest = Guest(files, launch.memory_mib, launch.cpus, _extras(launch, share, net))
             program = stack.enter_context(_confined(qemu, guest, rate, net, folder))
-            machine = stack.enter_context(boot(program.argv, folder))
+            with progress.timed("start"):
+                machine = stack.enter_context(boot(program.argv, folder))
             in_force = program.in_force()
             net.check()
             if share is not None:
@@ -229,10 +231,11 @@ def launch(
             if launch.workspace is not None and launch.workspace.index is not None:
                 launch.workspace.index.record_owner(user.uid, user.gid)
             script = _setup_script(launch, user, share, net, store.read_bundle(launch.egress))
-            if machine.script(script, _SETUP) != 0:
-                raise BootError(
-                    "the bottle's container did not start", why=machine.console(), next_step="try again"
-                )
+            with progress.timed("setup"):
+                if machine.script(script, _SETUP) != 0:
+                    raise BootError(
+                        "the bottle's container did not start", why=machine.console(), next_step="try again"
+                    )
             stage.say("checking its network isolation")
             with progress.timed("proof"):
                 proof = probes.prove(machine, launch.egress, published=bool(launch.ports))

@@ -153,7 +153,8 @@ def launch(
     store = CredentialStore(credentials, run.path / BUNDLE)
     nested = choose_accel(accel, probe_kvm()) == "nested"
     with ExitStack() as stack:
-        net = stack.enter_context(network(launch, record, run, store, progress, nested=nested))
+        with progress.timed("network"):
+            net = stack.enter_context(network(launch, record, run, store, progress, nested=nested))
         host = _host(launch, artifact, run, progress, net, stack, nested=nested)
         tools = stack.enter_context(machine_tools(store.read_bundle(launch.egress), run, progress))
         with progress.stage("boot") as stage:
@@ -164,9 +165,11 @@ def launch(
                     if host.smolvm.is_ours:
                         stack.callback(_quietly, host, prune_argv())
                     stack.callback(_quietly, host, delete_argv(launch.name))
-            host.call(_creation(launch, artifact, host, tools), timeout=_CREATE)
+            with progress.timed("create"):
+                host.call(_creation(launch, artifact, host, tools), timeout=_CREATE)
             stage.say("starting the microVM")
-            _start(host, launch, net, stage)
+            with progress.timed("start"):
+                _start(host, launch, net, stage)
             stage.say("checking its network isolation")
             with progress.timed("proof"):
                 names = [each.partition(":")[0] for each in launch.services]
