@@ -17,12 +17,12 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.engine.engine import BuildRequest, find_engine
 from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
-from tests.engine.conftest import Context
 from tests.support import bottle as bottles
 from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
 from tests.support.engines import CHECKOUT, Docker, Podman
+from tests.support.images import busybox_context
 from tests.support.npm_registry import archive, fake_registry
 from tests.support.world import World, world
 
@@ -84,22 +84,24 @@ def test_an_agent_is_put_on_any_image_once(bottle: Bottle, image: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["docker", "podman"])
 def test_the_c_library_of_an_image_is_found(
-    name: str, docker: Docker, podman: Podman, context: Context, monkeypatch: pytest.MonkeyPatch
+    name: str, docker: Docker, podman: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in (podman if name == "podman" else docker).variables.items():
         monkeypatch.setenv(variable, value)
     engine = find_engine(name)
 
-    def found(*lines: str) -> str:
-        image = engine.build_image(BuildRequest(context(*lines)), lambda _: None)
+    def found(files: str) -> str:
+        text = f"FROM scratch\nCOPY rootfs /\nENV PATH=/usr/bin:/bin\nRUN rm -rf /lib64 /lib/ld-*; {files}\n"
+        folder = busybox_context(tmp_path / name / str(len(files)), text)
+        image = engine.build_image(BuildRequest(folder), lambda _: None)
         with run_context() as run:
             return libc_of(engine, image, "amd64", run)
 
-    musl = "RUN mkdir -p /lib /lib64 && touch /lib/ld-musl-x86_64.so.1"
-    assert found(musl, "RUN ln -s /lib/libgcompat.so.0 /lib64/ld-linux-x86-64.so.2") == "musl"
-    assert found(musl, "RUN ln -s ../usr/lib/ld /lib64/ld-linux-x86-64.so.2") == "glibc"
+    musl = "mkdir -p /lib /lib64 && touch /lib/ld-musl-x86_64.so.1"
+    assert found(f"{musl} && ln -s /lib/libgcompat.so.0 /lib64/ld-linux-x86-64.so.2") == "musl"
+    assert found(f"{musl} && touch /lib64/ld-linux-x86-64.so.2") == "glibc"
     with pytest.raises(AgentError, match="neither glibc nor musl"):
-        found("RUN rm -rf /lib64 /lib/ld-*")
+        found("true")
 
 
 @pytest.fixture(scope="module")

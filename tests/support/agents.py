@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.support.model_server import LAST, broken_repository
 from tests.support.repos import Repo, make_repo
 from tests.support.world import World
 
-KEY = "sk-ant-canary-0123456789abcdef0123456789abcdef"
+KEY = f"sk-ant-canary-{secrets.token_hex(16)}"
 
 
 def repository(folder: Path, base: str) -> Repo:

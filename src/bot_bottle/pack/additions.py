@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bot_bottle.agent.choice import Agent
 from bot_bottle.agent.launcher import BIN
 from bot_bottle.agent.layer import LAYER_VERSION, make_layer
 from bot_bottle.cache.config_digests import ConfigDigests
-from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.engine import Engine, NoSuchImageError
 from bot_bottle.engine.features import install_features, label
 from bot_bottle.engine.identity import EngineImage
 from bot_bottle.engine.layers import add_layers, libc_of
@@ -65,9 +66,11 @@ def _with_agent(
     arch = Platform.of_this_machine().architecture
     cache = ConfigDigests(paths.agents_dir() / "images")
     known = cache.find(_key_of_agent(agent, image, arch))
-    if known is not None and engine.exists(str(known)):
-        progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
-        return engine.image(str(known))
+    if known is not None:
+        with suppress(NoSuchImageError):
+            found = engine.image(str(known))
+            progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
+            return found
     libc = libc_of(engine, image, arch, run) if agent.depends_on_libc(arch) else None
     layer = make_layer(agent, arch, libc, progress)
     launcher = run.folder("agent") / "launcher.tar"
