@@ -61,16 +61,23 @@ class Layer:
 def update(agent: Agent, arch: str, registry: Registry) -> str:
     """Record the newest version of an agent, with the hashes of its packages; return that version.
 
-    Where the registry has none that is newer, it is that of `agent`. Raises AgentError.
+    Where the registry has none that is newer, it is that of `agent`. Raises AgentError where it has no
+    package of the newest version.
     """
     newest = registry.find(agent.profile.release, "latest").version
     if not is_newer(newest, agent.version):
         return agent.version
-    hashes = {}
+    hashes: dict[str, str] = {}
+    missing: AgentError | None = None
     for each in agent.profile.packages:
         if each.arch in (None, arch) and VERSION in each.version:
-            release = registry.find(each.name, each.version.replace(VERSION, newest))
-            hashes[f"{release.name}@{release.version}"] = release.integrity
+            try:
+                release = registry.find(each.name, each.version.replace(VERSION, newest))
+                hashes[f"{release.name}@{release.version}"] = release.integrity
+            except AgentError as error:  # a vendor may publish for some images later than for others
+                missing = error
+    if missing is not None and not hashes:
+        raise missing
     add_hashes(agent.name, hashes, version=newest)
     return newest
 
