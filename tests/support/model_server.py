@@ -126,7 +126,8 @@ def _openai(asked: dict[str, Any]) -> Events:
     }  # fmt: skip
     if command:
         item = {"id": f"fc_{done}", "call_id": f"call_{done}", "status": "completed"}
-        item |= _shell_call(asked.get("tools") or [], command)
+        offered = [tool for item in items or [] for tool in item.get("tools") or []]
+        item |= _shell_call([*(asked.get("tools") or []), *offered], command)
     usage = {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 20,
              "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 120}  # fmt: skip
     response = {"id": f"resp_{done}", "object": "response", "status": "in_progress", "output": []}
@@ -141,11 +142,13 @@ def _openai(asked: dict[str, Any]) -> Events:
 def _shell_call(tools: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
     """Return a call of the shell tool that the agent has: a function, or from a script that calls it."""
     names = [str(tool.get("name", "")) for tool in tools]
-    if "exec" in names:
+    spaces = {str(inner.get("name")): tool.get("name") for tool in tools for inner in tool.get("tools") or []}
+    if "exec" in (*names, *spaces):
         script = (
             f"const found = await tools.exec_command({json.dumps({'cmd': command})});\ntext(found.output);"
         )
-        return {"type": "custom_tool_call", "name": "exec", "input": script}
+        space = {"namespace": spaces["exec"]} if "exec" in spaces else {}
+        return {"type": "custom_tool_call", "name": "exec", "input": script, **space}
     name, key = ("exec_command", "cmd") if "exec_command" in names else ("shell_command", "command")
     return {"type": "function_call", "name": name, "arguments": json.dumps({key: command})}
 
