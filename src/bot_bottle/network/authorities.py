@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +30,8 @@ def has_own_authorities(env: Mapping[str, str]) -> bool:
 
 def names_other_authorities(env: Mapping[str, str]) -> bool:
     """Return whether the environment names authorities that are not just the place of the system's."""
+    import ssl  # only here and below: it takes a while to load, and few name authorities
+
     python = ssl.get_default_verify_paths()
     usual = {os.path.realpath(each) for each in (*_SYSTEM, python.openssl_cafile, python.openssl_capath)}
     named = [env.get(FILE) or "", *(env.get(FOLDERS) or "").split(os.pathsep)]
@@ -42,6 +43,8 @@ def write_authorities(env: Mapping[str, str], path: Path) -> None:
 
     A folder is added to this machine's usual file, if no other file is named.
     """
+    import ssl
+
     usual = ssl.get_default_verify_paths().openssl_cafile
     found: dict[bytes, None] = {}
     size = 0

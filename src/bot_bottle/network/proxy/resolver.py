@@ -5,7 +5,6 @@ Nothing else is asked then: neither this machine's hosts file nor its resolver.
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import ipaddress
 from typing import TYPE_CHECKING
@@ -55,6 +54,8 @@ class Resolver:
 
     async def resolve(self, host: str, port: int) -> list[str]:  # noqa: ARG002 - as `dialing.resolve`
         """Return the addresses of a host, IPv4 first. Raises OSError."""
+        import asyncio  # only here: every command loads this module, and the proxy alone resolves
+
         try:
             return [str(ipaddress.ip_address(host))]
         except ValueError:

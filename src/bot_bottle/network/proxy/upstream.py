@@ -6,16 +6,19 @@ hosts that are reached directly, in small letters too.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import ipaddress
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from bot_bottle.errors import SpecError
-from bot_bottle.network.dialing import Streams
+
+if TYPE_CHECKING:  # every command loads this module, and the proxy alone connects
+    import ssl
+
+    from bot_bottle.network.dialing import Streams
 
 _TIMEOUT = 30.0  # seconds
 _PORTS = {"http": 80, "https": 443}
@@ -40,6 +43,8 @@ class Upstream:
 
     async def secured(self, streams: Streams, context: ssl.SSLContext) -> Streams:
         """Begin TLS with it, if its URL says so. Raises OSError."""
+        import asyncio
+
         if self.secure:
             async with asyncio.timeout(_TIMEOUT):
                 await streams[1].start_tls(context, server_hostname=self.host)
@@ -47,6 +52,8 @@ class Upstream:
 
     async def open_tunnel(self, streams: Streams, host: str, port: int) -> Streams:
         """Ask it for a tunnel to a host. Raises OSError."""
+        import asyncio
+
         reader, writer = streams
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [b"CONNECT %b HTTP/1.1" % target.encode(), b"Host: %b" % target.encode()]
