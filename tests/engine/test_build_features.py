@@ -112,6 +112,7 @@ def test_a_secret_is_in_its_step_and_nowhere_else(
     assert canary.places(tmp_path) == []
 
 
+@pytest.mark.podmans_slow
 def test_a_failing_step_does_not_show_its_secret(
     engine: Engine, context: Path, canary: Canary, secrets: tuple[BuildSecret, ...]
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_failing_step_does_not_show_its_secret(
     assert canary.value.decode() not in str(caught.value)
 
 
+@pytest.mark.podmans_slow
 def test_a_secret_that_is_required_and_not_given_is_named(engine: Engine, context: Path) -> None:
     if needs_buildkit(engine):
         return
@@ -150,6 +152,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             process.terminate()
 
 
+@pytest.mark.podmans_slow
 def test_an_ssh_agent_is_in_its_step(engine: Engine, context: Path, agent: str, tmp_path: Path) -> None:
     copy_with_libraries("ssh-add", context / "rootfs")
     key = tmp_path / "id"
@@ -221,6 +224,7 @@ def test_cache_bind_and_tmpfs_mounts_leave_nothing_in_the_image(
             content_of(absent, kept)
 
 
+@pytest.mark.podmans_slow
 def test_here_documents_are_carried_out_or_refused(engine: Engine, context: Path, tmp_path: Path) -> None:
     steps = (
         'RUN <<END\necho "first" > /made\necho "$((1 + 1))" >> /made\nEND\nCOPY <<END /copied\ntext\nEND\n'
@@ -234,6 +238,7 @@ def test_here_documents_are_carried_out_or_refused(engine: Engine, context: Path
     assert (content_of("made", kept), content_of("copied", kept)) == ("first\n2\n", "text\n")
 
 
+@pytest.mark.podmans_slow
 def test_a_build_secret_is_in_no_output_or_file_of_pack(
     engine: Engine, context: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

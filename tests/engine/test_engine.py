@@ -66,6 +66,7 @@ def test_an_unchanged_rebuild_gives_the_same_id(engine: Engine, context: Path, l
 
 
 @pytest.mark.one_store
+@pytest.mark.podmans_slow
 def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -> None:
     secret = "s3cret-value"  # noqa: S105 - the test's own
     request = dockerfile(context, 'ARG WORD\nARG OTHER=none\nRUN echo "$WORD $OTHER" && sleep 0.5\n')
@@ -87,6 +88,7 @@ def test_a_build_argument_is_on_no_command_line(engine: Engine, context: Path) -
 
 
 @pytest.mark.one_store
+@pytest.mark.podmans_slow
 def test_a_build_takes_target_platform_and_a_dockerfile_elsewhere(
     engine: Engine, context: Path, tmp_path: Path, lines: list[str]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_dockerfile_that_cannot_be_carried_out_is_refused_with_the_word(
 
 
 @pytest.mark.one_store
+@pytest.mark.podmans_slow
 def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines: list[str]) -> None:
     def containers() -> set[str]:
         listing = [str(engine.program), "ps", "-aq", *(["--external"] if engine.name == PODMAN else [])]
@@ -151,6 +154,7 @@ def test_a_failed_build_leaves_no_container(engine: Engine, context: Path, lines
 
 
 @pytest.mark.one_store
+@pytest.mark.podmans_slow
 def test_a_containerfile_is_built(engine: Engine, context: Path, lines: list[str]) -> None:
     (context / "Containerfile").write_text(BASE)
     assert engine.exists(engine.build(BuildRequest(context), lines.append))
@@ -188,6 +192,7 @@ def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> No
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_untag_of_one_name_leaves_the_others(engine: Engine, image: str) -> None:
     names = [f"bot-bottle-test-{which}:{OWNER}" for which in ("one", "two")]
     for name in names:
@@ -198,6 +203,7 @@ def test_untag_of_one_name_leaves_the_others(engine: Engine, image: str) -> None
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_an_unknown_image_is_an_error_of_its_own(engine: Engine) -> None:
     for unknown in (f"bot-bottle-test-nowhere:{OWNER}", "sha256:" + "0" * 64):
         assert not engine.exists(unknown)
@@ -214,6 +220,7 @@ def test_an_unknown_image_is_an_error_of_its_own(engine: Engine) -> None:
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_a_push_to_a_registry_that_does_not_answer_is_an_error(
     engine: Engine, image: str, lines: list[str]
 ) -> None:
@@ -248,6 +255,7 @@ def has_pending_signal(pid: int) -> bool:
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_a_save_that_is_ended_from_outside_is_never_whole(engine: Engine, image: str) -> None:
     with pytest.raises(EngineError), engine.save(image) as stream:
         assert stream.read(1000)

@@ -86,7 +86,7 @@ def run(bottle: Bottle, image: str, *options: str) -> Ended:
         ("", 1000),
         pytest.param("agent", 1000, marks=pytest.mark.others_slow),
         pytest.param("4321:0", 4321, marks=pytest.mark.others_slow),
-        ("0:1000", 0),
+        pytest.param("0:1000", 0, marks=pytest.mark.podmans_slow),
     ],
 )
 def test_only_root_has_capabilities(world: tuple[Bottle, str], user: str, uid: int) -> None:

@@ -53,6 +53,7 @@ def image(engine: Engine, engine_case: Case, nameless: str) -> str:
     return nameless
 
 
+@pytest.mark.podmans_slow
 def test_an_image_that_a_push_would_lose_is_not_pushed(
     engine: Engine, engine_case: Case, nameless: str, tmp_path: Path
 ) -> None:
@@ -102,7 +103,7 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
         pytest.param("push", 2, marks=pytest.mark.others_slow),
         pytest.param("save", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
         pytest.param("direct", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
-        ("auto", 0),
+        pytest.param("auto", 0, marks=pytest.mark.podmans_slow),
     ],
 )
 def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
@@ -124,6 +125,7 @@ def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
     assert state(engine, image)[0] == []
 
 
+@pytest.mark.podmans_slow
 def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: str) -> None:
     before = state(engine, image)
     with ephemeral_registry(push=True) as registry:
@@ -175,6 +177,7 @@ def test_a_push_that_is_ended_at_any_command_leaves_nothing(
         assert code == (0 if number > commands else {"KILL": -9, "TERM": 143}[signal])
 
 
+@pytest.mark.podmans_slow
 def test_an_image_that_loses_its_name_during_the_push_stays(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def clients(
 
 
 @pytest.mark.one_client
+@pytest.mark.podmans_slow
 def test_an_engines_clients_pull_what_is_loaded_and_push_what_all_others_pull(
     engine_case: Case, clients: dict[str, Client], saved: Path, image_config: str, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_every_form_of_archive_is_served(saved: Path, form: Form, tmp_path: Path
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_an_image_of_an_engine_is_the_same_loaded_or_pushed(
     engine: Engine, image: str, image_config: str, saved: Path
 ) -> None:

@@ -24,7 +24,6 @@ RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
 """
 
 
-@pytest.mark.always
 @pytest.mark.any_builder
 def test_every_transport_gives_the_same_artifact(engine_case: Case, engine: Engine, tmp_path: Path) -> None:
     # an old client does not say which containerd the images are in

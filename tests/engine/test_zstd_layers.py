@@ -82,7 +82,7 @@ def in_layout(layout: Path) -> Iterator[bytes]:
     [pytest.param("docker-26-containerd", marks=pytest.mark.slow), "docker-28-containerd"],
     indirect=True,
 )
-@pytest.mark.parametrize("attested", ["true", "false"])
+@pytest.mark.parametrize("attested", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_zstd_layers_that_docker_builds_give_the_same_artifact(
     docker: Docker, context: Path, tmp_path: Path, attested: str
 ) -> None:
@@ -120,6 +120,7 @@ def pushed(
 
 
 @pytest.mark.each_podman
+@pytest.mark.podmans_slow
 def test_zstd_layers_that_podman_pushes_give_the_same_artifact(
     pushed: tuple[Registry, str], podman: Podman, tmp_path: Path
 ) -> None:

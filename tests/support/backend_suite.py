@@ -54,7 +54,12 @@ class Suite:
 
     @pytest.mark.parametrize(
         ("script", "status"),
-        [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("exit 1", 1), ("exit 255", 255)],
+        [
+            ("exit 7", 7),
+            ("kill -9 $$", 137),
+            ("exit 255", 255),
+            *(pytest.param(f"exit {status}", status, marks=pytest.mark.slow) for status in (0, 1)),
+        ],
     )
     def test_the_status_is_the_commands_own(self, attach: Attach, script: str, status: int) -> None:
         assert attach("sh", "-c", script).code == status

@@ -13,7 +13,8 @@ machine and a podman of its own, and all tests of any other engine are in one of
 
 What runs on all of them takes more than half an hour. So it is slow (`make test-slow`) on other engines than
 this machine's own, docker 28 with containerd's store and podman 5.8, and with other clients than each one's
-own; marked `always`, on no engine with its own client; marked `others_slow`, on all but this machine's own.
+own; marked `always`, on no engine with its own client; marked `others_slow`, on all but this machine's own;
+marked `podmans_slow`, as podman 5.8 does it with the same code, on all podmans but this machine's own.
 `make engine ENGINE=NAME` runs all of the tier on one.
 """
 
@@ -185,7 +186,8 @@ def _selected(item: pytest.Item) -> bool:
 def mark_slow(items: list[pytest.Item]) -> None:
     """Mark the tests that are slow on an engine. This has to come before -m is looked at."""
     for item in items:
-        if any(_engines(item)) and item.get_closest_marker("others_slow"):
+        others = any(_engines(item)) and item.get_closest_marker("others_slow")
+        if others or (_engines(item)[1] and item.get_closest_marker("podmans_slow")):
             item.add_marker(pytest.mark.slow)
 
 
