@@ -59,6 +59,7 @@ done
 """
 
 
+@pytest.mark.slow  # what a bottle in it reaches is in test_nested and test_nested_proxy
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("shared_cache")
 def test_its_only_network_can_be_the_sockets_of_a_proxy(cache_dir: Path, tmp_path: Path) -> None:

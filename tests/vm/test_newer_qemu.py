@@ -64,7 +64,10 @@ def answer(port: int) -> bytes:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("name", "suite"), [("qemu-10", "trixie-qemu"), ("qemu-11", "sid-qemu")])
+@pytest.mark.parametrize(
+    ("name", "suite"),
+    [pytest.param("qemu-10", "trixie-qemu", marks=pytest.mark.slow), ("qemu-11", "sid-qemu")],
+)
 def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_a_port(
     docker: Docker, image: str, shared_cache: Path, tmp_path: Path, name: str, suite: str
 ) -> None:

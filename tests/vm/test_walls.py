@@ -150,7 +150,7 @@ def test_with_one_host_allowed_all_of_it_works(run: Run, there: Bottle, outside:
     ("options", "reachable"),
     [
         pytest.param((), set(), id="nothing"),
-        pytest.param(("-p", "3000"), set(), id="a-port"),
+        pytest.param(("-p", "3000"), set(), id="a-port", marks=pytest.mark.slow),
         pytest.param(
             [f"--allow={name}.example.org" for name in ("api", "rebound", "clouded", "looped")],
             {API},
