@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 T = TypeVar("T")
 
-FEW = [200, pytest.param(5000, marks=pytest.mark.slow)]
-MANY = [1000, pytest.param(5000, marks=pytest.mark.slow)]
+FEW = [100, pytest.param(5000, marks=pytest.mark.slow)]
+MANY = [300, pytest.param(5000, marks=pytest.mark.slow)]
 
 
 def tried(examples: st.SearchStrategy[T], count: int, judge: Callable[[T], None]) -> None:

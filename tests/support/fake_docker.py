@@ -62,7 +62,7 @@ class FakeDocker:
         (self.folder / "image.json").write_text(json.dumps(image))
         self.behave(behaviour or Behaviour())
         program = bin / "docker"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I {__file__} {self.folder} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {self.folder} "$@"\n')
         program.chmod(0o755)
         return program
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from bot_bottle.git.held import write_project
@@ -111,9 +115,22 @@ class GitWorld:
     server: int
 
 
-def make_remote(folder: Path, *options: str) -> tuple[Repo, Repo]:
+def make_remote(folder: Path) -> tuple[Repo, Repo]:
     """Make a bare repository and the user's clone of it, which has a branch of its own besides."""
-    first = make_repo(folder / "first", *options)
+    template = _template()
+    for name in ("remote.git", "user"):
+        shutil.copytree(template / name, folder / name)
+    remote, user = Repo(folder / "remote.git"), Repo(folder / "user")
+    user.git("remote", "set-url", "origin", remote.top)
+    return remote, user
+
+
+@cache
+def _template() -> Path:
+    """Make both in a folder of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="bot-bottle-git-"))
+    atexit.register(shutil.rmtree, folder)
+    first = make_repo(folder / "first")
     first.commit({"README": "one\n", ".github/workflows/ci.yml": "on: push\n"})
     first.git("tag", "-a", "v1", "-m", "first")
     remote = Repo(folder / "remote.git")
@@ -123,7 +140,7 @@ def make_remote(folder: Path, *options: str) -> tuple[Repo, Repo]:
     user.git("switch", "-q", "-c", "private")
     user.commit({"private": "not for the bottle\n"})
     user.git("switch", "-q", "main")
-    return remote, user
+    return folder
 
 
 @contextmanager

@@ -27,6 +27,22 @@ class Proxied:
     folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    _forgotten: int = 0
+
+    def _connections(self) -> list[str]:
+        """Return those that it has not closed: proc(5), states ESTABLISHED and CLOSE_WAIT."""
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return [row[2] for row in rows if row[1].endswith(f":{self.port:04X}") and row[3] in ("01", "08")]
+
+    def forget(self) -> None:
+        """Forget what was logged, for the next test: once all connections have ended, and been logged."""
+        wait_until(lambda: not self._connections(), 20)
+        plug, _ = self.tunnel(f"forgotten-{self._forgotten}.invalid:1")
+        with plug:
+            read_all(plug)
+        name = f"forgotten-{self._forgotten}.invalid"
+        wait_until(lambda: name in [each.get("host") for each in self.log()], 10)
+        self._forgotten += len(self.log())
 
     def allow(self, *entries: str) -> None:
         """Replace its policy."""
@@ -53,7 +69,7 @@ class Proxied:
         path = self.folder / "log"
 
         def lines() -> list[str]:
-            return path.read_text().splitlines() if path.exists() else []
+            return path.read_text().splitlines()[self._forgotten :] if path.exists() else []
 
         wait_until(lambda: len(lines()) >= count, 10)
         return [json.loads(line) for line in lines()]

@@ -60,10 +60,11 @@ class Checkout:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def run(self, *args: str, uid: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, uid: int = 0, processes: int = 0) -> subprocess.CompletedProcess[str]:
         self.program("bin/id", f"echo {uid}")
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}  # it starts sooner
+        env["TEST_PROCESSES"] = str(processes)
         env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
         command = [str(self.folder / "scripts" / "test"), *args]
         return subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -98,8 +99,9 @@ def test_no_such_test_in_any_tier_is_a_failure(checkout: Checkout) -> None:
 
 def test_a_failure_does_not_keep_the_next_tier_from_running(checkout: Checkout) -> None:
     checkout.tests("unit", "def test_bad(): assert False")
-    done = checkout.run("unit", "engine")
+    done = checkout.run("unit", "engine", processes=2)
     assert done.returncode == 1
+    assert done.stdout.count("created: 2/2 workers") == 2
     assert "1 failed" in done.stdout
     assert "3 passed" in done.stdout  # the one marked root too: this is root, by the `id` of the test
 

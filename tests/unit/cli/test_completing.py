@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,23 @@ def bottles() -> Iterator[None]:
         yield
 
 
+@cache
+def script() -> str:
+    """Return bash's completion script."""
+    return subprocess.check_output([PROGRAM, "completion", "bash"], text=True)
+
+
 def completed(*words: str) -> list[str]:
     """Give what bash offers for the last of the words."""
-    script = subprocess.check_output([PROGRAM, "completion", "bash"], text=True)
     line = " ".join(map(shlex.quote, ("bottle", *words)))
     ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _bottle_completion bottle bottle bottle"
     done = subprocess.run(
-        ["bash", "--norc", "-c", f'{script}\n{ask}\nfor each in "${{COMPREPLY[@]}}"; do echo "$each"; done'],
+        [
+            "bash",
+            "--norc",
+            "-c",
+            f'{script()}\n{ask}\nfor each in "${{COMPREPLY[@]}}"; do echo "$each"; done',
+        ],
         env={**os.environ, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

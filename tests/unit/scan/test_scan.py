@@ -146,14 +146,14 @@ def test_binaries_are_passed_over_and_texts_are_read_part_by_part(tmp_path: Path
 
 
 def test_a_long_line_takes_no_more_time_than_its_length_and_is_searched_whole(tmp_path: Path) -> None:
-    hostile = b"//x" * (1 << 17) + b"://" * (1 << 17)
+    hostile = b"//x" * (1 << 15) + b"://" * (1 << 15)
     tokens = b"".join(b"y" * 4090 + b" " + f"ghp_{letters(36)} ".encode() for _ in range(5))
     begun = time.process_time()  # of the processor: others may keep it busy
     members = [file("hostile", hostile), file("a/long.js", b"1\n" + tokens)]
     assert [each[1:] for each in found(saved_image(tmp_path / "i.tar", members))] == [
         ("a/long.js", 2, "GitHub Token")
     ]
-    assert time.process_time() - begun < 60
+    assert time.process_time() - begun < 15
 
 
 def test_an_artifact_is_searched_and_packing_it_warned(

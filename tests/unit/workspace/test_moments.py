@@ -44,7 +44,7 @@ def working(top: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_commits_are_taken_while_the_agent_makes_them(user: Repo, agent: Repo, clone: Clone) -> None:
     heads = [clone.record.base]
     with working(agent.top) as work:
-        for _ in range(25):
+        for _ in range(8):
             clone, done = collect(clone, ended=False)
             heads.append(done.head)
             assert done.branch == "bottle/ship" or done.head == clone.record.base

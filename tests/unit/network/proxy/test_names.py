@@ -31,24 +31,38 @@ ANSWERS: Answers = {
 }
 
 
-@pytest.fixture
-def names() -> Iterator[DnsServer]:
+@pytest.fixture(scope="module")
+def name_server() -> Iterator[DnsServer]:
     with dns_server(ANSWERS) as made:
         yield made
 
 
 @pytest.fixture
+def names(name_server: DnsServer) -> DnsServer:
+    name_server.asked.clear()
+    return name_server
+
+
+@pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     with server(echo) as number:
         yield number
 
 
-@pytest.fixture
-def proxy(tmp_path: Path, names: DnsServer, port: int) -> Iterator[Proxied]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, name_server: DnsServer, port: int) -> Iterator[Proxied]:
     hosts = ("api", "other", "chain", "astray", "metadata", "mapped", "both", "bücher", "rebound", "nothing")
     allow = [*(f"{host}.example.org:{port}" for host in hosts), f"{HERE}:{port}"]
-    with proxied(tmp_path, allow, resolver=names.address) as made:
+    with proxied(tmp_path_factory.mktemp("proxy"), allow, resolver=name_server.address) as made:
         yield made
+
+
+@pytest.fixture
+def proxy(shared: Proxied, names: DnsServer) -> Proxied:
+    """The proxy of this module, without what other tests have had it log."""
+    shared.forget()
+    names.asked.clear()
+    return shared
 
 
 @pytest.mark.parametrize(

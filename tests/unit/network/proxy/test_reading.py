@@ -110,20 +110,28 @@ class Read:
 
 
 @pytest.fixture
-def read(tmp_path: Path, certificate: Path) -> Iterator[Read]:
+def read(shared: Read) -> Read:
+    """The proxy of this module, and its site, without what other tests have asked for."""
+    shared.proxy.forget()
+    shared.site.heads.clear()
+    return shared
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Read]:
     """A proxy for which requests to HOST are limited to GET and POST below /pub/."""
-    site = Site(certificate)
-    (tmp_path / "secret").write_bytes(SECRET)
-    bundle = tmp_path / "bundle.pem"
+    site, folder = Site(certificate), tmp_path_factory.mktemp("reading")
+    (folder / "secret").write_bytes(SECRET)
+    bundle = folder / "bundle.pem"
     with server(site) as port, dns_server({HOST: ["127.0.0.1"]}) as names:
         allow = [f"{HOST}:{port} GET,POST /pub/*", f"127.0.0.1:{port}", "other.example.org"]
         with proxied(
-            tmp_path,
+            folder,
             allow,
             authorities=str(certificate),
             resolver=names.address,
-            reading=ReadingConfig(str(tmp_path / "authority"), str(bundle)),
-            secrets=[ProxiedSecret("PLACEHOLDER", [HOST], str(tmp_path / "secret"))],
+            reading=ReadingConfig(str(folder / "authority"), str(bundle)),
+            secrets=[ProxiedSecret("PLACEHOLDER", [HOST], str(folder / "secret"))],
         ) as proxy:
             wait_until(lambda: bundle.exists(), 30)
             yield Read(proxy, site, port, bundle)

@@ -33,17 +33,33 @@ class Origin:
         return b"".join(self.seen)
 
 
-@pytest.fixture
-def origin() -> Iterator[Origin]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[Origin]:
     made = Origin()
     with server(made) as made.port:
         yield made
 
 
-@pytest.fixture
-def proxy(tmp_path: Path, origin: Origin) -> Iterator[Proxied]:
-    with proxied(tmp_path, [f"localhost:{origin.port}", f"127.0.0.1:{origin.port}"]) as made:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, served: Origin) -> Iterator[Proxied]:
+    allow = [f"localhost:{served.port}", f"127.0.0.1:{served.port}"]
+    with proxied(tmp_path_factory.mktemp("proxy"), allow) as made:
         yield made
+
+
+@pytest.fixture
+def origin(served: Origin, shared: Proxied) -> Origin:
+    """The server of this module, which has seen nothing, and answers as ever."""
+    shared.forget()
+    served.seen.clear()
+    served.answer = OK
+    return served
+
+
+@pytest.fixture
+def proxy(origin: Origin, shared: Proxied) -> Proxied:
+    """The proxy of this module, without what other tests have had it log."""
+    return shared
 
 
 def request(origin: Origin, *lines: str, method: str = "GET", path: str = "/x", body: str = "") -> bytes:

@@ -10,17 +10,24 @@ import pytest
 from tests.support.proxied import Proxied, echo, proxied, read_all, read_head, server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def echoing() -> Iterator[int]:
     with server(echo) as port:
         yield port
 
 
-@pytest.fixture
-def proxy(tmp_path: Path, echoing: int) -> Iterator[Proxied]:
-    """A proxy that allows one server, as `localhost` and by its address."""
-    with proxied(tmp_path, [f"127.0.0.1:{echoing}", f"localhost:{echoing}"]) as made:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with proxied(tmp_path_factory.mktemp("proxy")) as made:
         yield made
+
+
+@pytest.fixture
+def proxy(shared: Proxied, echoing: int) -> Proxied:
+    """The proxy of this module, which allows one server, as `localhost` and by its address."""
+    shared.forget()
+    shared.allow(f"127.0.0.1:{echoing}", f"localhost:{echoing}")
+    return shared
 
 
 def test_bytes_pass_both_ways_and_are_counted(proxy: Proxied, echoing: int) -> None:
