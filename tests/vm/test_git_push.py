@@ -33,7 +33,9 @@ def archive(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("uid", [0, 12345], ids=["root", "ordinary"])
+@pytest.mark.parametrize(
+    "uid", [pytest.param(0, id="root", marks=pytest.mark.slow), pytest.param(12345, id="ordinary")]
+)
 def test_a_clone_pushes_to_its_remote(docker: Docker, archive: Path, shared_cache: Path, uid: int) -> None:
     with caller(uid, docker, None if uid else shared_cache) as who:
         own = Path(shutil.copy(archive, who.folder / "image.tar"))

@@ -60,6 +60,7 @@ cat; yes "out of $WHO" | head -n 5000; yes "err of $WHO" | head -n 5000 >&2; exi
 """
 
 
+@pytest.mark.slow  # two at once are the fan above
 @pytest.mark.timeout(600)
 def test_eight_at_once_do_not_mix(root: Caller, git_image: str) -> None:
     """None is given its input before all eight are there."""

@@ -156,7 +156,12 @@ def test_with_one_host_allowed_all_of_it_works(run: Run, there: Bottle, outside:
             {API},
             id="hosts",
         ),
-        pytest.param(("--allow=*.wild.example.net:443", "-p", "3000"), {WILD}, id="a-wildcard-and-a-port"),
+        pytest.param(
+            ("--allow=*.wild.example.net:443", "-p", "3000"),
+            {WILD},
+            id="a-wildcard-and-a-port",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_no_escape_reaches_what_is_not_allowed(
