@@ -49,6 +49,7 @@ print(child.before, child.exitstatus)
 """
 
 
+@pytest.mark.slow  # for three boots in two emulations; test_nested boots the same smolvm in one
 @pytest.mark.timeout(1000)
 def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
     results, fast = nested.provisions(docker, image, tmp_path, COMMAND)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from _pytest.mark import ParameterSet
 from tests.support.crafted import file, files_tar, layer, saved_files
 
 from bot_bottle.bottle import records
@@ -25,6 +26,11 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 HEADER = "NAME "
 
 Env = Mapping[str, str | None]
+
+
+def slow(value: object) -> ParameterSet:
+    """One that shows the same as another of its test, most likely."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -77,9 +83,9 @@ def bottle(
     [
         {"XDG_CACHE_HOME": "made", "XDG_STATE_HOME": "./made"},
         {"XDG_CACHE_HOME": "", "XDG_STATE_HOME": ""},
-        {"XDG_CACHE_HOME": "~/made", "XDG_STATE_HOME": "~"},
-        {"BOT_BOTTLE_CACHE_DIR": "", "BOT_BOTTLE_STATE_DIR": ""},
-        {"TMPDIR": "made"},
+        slow({"XDG_CACHE_HOME": "~/made", "XDG_STATE_HOME": "~"}),
+        slow({"BOT_BOTTLE_CACHE_DIR": "", "BOT_BOTTLE_STATE_DIR": ""}),
+        slow({"TMPDIR": "made"}),
         {"TMPDIR": "/nonexistent"},
         {"TMPDIR": "/etc/passwd"},
     ],
@@ -130,7 +136,7 @@ def test_a_number_without_a_user_has_no_home(home: Path, here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("value", ["made", "./made", "~/made", "\n/made"])
+@pytest.mark.parametrize("value", ["made", slow("./made"), "~/made", slow("\n/made")])
 def test_a_relative_folder_of_ours_is_refused(name: str, value: str, home: Path, here: Path) -> None:
     args = ["cache", "ls"] if "CACHE" in name else ["ls"]
     done = bottle(*args, env=environment(home, {name: value}), cwd=here)
@@ -142,12 +148,12 @@ def test_a_relative_folder_of_ours_is_refused(name: str, value: str, home: Path,
 @pytest.mark.parametrize(
     "name",
     [
-        b"two words",
+        slow(b"two words"),
         b"new\nline",
         b"'\"$;,:%\\",
-        "\u00e9\u65e5".encode(),
+        slow("\u00e9\u65e5".encode()),
         b"\xff\xfe",
-        b"/".join([b"c" * 100] * 3),
+        slow(b"/".join([b"c" * 100] * 3)),
     ],
 )
 def test_a_folder_with_an_odd_name_is_used(name: bytes, home: Path, here: Path, archive: Path) -> None:
@@ -168,7 +174,9 @@ READING = (["ls"], ["show"], ["cache", "ls"])
 WRITING = (["cache", "prune"], ["stop", "blue"])
 
 
-@pytest.mark.parametrize("value", ["/etc/passwd", "/etc/passwd/below", "/proc/nothing", "/" + "c" * 300])
+@pytest.mark.parametrize(
+    "value", ["/etc/passwd", slow("/etc/passwd/below"), "/proc/nothing", slow("/" + "c" * 300)]
+)
 def test_a_folder_that_cannot_be_one_is_named(value: str, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, dict.fromkeys(OWN, value))
     for args in (*READING, *WRITING, ["pack", "--archive", str(archive)]):
@@ -246,7 +254,7 @@ def test_programs_are_given_folders_that_are_ones(monkeypatch: pytest.MonkeyPatc
 # --- limits
 
 
-@pytest.mark.parametrize("count", [16, 32, 64])
+@pytest.mark.parametrize("count", [16, slow(32), slow(64)])
 def test_few_open_files_are_enough_to_pack(count: int, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, {})
     done = bottle("pack", "--archive", archive, env=env, cwd=here, line=f'ulimit -n {count}; "$@"')
