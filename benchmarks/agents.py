@@ -58,7 +58,7 @@ def _updates(count: int, folder: Path, plain: Path) -> list[Claim]:
             subprocess.run(["cp", "-al", agents, f"{cold}/agents"], check=True)
             colds.append(_packed(plain, _BEFORE, cold))
             repacks.append(_packed(plain, "2.1.332", cold))
-    return [Claim("an agent's update: pack", "s", tuple(repacks), tuple(colds), "the cold pack", at_most=0.3)]
+    return [Claim("an agent's update: pack", "s", tuple(repacks), tuple(colds), "the cold pack")]
 
 
 def _with_agent(folder: Path, agents: Path) -> Path:

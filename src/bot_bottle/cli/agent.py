@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # profiles are only loaded where there is an agent
 ARGUMENTS = "bot_bottle.agent_arguments"
 """Where a click context has the arguments of an agent, of commands such as `bottle claude`."""
 
+_ALONE = (("--version",), ("--help",))
 _DOCKERFILES = ("Dockerfile", "Containerfile")
 
 
@@ -160,7 +161,8 @@ def _command(ctx: click.Context, agent: Agent) -> tuple[str, ...]:
     own: tuple[str, ...] = ctx.meta.get(ARGUMENTS, ())
     prompt = ctx.params.get("prompt")
     if prompt is None:
-        return (program, *profile.command, *own)
+        # alone, an agent answers these at once
+        return (program, *own) if own in _ALONE else (program, *profile.command, *own)
     if ctx.obj:
         raise UsageError("--prompt and a command exclude each other", next_step="drop one")
     as_json = bool(ctx.params.get("as_json")) and not ctx.params.get("plan_only")

@@ -66,6 +66,7 @@ def test_a_prompt_is_put_where_the_agent_has_it(there: Repo) -> None:
     ]  # fmt: skip
     assert words("run", "--agent", "gemini", "-p", "fix it") == ["--yolo", "--prompt", "fix it"]
     assert words("opencode", ".", "--", "models") == ["models"]
+    assert words("claude", "--", "--version") == ["--version"]
     assert words("claude", "--agent-from", "image") == ["--dangerously-skip-permissions"]
     for args in (
         ("run", "--prompt", "x"),
