@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +14,10 @@ import pexpect
 import pytest
 
 from tests.support.bottle import PROGRAM, Bottle, wait_until
-from tests.support.engines import Docker
+from tests.support.dns_server import dns_server
+from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
+from tests.support.proxied import read_head, server
 from tests.support.repos import make_repo
 from tests.support.world import API, OTHER, World, world
 
@@ -220,4 +223,58 @@ def test_another_terminal_answers_for_a_detached_bottle(
         assert status(child) == 0  # the bottle has exited
     assert f"reached {OTHER}:80" in there("logs", "-f", "blue").out
     there("allow", "--ask", "blue").failed(101, "not running")
+    there("rm", "blue")
+
+
+def _greet(plug: socket.socket) -> None:
+    read_head(plug)
+    plug.sendall(b"HTTP/1.0 200 OK\r\n\r\nreached\n")
+
+
+@pytest.fixture
+def at_podman(podman_bottle: Bottle, tmp_path: Path) -> Iterator[tuple[Bottle, str]]:
+    """Run `bottle` with podman, and the name and port of a server.
+
+    Each command of a world has mounts of its own, and podman's containers would be seen by one alone.
+    """
+    with server(_greet) as port, dns_server({"other.example.org": ["127.0.0.1"]}) as names:
+        changes = {
+            "BOT_BOTTLE_STATE_DIR": str(tmp_path / "state"),
+            "BOT_BOTTLE_RESOLVER": "{}:{}".format(*names.address),
+        }
+        made = replace(podman_bottle, changes={**podman_bottle.changes, **changes})
+        yield made, f"other.example.org:{port}"
+    assert not made.leftovers
+
+
+@pytest.mark.slow
+def test_podman_learns_and_asks_as_docker_does(
+    at_podman: tuple[Bottle, str], podman: Podman, tmp_path: Path
+) -> None:
+    there, host = at_podman
+    local = f"127.0.0.1:{host.partition(':')[2]}"
+    image = podman.build(busybox_context(tmp_path / "context", BOTTLE_DOCKERFILE))
+    options = ("--engine=podman", f"--allow={local}")
+    learned = there(*argv(image, "learn", "--yes", *options), *get(host), cwd=tmp_path)
+    assert (learned.code, learned.out) == (0, "refused\n"), learned
+    assert (tmp_path / "bottle.toml").read_text() == f'[egress]\nallow = [\n    "{host}",\n]\n'
+    (tmp_path / "bottle.toml").unlink()
+    command = [*argv(image, "run", "--ask", *options), *get(host, host, "wild.example.net")]
+    with at_terminal(there, *command, cwd=tmp_path) as child:
+        for answer, result in (("y", "reached"), ("a", "reached"), ("n", "refused")):
+            child.expect_exact("(n)? [n] ")
+            child.send(f"{answer}\r")
+            child.expect_exact(result)
+        assert status(child) == 0
+    script = f"until wget -q -O- http://{host}/; do sleep 0.2; done"
+    command = [*argv(image, "run", "--ask", "-d", *options), "--", "sh", "-c", script]
+    with at_terminal(there, *command, cwd=tmp_path) as child:
+        child.expect_exact("bottle allow --ask blue")
+        assert status(child) == 0
+    with at_terminal(there, "allow", "--ask", "blue", cwd=tmp_path) as child:
+        child.expect_exact(f"bottle: blue asks for {host}")
+        child.expect_exact("(n)? [n] ")
+        child.send("a\r")
+        assert status(child) == 0  # the bottle has exited
+    assert there("logs", "-f", "blue").out.endswith("reached\n")
     there("rm", "blue")
