@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bot_bottle.errors import SpecError
 from bot_bottle.network.host_ports import HOST as HOST_NAME
@@ -78,9 +78,10 @@ def network_argv(policy: Policy) -> tuple[str, ...]:
         argv += ["--deny-cidr", str(denied)]
     if sum(map(len, argv)) > _MOST:
         raise SpecError(
-            f"too many --allow entries for a microVM: {len(policy.rules)}",
-            why=f"smolvm takes them on its command line, {_MOST} characters at most",
-            next_step="use patterns such as *.example.org, or --backend docker",
+            f"too many --allow entries for a microVM of smolvm: {len(policy.rules)}",
+            why=f"smolvm takes them on its command line, {_MOST} characters at most; wider ones"
+            " in their place would let its resolver forward queries for names that are not allowed",
+            next_step="use patterns such as *.example.org, --accel direct, or --backend docker",
         )
     return tuple(argv)
 
@@ -107,6 +108,19 @@ def narrowing_argv(before: Policy, after: Policy) -> tuple[str, ...]:
         if value not in left
     ]
     return tuple(word for option, value in gone for word in (options[option], value))
+
+
+def batches(argv: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield options with their values in parts that fit a command line."""
+    part, size = list[str](), 0
+    for option, value in zip(argv[::2], argv[1::2], strict=True):
+        size += len(option) + len(value)
+        if size > _MOST:
+            yield tuple(part)
+            part, size = [], len(option) + len(value)
+        part += (option, value)
+    if part:
+        yield tuple(part)
 
 
 def _allowing(policy: Policy) -> list[str]:

@@ -76,8 +76,18 @@ def test_a_rule_for_the_addresses_of_the_probes_is_refused() -> None:
 
 def test_a_policy_too_long_for_a_command_line_is_refused() -> None:
     microvm.network_argv(parse_policy(f"host{number}.example.org" for number in range(1500)))
-    with pytest.raises(SpecError, match="microVM: 10000"):
+    with pytest.raises(SpecError, match="microVM of smolvm: 10000"):
         microvm.network_argv(parse_policy(f"host{number}.example.org" for number in range(10_000)))
+
+
+def test_many_rules_are_added_to_what_runs_by_several_command_lines() -> None:
+    argv = microvm.widening_argv(parse_policy(f"host{number}.example.org" for number in range(10_000)))
+    parts = list(microvm.batches(argv))
+    assert tuple(word for part in parts for word in part) == argv
+    assert all(part[0] == "--allow-host-pattern" and len(part) % 2 == 0 for part in parts)
+    assert {sum(map(len, part)) <= 100_000 for part in parts} == {True}
+    assert len(parts) == 4
+    assert list(microvm.batches(())) == []
 
 
 def test_the_probes_fit_the_policy() -> None:

@@ -20,7 +20,7 @@ from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.policy import Policy, load_policy
 from bot_bottle.network.proxy_process import EgressFiles
-from bot_bottle.network.smolvm_policy import narrowing_argv, widening_argv
+from bot_bottle.network.smolvm_policy import batches, narrowing_argv, widening_argv
 from bot_bottle.vm.host import Host
 from bot_bottle.vm.smolvm import update_argv
 
@@ -87,8 +87,8 @@ class _Watch:
         with suppress(BottleError, OSError, ValueError):
             policy = load_policy(self._path)
             added = Policy(tuple(rule for rule in policy.rules if rule not in self._policy.rules))
-            for options in (widening_argv(added), narrowing_argv(self._policy, policy)):
-                if options:
+            for changed in (widening_argv(added), narrowing_argv(self._policy, policy)):
+                for options in batches(changed):
                     self._host.call(update_argv(self._machine, options), timeout=TIMEOUT)
             self._policy, self._stamp = policy, stamp
 
