@@ -6,6 +6,7 @@ and no process. Requests are those of a proxy as well as of a server (RFC 9112, 
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import socketserver
@@ -17,7 +18,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import IO, BinaryIO, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from bot_bottle.errors import BottleError
 from bot_bottle.git.quarantine import Quarantine
@@ -28,6 +29,8 @@ SOCKET = "http"
 
 _SERVICES = ("git-upload-pack", "git-receive-pack")
 _PATH = re.compile(r"/([^/]+?)(?:\.git)?/+(info/refs|git-upload-pack|git-receive-pack)")
+_LFS = re.compile(r"/[^/]+/+info/lfs/.*")
+_URL = ":/?#[]@!$&'()*+,;=%"  # what a URL has besides letters, digits and -._~ (RFC 3986, 2.2)
 _LARGEST_FETCH = 32 << 20  # bytes of what a fetch has and wants
 _SLACK = 1 << 20  # bytes of a push besides its pack
 _DRAINED = 16  # times the limit: what is read of a body that is too large, so that the answer is read
@@ -55,6 +58,12 @@ class Repositories(Protocol):
 
     def refresh(self, name: str) -> None:
         """Fetch what the remote has. Raises WorkspaceError."""
+
+    def longer(self, path: str) -> str | None:
+        """Return the URL that begins as a remote's, by what git made of it; "" if that is not one of HTTP.
+
+        None for a path that does not begin as a remote.
+        """
 
 
 def listen(repositories: Repositories, folder: Path) -> socketserver.BaseServer:
@@ -124,16 +133,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *actions: str) -> None:
         try:
             parts = urlsplit(self.path)
+            if _LFS.fullmatch(parts.path):
+                self._refuse_lfs()
+                return
             found = _PATH.fullmatch(parts.path)
-            if found is None or found[2] not in actions:
-                raise _Refused(404, "there is nothing but git remotes here")
+            if found is None or found[2] not in actions or found[1] not in self.server.repositories.names:
+                self._lead_on(parts.path, parts.query)
+                return
             name, action = found[1], found[2]
             service = parts.query.removeprefix("service=") if action == "info/refs" else action
             if service not in _SERVICES:
                 raise _Refused(403, "only git's smart HTTP is served")
             with self._body(service) as body:
-                if name not in self.server.repositories.names:
-                    raise _Refused(404, f"unknown remote; this bottle has: {self._names}")
                 if action == "info/refs":
                     self._references(name, service)
                 else:
@@ -142,9 +153,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._send(refused.status, "text/plain", f"bottle: {refused}\n".encode())
 
-    @property
-    def _names(self) -> str:
-        return ", ".join(self.server.repositories.names)
+    def _lead_on(self, path: str, query: str) -> None:
+        """Redirect to the URL of another repository, which git took for a remote. Raises _Refused.
+
+        `insteadOf` replaces the beginning of a URL, whatever follows.
+        """
+        meant = self.server.repositories.longer(path) if path.endswith("/info/refs") else None
+        names = ", ".join(self.server.repositories.names)
+        if meant is None:
+            raise _Refused(404, f"there is nothing but git remotes here; this bottle has: {names}")
+        if not meant:
+            text = "let the URL of the remote end with .git: git remote set-url NAME URL.git"
+            raise _Refused(404, f"the requested URL only begins as that of a remote; outside, {text}")
+        self.close_connection = True
+        where = f"{meant}?{query}"
+        self._send(301, "text/plain", b"", ("Location", quote(where, safe=_URL)))
+
+    def _refuse_lfs(self) -> None:
+        """Refuse a request of git LFS in the form that it shows (its API, Response Errors)."""
+        with self._body("git-upload-pack"):
+            text = "bottle: git LFS objects are not transferred; fetch and push them outside the bottle"
+            self._send(501, "application/vnd.git-lfs+json", json.dumps({"message": text}).encode())
 
     def _references(self, name: str, service: str) -> None:
         """Fetch what the remote has, and answer with its references."""
@@ -214,9 +243,11 @@ class _Handler(BaseHTTPRequestHandler):
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
-    def _send(self, status: int, kind: str, body: bytes) -> None:
+    def _send(self, status: int, kind: str, body: bytes, *headers: tuple[str, str]) -> None:
         with suppress(OSError):
             self.send_response(status)
+            for header in headers:
+                self.send_header(*header)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             if self.close_connection:

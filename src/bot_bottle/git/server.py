@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bot_bottle.errors import BottleError
 from bot_bottle.git import push_log
@@ -55,6 +56,19 @@ class Repositories:
     def quarantine(self, name: str) -> Quarantine:
         """Return the quarantine of a remote, which may not have been made."""
         return Quarantine(self._folder / f"{name}.git", self._remotes[name])
+
+    def longer(self, path: str) -> str | None:
+        """Return the URL that begins as a remote's, by what git made of it; "" if that is not one of HTTP.
+
+        None for a path that does not begin as a remote.
+        """
+        name = max((name for name in self._remotes if path.startswith(f"/{name}")), key=len, default=None)
+        if name is None:
+            return None
+        remote = self._remotes[name]
+        urls = (remote.shown_fetch, remote.shown)
+        found = next((url for url in urls if urlsplit(url).scheme in ("https", "http")), "")
+        return found and found + path.removeprefix(f"/{name}")
 
     def refresh(self, name: str) -> None:
         """Fetch into a quarantine what the remote has. Raises WorkspaceError."""

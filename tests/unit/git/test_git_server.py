@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.git_world import GitWorld, cloned, git_world, make_remote
+from tests.support.proxied import proxied, read_head, server
+from tests.support.repos import Repo, make_repo
 
+from bot_bottle.git.remotes import find_remotes, variables
 from bot_bottle.git.rules import PushRules
 
 
@@ -234,3 +240,52 @@ def test_nothing_runs_and_nothing_is_left_when_the_server_has_ended(tmp_path: Pa
         clone.pushes("origin", "HEAD")
         run = world.run
     assert not run.exists()
+
+
+def test_a_longer_url_than_the_remotes_leads_to_its_own_repository(tmp_path: Path) -> None:
+    other = make_repo(tmp_path / "other")
+    other.commit({"README": "another repository\n"})
+    forge = tmp_path / "forge"
+    other.git("clone", "-q", "--bare", str(other.top), str(forge / "one-more.git"))
+    Repo(forge / "one-more.git").git("update-server-info")
+    with server(partial(_files, forge)) as port:
+        url = f"http://127.0.0.1:{port}/one"
+        with git_world(tmp_path, PushRules(), url) as world:
+            services = {"git.bottle:80": str(world.socket)}
+            (tmp_path / "proxy").mkdir()
+            with proxied(tmp_path / "proxy", [f"127.0.0.1:{port}"], services=services) as proxy:
+                remotes = find_remotes(world.user.top, ["origin"])
+                env = {**world.inside.env, **variables(remotes, f"http://127.0.0.1:{proxy.port}", {})}
+                inside = replace(world.inside, env=env)
+                said = inside.run("clone", "-q", f"{url}-more.git", "more")
+                assert said.code == 0, said
+                missing = inside.run("ls-remote", f"{url}-less.git")
+    assert (world.inside.top / "more" / "README").read_text() == "another repository\n"
+    assert (missing.code, "not found" in missing.err) == (128, True), missing
+
+
+def _files(folder: Path, plug: socket.socket) -> None:
+    """Serve the files of a folder by HTTP, one to a connection."""
+    target = read_head(plug).split()[1].decode().partition("?")[0]
+    path = folder / target.lstrip("/")
+    body = path.read_bytes() if path.is_file() else b""
+    head = "200 OK" if path.is_file() else "404 Not Found"
+    plug.sendall(
+        f"HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+
+
+def test_a_longer_url_of_another_protocol_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with git_world(tmp_path, PushRules(), "git@forge.example:team/one") as world:
+        said = world.inside.run("ls-remote", "git@forge.example:team/one-more")
+    assert said.code != 0
+    assert "let the URL of the remote end with .git: git remote set-url NAME URL.git" in said.err
+
+
+def test_git_lfs_says_that_its_objects_are_not_transferred(world: GitWorld) -> None:
+    clone = cloned(world)
+    assert clone.run("lfs", "install", "--local").code == 0
+    clone.commit({".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n", "a.bin": "content\n"})
+    said = clone.is_refused("origin", "HEAD")
+    assert "bottle: git LFS objects are not transferred" in said
+    assert not world.remote.refs("refs/heads/bottle")
