@@ -25,6 +25,7 @@ agent
 config engine erofs rootfs smolmachine
 cache registry verify vm
 network scan
+login
 pack backend git
 bottle
 api doctor

@@ -39,7 +39,7 @@ def launcher(profile: Profile, packages: list[Package]) -> str:
         f'[ -n "${{{name}+set}}" ] || {name}={shlex.quote(value)}\nexport {name}\n'
         for name, value in profile.env.items()
     ]
-    lines += [line for path, seed in profile.seed.items() for line in _seed(path, seed)]
+    lines += [line for path, seed in profile.seed.items() for line in _seed(seed.instead or path, seed)]
     place = folder(profile)
     added = [f"{place}/{_join(each.folder, path)}" for each in packages for path in each.path]
     lines.append(f'PATH="$PATH:{":".join([BIN, *added])}"; export PATH\n')

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from bot_bottle.agent.own_login import OwnLogin
 from bot_bottle.errors import SpecError
 from bot_bottle.host import paths
 from bot_bottle.host.files import read_regular
@@ -103,11 +104,17 @@ class Seed(_Table):
     r"""`[seed."PATH"]`: a file of $HOME that is written before the agent starts, where it is missing.
 
     `${NAME}` in its content is the value of a variable, `${NAME: -N}` its last N characters. It is not
-    written without the variables in `needs`.
+    written without the variables in `needs`. With `instead` it is another content of the file of that name.
     """
 
     content: str
     needs: list[str] = []
+    instead: str = ""
+
+    @field_validator("instead")
+    @classmethod
+    def _is_inside(cls, path: str) -> str:
+        return _inside(path) if path else path
 
 
 class Profile(_Table):
@@ -128,6 +135,7 @@ class Profile(_Table):
     credentials: dict[str, Credential] = {}
     env: dict[str, str] = {}
     seed: dict[str, Seed] = {}
+    login: OwnLogin | None = None
 
     @field_validator("version")
     @classmethod

@@ -24,13 +24,12 @@ from bot_bottle.git.spec import GitPush
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Credential, Secret, redacted_document
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.login.values import renewal_of, resolve
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
-from bot_bottle.secrets.reference import resolve
-from bot_bottle.secrets.renewal import renewal
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.host import Accel
 from bot_bottle.workspace.lifecycle import before_command
@@ -160,7 +159,7 @@ def launch(
     spec = plan.spec
     if spec.egress.open:
         progress.warn("the network is unrestricted: this bottle can reach everything that this machine can")
-    values = resolve(spec.secrets) if secrets is None else secrets
+    values = resolve(spec.secrets, progress.warn) if secrets is None else secrets
     record = RunRecord(spec.slug, path=run.path / "receipt") if receipt is None else receipt
     record.image_id = plan.conversion.image_id if plan.conversion else converter.image_id(spec.source)
     user = spec.user or (converter.remote_user(record.image_id) if spec.remote_user else "")
@@ -198,7 +197,7 @@ def _credentials(spec: BottleSpec, values: Mapping[str, Secret], progress: Progr
     """Return the secrets that only the proxy has, by name."""
     return {
         each.name: Credential(
-            values[each.name], each.hosts, each.body, renewal(each, values[each.name], progress.warn)
+            values[each.name], each.hosts, each.body, renewal_of(each, values[each.name], progress.warn)
         )
         for each in spec.secrets
         if each.hosts
@@ -247,7 +246,7 @@ def run_bottle(
         record = stack.enter_context(recorded(spec.slug, progress))
         folder = stack.enter_context(run_context())
         converter = Converter(folder, progress, options)
-        values = resolve(spec.secrets)  # a missing secret is reported before anything is built
+        values = resolve(spec.secrets, progress.warn)  # a missing secret is reported before anything is built
         with progress.timed("prepare"):
             plan = prepare(spec, converter)
         record.plan = plan.described()

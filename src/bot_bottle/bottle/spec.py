@@ -16,6 +16,7 @@ from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.git.server_process import check_backend
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host.sizes import parse_memory_size
+from bot_bottle.login.values import with_hosts
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.proxy_process import check_reading
@@ -124,6 +125,9 @@ class BottleSpec:
         names = {name for name, _ in self.env}
         passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:
+            if each.kind == "login" and not each.hosts:
+                raise SpecError(f"the secret {each.name} is a login's, and needs hosts")
+            with_hosts(each)
             if each.name in names:
                 raise SpecError(f"{each.name} is given both as --env and as --secret", next_step="drop one")
             if each.kind == "env" and each.place in passed_on:

@@ -93,17 +93,26 @@ def with_agent(ctx: click.Context, settings: Settings, agent: Agent) -> Settings
 def credentials(profile: Profile, settings: Settings) -> dict[str, Reference]:
     """Return where the values of a profile's credentials are, of those that are there.
 
-    What the user names as a secret of this name comes first. A variable's own value never reaches the bottle:
-    the proxy puts it into requests.
+    What the user names as a secret of this name comes first, then what `bottle login` was given; variables of
+    the environment are for agents without a login. A value never reaches the bottle: the proxy puts it into
+    requests.
     """
+    from bot_bottle.login.values import variables
+
     found: dict[str, Reference] = {}
+    logins = {each.login: variables(each.login) for each in profile.credentials.values() if each.login}
     for name, each in profile.credentials.items():
         own = settings.get(f"secrets.{name}")
         if own is not None:
             found[name] = own.value
         elif f"env.{name}" in settings:
             continue  # the user gives it to the bottle
-        elif each.unless not in found and os.environ.get(each.env or name):
+        elif each.unless in found:
+            continue
+        elif there := logins.get(each.login, ()):
+            if name in there:
+                found[name] = Reference(name, "login", each.login, tuple(each.hosts))
+        elif os.environ.get(each.env or name):
             found[name] = Reference(name, "env", each.env or name, tuple(each.hosts))
     return found
 
@@ -148,8 +157,9 @@ def announce(spec: BottleSpec, progress: Progress) -> None:
         )
     names = agent.profile.credentials
     if names and not names.keys() & {secret.name for secret in spec.secrets}:
-        wanted = " or ".join(each.env or name for name, each in names.items())
-        progress.note(f"{'agent':<8} no login for {agent.name}; set {wanted}")
+        logins = sorted({each.login for each in names.values() if each.login})
+        wanted = f"use bottle login {logins[0]}" if logins else f"set {next(iter(names))}"
+        progress.note(f"{'agent':<8} no login for {agent.name}; {wanted}")
 
 
 def _command(ctx: click.Context, agent: Agent) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.git.remotes import find_remotes
 from bot_bottle.git.rules import make_rules
 from bot_bottle.git.spec import GitPush
+from bot_bottle.login.values import with_hosts
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
 from bot_bottle.workspace.spec import Request
@@ -39,7 +40,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         slug=check_slug(name) if name else make_slug(where),
         command=settings.value("command"),
         env=tuple(settings.table("env").items()),
-        secrets=tuple(settings.table("secrets").values()),
+        secrets=tuple(map(with_hosts, settings.table("secrets").values())),
         user=settings.value("user"),
         workdir=settings.value("workdir"),
         cpus=settings.value("cpus"),

@@ -71,8 +71,10 @@ def parse_build_secrets(items: Iterable[str]) -> dict[str, BuildSecret]:
     `id=ID` alone is the variable of that name. Raises SpecError, which never repeats the input.
     """
     secrets = [parse_one(item, BuildSecret) for item in items]
-    if any(each.hosts for each in secrets):
-        raise SpecError("a build secret has no hosts", next_step=f"write {BuildSecret.example}")
+    if any(each.hosts or each.kind == "login" for each in secrets):
+        raise SpecError(
+            "a build secret cannot have hosts, or be a login", next_step=f"write {BuildSecret.example}"
+        )
     return {each.name: each for each in secrets}
 
 

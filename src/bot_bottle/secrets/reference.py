@@ -20,8 +20,8 @@ from bot_bottle.errors import CommandError, SecretError, SpecError
 from bot_bottle.host import paths, process
 from bot_bottle.host.redact import Secret, hide_variable
 
-Kind = Literal["env", "file", "keychain"]
-KINDS: tuple[Kind, ...] = ("env", "file", "keychain")
+Kind = Literal["env", "file", "keychain", "login"]
+KINDS: tuple[Kind, ...] = ("env", "file", "keychain", "login")
 
 LARGEST = 64 << 10  # bytes of a value; a variable of a program has 128 KiB at most
 
@@ -29,6 +29,7 @@ R = TypeVar("R", bound="Reference")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _ENTRY = re.compile(r"[^/\0-\x1f-][^/\0-\x1f]*/[^/\0-\x1f]+")
+_LOGIN = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _TIMEOUT = 60.0  # seconds; a keychain may ask the user
 
@@ -58,9 +59,11 @@ class Reference:
             "env": bool(_VARIABLE.fullmatch(self.place)),
             "file": bool(self.place) and "\0" not in self.place,
             "keychain": bool(_ENTRY.fullmatch(self.place)),
+            "login": bool(_LOGIN.fullmatch(self.place)),
         }
         if not good[self.kind]:
             form = {"env": "a variable's name", "file": "a path", "keychain": "service/account"}
+            form["login"] = "the name of an agent"
             raise SpecError(f"the secret {self.name}: {self.kind} takes {form[self.kind]}")
         for host in self.hosts:
             if not _HOST.fullmatch(host):
@@ -101,7 +104,7 @@ def parse_one(item: str, kind_of: type[R]) -> R:
     for part in next(csv.reader([item]), []):
         key, equals, value = part.partition("=")
         key = {"source": "src"}.get(key, key)
-        if not equals or key not in ("id", "type", "env", "src", "keychain", "host", "body"):
+        if not equals or key not in ("id", "type", "env", "src", "keychain", "login", "host", "body"):
             raise SpecError("not a secret reference", next_step=write)
         fields.setdefault(key, []).append(value)
     hosts = tuple(fields.pop("host", ()))
@@ -150,6 +153,8 @@ def resolve(references: Iterable[Reference]) -> dict[str, Secret]:
 
 def read(reference: Reference) -> str:
     """Return the value as it is stored. It is not hidden in output yet. Raises SecretError."""
+    if reference.kind == "login":
+        raise SecretError(f"the secret {reference.name}: a login is for a bottle with hosts only")
     return _READ[reference.kind](reference)
 
 

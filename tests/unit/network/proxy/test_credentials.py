@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +13,8 @@ import pytest
 from tests.support.bottle import wait_until
 from tests.support.canary import holders
 from tests.support.dns_server import dns_server
-from tests.support.proxied import Proxied, proxied, read_head, server
+from tests.support.https_site import Site
+from tests.support.proxied import Proxied, proxied, server
 
 from bot_bottle.host.redact import Secret
 from bot_bottle.network.proxy.config import ProxiedSecret, ReadingConfig
@@ -28,29 +27,6 @@ FORM = "application/x-www-form-urlencoded"
 FIRST, SECOND, THIRD = "canary-one-e5", "canary-two-e5", "canary-three-e5"
 SPECIAL = 'a canary"\\&+é'
 LIMIT = 1 << 20
-
-
-class Site:
-    """An HTTPS server that records heads and bodies, and answers with `status`."""
-
-    def __init__(self, certificate: Path) -> None:
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.load_cert_chain(certificate)
-        self.requests: list[tuple[str, bytes]] = []
-        self.status = 200
-
-    def __call__(self, plain: socket.socket) -> None:
-        with self.context.wrap_socket(plain, server_side=True) as plug, plug.makefile("rb") as file:
-            while head := read_head(plug):
-                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                body = file.read(int(length[1])) if length else b""
-                if b"chunked" in head.lower():
-                    while size := int(file.readline(), 16):
-                        body += file.read(size)
-                        file.readline()
-                    file.readline()
-                self.requests.append((head.decode(), body))
-                plug.sendall(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % self.status)
 
 
 @dataclass
