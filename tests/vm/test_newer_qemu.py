@@ -6,12 +6,14 @@ import hashlib
 import json
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.bottle import Bottle, end, wait_until
+from tests.support.callers import Caller, caller
 from tests.support.engines import CHECKOUT, SCRIPT, Docker
-from tests.support.repos import make_repo
+from tests.support.host_service import service
 
 from bot_bottle.network.probes import BUSYBOX
 
@@ -21,6 +23,7 @@ COMMANDS = f"""
 sha256sum
 cat README; echo inside >> README
 grep -o rtc0 /proc/interrupts
+echo asked | {BB} nc host.bottle @port@ | {BB} tail -n 1
 {BB} nc -ll -p 3000 -e {BB} echo by the port 2>/dev/null &
 echo listening
 until [ -e answered ]; do {BB} sleep 0.1; done
@@ -65,41 +68,47 @@ def answer(port: int) -> bytes:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("name", "suite"),
-    [pytest.param("qemu-10", "trixie-qemu", marks=pytest.mark.slow), ("qemu-11", "sid-qemu")],
+    ("name", "suite", "uid"),
+    [
+        pytest.param("qemu-10", "trixie-qemu", 12345, marks=pytest.mark.slow),
+        ("qemu-11", "sid-qemu", 0),
+    ],
 )
-def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_a_port(
-    docker: Docker, image: str, shared_cache: Path, tmp_path: Path, name: str, suite: str
+def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_ports(
+    docker: Docker, image: str, shared_cache: Path, name: str, suite: str, uid: int
 ) -> None:
-    docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
-    (tmp_path / "data").write_bytes(DATA)
-    repo = make_repo(tmp_path / "repo")
-    repo.commit({"README": "readme\n"})
-    bottle = Bottle(
-        shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state"), "PATH": search_path(name)}
-    )
-    port = free_port()
+    """The older one for an ordinary user, the newer one for root."""
+    with caller(uid, docker, None if uid else shared_cache) as who:
+        docker.docker("save", "--output", str(who.folder / "image.tar"), image)
+        (who.folder / "image.tar").chmod(0o644)
+        (who.folder / "data").write_bytes(DATA)
+        bottle = replace(who.bottle, changes={**who.bottle.changes, "PATH": search_path(name)})
+        hold_works(bottle, who, CHECKOUT / ".cache" / "suites" / suite)
+        who.left_nothing()
+
+
+def hold_works(bottle: Bottle, who: Caller, programs: Path) -> None:
+    repo, port = who.repo(), free_port()
     options = [*("--accel", "direct", "-m", "512m", "-u", "0", "--name", "newer", "-p", f"{port}:3000")]
-    options += ["--workspace", "mount", "--archive", str(tmp_path / "image.tar")]
-    with (tmp_path / "data").open("rb") as data:
-        child = bottle.start(
-            "run", "-q", *options, "--", "sh", "-c", COMMANDS, cwd=repo.top, stdin=data.fileno()
-        )
-    assert child.stdout
-    said = [child.stdout.readline() for _ in range(4)]
-    if said[3] == "listening\n":
-        assert running_in(CHECKOUT / ".cache" / "suites" / suite) == ["qemu-system-x86_64"]
-        [console] = (shared_cache / "runs").glob("run-*/machine-newer/console.log")
+    options += ["--workspace", "mount", "--archive", str(who.folder / "image.tar")]
+    with service() as asked, (who.folder / "data").open("rb") as data:
+        options += ["--allow-host-port", str(asked), "--", "sh", "-c", COMMANDS.replace("@port@", str(asked))]
+        child = bottle.start("run", "-q", *options, cwd=repo.top, stdin=data.fileno())
+        assert child.stdout
+        said = [child.stdout.readline() for _ in range(5)]
+    if said[4] == "listening\n":
+        assert running_in(programs) == ["qemu-system-x86_64"]
+        [console] = (bottle.cache / "runs").glob("run-*/machine-newer/console.log")
         assert console.stat().st_size
         wait_until(lambda: answer(port) == b"by the port\n", pause=0.1)
         (repo.top / "answered").touch()
     ended = end(child, 120)
     digest = hashlib.sha256(DATA).hexdigest()
-    assert said == [f"{digest}  -\n", "readme\n", "rtc0\n", "listening\n"], (said, ended)
+    words = ["readme\n", "rtc0\n", "heard asked\n", "listening\n"]
+    assert said == [f"{digest}  -\n", *words], (said, ended)
     assert ended.code == 7, ended
     assert (ended.out, ended.err) == ("", "of-error\n")
     assert (repo.top / "README").read_text() == "readme\ninside\n"
     proof = json.loads(bottle("show", "--json", "newer").out)["proof"]
     assert all(each["ok"] for each in proof.values())
-    assert proof["qemu.namespaces"]["outcome"] == "mount ipc uts network"
-    assert bottle.leftovers == []
+    assert proof["qemu.namespaces"]["outcome"].removeprefix("user ") == "mount ipc uts network"
