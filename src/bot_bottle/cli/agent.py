@@ -7,6 +7,7 @@ granted; what the user chooses does not.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # profiles are only loaded where there is an agent
 ARGUMENTS = "bot_bottle.agent_arguments"
 """Where a click context has the arguments of an agent, of commands such as `bottle claude`."""
 
+_CHOSEN = "bot_bottle.agent"
 _ALONE = (("--version",), ("--help",))
 _DOCKERFILES = ("Dockerfile", "Containerfile")
 
@@ -42,8 +44,13 @@ def chosen(ctx: click.Context, settings: Settings) -> Agent | None:
         if settings.value("agent.version") and text is None:
             raise SpecError(f"{settings.file}: agent.version needs agent.name")
         return None
-    from dataclasses import replace
+    if text not in ctx.meta.setdefault(_CHOSEN, {}):
+        ctx.meta[_CHOSEN][text] = _chosen(ctx, settings, text)
+    agent: Agent = ctx.meta[_CHOSEN][text]
+    return agent
 
+
+def _chosen(ctx: click.Context, settings: Settings, text: str) -> Agent:
     from bot_bottle.agent.choice import Pin, choose
 
     said = settings.of_file
