@@ -47,7 +47,7 @@ def image(docker: Docker, tmp_path: Path) -> str:
 # the first machine ends in the middle of its work, as emulated ones sometimes do
 QEMU = """\
 #!/bin/sh
-if [ "$1" != --version ] && mkdir "$0.used" 2>/dev/null; then exec timeout -s KILL 6 @qemu@ "$@"; fi
+if [ "$1" != --version ] && mkdir "$0.used" 2>/dev/null; then exec timeout -s KILL 15 @qemu@ "$@"; fi
 exec @qemu@ "$@"
 """
 
