@@ -13,8 +13,9 @@ An API key that bottle stored is removed. What the agent has on this machine sta
 keychain that you named. Bottles that run keep the value until they exit.
 
 \b
-Example:
+Examples:
   bottle logout claude
+  bottle logout codex
 """
 
 
