@@ -307,6 +307,49 @@ def test_a_secret_whose_file_changes_is_renewed_while_the_bottle_runs(
     assert "a-canary" not in err + there("show", "--json", "walls").out
 
 
+def test_a_login_that_ends_is_refreshed_outside_and_the_bottle_has_none_of_it(
+    there: Bottle, client: str, outside: World, tmp_path: Path
+) -> None:
+    answer = {"access_token": "a-canary-token", "refresh_token": "a-canary-refresh", "expires_in": 3600}
+    served = outside.folder / "files" / "oauth"
+    served.mkdir()
+    (served / "token").write_text(json.dumps(answer))
+    profile = tmp_path / "home" / ".config" / "bot-bottle" / "agents" / "claude.toml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text(
+        'extends = "claude"\n[login.refresh]\nurl = "https://other.example.org/oauth/token"\n'
+        '[credentials.CLAUDE_CODE_OAUTH_TOKEN]\nhosts = ["api.example.org"]\n'
+    )
+    own = tmp_path / "home" / ".claude" / ".credentials.json"
+    own.parent.mkdir()
+    login = {"accessToken": "a-canary-old", "refreshToken": "a-canary-first", "expiresAt": 1}
+    own.write_text(json.dumps({"claudeAiOauth": login}))
+    changes = {"HOME": str(tmp_path / "home"), "SSL_CERT_FILE": str(outside.folder / "cert.pem")}
+    changes["BOT_BOTTLE_STATE_DIR"] = str(tmp_path / "state")
+    user = replace(there, changes={**there.changes, **changes})
+    assert user("login", "claude").code == 0
+    script = """
+        echo "holds $CLAUDE_CODE_OAUTH_TOKEN"
+        curl -sS -m 20 -H "Authorization: Bearer $CLAUDE_CODE_OAUTH_TOKEN" https://api.example.org/headers
+        curl -sS -m 20 -H "X-Key: $CLAUDE_CODE_OAUTH_TOKEN" https://other.example.org/headers
+        grep -s a-can[a]ry /proc/[0-9]*/environ /.bottle/ca.pem | head -c 100
+    """
+    options = ("--allow=api.example.org", "--allow=other.example.org")
+    done = run(user, client, script, *options, "--secret=id=CLAUDE_CODE_OAUTH_TOKEN,login=claude")
+    placeholder = done.out.split()[1]
+    assert placeholder.startswith("BOTTLE_PLACEHOLDER_"), done
+    assert "a-canary" not in done.out + done.err
+    seen = [each["headers"] for each in outside.seen() if "headers" in each]
+    assert [each.get("Authorization") for each in seen] == ["Bearer a-canary-token", None]
+    assert seen[1]["X-Key"] == placeholder
+    assert json.loads(own.read_text())["claudeAiOauth"]["refreshToken"] == "a-canary-refresh"
+    assert (
+        "a-canary" not in user("show", "--json", "walls").out + user("logs", "--egress", "--all", "walls").out
+    )
+    state = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert not [path for path in state if b"a-canary" in path.read_bytes()]
+
+
 def test_a_secret_for_a_host_that_is_not_allowed_is_refused(there: Bottle, client: str) -> None:
     options = ("--secret=id=KEY,env=HOME,host=other.example.org", "--allow=api.example.org")
     run(there, client, "true", *options).failed(101, "--allow other.example.org")
