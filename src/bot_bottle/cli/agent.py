@@ -165,7 +165,8 @@ def announce(spec: BottleSpec, progress: Progress) -> None:
     names = agent.profile.credentials
     if names and not names.keys() & {secret.name for secret in spec.secrets}:
         logins = sorted({each.login for each in names.values() if each.login})
-        wanted = f"use bottle login {logins[0]}" if logins else f"set {next(iter(names))}"
+        name, first = next(iter(names.items()))
+        wanted = f"use bottle login {logins[0]}" if logins else f"set {first.env or name}"
         progress.note(f"{'agent':<8} no login for {agent.name}; {wanted}")
 
 
