@@ -76,6 +76,8 @@ def there(tmp_path: Path, certificate: Path) -> Iterator[tuple[Proxied, int]]:
 def _page(path: str) -> str:
     if path.startswith("/simple"):
         return '<!DOCTYPE html><html><body><a href="one-1.2.3.tar.gz">one-1.2.3.tar.gz</a></body></html>'
+    if path.endswith("/@v/list"):
+        return "v1.2.3\n"
     return json.dumps(INDEX) if path.startswith("/one") else "reached"
 
 
@@ -106,7 +108,11 @@ def clients(folder: Path, certificate: Path, port: int, proxy: int) -> dict[str,
     npm = ["npm", "--fetch-retries=0", f"--cafile={folder / 'ca.pem'}"]
     curl = ["curl", "-sS", "--cacert", str(certificate)]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "--retries=0"]
+    apt = ["/usr/lib/apt/apt-helper", "-o", f"Acquire::https::CAInfo={folder / 'ca.pem'}", "-o"]
+    go = ["env", f"SSL_CERT_FILE={folder / 'ca.pem'}", "GOPROXY=https://HOST", "GONOSUMDB=*", "go", "list"]
     return {
+        "apt": [*apt, "Acquire::Retries=0", "download-file", "https://HOST/", str(folder / "got")],
+        "go": [*go, "-m", "-versions", "module.example/one"],
         "java": ["java", *where, str(folder / "Get.java"), str(folder / "ca.pem"), "https://HOST/"],
         "curl": [*curl, "https://HOST/"],
         "curl with the name in capitals": [*curl, "https://UPPER/"],
@@ -128,6 +134,8 @@ def clients(folder: Path, certificate: Path, port: int, proxy: int) -> dict[str,
     ("client", "found"),
     [
         pytest.param("java", "reached\nreached", marks=pytest.mark.slow),
+        ("apt", "Fetched 7 B"),
+        pytest.param("go", "v1.2.3", marks=pytest.mark.slow),
         ("curl", "reached"),
         ("curl with the name in capitals", "reached"),
         ("curl with a final dot", "reached"),
