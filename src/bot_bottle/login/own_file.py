@@ -16,12 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bot_bottle.agent.own_login import OwnLogin, Refresh
 from bot_bottle.errors import SecretError
 from bot_bottle.host import paths
 from bot_bottle.host.files import read_regular, replace_file
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.own_login import OwnLogin, Refresh
 
 _LIMIT = 1 << 20  # bytes
 _STALE = 60.0  # seconds after which an agent's lock is one of a process that was killed

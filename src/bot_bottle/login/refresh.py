@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
-from bot_bottle.agent.own_login import Refresh
 from bot_bottle.errors import SecretError, SpecError
 from bot_bottle.host.redact import hide
 from bot_bottle.host.text import is_printable, printable
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.own_login import Refresh
 
 _SECONDS = 20.0
 _OK = 200

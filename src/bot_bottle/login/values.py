@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bot_bottle.agent import profile as profiles
-from bot_bottle.agent.own_login import OwnLogin, Refresh
 from bot_bottle.errors import SecretError, SpecError
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.redact import Renew, Secret, hide
@@ -25,6 +24,10 @@ from bot_bottle.secrets import reference as secrets
 from bot_bottle.secrets import renewal
 from bot_bottle.secrets.reference import Reference
 
+if TYPE_CHECKING:  # most bottles have no login, and profiles take long to import
+    from bot_bottle.agent.own_login import OwnLogin, Refresh
+    from bot_bottle.agent.profile import Profile
+
 _EARLY = 300.0  # seconds before its end in which an access token is refreshed
 _PAUSE = 60.0  # seconds between two refreshes that only a server's refusal asks for, and after a failure
 
@@ -33,7 +36,7 @@ Warn = Callable[[str], None]
 
 def allowed_hosts(reference: Reference) -> tuple[str, ...]:
     """Return the hosts that a login's value is for. Raises SpecError where there is no such value."""
-    credential = profiles.load(reference.place).credentials.get(reference.name)
+    credential = _profile(reference.place).credentials.get(reference.name)
     if credential is None or credential.login != reference.place:
         raise SpecError(
             f"the login {reference.place} has no value for {reference.name}",
@@ -74,7 +77,7 @@ def variables(name: str) -> tuple[str, ...]:
 
 def login_of(name: str) -> OwnLogin:
     """Return what a profile says of its agent's logins. Raises SpecError."""
-    login = profiles.load(name).login
+    login = _profile(name).login
     if login is None:
         raise SpecError(f"the agent {name} has no login", next_step="add [login] to its profile")
     return login
@@ -231,6 +234,12 @@ class _Login:
         if now.text(refresh.refresh) != token:
             return now  # the agent itself was faster
         return own_file.write(now, refresh, answer)
+
+
+def _profile(name: str) -> Profile:
+    from bot_bottle.agent import profile
+
+    return profile.load(name)
 
 
 def _lock_path(name: str) -> Path:
