@@ -1,4 +1,4 @@
-"""git in a microVM that QEMU emulates fetches from a remote and pushes to it."""
+"""git in a microVM fetches from a remote and pushes to it, without KVM."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.engines import Docker
 from tests.support.git_world import git_client_context
 from tests.support.repos import Repo
 
-BOOT = 200
-DIRECT = ("--accel", "direct", "-m", "1g", "--workspace", "clone", "--name", "ship", "--git-push", "origin")
+BOOT = 500
+OPTIONS = ("-m", "1g", "--workspace", "clone", "--name", "ship", "--git-push", "origin")
 SCRIPT = """
 set -e
 git fetch -q origin && git log --format=%s origin/main -1
@@ -34,9 +34,16 @@ def archive(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "uid", [pytest.param(0, id="root", marks=pytest.mark.slow), pytest.param(12345, id="ordinary")]
+    ("accel", "uid"),
+    [
+        pytest.param("direct", 0, id="direct-root", marks=pytest.mark.slow),
+        pytest.param("direct", 12345, id="direct-ordinary"),
+        pytest.param("nested", 0, id="nested-root", marks=pytest.mark.slow),
+    ],
 )
-def test_a_clone_pushes_to_its_remote(docker: Docker, archive: Path, shared_cache: Path, uid: int) -> None:
+def test_a_clone_pushes_to_its_remote(
+    docker: Docker, archive: Path, shared_cache: Path, accel: str, uid: int
+) -> None:
     with caller(uid, docker, None if uid else shared_cache) as who:
         own = Path(shutil.copy(archive, who.folder / "image.tar"))
         own.chmod(0o644)
@@ -45,7 +52,7 @@ def test_a_clone_pushes_to_its_remote(docker: Docker, archive: Path, shared_cach
         subprocess.run(["git", "clone", "-q", "--bare", repo.top, bare.top], user=uid, check=True)
         repo.git("remote", "add", "origin", str(bare.top))
         script = ("-u", "1000", "--archive", own, "--", "sh", "-c", SCRIPT)
-        ended = who.run(repo, *DIRECT, *script, timeout=BOOT)
+        ended = who.run(repo, "--accel", accel, *OPTIONS, *script, timeout=BOOT)
         assert ended.code == 0, ended
         assert ended.out.splitlines()[0] == "work"
         assert "main: this branch is not allowed" in ended.err
