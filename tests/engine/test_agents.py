@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from bot_bottle.engine.engine import BuildRequest, find_engine
 from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
 from tests.support import bottle as bottles
-from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, base_image, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
-from tests.support.engines import CHECKOUT, Docker, Podman
+from tests.support.engines import Docker, Podman
 from tests.support.images import busybox_context
 from tests.support.npm_registry import archive, fake_registry
 from tests.support.world import World, world
@@ -113,9 +112,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def base(docker: Docker) -> str:
-    """An image with what agents call. The first time takes minutes."""
-    subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
-    return "bot-bottle-base:bookworm"
+    """An image with what agents call."""
+    return base_image(docker)
 
 
 @pytest.mark.slow

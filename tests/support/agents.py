@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.support.bottle import Bottle, Ended
+from tests.support.engines import CHECKOUT, Docker
 from tests.support.model_server import LAST, broken_repository
 from tests.support.repos import Repo, make_repo
 from tests.support.world import World
 
 KEY = f"sk-ant-canary-{secrets.token_hex(16)}"
+
+
+def base_image(docker: Docker) -> str:
+    """Have an image with what agents call, and return its name. The first time takes minutes."""
+    subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
+    return "bot-bottle-base:bookworm"
 
 
 def repository(folder: Path, base: str) -> Repo:

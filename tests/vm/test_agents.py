@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.agents import KEY, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, base_image, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
-from tests.support.engines import CHECKOUT, Docker
+from tests.support.engines import Docker
 from tests.support.world import World, world
 
 
@@ -23,9 +22,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def base(docker: Docker) -> str:
-    """An image with what agents call. The first time takes minutes."""
-    subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
-    return "bot-bottle-base:bookworm"
+    """An image with what agents call."""
+    return base_image(docker)
 
 
 @pytest.mark.slow
