@@ -17,6 +17,7 @@ from tests.support.bottle import Bottle, end, wait_until
 from tests.support.callers import Caller
 
 _COMMITS = "n=0; while :; do n=$((n+1)); git commit -q --allow-empty -m $n; echo $n; done"
+_WORK = 1.0  # seconds of processor time of a proxy: its start, and some downloads
 _BOOT = 300  # seconds; an emulated host on a busy machine
 
 
@@ -65,6 +66,15 @@ def _ended_after(bottle: Bottle, script: str, *options: str | Path) -> list[str]
     return words
 
 
+def _has_worked(bottle: Bottle, seconds: float) -> bool:
+    """Return whether the bottle's proxy has used so much processor time, or has ended."""
+    for proxy in proxies(bottle):
+        fields = Path(f"/proc/{proxy.split()[0]}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])  # proc(5): utime, stime
+        return ticks / os.sysconf("SC_CLK_TCK") >= seconds
+    return True
+
+
 def kill_proxy_at_any_moment(bottle: Bottle, times: int, *options: str | Path) -> None:
     """Hold that a bottle whose proxy is killed, from its start on, says so, ends with 119 and leaves nothing.
 
@@ -75,12 +85,12 @@ def kill_proxy_at_any_moment(bottle: Bottle, times: int, *options: str | Path) -
     for number in range(times):
         with bottle.start("run", "--name", f"proxied-{number}", *options, *command) as run:
             wait_until(lambda: proxies(bottle), _BOOT, 0.01)
-            moment = random.uniform(0, 5)  # noqa: S311
-            time.sleep(moment)
+            moment = random.uniform(0, _WORK)  # noqa: S311
+            wait_until(partial(_has_worked, bottle, moment), _BOOT)
             assert run.poll() is None, run.communicate()
             kill_proxy(bottle)
             out, err = run.communicate(timeout=100)
-        told = f"the proxy {number}, killed {moment:.2f} s in: {out.count('one')} downloads"
+        told = f"the proxy {number}, killed after {moment:.2f} s of work: {out.count('one')} downloads"
         assert run.returncode == 119, (told, err)
         assert re.search("the bottle's proxy (has exited|did not start)", err), (told, err)
         assert "Traceback" not in err, (told, err)
