@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.agent import profile as profiles
-from bot_bottle.agent.profile import VERSION, Libc, Package, Profile
+from bot_bottle.agent.profile import Libc, Package, Profile
 from bot_bottle.errors import AgentError, UsageError
 from bot_bottle.host import paths
-from bot_bottle.host.files import read_regular, write_private
-from bot_bottle.host.system_errors import next_step
+from bot_bottle.host.files import read_regular
+from bot_bottle.host.records import store_record
 from bot_bottle.host.text import printable
 
 _LIMIT = 1 << 20  # bytes of a record
@@ -75,16 +75,15 @@ class Agent:
     def hashes_for(self, arch: str) -> dict[str, str]:
         """Return the hashes of its packages in this version that are known."""
         of_arch = [self._in_version(each) for each in self.profile.packages if each.arch in (None, arch)]
-        return {f"{each.name}@{each.version}": each.integrity for each in of_arch if each.integrity}
+        return {each.key: each.integrity for each in of_arch if each.integrity}
 
     def depends_on_libc(self, arch: str) -> bool:
         """Return whether its packages differ by the image's C library."""
         return any(each.libc for each in self.profile.packages if each.arch in (None, arch))
 
     def _in_version(self, package: Package) -> Package:
-        version = package.version.replace(VERSION, self.version)
-        known = self.hashes.get(f"{package.name}@{version}", "")
-        return package.model_copy(update={"version": version, "integrity": known})
+        found = package.in_version(self.version)
+        return found.with_integrity(self.hashes.get(found.key, ""))
 
 
 def choose(text: str, pin: Pin | None = None) -> Agent:
@@ -106,7 +105,7 @@ def choose(text: str, pin: Pin | None = None) -> Agent:
         version, origin = profile.version, "the profile"
     hashes = {**record.hashes}
     for each in profile.packages:
-        hashes[f"{each.name}@{each.version.replace(VERSION, profile.version)}"] = each.integrity
+        hashes[each.in_version(profile.version).key] = each.integrity
     if own is not None and version == own.version:
         hashes |= _of_packages(profile, version, own.integrity)
     return Agent(profile, version, origin, hashes)
@@ -124,9 +123,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _of_packages(profile: Profile, version: str, by_name: Mapping[str, str]) -> dict[str, str]:
     """Return hashes by `NAME@VERSION`, of those by name."""
     return {
-        f"{each.name}@{each.version.replace(VERSION, version)}": by_name[each.name]
-        for each in profile.packages
-        if each.name in by_name
+        each.in_version(version).key: by_name[each.name] for each in profile.packages if each.name in by_name
     }
 
 
@@ -151,18 +148,9 @@ def read_record(name: str) -> Record:
 
 def write_record(name: str, record: Record) -> None:
     """Write the record of an agent. Raises AgentError."""
-    path = _record_path(name)
     newest = dict(list(record.hashes.items())[-_MOST:])
     document = {"version": record.version, "integrity": newest}
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise AgentError(
-            f"cannot record the version of {name}",
-            why=str(error),
-            next_step=next_step(error, "make it writable, or set BOT_BOTTLE_STATE_DIR to another folder"),
-        ) from error
+    store_record(_record_path(name), document, AgentError, f"cannot record the version of {name}")
 
 
 def add_hashes(name: str, hashes: Mapping[str, str], *, version: str = "") -> None:

@@ -89,8 +89,8 @@ def _with_hashes(agent: Agent, packages: list[Package]) -> list[Package]:
     for each in packages:
         if not each.integrity:
             release = registry.find(each.name, each.version)
-            add_hashes(agent.name, {f"{each.name}@{each.version}": release.integrity})
-            found.append(each.model_copy(update={"integrity": release.integrity}))
+            add_hashes(agent.name, {each.key: release.integrity})
+            found.append(each.with_integrity(release.integrity))
         else:
             found.append(each)
     return found
@@ -102,10 +102,7 @@ def make_layer(agent: Agent, arch: str, libc: Libc | None, progress: Progress) -
     if not all(each.integrity for each in packages):
         packages = _with_hashes(agent, packages)
     place = launchers.folder(agent.profile)
-    parts = [
-        [LAYER_VERSION, place],
-        *([each.name, each.version, each.integrity, each.folder] for each in packages),
-    ]
+    parts = [[each.name, each.version, each.integrity, each.folder] for each in packages]
     stem = hashlib.sha256(json.dumps([LAYER_VERSION, place, parts]).encode()).hexdigest()
     folder = paths.agents_dir() / stem
     try:
@@ -119,7 +116,7 @@ def make_layer(agent: Agent, arch: str, libc: Libc | None, progress: Progress) -
     except OSError as error:
         raise folder_error(f"cannot use {folder.parent}", folder.parent, error) from error
     script = launchers.launcher(agent.profile, packages)
-    hashes = {f"{each.name}@{each.version}": each.integrity for each in packages}
+    hashes = {each.key: each.integrity for each in packages}
     return Layer(folder, _launcher_tar(agent.name, script), hashes)
 
 
@@ -131,7 +128,7 @@ def _fetch(
     with progress.stage("agent") as stage, publish_dir(folder, stamp) as partial:
         archives = []
         for number, each in enumerate(packages):
-            stage.say(f"{each.name}@{each.version}")
+            stage.say(each.key)
             release = registry.find(each.name, each.version)
             check_integrity(release, each.integrity)
             archives.append(partial / f"{number}.tgz")
@@ -143,7 +140,7 @@ def _fetch(
         for archive in archives:
             archive.unlink()
         about = {"agent": agent.name, "version": agent.version,
-                 "packages": [f"{each.name}@{each.version}" for each in packages]}  # fmt: skip
+                 "packages": [each.key for each in packages]}  # fmt: skip
         (partial / ABOUT).write_text(json.dumps(about))
         stage.conclude(f"{agent.name} {agent.version}")
 
@@ -157,7 +154,7 @@ def _write_layer(target: IO[bytes], place: str, archives: list[tuple[Package, Pa
             tar.addfile(_member(folder, tarfile.DIRTYPE, 0o755))
         for package, archive in archives:
             root = f"{top}/{package.folder}" if package.folder else top
-            what = f"{package.name}@{package.version}"
+            what = package.key
             with _explained(what):
                 for name, mode, size, pieces in _files(archive, what):
                     path = f"{root}/{name}"

@@ -22,6 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 
 from bot_bottle.agent.npmrc import Npmrc, read_npmrc
+from bot_bottle.agent.profile import INTEGRITY
 from bot_bottle.errors import AgentError
 from bot_bottle.host.text import printable
 
@@ -29,7 +30,6 @@ LARGEST = 1 << 30  # bytes of a package's archive
 _METADATA_LIMIT = 4 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without any data
 _PIECE = 1 << 20
-_INTEGRITY = re.compile(r"sha512-[A-Za-z0-9+/]{86}==")
 _CONFIGURATION = "see `registry`, `proxy`, `cafile` and //HOST/:_authToken in your .npmrc"
 
 
@@ -65,7 +65,7 @@ class Registry:
             raise AgentError(
                 f"the registry gave an invalid description of {what}", next_step=_CONFIGURATION
             ) from error
-        strong = re.findall(_INTEGRITY, integrity) if isinstance(integrity, str) else []
+        strong = re.findall(INTEGRITY, integrity) if isinstance(integrity, str) else []
         if not isinstance(found, str) or not isinstance(archive, str) or len(strong) != 1:
             raise AgentError(
                 f"the registry has no SHA-512 of {what}", next_step="name another version, or registry"

@@ -32,7 +32,7 @@ Kind = Literal["key", "token"]
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PACKAGE = re.compile(r"(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,99}")
-_INTEGRITY = re.compile(r"sha512-[A-Za-z0-9+/]{86}==")
+INTEGRITY = re.compile(r"sha512-[A-Za-z0-9+/]{86}==")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _LIMIT = 1 << 20  # bytes of a file
 _SHOWN = 5  # mistakes reported at once
@@ -59,6 +59,19 @@ class Package(_Table):
     program: list[str] = []
     path: list[str] = []
 
+    @property
+    def key(self) -> str:
+        """NAME@VERSION, as npm writes it."""
+        return f"{self.name}@{self.version}"
+
+    def in_version(self, version: str) -> Package:
+        """Return it with this version of the agent in its own."""
+        return self.model_copy(update={"version": self.version.replace(VERSION, version)})
+
+    def with_integrity(self, integrity: str) -> Package:
+        """Return it with another hash, or without one ("")."""
+        return self.model_copy(update={"integrity": integrity})
+
     @field_validator("name")
     @classmethod
     def _is_package(cls, name: str) -> str:
@@ -73,7 +86,7 @@ class Package(_Table):
     @field_validator("integrity")
     @classmethod
     def _is_integrity(cls, integrity: str) -> str:
-        return _matched(integrity, _INTEGRITY, "not sha512- and 64 bytes in base64")
+        return _matched(integrity, INTEGRITY, "not sha512- and 64 bytes in base64")
 
     @field_validator("folder")
     @classmethod

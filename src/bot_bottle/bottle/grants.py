@@ -17,9 +17,7 @@ from typing import Any
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import TrustError
 from bot_bottle.host import paths
-from bot_bottle.host.files import write_private
-from bot_bottle.host.signals import defer_signals
-from bot_bottle.host.system_errors import next_step
+from bot_bottle.host.records import store_record
 from bot_bottle.host.text import printable
 
 # settings that reduce a bottle's isolation
@@ -153,16 +151,7 @@ def _place(request: Request) -> Path:
 
 def _remember(path: Path, request: Request) -> None:
     record = {"project": str(request.project), "asked": dict(request.asked)}
-    try:
-        with defer_signals():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(path, json.dumps(record, indent=2) + "\n")
-    except OSError as error:
-        raise TrustError(
-            f"cannot store your grant in {path.parent}",
-            why=str(error),
-            next_step=next_step(error, "make it writable, or set BOT_BOTTLE_STATE_DIR to another folder"),
-        ) from error
+    store_record(path, record, TrustError, f"cannot store your grant in {path.parent}")
 
 
 def _plain(value: Any) -> str:

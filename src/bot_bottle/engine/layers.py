@@ -8,8 +8,8 @@ import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bot_bottle.agent.profile import Libc
 from bot_bottle.engine.build_names import named_for_build
 from bot_bottle.engine.commands import NO_MOUNTS, BuildRequest
 from bot_bottle.engine.engine import Engine
@@ -17,6 +17,9 @@ from bot_bottle.engine.identity import EngineImage
 from bot_bottle.errors import AgentError, EngineError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.secrets.build import MountOptions
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.profile import Libc
 
 _LABEL = "bot-bottle.look"
 _STRAY = "look-container"

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from bot_bottle.errors import CommandError, SecretError
 from bot_bottle.host import paths, process
-from bot_bottle.host.files import read_regular, write_private
+from bot_bottle.host.files import read_regular
+from bot_bottle.host.records import store_record
 from bot_bottle.host.redact import Secret
-from bot_bottle.host.system_errors import next_step
 from bot_bottle.secrets.reference import Reference, resolve
 
 SERVICE = "bot-bottle"  # of our entries in the keychain
@@ -149,15 +149,7 @@ def _write(record: Record) -> None:
         "value": "" if record.value is None else record.value.reveal(),
     }
     path = _path(record.name)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise SecretError(
-            f"cannot store the login in {path.parent}",
-            why=str(error),
-            next_step=next_step(error, "make it writable, or set BOT_BOTTLE_STATE_DIR to another folder"),
-        ) from error
+    store_record(path, document, SecretError, f"cannot store the login in {path.parent}")
 
 
 def _path(name: str) -> Path:

@@ -30,6 +30,8 @@ def has_own_authorities(env: Mapping[str, str]) -> bool:
 
 def names_other_authorities(env: Mapping[str, str]) -> bool:
     """Return whether the environment names authorities that are not just the place of the system's."""
+    if not has_own_authorities(env):
+        return False
     import ssl  # only here and below: it takes a while to load, and few name authorities
 
     python = ssl.get_default_verify_paths()
