@@ -229,6 +229,7 @@ TAKEN: dict[str, Change] = {
         lambda manifest: [manifest.pop(key) for key in list(manifest) if key not in NEEDED_KEYS]
     ),
     "null for text": with_manifest(lambda manifest: manifest.update(user=None, workdir=None)),
+    "mode vm": with_manifest(lambda manifest: manifest.update(mode="vm")),
     "largest numbers": with_manifest(lambda manifest: manifest.update(cpus=255, mem=2**32 - 1)),
 }
 
@@ -252,6 +253,8 @@ REFUSED: dict[str, Change] = {
     "mem 2**32": with_manifest(lambda manifest: manifest.update(mem=2**32)),
     "network a number": with_manifest(lambda manifest: manifest.update(network=0)),
     "env a text": with_manifest(lambda manifest: manifest.update(env="A=1")),
+    "mode empty": with_manifest(lambda manifest: manifest.update(mode="")),
+    "mode unknown": with_manifest(lambda manifest: manifest.update(mode="host")),
     "image null": with_manifest(lambda manifest: manifest.update(image=None)),
     "half a surrogate": with_manifest(lambda manifest: manifest.update(image="\ud800")),
     "size negative": with_manifest(lambda manifest: manifest["assets"]["agent_rootfs"].update(size=-1)),

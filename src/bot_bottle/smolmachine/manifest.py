@@ -7,6 +7,7 @@ this reader; nothing here rewrites a foreign manifest.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from bot_bottle.errors import ArtifactError
 MANIFEST_LIMIT = 16 << 20  # bytes; smolvm reads no more
 
 _NEEDED = ("image", "digest", "platform")  # smolvm accepts empty ones, but not missing ones
+_MODES = ("container", "vm")
 _U8, _U32, _U64 = 0xFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -146,7 +148,7 @@ class Manifest:
             user=fields.text("user", "", null=True),
             image_size=fields.number("image_size", _U64, 0),
             network=fields.flag("network"),
-            mode=fields.text("mode", "container"),
+            mode=fields.choice("mode", _MODES),
             host_platform=fields.text("host_platform", ""),
             created=fields.text("created", ""),
             smolvm_version=fields.text("smolvm_version", ""),
@@ -228,6 +230,12 @@ class _Object:
         value = self.value(key, False)
         if type(value) is not bool:
             raise _bad(f"{self._name(key)} is not true or false")
+        return value
+
+    def choice(self, key: str, values: Sequence[str]) -> str:
+        value = self.text(key, values[0])
+        if value not in values:
+            raise _bad(f"{self._name(key)} is not {' or '.join(values)}")
         return value
 
     def child(self, key: str) -> _Object:
