@@ -32,6 +32,7 @@ CLEARED: Mapping[str, str] = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""}
 STATUS = "status."
 
 SECONDS = 0.3  # timeout of a probe, where processors are real
+_SHORT = 1.0  # a timeout up to which it is not worth measuring how fast answers come
 _PATIENCE = 6.0  # seconds, for a probe that must not be silent: a busy machine answers late
 
 Protocol = Literal["routes", "tcp", "udp", "icmp", "dns", "dnstcp", "proxy"]
@@ -122,6 +123,16 @@ judge() { # NAME KIND
   case $s in '') r=${r:-silent} ;; 0|1) r=${r:-refused} ;; esac
   echo "$1 ${r:-error}"
 }
+uptime() { # sets now, in hundredths of a second (proc(5))
+  read -r now rest </proc/uptime
+  now=$((${now%.*} * 100 + 1${now#*.} - 100)) # the 1 is for a fraction such as 08, which is no octal number
+}
+limit() { # LEAST MOST: sets seconds to the time since before, all in hundredths
+  now=$((now - before))
+  [ $now -ge $1 ] || now=$1
+  [ $now -le $2 ] || now=$2
+  seconds=$((now / 100)).$((now / 10 % 10))
+}
 waited=
 try() { # NAME KIND ADDRESS PORT ASK
   name=$1 kind=$2
@@ -133,13 +144,27 @@ try() { # NAME KIND ADDRESS PORT ASK
 
 
 def script(probes: Sequence[Probe], *, seconds: float = SECONDS, busybox: Sequence[str] = BUSYBOX) -> str:
-    """Return a shell script that writes a line `NAME OUTCOME` for each probe, in any order."""
+    """Return a shell script that writes a line `NAME OUTCOME` for each probe, in any order.
+
+    `seconds` is the timeout of a probe that may be silent. If it is long, those probes begin after the
+    others, and their timeout is as long as all of those took together, within limits.
+    """
+    answered = [_line(probe) for probe in probes if "silent" not in probe.accepted]
+    silent = [_line(probe) for probe in probes if "silent" in probe.accepted]
     lines = [f"bb={shlex.quote(' '.join(busybox))}", _FUNCTIONS, "exec 2>/dev/null"]
-    for probe in probes:
-        ask = _message(probe.ask) if probe.protocol == "dnstcp" else probe.ask
-        lines.append(f"seconds={seconds if 'silent' in probe.accepted else max(seconds, _PATIENCE):g}")
-        lines.append("try " + shlex.join((probe.name, probe.protocol, probe.address, str(probe.port), ask)))
+    lines += [f"seconds={max(seconds, _PATIENCE):g}"]
+    if seconds > _SHORT:
+        least, most = round(_SHORT * 100), round(seconds * 100)
+        lines += ["uptime", "before=$now", *answered, "wait $waited", "uptime", f"limit {least} {most}"]
+        lines += silent
+    else:
+        lines += [*answered, f"seconds={seconds:g}", *silent]
     return "\n".join([*lines, "wait $waited", ""])
+
+
+def _line(probe: Probe) -> str:
+    ask = _message(probe.ask) if probe.protocol == "dnstcp" else probe.ask
+    return "try " + shlex.join((probe.name, probe.protocol, probe.address, str(probe.port), ask))
 
 
 def _message(name: str) -> str:

@@ -137,6 +137,18 @@ def test_what_is_silent_takes_its_time_and_no_more(run: Run) -> None:
     assert met == {"tcp": "silent", "udp": "silent"}
 
 
+def test_a_long_timeout_is_cut_to_what_the_answers_of_others_took(busybox: Sequence[str], port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        tried = [
+            Probe("udp", "udp", *mute.getsockname()),
+            Probe("proxy", "proxy", "127.0.0.1", port, "known.example.org:443", accepted=frozenset({"open"})),
+        ]
+        text = probes.script(tried, seconds=3600, busybox=busybox)
+        done = subprocess.run([*busybox, "sh", "-c", text], capture_output=True, timeout=60, check=True)
+    assert probes.outcomes(done.stdout, tried) == {"udp": "silent", "proxy": "open"}
+
+
 def test_what_begins_late_is_ended_all_the_same(busybox: Sequence[str]) -> None:
     """On a busy machine a tool may take longer to begin than its answer is waited for."""
     with socket.socket(type=socket.SOCK_DGRAM) as mute:
