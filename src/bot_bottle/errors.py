@@ -176,6 +176,12 @@ class AgentError(BottleError):
     exit_code = 123
 
 
+class TimeLimitError(BottleError):
+    """The command ran for longer than `--timeout` allows, and was ended."""
+
+    exit_code = 124
+
+
 class Interrupted(BottleError):
     """The user ended the command with a signal. The exit status is 128 + the signal's number."""
 

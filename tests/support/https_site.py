@@ -28,7 +28,9 @@ def make_certificate(path: Path, *names: str) -> Path:
 
 
 class Site:
-    """A server that records heads and bodies, and answers with `status` and `answer`."""
+    """A server that records heads and bodies, and answers with `status` and `answer`, of the type `kind`."""
+
+    kind = "text/plain"
 
     def __init__(self, certificate: Path) -> None:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -48,7 +50,8 @@ class Site:
                     file.readline()
                 self.requests.append((head.decode(), body))
                 status, answer = self.answer(head, body)
-                plug.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(answer), answer))
+                fields = b"Content-Type: %b\r\nContent-Length: %d" % (self.kind.encode(), len(answer))
+                plug.sendall(b"HTTP/1.1 %d X\r\n%b\r\n\r\n%b" % (status, fields, answer))
 
     def answer(self, head: bytes, body: bytes) -> tuple[int, bytes]:
         """Return the status and the body of an answer."""

@@ -6,14 +6,17 @@ Two classes implement `Backend`: a hardened container and a microVM. No other mo
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from bot_bottle.errors import Interrupted
+from bot_bottle.errors import Interrupted, TimeLimitError
 from bot_bottle.host import process_tree
+from bot_bottle.host.durations import human_duration
 from bot_bottle.host.redact import Credential, Secret
 from bot_bottle.network.credentials import ProxiedCredential, variables
 from bot_bottle.network.policy import NOTHING, Policy
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from bot_bottle.vm.host import Accel
 
 _POLL = 0.1
+_GRACE = 10.0  # seconds between SIGTERM and the end of a command that ran for too long
 
 # docker's default for an image without PATH
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,7 +44,7 @@ class BottleConfig:
     """What a backend needs to know of a bottle, besides what it boots. Empty: as in the image.
 
     `before` is put before the arguments of the command. `services` are the sockets of this machine that its
-    proxy leads to, by `NAME:PORT`.
+    proxy leads to, by `NAME:PORT`. `timeout` are the most seconds for the command, None without a limit.
     """
 
     slug: str
@@ -58,6 +62,7 @@ class BottleConfig:
     credentials: Mapping[str, Credential] = field(default_factory=dict, repr=False)
     before: tuple[str, ...] = ()
     services: Mapping[str, str] = field(default_factory=dict)
+    timeout: int | None = None
 
     @property
     def name(self) -> str:
@@ -142,7 +147,8 @@ class RunningBottle(Protocol):
     def run(self, *, tty: bool, on_proved: OnProved = Proof.require) -> int:
         """Run the bottle's command on our own streams and return its exit status.
 
-        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted.
+        The first Ctrl-C (or SIGTERM, SIGHUP) goes to the command; the second raises Interrupted. Raises
+        TimeLimitError for a command that ran for longer than its limit.
         """
 
     def run_before(self, command: tuple[str, ...]) -> int:
@@ -221,14 +227,20 @@ class AttachedCommand(Protocol):
 
 
 def wait(
-    attached: AttachedCommand, received: list[int], pass_on: Callable[[int], None], end: Callable[[], None]
+    attached: AttachedCommand,
+    received: list[int],
+    pass_on: Callable[[int], None],
+    end: Callable[[], None],
+    timeout: int | None = None,
 ) -> int:
     """Wait for a command and return its exit status.
 
     `received` is the list of signals that reach us: the first is passed on, the second ends the command and
-    raises Interrupted.
+    raises Interrupted. After `timeout` seconds the command gets SIGTERM, is ended if that does not end it,
+    and TimeLimitError is raised.
     """
-    passed = False
+    passed, late = False, False
+    begun = time.monotonic()
     while (code := attached.wait(_POLL)) is None:
         if len(received) > 1:
             end()
@@ -236,6 +248,21 @@ def wait(
         if received and not passed:
             passed = True
             pass_on(received[0])
+        if timeout is None or (over := time.monotonic() - begun - timeout) < 0:
+            continue
+        if not late:
+            late = True
+            with suppress(Interrupted):  # it could not be signalled, and was ended
+                pass_on(signal.SIGTERM)
+        elif over >= _GRACE:
+            end()
+            break
+    if timeout is not None and late:
+        raise TimeLimitError(
+            f"the command ran for longer than {human_duration(timeout)}, and was ended",
+            next_step="allow it more with --timeout",
+        )
+    assert code is not None  # noqa: S101 - only a command that is late is left without one
     return code
 
 

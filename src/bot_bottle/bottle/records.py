@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import PLACES, Machine
-from bot_bottle.errors import BottleError, Interrupted, ReceiptError, SpecError
+from bot_bottle.errors import BottleError, Interrupted, ReceiptError, SpecError, TimeLimitError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import write_private
 from bot_bottle.host.locks import exclusive_lock
@@ -29,6 +29,7 @@ from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.system_errors import next_step
 from bot_bottle.network import audit_log
 from bot_bottle.network.traffic import summarize
+from bot_bottle.network.usage import load_usage
 from bot_bottle.version import VERSION
 
 KEEP = 200  # receipts
@@ -43,8 +44,8 @@ class RunRecord:
     """A run that continues, or was read from its file. Empty fields are not known, or not yet.
 
     `pid` and `started` identify the process of the bottle; `place` and `engine` say where its command runs;
-    `plan`, `proof`, `git` and `egress` are documents as `bottle show` prints them. Times are in RFC 3339
-    form.
+    `plan`, `proof`, `git`, `egress` and `usage` are documents as `bottle show` prints them. `limit` is the
+    one of its limits that the run has reached: `timeout`, `requests` or `tokens`. Times are in RFC 3339 form.
     """
 
     name: str
@@ -62,6 +63,8 @@ class RunRecord:
     proof: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
     egress: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    limit: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     path: Path = Path()
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
@@ -80,6 +83,17 @@ class RunRecord:
     def ask(self) -> Path:
         """The path of the socket on which the run's proxy asks about refused connections, if it does."""
         return ask_of(self.path)
+
+    @property
+    def usage_file(self) -> Path:
+        """The path of the file in which the run's proxy counts what it uses with its credentials."""
+        return usage_of(self.path)
+
+    def take_usage(self) -> None:
+        """Take over what was used so far, if a proxy counts it."""
+        if (found := load_usage(self.usage_file)) is not None:
+            self.usage = found
+            self.limit = self.limit or found["refused"] or None
 
     def machine(self) -> Machine:
         """Return how other commands find a running bottle. Raises SpecError before its command starts."""
@@ -129,9 +143,11 @@ class RunRecord:
 
 _OWN = ("path", "progress")
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("name", "started", "began", "ended", "error", "image_id", "place", "engine"), str),
+    **dict.fromkeys(
+        ("name", "started", "began", "ended", "error", "image_id", "place", "engine", "limit"), str
+    ),
     **dict.fromkeys(("pid", "exit_status"), int),
-    **dict.fromkeys(("versions", "plan", "proof", "git", "egress", "seconds"), dict),
+    **dict.fromkeys(("versions", "plan", "proof", "git", "egress", "usage", "seconds"), dict),
 }
 
 
@@ -155,13 +171,22 @@ def recorded(name: str, progress: Progress) -> Iterator[RunRecord]:
         signum = error.signum if isinstance(error, Interrupted) else 0
         record.error = redacted(error.message)
         record.exit_status = 128 + signum if signum else error.exit_code
+        record.limit = "timeout" if isinstance(error, TimeLimitError) else None
         raise
     finally:
         record.ended = _stamp(datetime.now(UTC))
         record.seconds = {**progress.seconds, "total": round(time.monotonic() - started, 3)}
         with defer_signals():
-            record.egress = record.traffic()
-            record.save()
+            _end(record)
+
+
+def _end(record: RunRecord) -> None:
+    """Take over what a run has reached and used, and write its record."""
+    record.egress = record.traffic()
+    record.take_usage()
+    record.save()
+    with suppress(OSError):
+        record.usage_file.unlink()
 
 
 def settle(name: str, progress: Progress) -> None:
@@ -172,8 +197,7 @@ def settle(name: str, progress: Progress) -> None:
             path.unlink()
     if not record.ended:
         record.ended, record.error, record.progress = _stamp(datetime.now(UTC)), "it was killed", progress
-        record.egress = record.traffic()
-        record.save()
+        _end(record)
 
 
 def newest(name: str | None = None) -> RunRecord:
@@ -189,6 +213,11 @@ def refusals_of(path: Path) -> Path:
 def policy_of(path: Path) -> Path:
     """Return the path of the policy for a record's path."""
     return path.with_suffix(".policy")
+
+
+def usage_of(path: Path) -> Path:
+    """Return the path of the counts of what a run uses for a record's path."""
+    return path.with_suffix(".usage")
 
 
 def ask_of(path: Path) -> Path:
@@ -271,7 +300,7 @@ def _write(record: RunRecord) -> None:
             write_private(record.path, json.dumps(record.to_json(), indent=2) + "\n")
             with exclusive_lock(folder / "lock", lambda: None):
                 for old in _paths()[:-KEEP]:
-                    for each in (refusals_of(old), policy_of(old), ask_of(old), old):
+                    for each in (refusals_of(old), policy_of(old), usage_of(old), ask_of(old), old):
                         each.unlink(missing_ok=True)
     except (OSError, ReceiptError) as error:
         record.progress.warn(f"the receipt of this run could not be written: {error}")

@@ -28,6 +28,7 @@ from bot_bottle.login.values import renewal_of, resolve
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proxy_process import EgressFiles
+from bot_bottle.network.usage import describe
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.smolmachine import format as artifact_format
@@ -71,6 +72,7 @@ class Plan:
             "secrets": [each.described() for each in spec.secrets],
             "cpus": self.cpus,
             "memory_mib": spec.memory_mib,
+            "limits": spec.limits.described(),
             "storage_mib": spec.storage_mib,
             "network": _network(spec.egress, spec.git),
             "ports": [str(port) for port in spec.ports],
@@ -182,15 +184,21 @@ def launch(
             secrets={each.name: values[each.name] for each in spec.secrets if not each.hosts},
             credentials=_credentials(spec, values, progress),
             before=before_command(spec.start),
+            timeout=spec.limits.timeout,
         )
         artifact = None
         if plan.conversion is not None:
             stack.enter_context(plan.conversion.entry.hold())
             artifact = plan.conversion.entry.path
         boot = Boot(record.image_id, artifact, lambda: converter.engine)
-        files = EgressFiles(record.log, record.policy, record.ask if spec.ask else None)
-        started = backend_for(spec.backend, spec.accel).start(config, boot, files, run, progress, spec.accel)
+        backend = backend_for(spec.backend, spec.accel)
+        started = backend.start(config, boot, _files(spec, record), run, progress, spec.accel)
         yield stack.enter_context(started)
+
+
+def _files(spec: BottleSpec, record: RunRecord) -> EgressFiles:
+    ask = record.ask if spec.ask else None
+    return EgressFiles(record.log, record.policy, ask, record.usage_file, spec.limits.budget)
 
 
 def _credentials(spec: BottleSpec, values: Mapping[str, Secret], progress: Progress) -> dict[str, Credential]:
@@ -262,9 +270,23 @@ def run_bottle(
                 proof.require()
                 on_ready()
 
-            with progress.timed("command"):
+            with _usage_said(record, progress), progress.timed("command"):
                 if run_command is not None:
                     record.exit_status = run_command(bottle, on_proved)
                 else:
                     record.exit_status = bottle.run(tty=tty, on_proved=on_proved)
         return record.exit_status
+
+
+@contextmanager
+def _usage_said(record: RunRecord, progress: Progress) -> Iterator[None]:
+    """Say when the block ends what was used with the bottle's credentials, and whether that was all."""
+    try:
+        yield
+    finally:
+        record.take_usage()
+        if record.usage and record.usage["requests"]:
+            progress.note(f"{'usage':<8} {describe(record.usage)}")
+        if record.usage and record.usage["refused"]:
+            spent = f"the bottle's budget of {record.usage['refused']} is used up"
+            progress.warn(f"{spent}: further requests were refused")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.choice import backend_for
+from bot_bottle.bottle.limits import Limits, check_budget
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.git.server_process import check_backend
@@ -40,6 +41,7 @@ DEFAULT_CPUS = 4
 
 _NO_WORKSPACE = Request()
 _NO_PUSH = GitPush()
+_NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class BottleSpec:
     remote_user: bool = False
     accel: Accel = "auto"
     ask: bool = False
+    limits: Limits = _NO_LIMITS
 
     def __post_init__(self) -> None:
         check_slug(self.slug)
@@ -92,6 +95,7 @@ class BottleSpec:
             backend.check_ask()
         backend.check(self.egress, self.secrets, self.ports, archive=self.source.archive is not None)
         check_reading(self.egress, credentials=any(secret.hosts for secret in self.secrets))
+        check_budget(self.limits.budget, self.egress, self.secrets)
         if self.git.remotes:
             self._check_git()
         self._check_command()

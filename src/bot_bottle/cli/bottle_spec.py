@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
+from bot_bottle.bottle.limits import parse_limits
 from bot_bottle.bottle.spec import BottleSpec, check_slug, make_slug, parse_memory, parse_storage
 from bot_bottle.cli import agent as agents
 from bot_bottle.cli.settings import ask, require_build_grant, source
@@ -55,6 +56,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         remote_user=settings.devcontainer is not None,
         accel=ctx.params.get("accel") or "auto",
         ask=bool(ctx.params.get("ask")),
+        limits=parse_limits(*map(settings.value, ("limits.timeout", "limits.requests", "limits.tokens"))),
     )
     if not (shown or ctx.params.get("plan_only")):
         without = _OVERRIDDEN if ctx.params.get("network") else ()

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Agent": ("agent", "agent_from", "prompt"),
     "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
-    "Resources": ("backend", "accel", "cpus", "memory", "storage"),
+    "Resources": ("backend", "accel", "cpus", "memory", "storage", "timeout", "max_requests", "max_tokens"),
     "Network": ("allow", "ask", "host_ports", "network", "ports", "git_push", "yes"),
     "Workspace": ("workspace", "workspace_include_dirty"),
     "Conversion": ("packer", "via", "transport", "max_image_size"),

@@ -198,7 +198,7 @@ def bottle_options(command: F) -> F:
 
 
 def resource_options(command: F) -> F:
-    """Add the options for processors, memory and disk space."""
+    """Add the options for processors, memory, disk space, time, requests and tokens."""
     for option in reversed(
         [
             click.option(
@@ -220,6 +220,26 @@ def resource_options(command: F) -> F:
                 envvar="BOT_BOTTLE_STORAGE",
                 metavar="SIZE",
                 help="Disk space for what a microVM writes, in units of 1024 (default: 20g).",
+            ),
+            click.option(
+                "--timeout",
+                envvar="BOT_BOTTLE_TIMEOUT",
+                metavar="TIME",
+                help="End the command after this time, for example 90s, 10m or 1h30m. Exit status: 124.",
+            ),
+            click.option(
+                "--max-requests",
+                type=int,
+                envvar="BOT_BOTTLE_MAX_REQUESTS",
+                metavar="N",
+                help="Refuse requests to the hosts of its credentials after so many.",
+            ),
+            click.option(
+                "--max-tokens",
+                type=int,
+                envvar="BOT_BOTTLE_MAX_TOKENS",
+                metavar="N",
+                help="Refuse them when the answers have reported so many tokens, of input and output.",
             ),
         ]
     ):

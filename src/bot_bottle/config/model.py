@@ -101,6 +101,18 @@ class SecretTable(_Table):
     )
 
 
+class LimitsTable(_Table):
+    """`[limits]`: how long a bottle may run, and what it may use. They are read by `bottle.limits`."""
+
+    timeout: str | None = Field(
+        default=None, description="most time for the command, for example `90s`, `10m` or `1h30m`"
+    )
+    requests: int | None = Field(default=None, description="most requests to the hosts of its credentials")
+    tokens: int | None = Field(
+        default=None, description="most tokens, of input and output, that the answers to these report"
+    )
+
+
 class AgentTable(_Table):
     """`[agent]`: the agent that works in the bottle. A file chooses one, and does not define it."""
 
@@ -132,6 +144,7 @@ class File(_Table):
     storage: str | None = Field(
         default=None, description="most disk space for what a microVM writes (default: `20g`)"
     )
+    limits: LimitsTable = LimitsTable()
     user: str | None = Field(
         default=None, description="user name, uid or uid:gid (default: the image's USER)"
     )
@@ -176,6 +189,7 @@ def _describe(loc: list[str], kind: str, message: str) -> str:
     tables: dict[str, type[_Table]] = {
         "image": ImageTable,
         "agent": AgentTable,
+        "limits": LimitsTable,
         "egress": EgressTable,
         "git": GitTable,
     }

@@ -36,6 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "cpus": None,
     "memory": DEFAULT_MEMORY,
     "storage": None,
+    "limits.timeout": None,
+    "limits.requests": None,
+    "limits.tokens": None,
     "user": "",
     "workdir": "",
     "env": {},
@@ -152,7 +155,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
     flat = dict(content)
-    for table in ("image", "agent", "egress", "git"):
+    for table in ("image", "agent", "limits", "egress", "git"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None

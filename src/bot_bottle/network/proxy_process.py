@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle.errors import SpecError, WallsError
@@ -32,6 +32,7 @@ from bot_bottle.network.policy import Policy, save_policy
 from bot_bottle.network.proxy.config import PORT, ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.network.proxy.resolver import VARIABLE, parse_resolver
 from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
+from bot_bottle.network.usage import Budget
 from bot_bottle.network.values import served
 from bot_bottle.secrets.fifo import secret_fifos
 
@@ -107,11 +108,14 @@ class EgressFiles:
     """The log that a proxy writes, and the policy that it reads, again whenever it has changed.
 
     `ask` is the socket on which it asks about what it would refuse (see `questions`), if it is to ask.
+    `usage` is the file in which it counts what is used with credentials, of which `budget` is the most.
     """
 
     log: Path
     policy: Path
     ask: Path | None = None
+    usage: Path | None = None
+    budget: Budget = field(default_factory=Budget)
 
 
 @contextmanager
@@ -222,6 +226,8 @@ def _config(
         authorities=None if authorities is None else str(authorities),
         no_proxy=no_proxy(os.environ),
         resolver=parse_resolver(resolver) if resolver else None,
+        usage=str(record.usage) if found and record.usage is not None else None,
+        budget=record.budget,
     )
 
 

@@ -96,7 +96,7 @@ class ContainerBottle:
             ):
                 started = self._release(client, received, tried, on_proved, tty=tty)
                 held.close()
-                ended = wait(client, received, self._pass_on, self._remove)
+                ended = wait(client, received, self._pass_on, self._remove, self.launch.timeout)
         lost = bool(ended) and not received
         unread = lost and _reader_is_gone()
         if unread and containers.inspect(self.launch.name)["State"].get("Running"):

@@ -128,7 +128,9 @@ class DirectBottle:
             terminal_size() if tty else None,
         )
         with self._machine.session(terminal=tty) as session:
-            return run_attached(session, self._machine.folder, encoded(document), tty=tty)
+            return run_attached(
+                session, self._machine.folder, encoded(document), tty=tty, timeout=launch.timeout
+            )
 
     def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same guest."""
@@ -146,8 +148,13 @@ def terminal_size() -> tuple[int, int]:
     return size.lines, size.columns
 
 
-def run_attached(session: Session, folder: Path, data: bytes, *, tty: bool) -> int:
-    """Run a command in a session on our own streams and return its exit status. Raises Interrupted."""
+def run_attached(
+    session: Session, folder: Path, data: bytes, *, tty: bool, timeout: int | None = None
+) -> int:
+    """Run a command in a session on our own streams and return its exit status.
+
+    Raises Interrupted, and TimeLimitError after `timeout` seconds.
+    """
     with ExitStack() as stack:
         received = stack.enter_context(signals.capture_signals())
         if tty:
@@ -158,7 +165,7 @@ def run_attached(session: Session, folder: Path, data: bytes, *, tty: bool) -> i
         attached.start("tty" if tty else "run", data)
         if tty:
             stack.enter_context(terminal.on_resize(attached.resize))
-        return wait(attached, received, attached.signal, attached.kill)
+        return wait(attached, received, attached.signal, attached.kill, timeout)
 
 
 def execute(launch: BottleConfig, *, tty: bool) -> int:

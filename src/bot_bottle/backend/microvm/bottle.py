@@ -79,7 +79,13 @@ class Bottle:
         ):
             args, env = _command(self.launch, tty=tty, secrets=secrets)
             with self._host.attach(args, tty=tty, env=env) as attached:
-                code = wait(attached, received, lambda signum: self._pass_on(signum, attached), attached.end)
+                code = wait(
+                    attached,
+                    received,
+                    lambda signum: self._pass_on(signum, attached),
+                    attached.end,
+                    self.launch.timeout,
+                )
         return exit_status(code, attached, self._host, self.launch.name, tty=tty)
 
     def run_before(self, command: tuple[str, ...]) -> int:

@@ -40,6 +40,8 @@ Examples:
   bottle fan 3 --json -- ./attempt | jq '.[] | select(.exit_status == 0).name'
 """
 
+_USED = ("REQUESTS", "TOKENS")
+
 
 @click.command("fan", cls=CommandAfterDashes, help=_HELP)
 @click.argument("count", type=click.IntRange(min=1), metavar="N")
@@ -89,12 +91,25 @@ def _show(results: list[Result], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    lines: list[tuple[str, ...]] = [("NAME", "STATUS", "COMMITS", "FILES", "  LINES", "SECONDS")]
+    used = any(row["usage"] for row in rows)
+    lines: list[tuple[str, ...]] = [
+        ("NAME", "STATUS", "COMMITS", "FILES", "  LINES", "SECONDS", *(_USED if used else ()))
+    ]
     for row in rows:
-        counts = (str(row[key]) for key in ("exit_status", "commits", "files"))
+        status = "timed out" if row["limit"] == "timeout" else str(row["exit_status"])
+        counts = (str(row[key]) for key in ("commits", "files"))
         changed = f"  +{row['added']} -{row['removed']}"
-        lines.append((row["name"], *counts, changed, f"{row['seconds']:.1f}"))
-    click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=(1, 2, 3, 5)))
+        lines.append((row["name"], status, *counts, changed, f"{row['seconds']:.1f}", *_used(row, used=used)))
+    click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=(1, 2, 3, 5, 6, 7)))
+
+
+def _used(row: dict[str, Any], *, used: bool) -> tuple[str, ...]:
+    """Return the counts of what a bottle has used; a star marks those that its budget has ended."""
+    usage = row["usage"] or {"requests": 0, "input_tokens": 0, "output_tokens": 0}
+    counts = usage["requests"], usage["input_tokens"] + usage["output_tokens"]
+    limits = ("requests", "tokens")
+    marks = ("*" if row["limit"] == each else "" for each in limits)
+    return tuple(f"{count}{mark}" for count, mark in zip(counts, marks, strict=True)) if used else ()
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -109,5 +124,7 @@ def _row(result: Result) -> dict[str, Any]:
         "uncommitted": uncommitted,
         **counts,
         "seconds": seconds,
+        "usage": result.record.usage,
+        "limit": result.record.limit,
         "error": result.record.error,
     }

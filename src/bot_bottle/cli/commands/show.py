@@ -39,6 +39,7 @@ def command(name: str | None, as_json: bool) -> None:
     """Print one record."""
     record = records.newest(check_slug(name) if name else None)
     record.egress = record.egress or record.traffic()
+    record.take_usage()
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))
         return

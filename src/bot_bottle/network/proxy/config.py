@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.host.files import write_private
+from bot_bottle.network.usage import Budget
 
 PORT = 3128  # of the proxy in a bottle: the customary one of proxies
 
@@ -49,7 +50,8 @@ class ProxyConfig:
     that servers are checked against, the usual ones by default. `token` is a pipe with that of a smolvm, for
     the sockets of `Interceptor`. `upstreams` are pipes from which the URL of
     the upstream proxy for `https` and `http` is read, `no_proxy` are hosts that are reached without it, and
-    `resolver` is the address and port of a DNS server, instead of this machine's resolver.
+    `resolver` is the address and port of a DNS server, instead of this machine's resolver. `usage` is the
+    file for what is used with the secrets, of which `budget` is the most.
     """
 
     policy: str
@@ -63,6 +65,8 @@ class ProxyConfig:
     upstreams: Mapping[str, str] = field(default_factory=dict)
     no_proxy: str = ""
     resolver: tuple[str, int] | None = None
+    usage: str | None = None
+    budget: Budget = field(default_factory=Budget)
 
     def save(self, path: Path) -> None:
         """Write it, private to the user. Raises OSError."""
@@ -74,6 +78,10 @@ def load_config(path: Path) -> ProxyConfig:
     document: dict[str, Any] = json.loads(path.read_text("utf-8"))
     reading = document.pop("reading")
     secrets = [ProxiedSecret(**each) for each in document.pop("secrets")]
+    budget = Budget(**document.pop("budget"))
     return ProxyConfig(
-        **document, secrets=secrets, reading=None if reading is None else ReadingConfig(**reading)
+        **document,
+        secrets=secrets,
+        reading=None if reading is None else ReadingConfig(**reading),
+        budget=budget,
     )

@@ -14,10 +14,12 @@ from bot_bottle.network.dialing import Streams
 from bot_bottle.network.policy import Policy, Verdict, load_policy
 from bot_bottle.network.proxy.config import ReadingConfig
 from bot_bottle.network.proxy.credentials import Credentials
+from bot_bottle.network.proxy.metering import Answer, Meter
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.upstream import Upstream
 from bot_bottle.network.questions import ASKED
 from bot_bottle.network.rules import address_of
+from bot_bottle.network.usage import Budget
 
 if TYPE_CHECKING:
     from bot_bottle.network.proxy.reading import Reader
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SERVICES = ".bottle"  # names below it exist in a bottle only, and are those of `services`
 
 _HTTPS = 443
+_UPGRADE_REQUIRED = 426  # clients go on without WebSockets then
 
 
 class RefusedError(Exception):
@@ -33,6 +36,10 @@ class RefusedError(Exception):
     def __init__(self, text: str, status: int = 403) -> None:
         super().__init__(text)
         self.status = status
+
+
+class SpentError(RefusedError):
+    """A request for which nothing of the bottle's budget is left."""
 
 
 class Reading:
@@ -71,6 +78,7 @@ class Engine:
         credentials: Credentials,
         questions: Questions | None = None,
         reading: Reading | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._path, self._read = policy, _stamp(policy)
         self._policy = load_policy(policy)
@@ -80,6 +88,7 @@ class Engine:
         self._questions = questions or Questions(None)
         self.credentials = credentials
         self.reading = reading
+        self.meter = meter or Meter(Budget(), None)
 
     @property
     def policy(self) -> Policy:
@@ -148,6 +157,22 @@ class Engine:
         if not verdict.allowed:
             raise self.refuse(host, port, verdict.reason, method=method, path=path)
         return verdict
+
+    def spend(self, host: str, port: int, method: str, path: str, *, switches: bool) -> Answer | None:
+        """Count a request that may get a credential, and return what counts its answer; None for others.
+
+        With `switches` it is for another protocol, as WebSockets. Raises RefusedError, which is logged.
+        """
+        if host not in self.credentials:
+            return None
+        if switches and self.meter.limits:
+            reason = "another protocol than HTTP cannot be counted, and the bottle has a budget"
+            refused = self.refuse(host, port, reason, method=method, path=path)
+            raise RefusedError(str(refused), _UPGRADE_REQUIRED)
+        if reason := self.meter.begin(method, path):
+            refused = self.refuse(host, port, reason, method=method, path=path)
+            raise SpentError(str(refused), 400)
+        return self.meter.answer(method, path)
 
     def differs(self, asked: str, name: str, port: int) -> str:
         """Return why a name in TLS, or a request's Host, is not one for a connection to `asked`; else ""."""

@@ -25,6 +25,7 @@ from bot_bottle.network.proxy.config import ProxyConfig, load_config
 from bot_bottle.network.proxy.credentials import Credentials, ValueChannel
 from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.intercepted import Interceptor
+from bot_bottle.network.proxy.metering import Meter
 from bot_bottle.network.proxy.outside import Outside
 from bot_bottle.network.proxy.resolver import Resolver
 from bot_bottle.network.proxy.server import serve_proxy
@@ -100,6 +101,7 @@ async def run(path: Path, config: ProxyConfig) -> None:
             for each in others:
                 await listeners.add(each, _service(engine, each.getsockname()[1]))
         await ended.wait()
+        engine.meter.save()
 
 
 async def _intercept(
@@ -134,6 +136,7 @@ def make_engine(config: ProxyConfig) -> Engine:
         credentials=Credentials(values, ValueChannel(_CHANNEL) if changing else None, log.hide),
         questions=Questions(Path(config.ask) if config.ask else None),
         reading=Reading(config.reading, config.authorities) if config.reading else None,
+        meter=Meter(config.budget, Path(config.usage) if config.usage else None),
     )
 
 

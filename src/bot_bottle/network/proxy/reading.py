@@ -122,9 +122,9 @@ class _Stream(HttpStream):
 
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
         if request and len(self.request_body_buf) > LARGEST_BODY:
-            if self.flow.response is not None:  # it was refused
-                self.flow.kill()
-                return (yield from self.check_killed(True))
+            if self.flow.response is not None:  # it was refused, and is answered when all of it has come
+                self.request_body_buf.clear()
+                return False
             body = bytes(self.request_body_buf)
             self.request_body_buf.clear()
             self.flow.request.stream = self.flow.metadata[STREAM]

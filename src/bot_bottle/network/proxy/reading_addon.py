@@ -13,7 +13,8 @@ from mitmproxy.tls import TlsData
 from bot_bottle.network.audit_log import Request
 from bot_bottle.network.credentials import substitute, substitute_placeholders, takes_value
 from bot_bottle.network.proxy.credentials import Substitutions
-from bot_bottle.network.proxy.engine import Engine, RefusedError
+from bot_bottle.network.proxy.engine import Engine, RefusedError, SpentError
+from bot_bottle.network.proxy.metering import Answer, refusal
 from bot_bottle.network.proxy.relay import Counts
 from bot_bottle.network.proxy.request_head import parse_authority
 
@@ -32,6 +33,7 @@ class _Exchange:
     form: Callable[[str], str] | None = None  # in which a value is put into the body, which is held for it
     counts: Counts = field(default_factory=Counts)
     start: float = field(default_factory=time.monotonic)
+    answer: Answer | None = None  # whose tokens are counted
 
 
 class Addon:
@@ -58,15 +60,20 @@ class Addon:
         try:
             self._check_authority(request, host, port)
             verdict = self._engine.permit_request(host, port, request.method, request.path)
+            answer = self._engine.spend(
+                host, port, request.method, request.path, switches="upgrade" in request.headers
+            )
         except RefusedError as error:
             flow.response = _refusal(error)
             return
         values = await self._engine.credentials.substitutions(host)
-        exchange = self._exchanges[flow.id] = _Exchange(verdict.rule, values)
+        exchange = self._exchanges[flow.id] = _Exchange(verdict.rule, values, answer=answer)
         for name in _DROPPED:
             request.headers.pop(name, None)
         if request.headers.get("upgrade", "websocket").lower() != "websocket":
             del request.headers["upgrade"]  # what follows another protocol would pass unread
+        if answer is not None and request.method == "POST":
+            request.headers["accept-encoding"] = "identity"  # so that the tokens can be read
         before = request.headers.fields
         request.headers.fields = tuple(
             (name, substitute_placeholders(value, values.headers)) for name, value in before
@@ -117,8 +124,14 @@ class Addon:
         if flow.response.status_code == _UNAUTHORIZED and exchange.used:
             self._engine.credentials.refuse(self._tunnels[flow.client_conn.id][0], exchange.values)
 
+        if (answer := exchange.answer) is not None:
+            kind, coding = (flow.response.headers.get(f"content-{each}", "") for each in ("type", "encoding"))
+            answer.begin(flow.response.status_code, kind, coding)
+
         def count(data: bytes) -> bytes:
             exchange.counts.down += len(data)
+            if answer is not None:
+                answer.feed(data)
             return data
 
         flow.response.stream = count
@@ -162,6 +175,8 @@ class Addon:
         exchange = self._exchanges.pop(flow.id, None)
         if exchange is None:
             return  # it was refused
+        if exchange.answer is not None:
+            exchange.answer.end(exchange.counts.up)
         host, port = self._tunnels[flow.client_conn.id]
         self._engine.record(
             Request(
@@ -190,5 +205,8 @@ def _form(request: http.Request) -> Callable[[str], str] | None:
 
 
 def _refusal(error: RefusedError) -> http.Response:
+    if isinstance(error, SpentError):
+        headers = {"Content-Type": "application/json", "X-Should-Retry": "false", "Connection": "close"}
+        return http.Response.make(error.status, refusal(f"bottle: {error}"), headers)
     headers = {"Content-Type": "text/plain", "Connection": "close"}
     return http.Response.make(error.status, f"bottle: {error}\n", headers)
