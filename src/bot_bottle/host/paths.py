@@ -153,14 +153,14 @@ def agents_dir() -> Path:
     return (_products.get() or cache_dir()) / "agents"
 
 
+def packages_dir() -> Path:
+    """Return the folder of files of package registries."""
+    return cache_dir() / "packages"
+
+
 def layers_dir() -> Path:
     """Return the folder of layers that an engine has pushed once."""
     return (_products.get() or cache_dir()) / "layers"
-
-
-def downloads_dir() -> Path:
-    """Return the folder of unfinished downloads of artifacts, on the artifacts' file system."""
-    return (_products.get() or cache_dir()) / "downloads"
 
 
 def runs_dir() -> Path:
