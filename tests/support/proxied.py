@@ -8,12 +8,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.host.helper_process import environment, helper
-from bot_bottle.network.policy import parse_policy, save_policy
+from bot_bottle.network.caches import PackageFiles
+from bot_bottle.network.policy import load_policy, parse_policy, save_policy
 from bot_bottle.network.proxy.config import ProxyConfig
 from tests.support.bottle import wait_until
 
@@ -45,8 +46,9 @@ class Proxied:
         self._forgotten += len(self.log())
 
     def allow(self, *entries: str) -> None:
-        """Replace its policy."""
-        save_policy(parse_policy(entries), self.folder / "policy")
+        """Replace the rules of its policy."""
+        path = self.folder / "policy"
+        save_policy(replace(load_policy(path), rules=parse_policy(entries).rules), path)
 
     def connect(self, port: int | None = None) -> socket.socket:
         """Connect to the proxy, or to another of its sockets."""
@@ -99,13 +101,14 @@ def proxied(
     ports: int = 0,
     others: Sequence[socket.socket] = (),
     channel: socket.socket | None = None,
+    caches: Sequence[PackageFiles] = (),
     **config: Any,
 ) -> Iterator[Proxied]:
     """Run a proxy until the block ends; with more sockets, for services, and with `others`.
 
     `channel` is its standard input.
     """
-    save_policy(parse_policy(allow), folder / "policy")
+    save_policy(replace(parse_policy(allow), caches=tuple(caches)), folder / "policy")
     given = ProxyConfig(str(folder / "policy"), str(folder / "log"), **config)
     given.save(folder / "proxy.json")
     argv = helper("bot_bottle.network.proxy.main", "socket", folder / "proxy.json")

@@ -31,7 +31,8 @@ class Request:
 
     `rule` is the entry that allowed it; `reason` says why it was refused, or failed. `method` and `path`
     (without its query) are those of a request. `up` and `down` are bytes from and to the bottle. `when` is
-    the time of its end in RFC 3339 form, now by default.
+    the time of its end in RFC 3339 form, now by default. `cached` is whether it was answered by the cache of
+    packages, and nothing outside was asked.
     """
 
     host: str
@@ -45,6 +46,7 @@ class Request:
     down: int = 0
     seconds: float = 0.0
     when: str = ""
+    cached: bool = False
 
 
 class Log:
@@ -82,6 +84,7 @@ class Log:
                 "up": request.up,
                 "down": request.down,
                 "seconds": round(request.seconds, 3),
+                **({"cached": True} if request.cached else {}),
             }
         )
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
+from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.host_ports import check_host_ports
 from bot_bottle.network.presets import expand_preset
 from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
@@ -45,7 +46,8 @@ class Policy:
 
     With `proxied` a bottle has its proxy even where there is no rule: it logs and can ask, and rules can be
     added. With `reading` the proxy of a running bottle can read requests. `host_ports` are ports of this
-    machine's loopback, which the bottle reaches as `host.bottle`.
+    machine's loopback, which the bottle reaches as `host.bottle`. `caches` are files of registries that the
+    proxy answers from its cache, where a rule allows them.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -53,6 +55,7 @@ class Policy:
     proxied: bool = False
     host_ports: tuple[int, ...] = ()
     reading: bool = False
+    caches: tuple[PackageFiles, ...] = ()
 
     @property
     def closed(self) -> bool:
@@ -61,8 +64,9 @@ class Policy:
 
     @property
     def reads_requests(self) -> bool:
-        """Whether a rule allows some requests only, so that they have to be read."""
-        return any(rule.methods or rule.path for rule in self.rules)
+        """Whether encrypted requests have to be read: for a rule that allows some only, or for a cache."""
+        cached = any(each.encrypted for each in self.caches)
+        return cached or any(rule.methods or rule.path for rule in self.rules)
 
     @property
     def first_name(self) -> Rule | None:
@@ -77,7 +81,8 @@ class Policy:
     def described(self) -> dict[str, object]:
         """Return the policy as a JSON document."""
         rules = [str(rule) for rule in self.rules]
-        return {"allow": rules, "open": self.open, "host_ports": list(self.host_ports)}
+        cached = {"cached": sorted({each.host for each in self.caches})} if self.caches else {}
+        return {"allow": rules, "open": self.open, "host_ports": list(self.host_ports), **cached}
 
     def decide(self, host: str, port: int) -> Verdict:
         """Decide about a requested name or address, before a name is resolved.
@@ -87,9 +92,18 @@ class Policy:
         return self._find(host, port)[1]
 
     def reads(self, host: str, port: int) -> bool:
-        """Return whether a host and port are allowed for some requests only, which have to be read."""
+        """Return whether requests to a host and port have to be read: it has a cache, or allows some only."""
+        cached = any(each.encrypted for each in self.caches_at(host, port))
+        return (cached and self.decide(host, port).allowed) or self.restricts(host, port)
+
+    def restricts(self, host: str, port: int) -> bool:
+        """Return whether a host and port are allowed for some requests only."""
         found, _ = self._find(host, port)
         return bool(found) and not any(each.unrestricted for each in found)
+
+    def caches_at(self, host: str, port: int) -> Sequence[PackageFiles]:
+        """Return the files of a host and port that there is a cache for, whether or not they are allowed."""
+        return self._cached.get((host, port), ())
 
     def decide_request(self, host: str, port: int, method: str, path: str) -> Verdict:
         """Decide about an HTTP request. `path` is its target (RFC 9112, 3.2.1); the query is ignored."""
@@ -136,6 +150,13 @@ class Policy:
     @cached_property
     def _index(self) -> RuleIndex:
         return RuleIndex(self.rules)
+
+    @cached_property
+    def _cached(self) -> dict[tuple[str, int], list[PackageFiles]]:
+        found: dict[tuple[str, int], list[PackageFiles]] = {}
+        for each in self.caches:
+            found.setdefault((each.host, each.port), []).append(each)
+        return found
 
 
 # IPv6 addresses that contain an IPv4 address, public or private: NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo
@@ -185,7 +206,7 @@ def _make_policy(items: Sequence[str], *, open_: bool, host_ports: tuple[int, ..
 
 def save_policy(policy: Policy, path: Path) -> None:
     """Write a policy for a proxy that may be reading it, private to the user. Raises OSError."""
-    more = {"proxied": policy.proxied, "reading": policy.reading}
+    more = {"proxied": policy.proxied, "reading": policy.reading, "caches": list(map(asdict, policy.caches))}
     write_private(path, json.dumps({**policy.described(), **more}))
 
 
@@ -195,7 +216,8 @@ def load_policy(path: Path) -> Policy:
     ports = check_host_ports(document.get("host_ports", ()))
     policy = _make_policy(document["allow"], open_=document["open"], host_ports=ports)
     proxied, reading = (document.get(name) is True for name in ("proxied", "reading"))
-    return replace(policy, proxied=proxied, reading=reading)
+    caches = tuple(PackageFiles(**each) for each in document.get("caches", ()))
+    return replace(policy, proxied=proxied, reading=reading, caches=caches)
 
 
 NOTHING = Policy()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bot_bottle.errors import SpecError, WallsError
-from bot_bottle.host import process
+from bot_bottle.host import paths, process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
@@ -94,12 +94,13 @@ class ProxyProcess:
 
 
 def check_reading(policy: Policy, *, credentials: bool) -> None:
-    """Check that requests can be read, where a rule or a credential needs it. Raises SpecError."""
+    """Check that requests can be read, where a rule, a credential or a cache needs it. Raises SpecError."""
     if (credentials or policy.reads_requests) and importlib.util.find_spec("mitmproxy") is None:
         raise SpecError(
-            "a secret with hosts, or a rule for some requests, needs mitmproxy, which is not installed",
+            "a secret with hosts, a rule for some requests, or a cache of packages needs mitmproxy, which is"
+            " not installed",
             next_step="pip install 'bot-bottle[egress]'; or allow the host for all requests (--allow),"
-            " and give the secret without hosts",
+            " give the secret without hosts, and use --no-cache-packages",
         )
 
 
@@ -228,6 +229,7 @@ def _config(
         resolver=parse_resolver(resolver) if resolver else None,
         usage=str(record.usage) if found and record.usage is not None else None,
         budget=record.budget,
+        packages=str(paths.packages_dir()) if policy.caches else None,
     )
 
 

@@ -28,13 +28,15 @@ class _Count:
 def summarize(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the counts of a log's entries, in all and by host and port, those with most bytes first.
 
-    `more_hosts` says how many are left out. A connection that was refused counts as one too.
+    `more_hosts` says how many are left out. A connection that was refused counts as one too. `bytes_cached`
+    are those of `bytes_down` that are from the cache of packages.
     """
-    total, counts = _Count(), dict[tuple[str, int], _Count]()
+    total, counts, cached = _Count(), dict[tuple[str, int], _Count](), 0
     for entry in entries:
         host, port = entry.get("host"), entry.get("port")
         if isinstance(host, str) and type(port) is int and entry.get("verdict") != "changed":
             total.add(entry)
+            cached += _size(entry.get("down")) if entry.get("cached") is True else 0
             counts.setdefault((host, port), _Count()).add(entry)
     order = sorted(counts.items(), key=lambda item: (-item[1].up - item[1].down, -item[1].requests, item[0]))
     hosts = [
@@ -53,6 +55,7 @@ def summarize(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "refused": total.refused,
         "bytes_up": total.up,
         "bytes_down": total.down,
+        "bytes_cached": cached,
         "hosts": hosts,
         "more_hosts": len(counts) - len(hosts),
     }

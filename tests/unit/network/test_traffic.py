@@ -14,7 +14,7 @@ def test_connections_are_counted_in_all_and_by_host_and_port(tmp_path: Path) -> 
         log.write(Request("api.example.org", 443, "allowed", up=100, down=1000))
         log.write(Request("api.example.org", 443, "failed", "connection refused", up=1))
         log.write(Request("api.example.org", 443, "refused", "it is not allowed", method="POST", path="/"))
-        log.write(Request("api.example.org", 80, "allowed", up=7, down=9))
+        log.write(Request("api.example.org", 80, "allowed", up=7, down=9, cached=True))
         log.changed("evil.example.net")
         for _ in range(3):
             log.refused("evil.example.net", 443, "it is not allowed")
@@ -23,6 +23,7 @@ def test_connections_are_counted_in_all_and_by_host_and_port(tmp_path: Path) -> 
         "refused": 4,
         "bytes_up": 108,
         "bytes_down": 1009,
+        "bytes_cached": 9,
         "hosts": [
             {"host": "api.example.org", "port": 443, "requests": 3, "refused": 1, "up": 101, "down": 1000},
             {"host": "api.example.org", "port": 80, "requests": 1, "refused": 0, "up": 7, "down": 9},
@@ -33,8 +34,8 @@ def test_connections_are_counted_in_all_and_by_host_and_port(tmp_path: Path) -> 
 
 
 def test_nothing_is_nothing() -> None:
-    empty = {"requests": 0, "refused": 0, "bytes_up": 0, "bytes_down": 0, "hosts": [], "more_hosts": 0}
-    assert summarize([]) == empty
+    sums = dict.fromkeys(("requests", "refused", "bytes_up", "bytes_down", "bytes_cached", "more_hosts"), 0)
+    assert summarize([]) == {**sums, "hosts": []}
 
 
 def test_many_hosts_do_not_hide_the_one_that_got_data() -> None:

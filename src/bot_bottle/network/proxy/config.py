@@ -51,7 +51,8 @@ class ProxyConfig:
     the sockets of `Interceptor`. `upstreams` are pipes from which the URL of
     the upstream proxy for `https` and `http` is read, `no_proxy` are hosts that are reached without it, and
     `resolver` is the address and port of a DNS server, instead of this machine's resolver. `usage` is the
-    file for what is used with the secrets, of which `budget` is the most.
+    file for what is used with the secrets, of which `budget` is the most. `packages` is the folder of the
+    cache of packages.
     """
 
     policy: str
@@ -67,6 +68,7 @@ class ProxyConfig:
     resolver: tuple[str, int] | None = None
     usage: str | None = None
     budget: Budget = field(default_factory=Budget)
+    packages: str | None = None
 
     def save(self, path: Path) -> None:
         """Write it, private to the user. Raises OSError."""

@@ -22,12 +22,16 @@ from bot_bottle.network.rules import address_of
 from bot_bottle.network.usage import Budget
 
 if TYPE_CHECKING:
+    import ssl
+
+    from bot_bottle.network.proxy.package_cache import PackageCache
     from bot_bottle.network.proxy.reading import Reader
 
 SERVICES = ".bottle"  # names below it exist in a bottle only, and are those of `services`
 
 _HTTPS = 443
 _UPGRADE_REQUIRED = 426  # clients go on without WebSockets then
+_TLS = 30.0  # seconds
 
 
 class RefusedError(Exception):
@@ -65,8 +69,11 @@ class Engine:
     """The policy of a bottle, its log, and the connections that are made for it.
 
     `services` are names with ports that lead to a socket of this machine (`127.0.0.1:5432`, or the path of a
-    Unix socket). `credentials` are those that HTTPS requests get.
+    Unix socket). `credentials` are those that HTTPS requests get. `packages` is the cache of packages, for
+    hosts that the policy says.
     """
+
+    packages: PackageCache | None = None
 
     def __init__(
         self,
@@ -124,6 +131,10 @@ class Engine:
         """Return whether requests to a destination have to be read."""
         return (host in self.credentials and port == _HTTPS) or self.policy.reads(host, port)
 
+    def caches(self, host: str, port: int) -> bool:
+        """Return whether there may be files of a destination in the cache, so that it may not be needed."""
+        return self.packages is not None and bool(self.policy.caches_at(host, port))
+
     def passes_unchecked(self, host: str, port: int) -> bool:
         """Return whether whatever is sent to a destination may pass: it was allowed as an address."""
         return self.is_service(host) or (not self.reads(host, port) and _is_address(host))
@@ -148,7 +159,7 @@ class Engine:
     ) -> Verdict:
         """Decide about a request to a destination, after `given`. Raises RefusedError, which is logged."""
         policy = self.policy
-        if policy.reads(host, port):
+        if policy.restricts(host, port):
             verdict = policy.decide_request(host, port, method, path)
         elif given is not None and given.rule == ASKED:
             verdict = given
@@ -188,6 +199,11 @@ class Engine:
         self.record(Request(host, port, "refused", reason, method=method, path=path))
         return RefusedError(f"{host}:{port}: {reason}; see bottle logs --egress")
 
+    def fail(self, host: str, port: int, reason: str) -> RefusedError:
+        """Log that an allowed destination could not be reached, and return it as an error."""
+        self.record(Request(host, port, "failed", reason))
+        return RefusedError(f"{host}:{port}: {reason}", 502)
+
     async def connect(self, host: str, port: int) -> Streams:
         """Connect to an allowed destination. Raises RefusedError, which is logged."""
         return await self._connect(host, port, self._outside.upstream(host, port, "https"), plain=False)
@@ -200,6 +216,17 @@ class Engine:
         upstream = None if self.is_service(host) else self._outside.upstream(host, port, "http")
         return await self._connect(host, port, upstream, plain=True), upstream
 
+    async def connect_with_tls(self, host: str, port: int, context: ssl.SSLContext) -> Streams:
+        """Connect to an allowed destination, and begin TLS. Raises RefusedError, which is logged."""
+        streams = await self.connect(host, port)
+        try:
+            async with asyncio.timeout(_TLS):
+                await streams[1].start_tls(context, server_hostname=host)
+        except OSError as error:
+            streams[1].transport.abort()
+            raise self.fail(host, port, f"TLS: {error or type(error).__name__}") from error
+        return streams
+
     async def _connect(self, host: str, port: int, upstream: Upstream | None, *, plain: bool) -> Streams:
         try:
             if (place := self._services.get(f"{host}:{port}")) is not None:
@@ -209,9 +236,7 @@ class Engine:
                 addresses = self._allowed(host, port, addresses)
             return await self._outside.connect(host, port, addresses, upstream, plain=plain)
         except OSError as error:
-            reason = str(error) or type(error).__name__
-            self.record(Request(host, port, "failed", reason))
-            raise RefusedError(f"{host}:{port}: {reason}", 502) from error
+            raise self.fail(host, port, str(error) or type(error).__name__) from error
 
     async def resolve(self, name: str, port: int) -> list[str]:
         """Return the addresses of a name; none if it has none."""

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from bot_bottle.cache.packages import PackageStore
 from bot_bottle.network.asking import Questions
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.host_ports import HOST
@@ -27,6 +28,7 @@ from bot_bottle.network.proxy.engine import Engine, Reading
 from bot_bottle.network.proxy.intercepted import Interceptor
 from bot_bottle.network.proxy.metering import Meter
 from bot_bottle.network.proxy.outside import Outside
+from bot_bottle.network.proxy.package_cache import PackageCache
 from bot_bottle.network.proxy.resolver import Resolver
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
@@ -128,7 +130,7 @@ def make_engine(config: ProxyConfig) -> Engine:
     outside = _outside(config)
     log = Log(Path(config.log), [*(value.decode() for _, value in values), *outside.secrets])
     changing = any(each.changes for each in config.secrets)
-    return Engine(
+    engine = Engine(
         Path(config.policy),
         log,
         outside,
@@ -138,6 +140,9 @@ def make_engine(config: ProxyConfig) -> Engine:
         reading=Reading(config.reading, config.authorities) if config.reading else None,
         meter=Meter(config.budget, Path(config.usage) if config.usage else None),
     )
+    if config.packages is not None:
+        engine.packages = PackageCache(engine, PackageStore(Path(config.packages)), config.authorities)
+    return engine
 
 
 def _outside(config: ProxyConfig) -> Outside:

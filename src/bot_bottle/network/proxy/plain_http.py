@@ -28,11 +28,16 @@ _LINGERING = 1 << 20  # bytes that it may send meanwhile
 
 
 async def serve_requests(
-    engine: Engine, client: Streams, first: bytes, server: Streams, origin: tuple[str, int], given: Verdict
+    engine: Engine,
+    client: Streams,
+    first: bytes,
+    server: Streams | None,
+    origin: tuple[str, int],
+    given: Verdict,
 ) -> None:
     """Serve the requests in a tunnel to `origin`, until it ends; `first` were already read from the client.
 
-    `server` is the connection that was made for the tunnel, after the verdict `given`.
+    `server` is the connection that was made for the tunnel, if there is one yet, after the verdict `given`.
     """
     connection = HttpConnection(engine, client, origin, server, given)
     connection.http.receive_data(first)
@@ -80,6 +85,13 @@ class HttpConnection:
         try:
             target = checked_target(request, self._origin)
             rule = await self._permit(request, target)
+            if (found := await self._find(request, target)) is not None:
+                streams, stored = found
+                try:
+                    own = Server((target.host, target.port), streams)
+                    return await self._exchange(request, target, own, rule, cached=stored)
+                finally:
+                    streams[1].transport.abort()
             server = await self._connected(self._origin or (target.host, target.port))
             return await self._exchange(request, target, server, rule)
         except RefusedError as error:
@@ -98,7 +110,23 @@ class HttpConnection:
             raise self._engine.refuse(host, port, reason)
         return self._engine.permit_request(host, port, request.method.decode(), target.path, given).rule
 
-    async def _exchange(self, request: h11.Request, target: Target, server: Server, rule: str) -> bool:
+    async def _find(self, request: h11.Request, target: Target) -> tuple[Streams, bool] | None:
+        """Return what `PackageCache.open` does for a file of a registry; None for any other request."""
+        packages = self._engine.packages
+        if packages is None:
+            return None
+        method, fields = request.method.decode(), request.headers
+        wanted = packages.find(target.host, target.port, method, target.path, fields)
+        if wanted is None:
+            return None
+        try:
+            return await packages.open(wanted)
+        except RefusedError:  # it was logged; the server may not have TLS
+            return None
+
+    async def _exchange(
+        self, request: h11.Request, target: Target, server: Server, rule: str, *, cached: bool = False
+    ) -> bool:
         start, counts, failure = time.monotonic(), Counts(), ""
         exchange = Exchange(self._client, self.http, server, counts)
         try:
@@ -119,6 +147,7 @@ class HttpConnection:
                     counts.up,
                     counts.down,
                     time.monotonic() - start,
+                    cached=cached,
                 )
             )
 

@@ -36,10 +36,9 @@ class Reader:
     def __init__(self, engine: Engine, config: ReadingConfig, authorities: str | None) -> None:
         logging.getLogger("mitmproxy").setLevel(logging.CRITICAL)  # what a bottle sends must not fill a file
         trusted = authorities or certifi.where()
-        self._engine = engine
         self._master, manager = Master(Options(server=False, rawtcp=False)), Proxyserver()
         self._addon = Addon(engine)
-        self._master.addons.add(self._addon, manager, TlsConfig())
+        self._master.addons.add(manager, TlsConfig(), self._addon)
         # the authority is made with these options
         self._master.options.update(confdir=config.folder, ssl_verify_upstream_trusted_ca=trusted)
         self._instance: ServerInstance[RegularMode] = ServerInstance.make("regular", manager)
@@ -47,12 +46,14 @@ class Reader:
         Path(config.bundle).write_bytes(Path(trusted).read_bytes() + b"\n" + own)
         Path(config.bundle).chmod(0o644)
 
-    async def serve(self, client: Streams, first: bytes, server: Streams, host: str, port: int) -> None:
-        """Serve TLS in a tunnel; `first` were already read, `server` is the connection made for it."""
+    async def serve(
+        self, client: Streams, first: bytes, server: Streams | None, host: str, port: int
+    ) -> None:
+        """Serve TLS in a tunnel; `first` were already read, `server` is a connection made for it, or None."""
         connection = _Connection(
             self._master, _Resumed(client[0], first), client[1], self._master.options, self._instance.mode
         )
-        connection.begin(self._engine, server, host, port)
+        connection.begin(self._addon, server, host, port)
         with self._addon.tunnel(connection.client.id, host, port):
             await connection.handle_client()
 
@@ -72,12 +73,12 @@ class _Resumed(asyncio.StreamReader):
 class _Connection(ProxyConnectionHandler):
     """A client's connection, and those to its server, which are made by the engine."""
 
-    _engine: Engine
+    _addon: Addon
     _server: Streams | None
 
-    def begin(self, engine: Engine, server: Streams, host: str, port: int) -> None:
+    def begin(self, addon: Addon, server: Streams | None, host: str, port: int) -> None:
         """Set what is on top of TCP: TLS to both sides, and HTTP in it."""
-        self._engine, self._server = engine, server
+        self._addon, self._server = addon, server
         context = self.layer.context
         context.server = Server(address=(host, port))
         outer = layers.ServerTLSLayer(context)
@@ -91,9 +92,7 @@ class _Connection(ProxyConnectionHandler):
         (reader, writer), self._server = self._server or (None, None), None
         try:
             if reader is None or writer is None:
-                host, port = (server.address or ("", 0))[:2]
-                await self._engine.permit(host, port)
-                reader, writer = await self._engine.connect(host, port)
+                reader, writer = await self._addon.connect(*(server.address or ("", 0))[:2])
         except (RefusedError, asyncio.CancelledError) as error:
             server.error = str(error) or "cancelled"
             await self.server_event(events.OpenConnectionCompleted(command, server.error))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mitmproxy import http
-from mitmproxy.tls import TlsData
+from mitmproxy.tls import ClientHelloData, TlsData
 
 from bot_bottle.network.audit_log import Request
 from bot_bottle.network.credentials import substitute, substitute_placeholders, takes_value
+from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.credentials import Substitutions
-from bot_bottle.network.proxy.engine import Engine, RefusedError, SpentError
+from bot_bottle.network.proxy.engine import SERVICES, Engine, RefusedError, SpentError
 from bot_bottle.network.proxy.metering import Answer, refusal
+from bot_bottle.network.proxy.package_cache import Wanted
 from bot_bottle.network.proxy.relay import Counts
 from bot_bottle.network.proxy.request_head import parse_authority
 
 LARGEST_BODY = 1 << 20  # bytes of one that is held
 STREAM = "stream"  # what a body is passed through that turns out to be larger
 
+_HTTP = 80
 _UNAUTHORIZED = 401
 _DROPPED = ("proxy-authorization", "proxy-connection")
 
@@ -31,6 +35,7 @@ class _Exchange:
     values: Substitutions
     used: bool = False  # a header has one of the values
     form: Callable[[str], str] | None = None  # in which a value is put into the body, which is held for it
+    cached: bool = False
     counts: Counts = field(default_factory=Counts)
     start: float = field(default_factory=time.monotonic)
     answer: Answer | None = None  # whose tokens are counted
@@ -43,6 +48,7 @@ class Addon:
         self._engine = engine
         self._tunnels: dict[str, tuple[str, int]] = {}  # by client
         self._exchanges: dict[str, _Exchange] = {}  # by flow
+        self._wanted: dict[str, tuple[str, _Exchange, Wanted]] = {}  # by host names of ours, with the client
 
     @contextmanager
     def tunnel(self, client: str, host: str, port: int) -> Iterator[None]:
@@ -52,6 +58,22 @@ class Addon:
             yield
         finally:
             del self._tunnels[client]
+            for name in [name for name, (owner, *_) in self._wanted.items() if owner == client]:
+                del self._wanted[name]
+
+    def tls_clienthello(self, data: ClientHelloData) -> None:
+        """Connect to no server before one is needed, where the cache may answer in its place."""
+        if self._engine.caches(*self._tunnels[data.context.client.id]):
+            data.establish_server_tls_first = False
+
+    async def connect(self, host: str, port: int) -> Streams:
+        """Connect to a server, or to what answers in its place. Raises RefusedError."""
+        if (found := self._wanted.pop(host, None)) is not None and self._engine.packages is not None:
+            _, exchange, wanted = found
+            streams, exchange.cached = await self._engine.packages.open(wanted)
+            return streams
+        await self._engine.permit(host, port)
+        return await self._engine.connect(host, port)
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Decide about a request. Its body is streamed, unless a value is to be put into it."""
@@ -79,6 +101,8 @@ class Addon:
             (name, substitute_placeholders(value, values.headers)) for name, value in before
         )
         exchange.used = request.headers.fields != before
+        if not exchange.used:
+            self._look_up(flow, exchange, before)
 
         def count(data: bytes) -> bytes:
             exchange.counts.up += len(data)
@@ -88,6 +112,19 @@ class Addon:
         exchange.form = _form(request) if values.body else None
         if exchange.form is None:
             request.stream = count
+
+    def _look_up(
+        self, flow: http.HTTPFlow, exchange: _Exchange, fields: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
+        """Send a request for a file of a registry to the cache of packages instead."""
+        client, request, packages = flow.client_conn.id, flow.request, self._engine.packages
+        if packages is None:
+            return
+        wanted = packages.find(*self._tunnels[client], request.method, request.path, fields)
+        if wanted is not None:
+            name = f"{secrets.token_hex(16)}{SERVICES}"  # nothing else has this name
+            self._wanted[name] = client, exchange, wanted
+            request.scheme, request.host, request.port = "http", name, _HTTP
 
     def request(self, flow: http.HTTPFlow) -> None:
         """Put values into a body that was held."""
@@ -190,6 +227,7 @@ class Addon:
                 exchange.counts.up,
                 exchange.counts.down,
                 time.monotonic() - exchange.start,
+                cached=exchange.cached,
             )
         )
 

@@ -40,7 +40,7 @@ async def serve_tunnel(
     host = host.lower().removesuffix(".")
     try:
         verdict = await engine.permit(host, port)
-        server = await engine.connect(host, port)
+        server = None if engine.caches(host, port) else await engine.connect(host, port)
     except RefusedError as error:
         if reply is None:
             writer.transport.abort()
@@ -53,15 +53,17 @@ async def serve_tunnel(
             await reply(None)
         await tunnel.serve(hello)
     finally:
-        server[1].transport.abort()
-        writer.transport.abort()
+        tunnel.close()
 
 
 class _Tunnel:
-    """A connection to an allowed destination, and the one that was made for it."""
+    """A connection to an allowed destination, and the one that was made for it.
+
+    Where requests may be answered from the cache, none is made before it is needed.
+    """
 
     def __init__(
-        self, engine: Engine, client: Streams, server: Streams, host: str, port: int, verdict: Verdict
+        self, engine: Engine, client: Streams, server: Streams | None, host: str, port: int, verdict: Verdict
     ) -> None:
         self._engine, self._client, self._server = engine, client, server
         self._host, self._port, self._verdict = host, port, verdict
@@ -98,7 +100,17 @@ class _Tunnel:
         reader = await self._engine.reading.reader(self._engine)
         await reader.serve(self._client, first, self._server, host, port)
 
+    def close(self) -> None:
+        """Close both connections."""
+        for streams in filter(None, (self._client, self._server)):
+            streams[1].transport.abort()
+
     async def _pass(self, first: bytes) -> None:
+        if self._server is None:
+            try:
+                self._server = await self._engine.connect(self._host, self._port)
+            except RefusedError:
+                return
         try:
             await relay(self._client, self._server, self._counts, first)
         finally:
@@ -119,8 +131,8 @@ class _Tunnel:
 
         Raises RefusedError for an invalid beginning.
         """
-        reads = self._engine.reads(self._host, self._port)
-        greeting = None if reads else asyncio.create_task(self._greet())
+        server = None if self._engine.reads(self._host, self._port) else self._server
+        greeting = None if server is None else asyncio.create_task(self._greet(server))
         try:
             while (kind := classify(first)) is None:
                 more = await self._client[0].read(_CHUNK)
@@ -139,10 +151,10 @@ class _Tunnel:
                 greeting.cancel()
                 await asyncio.wait([greeting])
 
-    async def _greet(self) -> None:
+    async def _greet(self, server: Streams) -> None:
         """Pass on what the server says before the client does."""
         with suppress(OSError):
-            while data := await self._server[0].read(_CHUNK):
+            while data := await server[0].read(_CHUNK):
                 self._counts.down += len(data)
                 self._client[1].write(data)
                 await self._client[1].drain()
