@@ -27,7 +27,6 @@ cache registry verify vm
 network scan
 login
 pack backend git
-remote
 bottle
 api doctor
 bench

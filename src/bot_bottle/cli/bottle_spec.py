@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import click
+from click.core import ParameterSource
 
 from bot_bottle.bottle.grants import requested_grants, require_grant
 from bot_bottle.bottle.limits import parse_limits
@@ -17,6 +18,7 @@ from bot_bottle.git.remotes import find_remotes
 from bot_bottle.git.rules import make_rules
 from bot_bottle.git.spec import GitPush
 from bot_bottle.login.values import with_hosts
+from bot_bottle.network.caches import load_caches
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
 from bot_bottle.workspace.spec import Request
@@ -49,7 +51,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         storage_mib=parse_storage(settings.value("storage")),
         backend=settings.value("backend"),
         workspace=replace(_workspace(ctx, settings), remotes=urls),
-        egress=_proxied(ctx, _egress(ctx, settings)),
+        egress=_cached(ctx, settings, _proxied(ctx, _egress(ctx, settings))),
         ports=parse_ports(settings.value("ports")),
         git=push,
         start=settings.devcontainer.start if settings.devcontainer else {},
@@ -113,6 +115,20 @@ def _proxied(ctx: click.Context, policy: Policy) -> Policy:
             why=f"{'nothing' if policy.open else 'everything'} is refused",
         )
     return replace(policy, proxied=True)
+
+
+def _cached(ctx: click.Context, settings: Settings, policy: Policy) -> Policy:
+    """Return the policy with the caches of packages; none where the bottle reaches nothing anyway."""
+    given, off = ctx.params.get("cache_packages"), ctx.params.get("no_cache_packages")
+    if off and given and ctx.get_parameter_source("cache_packages") is ParameterSource.COMMANDLINE:
+        raise UsageError("--cache-packages and --no-cache-packages exclude each other")
+    caches = () if off else load_caches(settings.value("caches.packages"))
+    if policy.open and caches:
+        raise SpecError(
+            "a cache of packages needs the proxy, and an open network has none",
+            next_step="allow hosts instead (--allow), or use --no-cache-packages",
+        )
+    return policy if policy.closed else replace(policy, caches=caches)
 
 
 def _workspace(ctx: click.Context, settings: Settings) -> Request:

@@ -1,4 +1,7 @@
-"""Completion of entries of `egress.allow`. Imports are in the functions: the options load this module."""
+"""Completion of entries of `egress.allow`, and of caches.
+
+Imports are in the functions: the options load this module.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,13 @@ def complete_presets(ctx: click.Context, param: click.Parameter, incomplete: str
     from bot_bottle.network.presets import preset_names
 
     return _left(ctx, param, incomplete, preset_names())
+
+
+def complete_caches(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of caches of packages."""
+    from bot_bottle.network.caches import cache_names
+
+    return _left(ctx, param, incomplete, tuple(cache_names()))
 
 
 def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bot_bottle.backend import BACKENDS
+from bot_bottle.cli.cache_options import CACHE_OPTIONS
 from bot_bottle.cli.complete_entries import complete_presets
 from bot_bottle.config.settings import DEFAULT_MEMORY
 from bot_bottle.host.progress import Mode, Progress
@@ -271,6 +272,7 @@ def network_options(command: F) -> F:
                 type=click.Choice(["none", "open"]),
                 help="none: no network, overriding bottle.toml. open: unrestricted network.",
             ),
+            *CACHE_OPTIONS,
             click.option(
                 "-p",
                 "--publish",

@@ -15,7 +15,6 @@ from bot_bottle.bottle.grants import requested_by_build, require_grant
 from bot_bottle.cli import agent as agents
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
-from bot_bottle.config.user import read_user_config
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import STANDARD_INPUT, Pull, Source, parse_build_args
 from bot_bottle.errors import ImageError, UsageError
@@ -61,6 +60,10 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "max_tokens": ("limits.tokens", int),
     "allow": ("egress.allow", tuple),
     "host_ports": ("egress.host_ports", tuple),
+    "cache_packages": (
+        "caches.packages",
+        lambda items: tuple(name for item in items for name in item.split(",") if name),
+    ),
     "git_push": ("git.push", tuple),
     "ports": ("ports", tuple),
 }
@@ -75,9 +78,7 @@ def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
     path: Path | None = ctx.params.get("path")
     own = all(ctx.params.get(name) is None for name in _OTHER_IMAGE)
     found = file.find(path or Path(), upwards=path is None, devcontainer=own)
-    own_file, of_user = read_user_config()
-    given = {key: Setting(value, str(own_file)) for key, value in of_user.items()}
-    given |= {"command": Setting(command, "the command line")} if command else {}
+    given = {"command": Setting(command, "the command line")} if command else {}
     for option in ctx.command.params:
         key, convert = _KEYS.get(option.name or "", ("", str))
         value = ctx.params.get(option.name or "")

@@ -47,19 +47,25 @@ DEFAULTS: dict[str, Any] = {
     "egress.allow": (),
     "egress.host_ports": (),
     "egress.open": False,
+    "caches.packages": (),
     "git.push": (),
     "git.branches": (),
     "git.paths": (),
     "git.hold": False,
     "git.secrets": True,
-    "cache.remote": None,
-    "cache.trust": None,
-    "cache.sign": None,
 }
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
 _TABLES = ("image.args", "agent.integrity", "env", *_REFERENCES)  # joined by name, not replaced as a whole
-_LISTS = ("egress.allow", "egress.host_ports", "ports", "git.push", "git.branches", "git.paths")  # joined
+_LISTS = (  # joined
+    "egress.allow",
+    "egress.host_ports",
+    "caches.packages",
+    "ports",
+    "git.push",
+    "git.branches",
+    "git.paths",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
     flat = dict(content)
-    for table in ("image", "agent", "limits", "egress", "git", "cache"):
+    for table in ("image", "agent", "limits", "egress", "caches", "git"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None

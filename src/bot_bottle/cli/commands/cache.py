@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from itertools import groupby
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -15,6 +17,7 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.config_digests import ConfigDigests
 from bot_bottle.cache.entry import Entry
+from bot_bottle.cache.packages import PackageStore, Removed, StoredFile
 from bot_bottle.cache.prune import Pruned
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
@@ -27,8 +30,8 @@ from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import PrunedHeaders
 from bot_bottle.pack.layer_headers import prune as prune_headers
 from bot_bottle.registry.blob_cache import BlobCache
-from bot_bottle.remote.download import discard_downloads
 
+_NOT_RECORDED = "its bytes are not the recorded ones"
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 _GROUP_HELP = """List, explain, verify and prune the cache of artifacts.
@@ -44,6 +47,7 @@ Examples:
 _LS_HELP = """List the artifacts, the most recently used first.
 
 The size includes the root image made from an artifact to boot it without KVM; with --json it is derived_size.
+Agents' packages, and those of registries by host, follow; --json has artifacts only.
 
 \b
 Examples:
@@ -53,8 +57,9 @@ Examples:
 
 _PRUNE_HELP = """Remove artifacts that are not in use, and what killed commands left.
 
-Cached layer indexes are removed by the same rules; --keep-bytes leaves them the space that artifacts do not
-use. Without --keep-bytes, --older-than or --all only what killed commands left is removed.
+Cached layer indexes and packages are removed by the same rules; --keep-bytes leaves each of them the space
+that artifacts do not use. Without --keep-bytes, --older-than or --all only what killed commands left is
+removed.
 
 \b
 Examples:
@@ -63,9 +68,9 @@ Examples:
   bottle cache prune --all
 """
 
-_VERIFY_HELP = """Check every byte of every artifact, and of the root images made from them.
+_VERIFY_HELP = """Check every byte of every artifact, of the root images made from them, and of packages.
 
-Exits with 114 if one is damaged; a damaged artifact or root image is made again when it is needed next.
+Exits with 114 if one is damaged; it is made or fetched again when it is needed next.
 
 \b
 Examples:
@@ -106,6 +111,11 @@ def ls(as_json: bool) -> None:
     for each in store.stored():
         used = ago(time.time() - each.last_used)
         rows.append((f"agent {each.name} {each.version}", human_bytes(each.size), used, "its packages"))
+    for host, files in groupby(sorted(PackageStore(paths.packages_dir()).files(), key=_host), key=_host):
+        found = list(files)
+        used = ago(time.time() - max(each.last_used for each in found))
+        size = human_bytes(sum(each.size for each in found))
+        rows.append((f"packages of {host}", size, used, human_count(len(found), "file")))
     click.echo(table([[printable(cell) for cell in row] for row in rows], least=(46, 9, 13), right=(1,)))
 
 
@@ -139,22 +149,29 @@ def prune(
         headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             BlobCache(paths.layers_dir()).trim(0)
-            discard_downloads(paths.downloads_dir())
             ConfigDigests(paths.config_digests_dir()).clear()
             ConfigDigests(paths.features_dir()).clear()
             ConfigDigests(paths.agents_dir() / "images").clear()
         layers = store.prune(age, everything=everything, dry_run=dry_run)
-    _show_pruned(done, headers, layers, dry_run=dry_run, as_json=as_json)
+        packages = PackageStore(paths.packages_dir()).prune(keep_bytes=keep, older_than=age, dry_run=dry_run)
+    _show_pruned(done, headers, layers, packages, dry_run=dry_run, as_json=as_json)
 
 
 def _show_pruned(
-    done: Pruned, headers: PrunedHeaders, layers: list[store.Stored], *, dry_run: bool, as_json: bool
+    done: Pruned,
+    headers: PrunedHeaders,
+    layers: list[store.Stored],
+    packages: Removed,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     if as_json:
         answer = {"removed": [entry.path.name for entry in done.removed], "bytes": done.freed,
                   "leftovers": list(done.leftovers), "in_use": [entry.path.name for entry in done.in_use],
                   "headers": {"removed": headers.count, "bytes": headers.freed, "in_use": headers.in_use},
                   "agents": [f"{each.name}@{each.version}" for each in layers],
+                  "packages": {"removed": packages.count, "bytes": packages.freed},
                   "dry_run": dry_run}  # fmt: skip
         click.echo(json.dumps(answer, indent=2))
         return
@@ -172,6 +189,8 @@ def _show_pruned(
         click.echo("in use: the layer lists")
     if headers.count:
         click.echo(f"{verb} {human_count(headers.count, 'layer list')}, {human_bytes(headers.freed)}")
+    if packages.count:
+        click.echo(f"{verb} {human_count(packages.count, 'package')}, {human_bytes(packages.freed)}")
 
 
 @command.command("verify", help=_VERIFY_HELP, short_help="Check every byte of every artifact.")
@@ -182,16 +201,25 @@ def verify(as_json: bool, quiet: bool, verbose: bool) -> int:
     cache = Cache(paths.artifacts_dir())
     entries = cache.list()
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    with progress.stage("verify", sum(entry.total for entry in entries) or None) as stage:
+    packages = PackageStore(paths.packages_dir())
+    files = packages.files()
+    total = sum(entry.total for entry in entries) + sum(each.size for each in files)
+    with progress.stage("verify", total or None) as stage:
         damaged = cache.verify(stage.advance)
+        bad = packages.verify(stage.advance)
     if as_json:
         found = [{"artifact": one.entry.path.name, "why": one.why} for one in damaged]
-        click.echo(json.dumps({"ok": not damaged, "damaged": found}, indent=2))
+        found += [{"package": path.name, "why": _NOT_RECORDED} for path in bad]
+        click.echo(json.dumps({"ok": not found, "damaged": found}, indent=2))
     else:
         for one in damaged:
             click.echo(f"damaged: {one.entry.path.name}: {one.why}")
+        for path in bad:
+            click.echo(f"damaged: {path}: {_NOT_RECORDED}")
         click.echo(f"{human_count(len(entries), 'artifact')}, {len(damaged)} damaged")
-    return VerifyError.exit_code if damaged else 0
+        if files or bad:
+            click.echo(f"{human_count(len(files), 'package')}, {len(bad)} damaged")
+    return VerifyError.exit_code if damaged or bad else 0
 
 
 @command.command("why", help=_WHY_HELP, short_help="Explain a hit or a miss.")
@@ -222,6 +250,10 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {"path": str(entry.path), "config_digest": str(entry.key.config_digest), "size": entry.size,
             "derived_size": entry.derived, "digest": str(entry.digest), "packer": entry.key.packer,
             "source": entry.source, "created": entry.created, "last_used": entry.last_used}  # fmt: skip
+
+
+def _host(file: StoredFile) -> str:
+    return urlsplit(file.url).hostname or ""
 
 
 def _size(text: str) -> int:

@@ -20,7 +20,7 @@ _HELP = """Print the output of the detached bottle NAME, standard output and err
 The bytes are the command's own: control characters are not removed. The newest 64 MiB are kept; what was
 dropped is reported on standard error. With --egress, print the refused connections of any bottle instead:
 time, host, port and reason. --all adds those that were allowed, with their bytes from and to the bottle, and
-the path of requests that were read.
+the path of requests that were read; "cached" are those that the cache of packages answered.
 
 \b
 Examples:
@@ -53,9 +53,10 @@ def command(name: str, follow: bool, egress: bool, everything: bool, as_json: bo
 def _line(entry: dict[str, Any], *, verdict: bool) -> str:
     """Return an entry as text, whose parts have two spaces between them, with its `verdict` or without."""
     port, method = entry.get("port"), entry.get("method")
+    said = "cached" if entry.get("cached") is True else entry.get("verdict", "refused")
     parts = [
         str(entry.get("time")),
-        f"{entry.get('verdict', 'refused'):<7}" if verdict else "",
+        f"{said:<7}" if verdict else "",
         f"{entry.get('host')}:{port}" if port else str(entry.get("host")),
         f"{method} {entry.get('path', '')}" if method else "",
         str(entry.get("reason") or ""),

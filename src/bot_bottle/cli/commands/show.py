@@ -64,7 +64,9 @@ def _lines(document: dict[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 def _traffic(egress: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what was reached and refused: in all, and for each of some hosts."""
-    yield "egress", _counts(egress, egress.get("bytes_up"), egress.get("bytes_down"))
+    counts = _counts(egress, egress.get("bytes_up"), egress.get("bytes_down"))
+    cached = egress.get("bytes_cached") or 0
+    yield "egress", f"{counts}, {human_bytes(cached)} of it cached" if cached else counts
     hosts = [each for each in egress.get("hosts") or () if isinstance(each, dict)]
     for each in hosts[:_HOSTS]:
         place = str(each.get("host")) + (f":{each['port']}" if each.get("port") else "")
