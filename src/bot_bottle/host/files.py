@@ -39,10 +39,24 @@ def replace_file(path: Path, data: bytes, partial: Path, mode: int = 0o600) -> N
     Both must be on one file system, and nobody else may use `partial` meanwhile; what is there is
     overwritten. `mode` is for a new file. Raises OSError, also where `partial` is a link.
     """
-    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
+    with write_replacement(path, partial, mode) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+@contextmanager
+def write_replacement(path: Path, partial: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield `partial`, open to write; when the block ends it is synced and renamed, as by `replace_file`.
+
+    If the block fails, `path` stays as it was.
+    """
+    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     partial.replace(path)
 
 
