@@ -17,12 +17,14 @@ from bot_bottle.engine.engine import BuildRequest, find_engine
 from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
 from tests.support import bottle as bottles
-from tests.support.agents import KEY, base_image, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, base_image, bodies, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
 from tests.support.engines import Docker, Podman
 from tests.support.images import busybox_context
+from tests.support.model_server import LAST
 from tests.support.npm_registry import archive, fake_registry
+from tests.support.repos import Repo, make_repo
 from tests.support.world import World, world
 
 PROFILE = """
@@ -46,6 +48,23 @@ program = ["agent"]
 integrity = "HASH"
 """
 PROGRAM = b'#!/bin/sh\necho "$MODE" "$@"; cut -c 1-12 "$HOME/.mine"\n'
+REMEMBERS = b"""#!/bin/sh
+cat "$HOME/.history/one" 2>/dev/null || echo nothing
+cut -c 1-12 "$HOME/.mine"
+stat -c '%u %a' "$HOME/.history/one" 2>/dev/null
+mkdir -p "$HOME/.history"
+echo "$2" >> "$HOME/.history/one"
+ln -s /etc/passwd "$HOME/.history/link"
+echo planted > "$HOME/.mine"
+[ "$2" != long ] || { echo ready; exec sleep 1000; }
+exit 3
+"""
+CONTINUE = {
+    "claude": ("--continue",),
+    "codex": ("resume", "--last"),
+    "gemini": ("--resume", "latest"),
+    "opencode": ("--continue",),
+}
 REAL = {
     "claude": ("ANTHROPIC_API_KEY", "2.1.332 (Claude Code)"),
     "codex": ("OPENAI_API_KEY", "codex-cli 0.171.0"),
@@ -79,6 +98,51 @@ def test_an_agent_is_put_on_any_image_once(bottle: Bottle, image: str, tmp_path:
     without = own(*given, env={"MY_KEY": None})
     assert "no login for mine; set MY_KEY" in without.err
     assert holders(KEY.encode()) == []
+
+
+def test_a_bottle_gets_the_history_of_its_agents_earlier_ones(
+    bottle: Bottle, image: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "config" / "bot-bottle" / "agents"
+    folder.mkdir(parents=True)
+    repos = [make_repo(tmp_path / name) for name in ("a", "b")]
+    for repo in repos:
+        repo.commit()
+    with fake_registry() as registry:
+        found = registry.add("mine", "1.0.0", archive({"agent": REMEMBERS}))
+        text = PROFILE.replace("HASH", found).replace("command", 'state = [".history", ".mine"]\ncommand')
+        (folder / "mine.toml").write_text(text)
+        (folder / "other.toml").write_text('extends = "mine"\n')
+        changes = {
+            "XDG_CONFIG_HOME": str(tmp_path / "config"), "npm_config_registry": registry.url,
+            "npm_config_userconfig": str(tmp_path / "npmrc"), "MY_KEY": KEY,
+            "BOT_BOTTLE_STATE_DIR": str(tmp_path / "state"),
+        }  # fmt: skip
+        own = replace(bottle, changes={**bottle.changes, **changes})
+
+        def given(prompt: str, *options: str) -> tuple[str, ...]:
+            named = () if "--agent=other" in options else ("--agent=mine",)
+            chosen = ("--backend=docker", "--user=1000", *named, *options, "--image", image)
+            return ("run", "-q", *chosen, "-p", prompt)
+
+        def ran(prompt: str, *options: str, repo: Repo = repos[0]) -> str:
+            done = own(*given(prompt, *options), cwd=repo.top)
+            assert (done.code, done.err) == (3, ""), done
+            return done.out
+
+        nothing = "nothing\nBOTTLE_PLACE\n"
+        assert ran("first") == nothing
+        with own.start(*given("long"), cwd=repos[0].top) as killed:
+            assert killed.stdout is not None
+            seen = "first\nBOTTLE_PLACE\n1000 600\n"
+            assert "".join(iter(killed.stdout.readline, "ready\n")) == seen
+            killed.kill()
+        assert ran("second") == seen
+        assert ran("x", repo=repos[1]) == ran("x", "--agent=other") == ran("x", "--no-state") == nothing
+    shown = own("agents", "show", "mine", cwd=repos[0].top)
+    assert f"1 file, 13 B for {repos[0].top}" in shown.out, shown
+    assert own("rm", "--state", "--agent=mine", cwd=repos[0].top).line == "mine"
+    assert json.loads(own("agents", "show", "--json", "mine", cwd=repos[0].top).out)["kept"] is None
 
 
 @pytest.mark.parametrize("name", ["docker", "podman"])
@@ -119,7 +183,7 @@ def base(docker: Docker) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("agent", REAL)
-def test_a_real_agent_repairs_a_test_and_its_commit_comes_back(
+def test_a_real_agent_repairs_a_test_and_the_next_one_continues_its_conversation(
     bottle: Bottle, base: str, outside: World, shared_cache: Path, tmp_path: Path, agent: str
 ) -> None:
     variable, version = REAL[agent]
@@ -138,6 +202,11 @@ def test_a_real_agent_repairs_a_test_and_its_commit_comes_back(
     headers = {"claude": "x-api-key", "opencode": "x-api-key", "gemini": "x-goog-api-key"}
     values = sent(outside, headers.get(agent, "authorization"))
     assert values == {f"Bearer {KEY}" if agent == "codex" else KEY}
+    outside.forget()
+    again = own(agent, "--backend=docker", there.top, "-p", "And now?", "--", *CONTINUE[agent], timeout=600)
+    assert (again.code, LAST in again.out) == (0, True), again
+    assert any("Make the test pass." in each and "And now?" in each for each in bodies(outside)), again
+    assert not any(KEY in line for line in holders(KEY.encode()))
 
 
 @pytest.mark.slow

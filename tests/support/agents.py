@@ -54,3 +54,8 @@ def sent(outside: World, header: str) -> set[str | None]:
     found: list[dict[str, Any]] = [each["headers"] for each in outside.seen() if "method" in each]
     lowered = [{name.lower(): value for name, value in headers.items()} for headers in found]
     return {headers.get(header) for headers in lowered}
+
+
+def bodies(outside: World) -> list[str]:
+    """What the models have been asked: the bodies of all requests."""
+    return [each["asked"] for each in outside.seen() if each.get("asked")]

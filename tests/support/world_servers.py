@@ -38,7 +38,8 @@ class Servers:
         self.saw(address, port, host=request.host, path=request.path)
         kind, _, rest = request.path.strip("/").partition("/")
         if request.host in model_server.HOSTS:
-            self.saw(address, port, headers=dict(request.headers), method=request.method)
+            asked = (await request.read()).decode("utf-8", "replace")
+            self.saw(address, port, headers=dict(request.headers), method=request.method, asked=asked)
             return await model_server.answer(request)
         if kind == "ws":
             return await _echo(request)

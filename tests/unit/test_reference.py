@@ -27,7 +27,7 @@ SOURCES = CHECKOUT / "src" / "bot_bottle"
 DOCS = CHECKOUT / "docs"
 
 # options of other programs that the documents name
-FOREIGN = {"--network=none", "--label", "--pids-limit=4096", "--tar=f"}
+FOREIGN = {"--network=none", "--label", "--pids-limit=4096", "--tar=f", "--continue", "--resume", "--last"}
 
 STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("backends.md", r"is refused \(exit status (\d+)\)", errors.WallsError),

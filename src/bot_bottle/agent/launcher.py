@@ -16,15 +16,20 @@ TOP = "/opt/bot-bottle"
 BIN = f"{TOP}/bin"
 
 _VALUE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:: -(\d{1,3}))?\}")
-_HEAD = """\
-#!/bin/sh
-# made by bot-bottle: starts an agent
+HAVE_HOME = """\
 if [ -z "${HOME:-}" ] || ! [ -d "$HOME" ] || ! [ -w "$HOME" ]; then
     HOME=/tmp/bottle-home
     export HOME
     mkdir -p "$HOME"
 fi
-last() { printf %s "$1" | tail -c "$2"; }
+"""
+"""Lines of a shell script by which HOME is a folder that an agent can write to."""
+
+_HEAD = f"""\
+#!/bin/sh
+# made by bot-bottle: starts an agent
+{HAVE_HOME}\
+last() {{ printf %s "$1" | tail -c "$2"; }}
 """
 
 

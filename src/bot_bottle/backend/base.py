@@ -26,6 +26,7 @@ from bot_bottle.workspace.spec import Mount
 
 if TYPE_CHECKING:
     from bot_bottle.engine.engine import Engine
+    from bot_bottle.host.process import Completed
     from bot_bottle.host.progress import Progress
     from bot_bottle.host.rundir import RunDir
     from bot_bottle.network.proxy_process import EgressFiles
@@ -153,6 +154,12 @@ class RunningBottle(Protocol):
 
     def run_before(self, command: tuple[str, ...]) -> int:
         """Run another command before the bottle's own, in the same environment; nothing of it remains."""
+
+    def run_after(self, command: tuple[str, ...]) -> Completed:
+        """Run another command as the same user, with the files that the bottle's own has left.
+
+        That has exited. It gets no input, and its result is returned. Raises BottleError.
+        """
 
 
 class Backend(Protocol):

@@ -69,7 +69,7 @@ def twin(spec: BottleSpec, progress: Progress, options: ConvertOptions) -> tuple
     with run_context() as run:
         image = Converter(run, progress, options).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):
-        own = replace(spec, slug=side.name, backend=backend, source=Source(image=image))
+        own = replace(spec, slug=side.name, backend=backend, source=Source(image=image), state=None)
         _run(own, side, Progress(progress.mode, progress.stream), options)
     return sides[0], sides[1]
 

@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import Boot, BottleConfig, OnProved, RunningBottle, default_path
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import names
+from bot_bottle.bottle.agent_state import NO_STATE, StateTransfer
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
@@ -152,11 +154,12 @@ def launch(
     *,
     receipt: RunRecord | None = None,
     secrets: Mapping[str, Secret] | None = None,
+    state: StateTransfer = NO_STATE,
 ) -> Iterator[RunningBottle]:
     """Start a plan's bottle; however the block ends, nothing of it remains.
 
     The caller has locked its name. `image_id` and `git` are added to `receipt`. `secrets` are already
-    resolved values; resolving twice may prompt the user twice.
+    resolved values; resolving twice may prompt the user twice. `state` is that of its agent.
     """
     spec = plan.spec
     if spec.egress.open:
@@ -177,23 +180,27 @@ def launch(
             cpus=plan.cpus,
             memory_mib=spec.memory_mib,
             storage_mib=spec.storage_mib,
-            workspace=stack.enter_context(opened(spec.workspace, spec.slug, progress, record.git)),
+            workspace=(mount := stack.enter_context(opened(spec.workspace, spec.slug, progress, record.git))),
             egress=spec.network,
             services=stack.enter_context(services(spec.git, spec.slug, run, progress, record.git)),
             ports=spec.ports,
             secrets={each.name: values[each.name] for each in spec.secrets if not each.hosts},
             credentials=_credentials(spec, values, progress),
-            before=before_command(spec.start),
+            before=(*stack.enter_context(state.placed(mount)), *before_command(spec.start)),
             timeout=spec.limits.timeout,
         )
-        artifact = None
-        if plan.conversion is not None:
-            stack.enter_context(plan.conversion.entry.hold())
-            artifact = plan.conversion.entry.path
-        boot = Boot(record.image_id, artifact, lambda: converter.engine)
+        boot = Boot(record.image_id, _artifact(plan, stack), lambda: converter.engine)
         backend = backend_for(spec.backend, spec.accel)
         started = backend.start(config, boot, _files(spec, record), run, progress, spec.accel)
         yield stack.enter_context(started)
+
+
+def _artifact(plan: Plan, stack: ExitStack) -> Path | None:
+    """Return the artifact that a microVM boots, which stays in the cache until the stack is closed."""
+    if plan.conversion is None:
+        return None
+    stack.enter_context(plan.conversion.entry.hold())
+    return plan.conversion.entry.path
 
 
 def _files(spec: BottleSpec, record: RunRecord) -> EgressFiles:
@@ -258,7 +265,8 @@ def run_bottle(
         with progress.timed("prepare"):
             plan = prepare(spec, converter)
         record.plan = plan.described()
-        started = launch(plan, converter, folder, progress, receipt=record, secrets=values)
+        state = StateTransfer(spec.state, progress)
+        started = launch(plan, converter, folder, progress, receipt=record, secrets=values, state=state)
         with started as bottle:
             record.versions.update(converter.versions())
             record.place, record.engine = bottle.place, converter.engine_name
@@ -275,6 +283,7 @@ def run_bottle(
                     record.exit_status = run_command(bottle, on_proved)
                 else:
                     record.exit_status = bottle.run(tty=tty, on_proved=on_proved)
+            state.pack(bottle)
         return record.exit_status
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bot_bottle.agent.state import State
 from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle.limits import Limits, check_budget
@@ -50,8 +51,9 @@ class BottleSpec:
 
     `accel` says how microVMs run (see `vm.host.choose_accel`). Without `storage_mib` a microVM has 20 GiB.
     With `ask` the user is asked about connections that the policy does not allow.
-    `start` are commands that run before it, by name. With `remote_user`, the user is the one that the image's
-    label for devcontainer.json has, where `user` is empty.
+    `start` are commands that run before it, by name. `state` is what it gets of its agent's earlier bottles.
+    With `remote_user`, the user is the one that the image's label for devcontainer.json has, where `user` is
+    empty.
     """
 
     source: Source
@@ -74,6 +76,7 @@ class BottleSpec:
     accel: Accel = "auto"
     ask: bool = False
     limits: Limits = _NO_LIMITS
+    state: State | None = None
 
     def __post_init__(self) -> None:
         check_slug(self.slug)

@@ -24,7 +24,9 @@ from bot_bottle.secrets.reference import Reference
 if TYPE_CHECKING:  # profiles are only loaded where there is an agent
     from bot_bottle.agent.choice import Agent
     from bot_bottle.agent.profile import Profile
+    from bot_bottle.agent.state import State
     from bot_bottle.bottle.spec import BottleSpec
+    from bot_bottle.workspace.spec import Request
 
 ARGUMENTS = "bot_bottle.agent_arguments"
 """Where a click context has the arguments of an agent, of commands such as `bottle claude`."""
@@ -39,8 +41,10 @@ def chosen(ctx: click.Context, settings: Settings) -> Agent | None:
     text = settings.value("agent.name")
     prompt = ctx.params.get("prompt")
     if text in (None, "none"):
-        if prompt is not None or ctx.params.get("agent_from"):
-            raise UsageError("--prompt and --agent-from need --agent", next_step="name one: bottle agents")
+        if prompt is not None or ctx.params.get("agent_from") or ctx.params.get("no_state"):
+            raise UsageError(
+                "--prompt, --agent-from and --no-state need --agent", next_step="name one: bottle agents"
+            )
         if settings.value("agent.version") and text is None:
             raise SpecError(f"{settings.file}: agent.version needs agent.name")
         return None
@@ -122,6 +126,22 @@ def credentials(profile: Profile, settings: Settings) -> dict[str, Reference]:
         elif os.environ.get(each.env or name):
             found[name] = Reference(name, "env", each.env or name, tuple(each.hosts))
     return found
+
+
+def state_of(ctx: click.Context, agent: Agent | None, workspace: Request) -> State | None:
+    """Return what a bottle gets of its agent's earlier ones: nothing without a clone, or with --no-state.
+
+    The files of the profile are written anew in each bottle, and never kept.
+    """
+    if agent is None or not agent.profile.state or workspace.mode != "clone":
+        return None
+    alone = ctx.params.get("prompt") is None and ctx.meta.get(ARGUMENTS, ()) in _ALONE
+    if alone or ctx.params.get("no_state"):
+        return None
+    from bot_bottle.agent.state import State
+
+    seeds = {seed.instead or path for path, seed in agent.profile.seed.items()}
+    return State(workspace.top, agent.name, tuple(agent.profile.state), frozenset(seeds))
 
 
 def requested(settings: Settings, agent: Agent) -> list[str]:

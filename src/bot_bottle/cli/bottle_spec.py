@@ -38,6 +38,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
     push = _git(ctx, settings)
     urls = {each.name: each.shown_fetch for each in push.remotes}
     name = ctx.params.get("name")
+    workspace = replace(_workspace(ctx, settings), remotes=urls)
     made = BottleSpec(
         source=where,
         slug=check_slug(name) if name else make_slug(where),
@@ -50,7 +51,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         memory_mib=parse_memory(settings.value("memory")),
         storage_mib=parse_storage(settings.value("storage")),
         backend=settings.value("backend"),
-        workspace=replace(_workspace(ctx, settings), remotes=urls),
+        workspace=workspace,
         egress=_cached(ctx, settings, _proxied(ctx, _egress(ctx, settings))),
         ports=parse_ports(settings.value("ports")),
         git=push,
@@ -59,6 +60,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         accel=ctx.params.get("accel") or "auto",
         ask=bool(ctx.params.get("ask")),
         limits=parse_limits(*map(settings.value, ("limits.timeout", "limits.requests", "limits.tokens"))),
+        state=agents.state_of(ctx, agent, workspace),
     )
     if not (shown or ctx.params.get("plan_only")):
         without = _OVERRIDDEN if ctx.params.get("network") else ()

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "archive",
         "engine",
     ),
-    "Agent": ("agent", "agent_from", "prompt"),
+    "Agent": ("agent", "agent_from", "prompt", "no_state"),
     "Command": ("name", "env", "secrets", "user", "workdir", "detach"),
     "Resources": ("backend", "accel", "cpus", "memory", "storage", "timeout", "max_requests", "max_tokens"),
     "Network": (

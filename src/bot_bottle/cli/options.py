@@ -140,7 +140,7 @@ def bottle_arguments(command: F) -> F:
     What stands between PATH and the bottle's command is `extra`, to be refused.
     """
     extra = click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="", expose_value=True)
-    options = archive_option(agent_options(prompt_option(bottle_options(command))))
+    options = archive_option(agent_options(prompt_option(no_state_option(bottle_options(command)))))
     return path_argument(extra(build_options(image_option(options))))
 
 
@@ -148,6 +148,12 @@ prompt_option = click.option(
     "--prompt",
     metavar="TEXT",
     help="With --agent: what it is to do, without a dialogue. -p is then this option, and not --publish.",
+)
+
+no_state_option = click.option(
+    "--no-state",
+    is_flag=True,
+    help="Give the agent nothing of its earlier bottles of this repository, and keep nothing of this one.",
 )
 
 secret_option = click.option(

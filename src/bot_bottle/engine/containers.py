@@ -30,6 +30,7 @@ _ENGINE_VARIABLES = (
 )
 _REMOVED_WITHIN = 60.0  # seconds
 _TIMEOUT = 120.0  # seconds, for calls that do not wait for a container's command
+_AGAIN = 300.0
 # no key detaches, because nobody would stop a detached container
 _NO_DETACH = "--detach-keys=ctrl-@,ctrl-^,ctrl-@,ctrl-_,ctrl-@"
 
@@ -86,6 +87,11 @@ class Containers:
         """Start a created container, attached to our own streams."""
         argv = (*self._attached, "start", "--attach", "--interactive", _NO_DETACH, container)
         return process.attached(argv, env=self._env, terminal=terminal)
+
+    def start_again(self, container: str) -> Completed:
+        """Start a container that has exited, without input, and return its result when it exits again."""
+        argv = (self._program, "start", "--attach", container)
+        return process.run(argv, timeout=_AGAIN, check=False, env=self._env)
 
     def execute(
         self,

@@ -17,6 +17,7 @@ from bot_bottle.cli import compare as comparison
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
+from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.network.probes import Proof
 from bot_bottle.pack.options import ConvertOptions
@@ -42,6 +43,9 @@ class Here:
             return 127
         env = {"PATH": os.environ["PATH"], "ONE": "1", "TWO": "a 'b'\nexport c=\"d", "EMPTY": ""}
         return subprocess.run([*self._shell, *command[1:]], env=env, cwd=self._folder).returncode
+
+    def run_after(self, command: tuple[str, ...]) -> Completed:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])

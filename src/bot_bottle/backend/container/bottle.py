@@ -37,7 +37,7 @@ from bot_bottle.backend.users import UNKNOWN_USER
 from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import BootError, BottleError, EngineError
 from bot_bottle.host import signals
-from bot_bottle.host.process import Child
+from bot_bottle.host.process import Child, Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
@@ -116,6 +116,14 @@ class ContainerBottle:
             return other.run(tty=False)
         finally:
             self._remove()
+
+    def run_after(self, command: tuple[str, ...]) -> Completed:
+        """Run another command when the bottle's own has exited, in the same container, started again."""
+        containers = self._engine.containers
+        if containers.inspect(self.launch.name)["State"].get("Running"):  # nobody reads its output any more
+            raise EngineError("the command was ended, and did not exit")
+        self._entrypoint.replace(command)
+        return containers.start_again(self.launch.name)
 
     def _release(
         self, client: Child, received: list[int], tried: Sequence[Probe], on_proved: OnProved, *, tty: bool

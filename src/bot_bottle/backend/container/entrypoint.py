@@ -13,7 +13,7 @@ import re
 import select
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,14 @@ class Entrypoint:
 
     def ask(self, probes: str) -> None:
         """Set the shell script of the probes for the next container."""
-        (self.folder / "entrypoint").write_text(_SCRIPT.replace("@PROBES@", probes))
+        self._write(_SCRIPT.replace("@PROBES@", probes))
+
+    def replace(self, command: Sequence[str]) -> None:
+        """Set a command that the next start of a container runs instead of its own."""
+        self._write(f"exec {shlex.join(command)}\n")
+
+    def _write(self, script: str) -> None:
+        (self.folder / "entrypoint").write_text(script)
         (self.folder / "entrypoint").chmod(0o644)
 
     def report(self, alive: Callable[[], bool]) -> bytes:

@@ -51,6 +51,7 @@ from bot_bottle.vm.qemu_program import find_qemu
 
 _SETUP = 120.0  # seconds
 _QUICK = 60.0
+_AFTER = 300.0
 _STORAGE_MIB = 20 << 10  # smolvm's own disks have as many
 _LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
 _USER_FILES = (b"etc/passwd", b"etc/group")
@@ -136,6 +137,12 @@ class DirectBottle:
         """Run another command before the bottle's own, in the same guest."""
         other = DirectBottle(self.launch.for_command(command), self._image, self._machine, self._proof)
         return other.run(tty=False)
+
+    def run_after(self, command: tuple[str, ...]) -> Completed:
+        """Run another command when the bottle's own has exited, in the same guest."""
+        launch = self.launch
+        env = launch.variables(tty=False)
+        return self._machine.run(self._image.document(command, env, launch.user, "/", None), _AFTER)
 
     def execute(self, command: tuple[str, ...], *, user: str = "") -> Completed:
         """Run another command in the bottle and return its result."""

@@ -49,6 +49,7 @@ from bot_bottle.workspace.idmap import as_user
 
 _CREATE = 1800.0  # seconds; the artifact is unpacked, on an emulated host at some 10 MB/s
 _BOOT = 300.0
+_AFTER = 300.0
 _QUICK = 60.0
 
 
@@ -92,6 +93,11 @@ class Bottle:
         """Run another command before the bottle's own, in the same machine."""
         launch = self.launch.for_command(command)
         return Bottle(launch, self._host, self._proof, self._progress).run(tty=False)
+
+    def run_after(self, command: tuple[str, ...]) -> Completed:
+        """Run another command when the bottle's own has exited, in the same machine."""
+        args, env = _command(replace(self.launch.for_command(command), workdir="/"), tty=False)
+        return self._host.call(args, timeout=_AFTER, check=False, env=env)
 
     def execute(self, command: tuple[str, ...], *, user: str = "", check: bool = False) -> Completed:
         """Run another command in the bottle and return its result (11 MiB a stream at most)."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bot_bottle.agent import profile as profiles
 from bot_bottle.agent.choice import Agent, choose
+from bot_bottle.agent.state import State
 from bot_bottle.cli.output import table
+from bot_bottle.host.progress import human_bytes, human_count
 from bot_bottle.host.text import printable, printable_lines
 from bot_bottle.image.spec import Platform
+from bot_bottle.workspace.spec import Request
 
 _HELP = """List the agents, show what a profile does and allows, and update one.
 
@@ -33,6 +39,8 @@ Examples:
 """
 
 _SHOW_HELP = """Show the profile of an agent: its packages, what it may reach, and its files in a bottle.
+
+What is kept of it for the next bottle of the repository that you are in is shown last.
 
 \b
 Examples:
@@ -81,11 +89,20 @@ def ls(as_json: bool = False) -> None:
 def show(name: str, as_json: bool) -> None:
     """Print a profile."""
     agent = choose(name)
+    top = Request("clone", Path.cwd()).top
+    kept = State(top, agent.name, tuple(agent.profile.state)).kept()
     if as_json:
         document = agent.profile.model_dump(exclude_defaults=True)
-        click.echo(json.dumps({**document, **_listed(agent)}, indent=2))
+        found = None if kept is None else {"repository": str(top), **asdict(kept)}
+        click.echo(json.dumps({**document, **_listed(agent), "kept": found}, indent=2))
         return
-    click.echo(table([(key, printable_lines(text)) for key, text in _lines(agent)], least=(11,), most=11))
+    lines = _lines(agent)
+    if kept is not None:
+        when = datetime.fromtimestamp(kept.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines.append(
+            ("kept", f"{human_count(kept.files, 'file')}, {human_bytes(kept.size)} for {top}, of {when}")
+        )
+    click.echo(table([(key, printable_lines(text)) for key, text in lines], least=(11,), most=11))
 
 
 @command.command("update", help=_UPDATE_HELP, short_help="Use the newest version of an agent.")
