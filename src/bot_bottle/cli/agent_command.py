@@ -7,6 +7,8 @@ import click
 from bot_bottle.cli.agent import ARGUMENTS
 from bot_bottle.cli.commands.run import CommandAfterDashes
 from bot_bottle.cli.commands.run import command as run
+from bot_bottle.errors import UsageError
+from bot_bottle.host.text import printable
 
 _WITHOUT = ("twin", "prompt", "ports", "agent")
 _HELP = """Let {title} work in a microVM, on a clone of the repository in PATH (default: the current folder).
@@ -32,7 +34,13 @@ class _AgentCommand(CommandAfterDashes):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options; the arguments after `--` are for the agent."""
-        found = super().parse_args(ctx, [f"--agent={self.agent}", *args])
+        try:
+            found = super().parse_args(ctx, [f"--agent={self.agent}", *args])
+        except click.NoSuchOption as error:
+            raise UsageError(
+                f"no such option {printable(error.option_name, limit=80)!r}",
+                next_step=f"see bottle {self.agent} --help; options of {self.agent} itself come after --",
+            ) from error
         ctx.meta[ARGUMENTS] = ctx.obj
         ctx.obj = ()
         return found

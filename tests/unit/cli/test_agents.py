@@ -73,9 +73,13 @@ def test_a_prompt_is_put_where_the_agent_has_it(there: Repo) -> None:
         ("run", "--agent=claude", "-p", "x", "--", "sh"),
         ("run", "--agent=claude", "--archive", "x.tar"),
         ("claude", "--agent", "claude@/"),
+        ("run", "--no-state"),
     ):
         with pytest.raises(UsageError):
             plan(*args)
+    with pytest.raises(UsageError) as caught:
+        plan("claude", "--continue")
+    assert "come after --" in caught.value.next_step
 
 
 def test_a_repository_without_dockerfile_gets_an_image(there: Repo, tmp_path: Path) -> None:
