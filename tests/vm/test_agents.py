@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.agents import KEY, base_image, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, base_image, bodies, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
 from tests.support.engines import Docker
+from tests.support.model_server import LAST
 from tests.support.world import World, world
 
 
@@ -28,7 +29,7 @@ def base(docker: Docker) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_claude_repairs_a_test_and_its_commit_comes_back(
+def test_claude_repairs_a_test_and_the_next_one_continues_its_conversation(
     docker: Docker, base: str, outside: World, shared_cache: Path, tmp_path: Path
 ) -> None:
     bottle = Bottle(shared_cache, docker.variables)
@@ -43,4 +44,9 @@ def test_claude_repairs_a_test_and_its_commit_comes_back(
     assert refused.out == "", refused
     assert holders(KEY.encode()) == []
     assert sent(outside, "x-api-key") == {KEY}
+    outside.forget()
+    continued = ("claude", "--accel=direct", there.top, "-p", "And now?", "--", "--continue")
+    again = own(*continued, timeout=1800)
+    assert (again.code, LAST in again.out) == (0, True), again
+    assert any("Make the test pass." in each and "And now?" in each for each in bodies(outside)), again
     assert not bottle.leftovers

@@ -72,6 +72,14 @@ def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: s
     assert kept(here) == kept(there)
 
 
+def test_a_command_after_the_bottles_own_has_its_user_and_its_files(
+    attach: Attach, running: DirectBottle
+) -> None:
+    attach("sh", "-c", 'echo left > "$HOME/left"')
+    after = running.run_after(("sh", "-c", 'cat "$HOME/left"; id -u; exit 3'))
+    assert (after.code, after.stdout) == (3, b"left\n1000\n")
+
+
 def test_values_arrive_whole_and_are_in_no_process_and_no_file_of_this_machine(
     attach: Attach, running: DirectBottle, canary: Canary
 ) -> None:
