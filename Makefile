@@ -33,8 +33,10 @@ bench: setup-slow ## measure what is claimed of speed and size: about half an ho
 	@$(WITH_ENGINE) $(VENV)/python -m benchmarks
 
 test-slow: setup-slow ## what takes minutes: a 1 GB agent image, all engines, thousands of made-up examples
-	@$(PYTEST) -q -n 2 --hypothesis-profile=many tests/unit/smolmachine/test_format.py
-	@$(WITH_ENGINE) scripts/test --slow
+	@code=0; \
+	$(PYTEST) -q -n 2 --hypothesis-profile=many tests/unit/smolmachine/test_format.py || code=$$?; \
+	$(WITH_ENGINE) scripts/test --slow || code=$$?; \
+	exit $$code
 
 lint: setup-venv ## ruff, mypy, the layers, the words and the documents
 	@$(VENV)/ruff check . scripts/engine

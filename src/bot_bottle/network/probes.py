@@ -125,7 +125,7 @@ judge() { # NAME KIND
 }
 uptime() { # sets now, in hundredths of a second (proc(5))
   read -r now rest </proc/uptime
-  now=$((${now%.*} * 100 + 1${now#*.} - 100)) # the 1 is for a fraction such as 08, which is no octal number
+  now=$((${now%.*} * 100 + 1${now#*.} - 100)) # with the 1, a fraction such as 08 is not taken for octal
 }
 limit() { # LEAST MOST: sets seconds to the time since before, all in hundredths
   now=$((now - before))
