@@ -70,14 +70,16 @@ def answer(port: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "suite", "uid"),
     [
+        pytest.param("qemu-10", "trixie-qemu", 0, marks=pytest.mark.slow),
         pytest.param("qemu-10", "trixie-qemu", 12345, marks=pytest.mark.slow),
         ("qemu-11", "sid-qemu", 0),
+        pytest.param("qemu-11", "sid-qemu", 12345, marks=pytest.mark.slow),
     ],
 )
 def test_a_newer_qemu_boots_a_confined_bottle_with_a_workspace_and_ports(
     docker: Docker, image: str, shared_cache: Path, name: str, suite: str, uid: int
 ) -> None:
-    """The older one for an ordinary user, the newer one for root."""
+    """For root and for an ordinary user."""
     with caller(uid, docker, None if uid else shared_cache) as who:
         docker.docker("save", "--output", str(who.folder / "image.tar"), image)
         (who.folder / "image.tar").chmod(0o644)
@@ -112,3 +114,26 @@ def hold_works(bottle: Bottle, who: Caller, programs: Path) -> None:
     proof = json.loads(bottle("show", "--json", "newer").out)["proof"]
     assert all(each["ok"] for each in proof.values())
     assert proof["qemu.namespaces"]["outcome"].removeprefix("user ") == "mount ipc uts network"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "suite"), [("qemu-10", "trixie-qemu"), ("qemu-11", "sid-qemu")])
+def test_smolvm_boots_on_a_host_that_a_newer_qemu_emulates(
+    docker: Docker, image: str, shared_cache: Path, tmp_path: Path, name: str, suite: str
+) -> None:
+    bottle = Bottle(shared_cache, {**docker.variables, "PATH": search_path(name)})
+    script = 'echo "inside $(id -u)"; cat; echo of-error >&2; exit 7'
+    (tmp_path / "given").write_text("given\n")
+    with (tmp_path / "given").open() as given:
+        options = ["-q", "--accel", "nested", "--image", image]
+        child = bottle.start("run", *options, "--", "sh", "-c", script, stdin=given.fileno())
+    programs = CHECKOUT / ".cache" / "suites" / suite
+    try:
+        wait_until(lambda: running_in(programs) or child.poll() is not None, 300)
+        running = running_in(programs)
+    finally:
+        ended = end(child, 500)
+    assert running == ["qemu-system-x86_64"], ended
+    assert (ended.code, ended.out, ended.err) == (7, "inside 1000\ngiven\n", "of-error\n"), ended
+    assert not bottle.leftovers
