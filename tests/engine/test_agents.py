@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from bot_bottle.engine.engine import BuildRequest, find_engine
 from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
 from tests.support import bottle as bottles
-from tests.support.agents import KEY, base_image, bodies, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, bodies, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
 from tests.support.engines import Docker, Podman
@@ -25,7 +24,7 @@ from tests.support.images import busybox_context
 from tests.support.model_server import LAST
 from tests.support.npm_registry import archive, fake_registry
 from tests.support.repos import Repo, make_repo
-from tests.support.world import World, world
+from tests.support.world import World
 
 PROFILE = """
 version = "1.0.0"
@@ -165,19 +164,6 @@ def test_the_c_library_of_an_image_is_found(
     assert found(f"{musl} && touch /lib64/ld-linux-x86-64.so.2") == "glibc"
     with pytest.raises(AgentError, match="neither glibc nor musl"):
         found("true")
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world of the vendors."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(docker: Docker) -> str:
-    """An image with what agents call."""
-    return base_image(docker)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from tests.support.bottle import Bottle
 from tests.support.engines import Docker
 from tests.support.escapes import client_context
 from tests.support.repos import Repo, make_repo
-from tests.support.world import World, world
+from tests.support.world import World
 
 API = "api.anthropic.com"
 COMMIT = "git -c user.name=t -c user.email=t@example.org commit -qm"
@@ -26,13 +26,6 @@ while said=$(curl -sSf -H "x-api-key: $KEY" -d '{{"messages": []}}' https://{API
 curl -sS -H "x-api-key: $KEY" -d '{{}}' https://{API}/v1/messages
 exit 3
 """
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world of the vendors."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import CHECKOUT, Docker
+from tests.support.images import busybox_context
 from tests.support.model_server import LAST, broken_repository
 from tests.support.repos import Repo, make_repo
 from tests.support.world import World
@@ -24,6 +26,18 @@ def base_image(docker: Docker) -> str:
     return "bot-bottle-base:bookworm"
 
 
+def musl_image(docker: Docker, folder: Path) -> str:
+    """Make an image of musl, busybox and bash, and return its id."""
+    context = busybox_context(folder)
+    subprocess.run(["apt-get", "download", "musl", "bash-static"], cwd=folder, check=True, timeout=300)
+    for package in folder.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package, folder / "unpacked"], check=True, timeout=60)
+    root = context / "rootfs"
+    shutil.copytree(folder / "unpacked/lib", root / "lib", symlinks=True)
+    shutil.copy(folder / "unpacked/bin/bash-static", root / "bin/bash")
+    return docker.build(context)
+
+
 def repository(folder: Path, base: str) -> Repo:
     """Make a repository whose test fails, with a Dockerfile that knows nothing of agents."""
     made = make_repo(folder)
@@ -32,7 +46,7 @@ def repository(folder: Path, base: str) -> Repo:
     return made
 
 
-def in_world(bottle: Bottle, outside: World, **variables: str) -> Bottle:
+def in_world(bottle: Bottle, outside: World, **variables: str | None) -> Bottle:
     """Run `bottle` in a world whose authority it trusts."""
     trusted = {"SSL_CERT_FILE": str(outside.folder / "cert.pem"), "SSL_CERT_DIR": None}
     return replace(bottle, prefix=outside.prefix, changes={**bottle.changes, **trusted, **variables})

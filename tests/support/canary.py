@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _CHUNK = 8 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PRESENT = 8  # bytes of a page in proc_pid_pagemap(5); all zero for one that was never used
 _SPECIAL = (
     '"',
     "'",
@@ -71,3 +75,45 @@ def holders(value: bytes) -> list[str]:
                 if value in (process / name).read_bytes():
                     found.append(f"{process / name}: {(process / 'comm').read_text().strip()}")
     return found
+
+
+def relatives(pid: int) -> list[int]:
+    """Give the processes in the mount namespace of a process: those of its container."""
+    place = Path(f"/proc/{pid}/ns/mnt").readlink()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "ns/mnt").readlink() == place:
+                found.append(int(process.name))
+    return found
+
+
+def remembers(pid: int, value: bytes) -> bool:
+    """Search the memory of a process for a value."""
+    with (
+        Path(f"/proc/{pid}/maps").open() as maps,
+        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+        Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pages,
+    ):
+        for line in maps:
+            found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if found and "[v" not in line:
+                first, last = (int(each, 16) for each in found.groups())
+                if _area_holds(memory, pages, first, last, value):
+                    return True
+    return False
+
+
+def _area_holds(memory: BinaryIO, pages: BinaryIO, first: int, last: int, value: bytes) -> bool:
+    tail = b""
+    for begin in range(first, last, _CHUNK):
+        size = min(_CHUNK, last - begin)
+        used = os.pread(pages.fileno(), size // _PAGE * _PRESENT, begin // _PAGE * _PRESENT)
+        data = b""
+        if any(used):
+            with suppress(OSError):  # as of a file that has become shorter
+                data = os.pread(memory.fileno(), size, begin)
+        if value in tail + data:
+            return True
+        tail = data[-len(value) :]
+    return False

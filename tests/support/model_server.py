@@ -9,6 +9,7 @@ Sources: the vendors' API references, "Messages" and "Streaming" (Anthropic), "R
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
-HOSTS = ("api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com")
+TOKENS = "platform.claude.com"  # which gives tokens for refresh tokens
+HOSTS = ("api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com", TOKENS)
 LAST = "The test passes now."
 COMMANDS = (
     "cat calc.py test_calc.py; python3 test_calc.py",
@@ -27,6 +29,13 @@ COMMANDS = (
 
 Events = Iterator[tuple[str, dict[str, Any]]]
 
+_ERRORS = {
+    "401": "authentication_error",
+    "429": "rate_limit_error",
+    "529": "overloaded_error",
+}
+_PAUSE = 0.3  # seconds between the events of a slow answer
+
 
 def broken_repository(folder: Path, dockerfile: str) -> None:
     """Write the files of a repository whose test fails."""
@@ -35,15 +44,69 @@ def broken_repository(folder: Path, dockerfile: str) -> None:
     (folder / "test_calc.py").write_text("from calc import add\n\nassert add(2, 3) == 5\nprint('passed')\n")
 
 
-async def answer(request: web.Request) -> web.StreamResponse:
+class Faults:
+    """What goes wrong with the next requests to Anthropic's model, in turn: words in a file, each once.
+
+    A word is the status of an error; `slow`; `cut`, for an answer that is broken off; `hold`, for one that
+    waits until the file is gone; or `-` for nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def next(self) -> str:
+        """Return what goes wrong with this request."""
+        words = self._path.read_text().split() if self._path.exists() else []
+        if not words:
+            return "-"
+        self._path.write_text(" ".join(words[1:]))
+        return words[0]
+
+    async def over(self) -> None:
+        """Wait until the file is gone."""
+        while self._path.exists():
+            await asyncio.sleep(0.05)
+
+
+class TokenServer:
+    """Gives a new access token and a new refresh token for each refresh token, which is valid once."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._given = 0
+
+    def answer(self, asked: dict[str, Any]) -> web.Response:
+        token = str(asked.get("refresh_token"))
+        if asked.get("grant_type") != "refresh_token" or token in self._used:
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        self._used.add(token)
+        self._given += 1
+        kind = token.rpartition("-")[0]
+        return web.json_response({
+            "access_token": f"{kind}-access-{self._given}", "refresh_token": f"{kind}-refresh-{self._given}",
+            "expires_in": 3600, "token_type": "Bearer",
+        })  # fmt: skip
+
+
+async def answer(request: web.Request, faults: Faults, tokens: TokenServer) -> web.StreamResponse:
     """Answer a request of an agent."""
     try:
         asked = json.loads(await request.read() or b"{}")
     except ValueError:
         return web.json_response({"error": {"message": "not JSON"}}, status=400)
     path = request.path
+    if path.endswith("/oauth/token"):
+        return tokens.answer(asked)
     if path.endswith("/messages"):
-        return await _anthropic(request, asked)
+        fault = faults.next()
+        if fault in _ERRORS:
+            error = {"type": _ERRORS[fault], "message": f"a fault: {fault}"}
+            return web.json_response(
+                {"type": "error", "error": error}, status=int(fault), headers={"Retry-After": "1"}
+            )
+        if fault == "hold":
+            await faults.over()
+        return await _anthropic(request, asked, fault)
     if path.endswith(("/count_tokens", ":countTokens")):
         return web.json_response({"input_tokens": 10, "totalTokens": 10})
     if path.endswith("/responses") and request.method == "POST":
@@ -53,13 +116,18 @@ async def answer(request: web.Request) -> web.StreamResponse:
     return web.json_response({"error": {"type": "not_found_error", "message": path}}, status=404)
 
 
-async def _sent(request: web.Request, events: Events) -> web.StreamResponse:
+async def _sent(request: web.Request, events: Events, fault: str = "-") -> web.StreamResponse:
     """Send server-sent events, each as a piece of its own."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for kind, data in events:
         head = f"event: {kind}\n" if kind else ""
         await response.write(f"{head}data: {json.dumps(data)}\n\n".encode())
+        if fault == "slow":
+            await asyncio.sleep(_PAUSE)
+        if fault == "cut" and kind == "content_block_start" and request.transport is not None:
+            request.transport.abort()
+            return response
     await response.write_eof()
     return response
 
@@ -71,7 +139,7 @@ def _next(done: int) -> str | None:
 # --- Anthropic
 
 
-async def _anthropic(request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+async def _anthropic(request: web.Request, asked: dict[str, Any], fault: str) -> web.StreamResponse:
     tools = [tool.get("name", "") for tool in asked.get("tools") or []]
     shell = next((name for name in tools if name.lower() == "bash"), None)
     blocks = [
@@ -93,7 +161,7 @@ async def _anthropic(request: web.Request, asked: dict[str, Any]) -> web.StreamR
     }  # fmt: skip
     if not asked.get("stream"):
         return web.json_response(message)
-    return await _sent(request, _message_events(message, block))
+    return await _sent(request, _message_events(message, block), fault)
 
 
 def _message_events(message: dict[str, Any], block: dict[str, Any]) -> Events:

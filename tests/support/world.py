@@ -63,6 +63,12 @@ class World:
         """What is put before a command line to run it in this world."""
         return ("ip", "netns", "exec", self.name, "sh", "-c", _IN_IT, str(self.folder / "hosts"))
 
+    @property
+    def prefix_of_podman(self) -> tuple[str, ...]:
+        """The same with this machine's /sys, where podman finds the control groups."""
+        inside = ("nsenter", f"--net=/run/netns/{self.name}", "unshare", "--mount")
+        return (*inside, "sh", "-c", _IN_IT, str(self.folder / "hosts"))
+
     def seen(self) -> list[dict[str, Any]]:
         """What arrived at its servers."""
         return [json.loads(line) for line in (self.folder / "seen").read_text().splitlines()]

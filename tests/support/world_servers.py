@@ -25,6 +25,8 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log = (folder / "seen").open("a", encoding="utf-8")
+        self._faults = model_server.Faults(folder / "faults")
+        self._tokens = model_server.TokenServer()
 
     def saw(self, address: str, port: int, **facts: Any) -> None:
         """Write down that something arrived."""
@@ -40,7 +42,7 @@ class Servers:
         if request.host in model_server.HOSTS:
             asked = (await request.read()).decode("utf-8", "replace")
             self.saw(address, port, headers=dict(request.headers), method=request.method, asked=asked)
-            return await model_server.answer(request)
+            return await model_server.answer(request, self._faults, self._tokens)
         if kind == "ws":
             return await _echo(request)
         if kind == "headers":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tests.support.backend_suite import Attach, Suite
 from tests.support.bottle import wait_until
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 
+from bot_bottle.backend import base
 from bot_bottle.backend.direct.bottle import DirectBottle
+from bot_bottle.errors import TimeLimitError
 from bot_bottle.host.redact import Secret
 from bot_bottle.vm.direct.machine import Machine
 from bot_bottle.workspace.lifecycle import before_command
@@ -52,6 +55,16 @@ def test_what_runs_before_the_command_leaves_its_streams(attach: Attach) -> None
     failing = attach("echo", "not this", before=before_command({"postStartCommand": "exit 6"}))
     assert (failing.code, failing.out) == (6, b"")
     assert b"postStartCommand failed with exit status 6" in failing.err
+
+
+def test_a_command_that_takes_too_long_is_ended_and_its_machine_goes_on(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_GRACE", 1.0)
+    for script in ("while :; do sleep .1; done", "trap '' TERM; while :; do sleep .1; done"):
+        with pytest.raises(TimeLimitError, match="longer than 1s"):
+            attach("sh", "-c", script, timeout=1)
+    assert attach("sh", "-c", "ps -o args | grep -c '[w]hile'").out == b"0\n"
 
 
 def test_every_file_is_as_docker_has_it(attach: Attach, docker: Docker, image: str) -> None:

@@ -30,10 +30,10 @@ from bot_bottle.engine.source import Source
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.host import rundir
 from bot_bottle.host.progress import Progress, human_count
+from bot_bottle.login.values import resolve
 from bot_bottle.network.probes import STATUS
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
-from bot_bottle.secrets.reference import resolve
 
 _ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the faster one first
 
@@ -65,7 +65,8 @@ def twin(spec: BottleSpec, progress: Progress, options: ConvertOptions) -> tuple
     for side in sides:
         with names.lock_name(side.name):
             pass  # fails before the first has run
-    resolve(spec.secrets)  # resolved again by each side; a missing one is reported before anything is built
+    # resolved again by each side; a missing one is reported before anything is built
+    resolve(spec.secrets, progress.warn)
     with run_context() as run:
         image = Converter(run, progress, options).image_id(spec.source)
     for backend, side in zip(_ORDER, sides, strict=True):

@@ -19,9 +19,9 @@ from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.sizes import available_memory
+from bot_bottle.login.values import resolve
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
-from bot_bottle.secrets.reference import resolve
 from bot_bottle.workspace.repository import open_repository
 
 MOST = 64
@@ -58,7 +58,8 @@ def fan(
             pass
     backend = backend_for(spec.backend, spec.accel)
     _check_room(spec, count, backend.host_overhead_mib(spec.accel))
-    resolve(spec.secrets)  # resolved again by each bottle; a missing one is reported before anything is built
+    # resolved again by each bottle; a missing one is reported before anything is built
+    resolve(spec.secrets, progress.warn)
     with run_context() as run:
         converter = Converter(run, progress, options)
         image = "" if spec.source.archive else converter.image_id(spec.source)

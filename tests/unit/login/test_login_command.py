@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.support.repos import make_repo
 from tests.unit.login.conftest import API, VARIABLE, User
 
 from bot_bottle.agent.launcher import launcher
@@ -18,7 +19,7 @@ from bot_bottle.cli.agent import credentials
 from bot_bottle.cli.main import bottle
 from bot_bottle.config.settings import gather
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import BottleError, SecretError, SpecError, UsageError
+from bot_bottle.errors import BottleError, EngineError, SecretError, SpecError, UsageError
 from bot_bottle.login import records
 from bot_bottle.login.values import resolve, variables, with_hosts
 from bot_bottle.network.policy import parse_policy
@@ -163,6 +164,19 @@ def test_an_agent_gets_its_login_before_a_key_of_the_environment(
     assert credentials(profile, settings) == {name: Reference(name, "login", "claude", (API,))}
     run("logout", "claude")
     assert credentials(profile, settings) == {name: Reference(name, "env", name, (API,))}
+
+
+@pytest.mark.parametrize("command", [("fan", "1", "-m256m", "--backend=docker"), ("run", "--twin")])
+def test_a_login_is_for_several_bottles_at_once_too(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    repo = make_repo(tmp_path / "repo")
+    repo.commit({"file": "x"})
+    monkeypatch.chdir(repo.top)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    given = ("--engine=docker", "--image=x", f"--allow={API}")
+    # the login was found, or the engine would not be needed
+    run(*command, *given, f"--secret=id={VARIABLE},login=claude", "--", "true", fails=EngineError)
 
 
 @pytest.mark.parametrize("variable", ["BOTTLE_CODEX_ACCESS_TOKEN", "OPENAI_API_KEY"])
