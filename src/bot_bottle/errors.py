@@ -171,7 +171,7 @@ class LeakError(BottleError):
 
 
 class AgentError(BottleError):
-    """An agent's package cannot be fetched, or is not the one that was pinned."""
+    """An agent's package cannot be fetched, or is not the one that was pinned; or its state is not there."""
 
     exit_code = 123
 
