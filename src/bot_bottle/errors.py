@@ -105,7 +105,7 @@ class BootError(BottleError):
 
 
 class RegistryError(BottleError):
-    """The ephemeral registry could not start, or refused a request."""
+    """A registry could not start, does not answer, or refused a request."""
 
     exit_code = 112
 
@@ -180,6 +180,12 @@ class TimeLimitError(BottleError):
     """The command ran for longer than `--timeout` allows, and was ended."""
 
     exit_code = 124
+
+
+class UntrustedError(BottleError):
+    """An artifact of a registry is not signed by a trusted key, or is another than was asked for."""
+
+    exit_code = 125
 
 
 class Interrupted(BottleError):

@@ -19,7 +19,16 @@ from tests.support.proxied import read_head
 
 def make_certificate(path: Path, *names: str) -> Path:
     """Write a certificate for names, its own authority, and its key to a file."""
-    key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
+    return _make(path, "-newkey ec -pkeyopt ec_paramgen_curve:P-256", names)
+
+
+def make_rsa_certificate(path: Path) -> Path:
+    """Do the same with an RSA key, as signers of tokens have."""
+    return _make(path, "-newkey rsa:2048", ("test",))
+
+
+def _make(path: Path, kind: str, names: tuple[str, ...]) -> Path:
+    key = f"openssl req -x509 {kind} -nodes -days 2 -subj /CN=test"
     both = ",".join(f"DNS:{name}" for name in names)
     argv = [*key.split(), "-addext", f"subjectAltName={both}", "-keyout", str(path), "-out", f"{path}.crt"]
     subprocess.run(argv, check=True, capture_output=True, timeout=60)

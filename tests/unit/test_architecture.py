@@ -27,6 +27,7 @@ cache registry verify vm
 network scan
 login
 pack backend git
+remote
 bottle
 api doctor
 bench

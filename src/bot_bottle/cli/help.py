@@ -28,6 +28,8 @@ COMMANDS = {
     "ls": "List the bottles.",
     "pack": "Make a .smolmachine from a Dockerfile, an image or an archive.",
     "prune": "Remove what exited bottles left, unless work would be lost.",
+    "pull": "Pull a .smolmachine from an OCI registry.",
+    "push": "Push a .smolmachine to an OCI registry, signed if you like.",
     "registry": "Serve local images as a registry while a command runs.",
     "rm": "Remove what an exited bottle left: its clone and its log.",
     "run": "Build a Dockerfile and run a command in a microVM made from it.",

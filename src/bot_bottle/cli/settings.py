@@ -15,6 +15,7 @@ from bot_bottle.bottle.grants import requested_by_build, require_grant
 from bot_bottle.cli import agent as agents
 from bot_bottle.config import file
 from bot_bottle.config.settings import Setting, Settings, gather
+from bot_bottle.config.user import read_user_config
 from bot_bottle.engine.engine import BuildRequest
 from bot_bottle.engine.source import STANDARD_INPUT, Pull, Source, parse_build_args
 from bot_bottle.errors import ImageError, UsageError
@@ -78,7 +79,9 @@ def settings(ctx: click.Context, command: tuple[str, ...] = ()) -> Settings:
     path: Path | None = ctx.params.get("path")
     own = all(ctx.params.get(name) is None for name in _OTHER_IMAGE)
     found = file.find(path or Path(), upwards=path is None, devcontainer=own)
-    given = {"command": Setting(command, "the command line")} if command else {}
+    own_file, of_user = read_user_config()
+    given = {key: Setting(value, str(own_file)) for key, value in of_user.items()}
+    given |= {"command": Setting(command, "the command line")} if command else {}
     for option in ctx.command.params:
         key, convert = _KEYS.get(option.name or "", ("", str))
         value = ctx.params.get(option.name or "")

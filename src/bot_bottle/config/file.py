@@ -62,7 +62,7 @@ def find(start: Path, *, upwards: bool, devcontainer: bool = True) -> ConfigFile
         if os.path.lexists(path):
             from bot_bottle.config.model import parse
 
-            return ConfigFile(path, folder, parse(_toml(path), str(path)))
+            return ConfigFile(path, folder, parse(read_toml(path), str(path)))
         if os.path.lexists(folder / ".git"):
             break
     if not devcontainer or any((start / name).exists() for name in _DOCKERFILES):
@@ -76,7 +76,8 @@ def find(start: Path, *, upwards: bool, devcontainer: bool = True) -> ConfigFile
     return None
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the document in a TOML file. Raises SpecError."""
     import tomllib
 
     try:

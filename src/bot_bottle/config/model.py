@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
+
+T = TypeVar("T", bound=BaseModel)
 
 _SHOWN = 5  # mistakes reported at once
 
@@ -133,6 +135,32 @@ class AgentTable(_Table):
     )
 
 
+class CacheTable(_Table):
+    """`[cache]`: a cache of artifacts in a registry, behind the one on this machine."""
+
+    remote: str | None = Field(
+        default=None, description="a repository in a registry, `HOST/NAME`, that is asked for artifacts"
+    )
+
+
+class UserCacheTable(CacheTable):
+    """`[cache]` of the user's own configuration."""
+
+    trust: str | None = Field(
+        default=None,
+        description="a file of SSH keys, `allowed_signers`, of which one has to sign",
+    )
+    sign: str | None = Field(
+        default=None, description="the SSH key that signs what is pushed, or its `.pub` file"
+    )
+
+
+class UserFile(_Table):
+    """A whole config.toml, the user's own."""
+
+    cache: UserCacheTable = UserCacheTable()
+
+
 class File(_Table):
     """A whole bottle.toml. What it leaves out is None or empty."""
 
@@ -168,6 +196,7 @@ class File(_Table):
     egress: EgressTable = EgressTable()
     caches: CachesTable = CachesTable()
     git: GitTable = GitTable()
+    cache: CacheTable = CacheTable()
     secrets: dict[str, SecretTable] = {}
 
 
@@ -176,17 +205,24 @@ def parse(document: Mapping[str, Any], place: str) -> File:
 
     Values are never repeated in the error: a file may contain secrets.
     """
+    return parse_as(File, document, place)
+
+
+def parse_as(model: type[T], document: Mapping[str, Any], place: str) -> T:
+    """Check a document as `parse` does, by the schema of another file."""
     try:
-        return File.model_validate(dict(document))
+        return model.model_validate(dict(document))
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False)
-    why = [_describe([str(part) for part in each["loc"]], each["type"], each["msg"]) for each in mistakes]
+    why = [
+        _describe(model, [str(part) for part in each["loc"]], each["type"], each["msg"]) for each in mistakes
+    ]
     if len(why) > _SHOWN:
         why[_SHOWN:] = [f"and {len(why) - _SHOWN} more"]
     raise SpecError(f"{place} cannot be used", why="\n".join(why), next_step=f"correct {place}")
 
 
-def _describe(loc: list[str], kind: str, message: str) -> str:
+def _describe(model: type[BaseModel], loc: list[str], kind: str, message: str) -> str:
     key = printable(".".join(loc), limit=80)
     place = loc[1:] if loc[:2] == ["image", "secrets"] else loc
     if place[0] == "secrets" and len(place) == 2:
@@ -196,17 +232,10 @@ def _describe(loc: list[str], kind: str, message: str) -> str:
     if place[0] == "secrets" and len(place) > 1:
         secret = SecretTable if place is loc else BuildSecretTable
         return f"{key}: no such key; the keys are {', '.join(secret.model_fields)}"
-    known = [*File.model_fields]
-    tables: dict[str, type[_Table]] = {
-        "image": ImageTable,
-        "agent": AgentTable,
-        "limits": LimitsTable,
-        "egress": EgressTable,
-        "caches": CachesTable,
-        "git": GitTable,
-    }
-    for table, fields in ((name, model.model_fields) for name, model in tables.items()):
-        known += [f"{table}.{name}" for name in fields]
+    known = [*model.model_fields]
+    for table, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            known += [f"{table}.{name}" for name in field.annotation.model_fields]
     meant = difflib.get_close_matches(key, known, n=1, cutoff=0.55)
     suggestion = f"did you mean {meant[0]}?" if meant else f"the keys are {', '.join(known)}"
     return f"{key}: no such key; {suggestion}"

@@ -53,6 +53,9 @@ DEFAULTS: dict[str, Any] = {
     "git.paths": (),
     "git.hold": False,
     "git.secrets": True,
+    "cache.remote": None,
+    "cache.trust": None,
+    "cache.sign": None,
 }
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is
@@ -164,7 +167,7 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
 def _of_file(file: ConfigFile) -> dict[str, Setting]:
     content = file.content.model_dump()
     flat = dict(content)
-    for table in ("image", "agent", "limits", "egress", "caches", "git"):
+    for table in ("image", "agent", "limits", "egress", "caches", "git", "cache"):
         flat |= {f"{table}.{name}": value for name, value in flat.pop(table).items()}
     for key in _LISTS:
         flat[key] = tuple(flat[key]) or None

@@ -163,6 +163,11 @@ def layers_dir() -> Path:
     return (_products.get() or cache_dir()) / "layers"
 
 
+def downloads_dir() -> Path:
+    """Return the folder of unfinished downloads of artifacts, on the artifacts' file system."""
+    return (_products.get() or cache_dir()) / "downloads"
+
+
 def runs_dir() -> Path:
     """Return the folder that holds one folder for each command under way."""
     return cache_dir() / "runs"

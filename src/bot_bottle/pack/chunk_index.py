@@ -17,8 +17,9 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ _ENTRY = struct.Struct("<32sQI")
 _CRC = 4
 _LARGEST = 16 << 20  # bytes of a part
 _ENTRIES = 50_000  # of the newest artifacts are indexed: some 200 GB
+
+LIST_LIMIT = _ENTRIES * _ENTRY.size  # bytes of a list that is read
 
 
 class _Place(NamedTuple):
@@ -96,7 +99,33 @@ class Parts:
 
     def read(self, key: str) -> Part | None:
         """Return the part with this key; None if there is none, or it is damaged."""
-        place = self._places.get(_hashed(key))
+        return self._read(_hashed(key))
+
+    def find_listed(self, data: bytes, size: int) -> Iterator[tuple[int, int, Callable[[], bytes | None]]]:
+        """Yield the parts of another artifact, of `size` bytes, that are here too, in their order.
+
+        `data` is the untrusted list of its parts; none are found by a damaged one. Of each part there are its
+        offset and size in that artifact, and what reads it here: None if it is damaged.
+        """
+        try:
+            listed_size, _, listed = _parsed(data)
+            entries = sorted(listed, key=lambda entry: entry[1]) if listed_size == size else []
+        except (ValueError, struct.error):
+            return
+        end = 0
+        for key, offset, length in entries:
+            place = self._places.get(key)
+            if place is None or place.size != length or not end <= offset <= size - length:
+                continue
+            end = offset + length
+            yield offset, length, partial(self._data, key)
+
+    def _data(self, key: bytes) -> bytes | None:
+        part = self._read(key)
+        return part.data if part is not None else None
+
+    def _read(self, key: bytes) -> Part | None:
+        place = self._places.get(key)
         fd = place.opened() if place is not None else None
         if place is None or fd is None:
             return None
@@ -108,16 +137,25 @@ class Parts:
 
     def _learn(self, path: Path) -> None:
         try:
-            data, _ = read_regular(path, _ENTRIES * _ENTRY.size)
-            magic, size, checksum = _HEAD.unpack_from(data)
-            if magic != _MAGIC or crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
-                return
+            data, _ = read_regular(path, LIST_LIMIT)
+            size, checksum, entries = _parsed(data)
             opened = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum, self._open).fd
-            for key, offset, length in _ENTRY.iter_unpack(data[_HEAD.size : -_CRC]):
+            for key, offset, length in entries:
                 if length <= _LARGEST:
                     self._places.setdefault(key, _Place(opened, offset, length))
-        except (OSError, struct.error):
+        except (OSError, ValueError, struct.error):
             return
+
+
+def _parsed(data: bytes) -> tuple[int, int, Iterator[tuple[bytes, int, int]]]:
+    """Return the size and checksum of a list's artifact, and its entries: key, offset and size of each.
+
+    Raises ValueError and struct.error for a damaged list.
+    """
+    magic, size, checksum = _HEAD.unpack_from(data)
+    if magic != _MAGIC or crc32(data[:-_CRC]) != int.from_bytes(data[-_CRC:], "little"):
+        raise ValueError("not a list of parts")
+    return size, checksum, _ENTRY.iter_unpack(data[_HEAD.size : -_CRC])
 
 
 class _Artifact:

@@ -13,7 +13,7 @@ from bot_bottle.cli import options
 from bot_bottle.cli.commands.run import command as run
 from bot_bottle.cli.groups import GROUPS
 from bot_bottle.cli.settings import _KEYS
-from bot_bottle.config.model import File
+from bot_bottle.config.model import File, UserFile
 from bot_bottle.config.settings import DEFAULTS
 
 NAMED_TABLES = (
@@ -35,7 +35,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_of_the_file_has_a_default() -> None:
-    assert sorted(keys(File)) == sorted(DEFAULTS)
+    assert {*keys(File), *keys(UserFile)} == set(DEFAULTS)
 
 
 def test_every_option_with_a_key_is_one_of_run_and_has_a_default() -> None:

@@ -30,6 +30,7 @@ from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import PrunedHeaders
 from bot_bottle.pack.layer_headers import prune as prune_headers
 from bot_bottle.registry.blob_cache import BlobCache
+from bot_bottle.remote.download import discard_downloads
 
 _NOT_RECORDED = "its bytes are not the recorded ones"
 _AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -149,6 +150,7 @@ def prune(
         headers = prune_headers(paths.headers_dir(), keep_bytes=keep, older_than=age, dry_run=dry_run)
         if everything and not dry_run:
             BlobCache(paths.layers_dir()).trim(0)
+            discard_downloads(paths.downloads_dir())
             ConfigDigests(paths.config_digests_dir()).clear()
             ConfigDigests(paths.features_dir()).clear()
             ConfigDigests(paths.agents_dir() / "images").clear()

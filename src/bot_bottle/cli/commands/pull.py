@@ -1,0 +1,69 @@
+"""`bottle pull`: an artifact from a registry into the cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from bot_bottle.bottle.gc import run_context
+from bot_bottle.cache.cache import Cache
+from bot_bottle.cli import options
+from bot_bottle.config.user import read_user_config
+from bot_bottle.errors import UsageError
+from bot_bottle.host import paths
+from bot_bottle.host.output_file import find_output
+from bot_bottle.remote.pull import pull
+from bot_bottle.remote.reference import Reference
+
+_HELP = """Pull a .smolmachine from REF in an OCI registry into the cache, and print its path.
+
+REF may be what bottle push or smolvm pack push has pushed. What artifacts in the cache have already is not
+sent again, and an interrupted download goes on where it ended. Logins are docker's (docker login). With
+cache.trust in config.toml, an artifact that no trusted key has signed is refused.
+
+\b
+Examples:
+  bottle pull registry.example.org/team/agent:1
+  bottle pull registry.example.org/team/agent:1 -o agent.smolmachine
+"""
+
+
+@click.command("pull", help=_HELP)
+@click.argument("ref")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Copy the artifact here: to a file, a pipe or /dev/stdout.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print path, digest, size, key and signer.")
+@options.output_options
+def command(ref: str, output: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Pull, and print the path."""
+    reference = Reference.parse(ref)
+    place = find_output(output) if output is not None else None
+    if place is not None and place.is_stdout and as_json:
+        raise UsageError(f"--json and -o {output} both write to standard output", next_step="drop one")
+    progress = options.progress(quiet=quiet, verbose=verbose)
+    trusted = read_user_config()[1].get("cache.trust")
+    with run_context():
+        entry, found = pull(reference, trusted, Cache(paths.artifacts_dir()), progress)
+    where = entry.path
+    if place is not None:
+        with entry.hold(), where.open("rb") as artifact:
+            place.write(artifact)
+        where = place.path
+        if place.is_stdout:
+            return
+    document = {
+        "path": str(where),
+        "digest": str(entry.digest),
+        "size": entry.size,
+        "key": entry.key.name,
+        "cache": "hit" if entry.hit else "miss",
+        "signer": found.signer or None,
+    }
+    click.echo(json.dumps(document) if as_json else where)

@@ -1,0 +1,107 @@
+"""`bottle push`: an artifact into a registry."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bot_bottle import api as artifacts
+from bot_bottle.cache.cache import Cache
+from bot_bottle.cache.entry import Entry, read_entry
+from bot_bottle.cli import options
+from bot_bottle.cli import settings as inputs
+from bot_bottle.errors import UsageError
+from bot_bottle.host import paths
+from bot_bottle.host.progress import human_bytes
+from bot_bottle.remote.artifact import push
+from bot_bottle.remote.reference import Reference
+from bot_bottle.remote.session import Session
+
+_HELP = """Push a .smolmachine to REF in an OCI registry: that of PATH's Dockerfile, or a FILE.
+
+It is stored in smolvm's media types, so smolvm pack pull can pull it too. Logins are docker's (docker login).
+With --sign, a receipt of the artifact is signed with an SSH key, as git signs commits. Prints the reference
+by digest.
+
+\b
+Examples:
+  bottle push registry.example.org/team/agent:1
+  bottle push registry.example.org/team/agent:1 ~/project --sign ~/.ssh/id_ed25519
+  bottle push registry.example.org/team/agent:1 --image myagent:latest
+  bottle push registry.example.org/team/agent:1 --artifact agent.smolmachine
+"""
+
+
+@click.command("push", help=_HELP)
+@click.argument("ref")
+@options.source_arguments
+@click.option(
+    "--artifact",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Push this .smolmachine instead of building.",
+)
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign with this SSH key, or the agent's key of this .pub file (default: cache.sign of config.toml).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print reference, digests, size and bytes sent.")
+@options.engine_options
+@options.yes_option
+@options.output_options
+@click.pass_context
+def command(
+    ctx: click.Context, /, ref: str, artifact: Path | None, sign: Path | None, as_json: bool, **given: Any
+) -> None:
+    """Make the artifact if needed, push it, and print the reference."""
+    reference = Reference.parse(ref)
+    if reference.digest is not None:
+        raise UsageError("a digest cannot be pushed to", next_step="give a tag, or nothing after the name")
+    settings = inputs.settings(ctx)
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
+    with ExitStack() as stack:
+        if artifact is not None:
+            _check_alone(ctx)
+            path, entry = artifact, _entry_of(artifact)
+        else:
+            how = {name: given[name] for name in ("engine", "packer", "accel", "max_image_size")}
+            entry = artifacts.convert(inputs.source(ctx, settings), **how, progress=progress).entry
+            path = entry.path
+            stack.enter_context(entry.hold())
+        key, created = (entry.key, entry.created) if entry else (None, path.stat().st_mtime)
+        signing_key = sign or settings.value("cache.sign")
+        with progress.stage("push", path.stat().st_size) as stage:
+            done = push(
+                Session(reference), path, key, created, signing_key=signing_key, on_bytes=stage.advance
+            )
+            stage.conclude(f"{human_bytes(done.sent)} sent" if done.sent else "it was there already")
+    by_digest = f"{reference.host}/{reference.repository}@{done.manifest}"
+    document = {
+        "reference": by_digest,
+        "tag": reference.tag,
+        "digest": str(done.digest),
+        "size": done.size,
+        "sent": done.sent,
+        "signed": signing_key is not None,
+    }
+    click.echo(json.dumps(document) if as_json else by_digest)
+
+
+def _check_alone(ctx: click.Context) -> None:
+    for name in ("path", "image", "archive", "dockerfile"):
+        if ctx.params.get(name) is not None:
+            raise UsageError("--artifact excludes what an artifact is made of", next_step="drop one")
+
+
+def _entry_of(artifact: Path) -> Entry | None:
+    """Return the cache's entry of an artifact, if it is in the cache. Raises UsageError without a file."""
+    if not artifact.is_file():
+        raise UsageError(f"there is no artifact {artifact}", next_step="make one with bottle pack -o")
+    own = artifact.resolve().parent == Cache(paths.artifacts_dir()).folder.resolve()
+    return read_entry(artifact.resolve()) if own else None

@@ -1,0 +1,195 @@
+"""Artifacts pushed to a registry and pulled from it, with their receipts, signatures and part lists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot_bottle.cache.entry import list_path
+from bot_bottle.cache.key import Key
+from bot_bottle.errors import ArtifactError, UntrustedError
+from bot_bottle.host import paths
+from bot_bottle.host.files import read_regular
+from bot_bottle.image.spec import Digest
+from bot_bottle.pack.chunk_index import LIST_LIMIT, Parts
+from bot_bottle.remote import manifests, receipt, signature
+from bot_bottle.remote.download import Moved, Pace, Piece, downloaded
+from bot_bottle.remote.manifests import Descriptor
+from bot_bottle.remote.receipt import Receipt
+from bot_bottle.remote.session import Session, read_blob
+from bot_bottle.remote.upload import digest_of, push_file
+from bot_bottle.smolmachine import format as artifact_format
+
+RECEIPT_TYPE = "application/vnd.bot-bottle.receipt.v1+json"
+_SIGNATURE_TYPE = "application/vnd.bot-bottle.receipt.v1.sshsig"
+_PARTS_TYPE = "application/vnd.bot-bottle.parts.v1"
+
+_SHORTEST = 256 << 10  # bytes between two ranges that are worth a request of their own
+_LARGEST = 128 << 30  # bytes; smolvm unpacks no more
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """An artifact that was pushed: its manifest's digest and its own, its size, and how much was sent."""
+
+    manifest: Digest
+    digest: Digest
+    size: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An artifact in a registry. `receipt` is one that is about it, `signer` who has signed that, or "".
+
+    `parts` is the list of its parts, or empty.
+    """
+
+    manifest: Descriptor
+    blob: Descriptor
+    receipt: Receipt | None
+    signer: str
+    parts: bytes
+
+
+def push(
+    session: Session,
+    path: Path,
+    key: Key | None,
+    created: float,
+    *,
+    signing_key: Path | None = None,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+) -> Pushed:
+    """Push an artifact with its receipt to the session's reference. `created` is in seconds since 1970.
+
+    Raises ArtifactError for a damaged file, RegistryError, SpecError for a key that cannot sign.
+    """
+    artifact = artifact_format.checksum(path)
+    with path.open("rb") as file:
+        fd = file.fileno()
+        digest, size = digest_of(fd), os.fstat(fd).st_size
+        manifest = artifact.manifest
+        described = Receipt.make(manifest, digest, size, key, created)
+        signed = signature.sign(described.raw, signing_key) if signing_key else b""
+        sent = push_file(session, fd, digest, size, on_bytes)
+        config = os.pread(fd, artifact.footer.manifest_size, artifact.footer.assets_size)
+    blob = Descriptor(manifests.ARTIFACT_TYPE, digest, size)
+    made = manifests.push_artifact(session, config, blob, manifest.mode, described.platform)
+    layers = [(RECEIPT_TYPE, described.raw)]
+    layers += [(_SIGNATURE_TYPE, signed)] if signed else []
+    layers += [(_PARTS_TYPE, listed)] if (listed := _part_list(path)) else []
+    manifests.attach(session, made, RECEIPT_TYPE, layers)
+    return Pushed(made.digest, digest, size, sent)
+
+
+def find(session: Session, trusted: Path | None, key: Key | None = None) -> Found:
+    """Find an artifact, and a receipt for it: one that a signer of the file `trusted` has signed, if given.
+
+    With `key` the receipt must be for it. Raises NotThereError, RegistryError, ArtifactError, UntrustedError.
+    """
+    manifest, blob = manifests.find_artifact(session)
+    if blob.size > _LARGEST or blob.digest.algorithm != "sha256":
+        raise ArtifactError(
+            f"{session.reference} cannot be used",
+            why=f"it has {blob.size} bytes, and the digest {blob.digest}",
+        )
+    refused: UntrustedError | None = None
+    for layers in manifests.attached(session, manifest, RECEIPT_TYPE):
+        try:
+            return _checked(session, manifest, blob, layers, trusted, key)
+        except UntrustedError as error:
+            refused = refused or error
+    if refused is not None and (trusted or key):
+        raise refused
+    if trusted or key:
+        raise UntrustedError(
+            f"{session.reference} is not signed" if trusted else f"{session.reference} has no receipt",
+            why="nothing in the registry says who has made it" if trusted else "it may be of any key",
+            next_step="push it with bottle push --sign" if trusted else "push it with bottle push",
+        )
+    return Found(manifest, blob, None, "", b"")
+
+
+def _checked(
+    session: Session,
+    manifest: Descriptor,
+    blob: Descriptor,
+    layers: list[Descriptor],
+    trusted: Path | None,
+    key: Key | None,
+) -> Found:
+    limits = {RECEIPT_TYPE: receipt.LIMIT, _SIGNATURE_TYPE: signature.LIMIT, _PARTS_TYPE: LIST_LIMIT}
+    data = {
+        each.media_type: read_blob(session, each.digest, limits[each.media_type])
+        for each in layers
+        if each.media_type in limits
+    }
+    raw = data.get(RECEIPT_TYPE, b"")
+    signer = ""
+    if trusted is not None:
+        if _SIGNATURE_TYPE not in data:
+            raise UntrustedError(
+                f"{session.reference} is not signed", next_step="push it with bottle push --sign"
+            )
+        signer = signature.find_signer(raw, data[_SIGNATURE_TYPE], trusted)
+    found = Receipt.parse(raw)
+    found.check(blob.digest, blob.size, key)
+    return Found(manifest, blob, found, signer, data.get(_PARTS_TYPE, b""))
+
+
+@contextmanager
+def pulled(
+    session: Session,
+    found: Found,
+    *,
+    pace: Pace | None = None,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+) -> Iterator[tuple[Path, Moved]]:
+    """Yield the file of an artifact, whose every byte was checked, to be moved to its place in the block.
+
+    A list of its parts is beside it, if the registry has one. Parts of artifacts that are in the cache are
+    copied. Raises RegistryError, ArtifactError, UntrustedError.
+    """
+    with ExitStack() as stack:
+        parts = stack.enter_context(Parts(paths.artifacts_dir()))
+        path, moved = stack.enter_context(
+            downloaded(
+                session,
+                found.blob.digest,
+                found.blob.size,
+                paths.downloads_dir(),
+                pieces=list(_pieces(parts, found)),
+                pace=pace,
+                on_bytes=on_bytes,
+            )
+        )
+        artifact = artifact_format.checksum(path)
+        if found.receipt is not None:
+            found.receipt.check_manifest(artifact.manifest)
+        yield path, moved
+
+
+def _pieces(parts: Parts, found: Found) -> Iterator[Piece]:
+    """Yield the parts that are here already, except for a few bytes between others that are not."""
+    run: list[Piece] = []
+    for offset, size, read in parts.find_listed(found.parts, found.blob.size):
+        if run and offset != run[-1].stop:
+            yield from _worth(run)
+            run = []
+        run.append(Piece(offset, offset + size, read))
+    yield from _worth(run)
+
+
+def _worth(run: list[Piece]) -> list[Piece]:
+    return run if run and run[-1].stop - run[0].start >= _SHORTEST else []
+
+
+def _part_list(path: Path) -> bytes:
+    try:
+        return read_regular(list_path(path), LIST_LIMIT)[0]
+    except OSError:
+        return b""

@@ -1,0 +1,128 @@
+"""The receipt of an artifact in a registry: what it was made from, and which bytes it has.
+
+A signature of a receipt binds the artifact's digest, its platform and its key to each other. The receipt's
+bytes are what is signed; they are never written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bot_bottle.cache.key import Key
+from bot_bottle.errors import ImageError, UntrustedError
+from bot_bottle.image.spec import Digest, Platform, parse_json
+from bot_bottle.smolmachine.manifest import Manifest
+from bot_bottle.version import VERSION
+
+LIMIT = 1 << 18  # bytes
+_FORM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A parsed receipt, and its bytes. `key` is None for an artifact that was not made by the cache's rules.
+
+    `created` is a time in RFC 3339 form.
+    """
+
+    raw: bytes
+    digest: Digest
+    size: int
+    platform: str
+    key: Key | None
+    created: str
+    versions: dict[str, str]
+
+    @classmethod
+    def make(cls, manifest: Manifest, digest: Digest, size: int, key: Key | None, created: float) -> Receipt:
+        """Make the receipt of an artifact that was made at `created`, in seconds since 1970."""
+        versions = {"bot-bottle": VERSION, "smolvm": manifest.smolvm_version}
+        document: dict[str, Any] = {
+            "form": _FORM,
+            "artifact": {"digest": str(digest), "size": size},
+            "image_id": manifest.digest,
+            "platform": _two_parts(manifest.platform),
+            "key": key.document() if key else None,
+            "created": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "versions": versions,
+        }
+        return cls.parse(json.dumps(document, indent=1, sort_keys=True).encode())
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Receipt:
+        """Parse a receipt from an untrusted source. Raises UntrustedError."""
+        try:
+            document = parse_json(raw, "receipt")
+            artifact, key = document["artifact"], document["key"]
+            parsed = Key.parse(key)
+            if document["form"] != _FORM or (key is not None and parsed is None):
+                raise _malformed("it is of another form")
+            created, versions = document["created"], document["versions"]
+            size, platform = artifact["size"], document["platform"]
+            good = (
+                type(size) is int
+                and size > 0
+                and isinstance(platform, str)
+                and isinstance(created, str)
+                and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
+                and isinstance(versions, dict)
+                and all(isinstance(text, str) for text in versions.values())
+            )
+            if not good:
+                raise _malformed("a value in it has another type")
+            return cls(raw, Digest(artifact["digest"]), size, platform, parsed, created, dict(versions))
+        except (ImageError, KeyError, TypeError) as error:
+            raise _malformed(error.message if isinstance(error, ImageError) else repr(error)) from error
+
+    def check(self, digest: Digest, size: int, key: Key | None = None) -> None:
+        """Check that it is about these bytes, this machine's platform and, if given, this key.
+
+        Raises UntrustedError with what differs.
+        """
+        if (self.digest, self.size) != (digest, size):
+            raise _refused(f"it is of the artifact {self.digest}, not of {digest}")
+        if self.platform != (wanted := _two_parts(str(Platform.of_this_machine()))):
+            raise _refused(f"its artifact is for {self.platform}, and this machine runs {wanted}")
+        if key is None or self.key == key:
+            return
+        if self.key is None:
+            raise _refused("it has no key, and an artifact of one key was asked for")
+        changes = "\n".join(map(str, self.key.changes(key)))
+        raise _refused(f"its artifact was made for another key, an older one for example:\n{changes}")
+
+    def check_manifest(self, manifest: Manifest) -> None:
+        """Check that an artifact says of itself what its receipt says. Raises UntrustedError."""
+        check_key(manifest, self.key)
+        if _two_parts(manifest.platform) != self.platform:
+            raise _refused(f"its artifact is for {manifest.platform}, and not for {self.platform}")
+
+
+def check_key(manifest: Manifest, key: Key | None) -> None:
+    """Check that an artifact may be that of a key. Raises UntrustedError."""
+    if key is None:
+        return
+    said = (manifest.digest, _two_parts(manifest.platform), manifest.smolvm_version)
+    wanted = (str(key.config_digest), _two_parts(key.platform), key.smolvm_version)
+    for what, one, other in zip(("image", "platform", "smolvm"), said, wanted, strict=True):
+        if one != other:
+            raise _refused(f"the artifact's own {what} is {one[:100]!r}, and that of its key {other!r}")
+
+
+def _two_parts(platform: str) -> str:
+    return "/".join(platform.split("/")[:2])
+
+
+def _malformed(why: str) -> UntrustedError:
+    return UntrustedError("a receipt in the registry cannot be read", why=why)
+
+
+def _refused(why: str) -> UntrustedError:
+    return UntrustedError(
+        "the artifact is not the one that was asked for",
+        why=why,
+        next_step="do not use it; push it again from a machine that you trust",
+    )

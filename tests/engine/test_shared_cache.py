@@ -1,0 +1,111 @@
+"""Artifacts in a real registry, beside smolvm's own push and pull. No engine is needed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot_bottle.vm.package import link, package_folder
+from tests.support.bottle import Bottle
+from tests.support.crafted import file, layer, saved
+from tests.support.docker_registry import docker_registry
+from tests.support.https_site import make_rsa_certificate
+from tests.support.token_service import TokenService, token_service
+
+PASSWORD = "canary-pass-7d2"  # noqa: S105
+
+
+@pytest.fixture
+def own(cache_dir: Path, tmp_path: Path) -> Bottle:
+    """Run `bottle` without an engine, and with settings and logins of its own."""
+    variables = {
+        "DOCKER_HOST": f"unix://{tmp_path}/nothing.sock",
+        "DOCKER_CONFIG": str(tmp_path / "docker"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    return Bottle(cache_dir, variables)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "image.tar"
+    path.write_bytes(saved(layer([file("app", os.urandom(20_000_000))])))
+    return path
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Iterator[TokenService]:
+    with token_service(make_rsa_certificate(tmp_path / "token.pem")) as service:
+        service.users["me"] = PASSWORD
+        yield service
+
+
+def log_in(own: Bottle, host: str, password: str = PASSWORD) -> None:
+    folder = Path(str(own.changes["DOCKER_CONFIG"]))
+    folder.mkdir(exist_ok=True)
+    auth = base64.b64encode(f"me:{password}".encode()).decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+
+
+def smolvm(folder: Path, *args: str | Path) -> None:
+    """Run smolvm itself, which needs nothing prepared where it boots no machine."""
+    package = package_folder()
+    assert package is not None
+    program = folder / "smolvm"
+    if not program.exists():
+        link(package[0] / "smol-vmm", program)
+    places = {name: str(folder / name) for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME")}
+    env = {**os.environ, **places, "SMOLVM_LIB_DIR": str(package[0])}
+    done = subprocess.run([program, *args], env=env, capture_output=True, timeout=120)
+    assert done.returncode == 0, done
+
+
+def test_smolvm_and_bottle_pull_what_the_other_has_pushed(own: Bottle, archive: Path, tmp_path: Path) -> None:
+    with docker_registry(tmp_path) as port:
+        host = f"127.0.0.1:{port}"
+        pushed = json.loads(own("push", f"{host}/team/agent:1", "--archive", archive, "--json").line)
+        [artifact] = own.artifacts
+        assert pushed["sent"] == pushed["size"] == artifact.stat().st_size
+        smolvm(tmp_path, "pack", "pull", "-o", tmp_path / "theirs", f"{host}/team/agent:1")
+        assert (tmp_path / "theirs").read_bytes() == artifact.read_bytes()
+        smolvm(tmp_path, "pack", "push", "-f", artifact, f"{host}/team/theirs:2")
+        ours = own("pull", f"{host}/team/theirs:2", "-o", tmp_path / "ours").path
+        assert ours.read_bytes() == artifact.read_bytes()
+        again = json.loads(own("push", f"{host}/team/theirs:2", "--archive", archive, "--json").line)
+        assert again["sent"] == 0
+        assert not own.leftovers
+
+
+def test_a_registry_that_wants_tokens_gets_them_from_dockers_login(
+    own: Bottle, archive: Path, tmp_path: Path, tokens: TokenService
+) -> None:
+    with docker_registry(tmp_path, tokens) as port:
+        place = f"127.0.0.1:{port}/team/agent:1"
+        own("push", place, "--archive", archive).failed(112, f"docker login 127.0.0.1:{port}")
+        log_in(own, f"127.0.0.1:{port}", "another-one")
+        own("push", place, "--archive", archive).failed(112, "was refused")
+        log_in(own, f"127.0.0.1:{port}")
+        done = own("push", place, "--archive", archive)
+        assert done.line
+        assert any("push" in each["scope"] for each in tokens.asked)  # in the registry's words
+        own("pull", place)
+        assert len({path.read_bytes() for path in own.artifacts}) == 1
+        assert PASSWORD not in done.err
+
+
+def test_a_token_that_has_expired_is_renewed_once(
+    own: Bottle, archive: Path, tmp_path: Path, tokens: TokenService
+) -> None:
+    with docker_registry(tmp_path, tokens) as port:
+        place = f"127.0.0.1:{port}/team/agent:1"
+        log_in(own, f"127.0.0.1:{port}")
+        tokens.life[:] = [-3600, 300]
+        assert own("push", place, "--archive", archive).line
+        tokens.life[:] = [-3600]
+        own("pull", place).failed(112, "does not let you read")
