@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from bot_bottle.cache.cache import Explanation
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Conversion, Converter
-from bot_bottle.pack.options import ConvertOptions, PackerName, Transport, Via
+from bot_bottle.pack.options import ConvertOptions, PackerName, Shared, Transport, Via
 from bot_bottle.smolmachine import format as artifact_format
 
 if TYPE_CHECKING:  # imported lazily: most commands do not need it
@@ -35,14 +36,19 @@ def convert(
     via: Via | None = None,
     transport: Transport = "auto",
     max_image_size: int | None = None,
+    shared: Shared | None = None,
+    on_conversion: Callable[[Source, Conversion, Converter], None] | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Return the `.smolmachine` of a Dockerfile's folder, an image or an archive, made or from the cache.
 
     `via` and `transport` are as `ConvertOptions` has them; `max_image_size`, in bytes, is for the native
-    packer (default: 64 GiB). Raises the BottleError of the stage that failed.
+    packer (default: 64 GiB). `shared` is a cache of other machines' artifacts, and
+    `on_conversion` is called with the result, and may refuse it by what it raises.
+
+    Raises the BottleError of the stage that failed.
     """
-    options = ConvertOptions(engine, packer, accel, via, transport, max_image_size)
+    options = ConvertOptions(engine, packer, accel, via, transport, max_image_size, shared, on_conversion)
     with run_context() as run:
         return Converter(run, progress or Progress(), options).convert(source)
 

@@ -56,6 +56,8 @@ class Request:
                 lines.append(f"write to {self.project}, as your own files")
             elif key in _ALONE:
                 lines.append(_ALONE[key])
+            elif key == "cache.remote":
+                lines.append(f"use artifacts that others have put into {_plain(value)}")
             elif key in _EACH:
                 lines += [_EACH[key].format(_plain(item)) for item in value]
             elif key.startswith(_BUILD):

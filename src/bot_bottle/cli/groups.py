@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "yes",
     ),
     "Workspace": ("workspace", "workspace_include_dirty"),
-    "Conversion": ("packer", "via", "transport", "max_image_size"),
+    "Conversion": ("packer", "via", "transport", "max_image_size", "cache_push", "locked"),
     "Output": ("quiet", "verbose", "timed", "plan_only", "twin", "as_json"),
 }
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}

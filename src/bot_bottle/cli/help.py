@@ -22,6 +22,7 @@ COMMANDS = {
     "forward": "Push the branches of a bottle that are held to their remotes.",
     "init": "Write a bottle.toml to start from.",
     "learn": "Run a command, and say which hosts it would have needed.",
+    "lock": "Pin what a bottle is made of in bottle.lock.",
     "login": "Use an agent's login in bottles, or list the logins.",
     "logout": "Forget an agent's login.",
     "logs": "Print the output of a detached bottle.",

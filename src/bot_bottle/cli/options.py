@@ -105,6 +105,16 @@ ask_option = click.option(
 yes_option = click.option("--yes", is_flag=True, help="Grant what bottle.toml requests without asking.")
 
 
+cache_push_option = click.option(
+    "--cache-push", is_flag=True, help="Put the artifact into the shared cache, cache.remote, too."
+)
+
+
+locked_option = click.option(
+    "--locked", is_flag=True, help="Fail where anything differs from bottle.lock (see bottle lock)."
+)
+
+
 def agent_options(command: F) -> F:
     """Add what chooses an agent."""
     for option in (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.config.file import read_toml
+from bot_bottle.errors import CacheError
 from bot_bottle.host import paths
 
 NAME = "config.toml"
@@ -16,9 +17,12 @@ _PATHS = ("trust", "sign")
 def read_user_config() -> tuple[Path, dict[str, Any]]:
     """Return the path of the user's configuration, and its settings by key; none without a file.
 
-    Paths in it are relative to its folder, and may begin with ~/. Raises SpecError, CacheError.
+    Paths in it are relative to its folder, and may begin with ~/. Raises SpecError.
     """
-    path = paths.config_dir() / NAME
+    try:
+        path = paths.config_dir() / NAME
+    except CacheError:  # a user without a home has none
+        return Path(NAME), {}
     if not os.path.lexists(path):
         return path, {}
     from bot_bottle.config.model import UserFile, parse_as

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # imported on a cache miss only
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """An image and the artifact made of it, or found.
+    """An image and the artifact made of it, or found; `fetched` if another machine has made it.
 
     `losses` are what this packing left out, and `seconds` the stages of this conversion: an artifact that was
     found was packed by none.
@@ -49,6 +49,7 @@ class Conversion:
     packer: PackerName
     losses: tuple[Unsupported, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    fetched: bool = False
 
 
 _DEFAULT = ConvertOptions()
@@ -155,6 +156,11 @@ class Converter:
             raise UsageError(f"--transport {transport} needs an image in an engine, not an archive")
         before = dict(self._progress.seconds)
         conversion = self._find_or_pack(source)
+        if (shared := self._chosen.shared) is not None:
+            with conversion.entry.hold():
+                shared.offer(conversion.entry, self._progress)
+        if (on_conversion := self._chosen.on_conversion) is not None:
+            on_conversion(source, conversion, self)
         after = self._progress.seconds.items()
         seconds = {
             name: round(took - before.get(name, 0), 3) for name, took in after if took != before.get(name)
@@ -205,11 +211,14 @@ class Converter:
                 opened = stack.enter_context(export())
                 config = opened.image_id
                 self._record(image, config)
+            key, shared = self.key(config), self._chosen.shared
             slot = stack.enter_context(
-                self.cache.locked(self.key(config), source=str(source), on_wait=self._progress.note)
+                self.cache.locked(key, source=str(source), on_wait=self._progress.note)
             )
             if slot.entry is not None:
                 return self._conversion(image, slot.entry)
+            if shared is not None and (digest := shared.fetch(key, slot.path, self._progress)):
+                return replace(self._conversion(image, slot.publish(digest)), fetched=True)
             if self._chosen.packer == "smolvm":
                 result = self._pack_by_smolvm(source, image, slot.path)
             else:

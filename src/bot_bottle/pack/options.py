@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.host.sizes import parse_memory_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bot_bottle.cache.entry import Entry
+    from bot_bottle.cache.key import Key
+    from bot_bottle.engine.source import Source
+    from bot_bottle.host.progress import Progress
+    from bot_bottle.image.spec import Digest
+    from bot_bottle.pack.converter import Conversion, Converter
     from bot_bottle.vm.host import Accel
 
 PackerName = Literal["native", "smolvm"]
@@ -21,6 +29,16 @@ MAX_IMAGE_SIZE = "64g"
 CONVERT_OPTIONS = ("engine", "packer", "accel", "max_image_size")  # those that every command has
 
 
+class Shared(Protocol):
+    """A cache of other machines' artifacts, behind the cache. Nothing that is wrong with it raises."""
+
+    def fetch(self, key: Key, out: Path, progress: Progress) -> Digest | None:
+        """Write the artifact of a key to the new file `out`; return its digest, or None if there is none."""
+
+    def offer(self, entry: Entry, progress: Progress) -> None:
+        """Put an artifact there, if that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
     """How an image becomes an artifact. `engine` is a choice as in `find_engine`. Raises UsageError.
@@ -28,6 +46,8 @@ class ConvertOptions:
     `accel` is for smolvm's packer, which boots a machine. `via` is for it too; None is an archive where
     smolvm takes one, else a registry. `transport` is how the image leaves the engine (see export.py); smolvm
     cannot read an engine's storage. `max_image_size` (bytes; None: MAX_IMAGE_SIZE) is for the native packer.
+    `shared` is asked for what the cache lacks. `on_conversion` is called with each conversion before it is
+    used; what it raises ends the command.
     """
 
     engine: str | None = None
@@ -36,6 +56,8 @@ class ConvertOptions:
     via: Via | None = None
     transport: Transport = "auto"
     max_image_size: int | None = None
+    shared: Shared | None = None
+    on_conversion: Callable[[Source, Conversion, Converter], None] | None = None
 
     def __post_init__(self) -> None:
         if self.packer != "smolvm" and self.via:

@@ -20,11 +20,11 @@ from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
 from bot_bottle.cli.output import table
-from bot_bottle.config.settings import Setting
+from bot_bottle.cli.shared_cache import convert_options
+from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
-from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
 
@@ -49,17 +49,20 @@ _USED = ("REQUESTS", "TOKENS")
 @click.option("--name", metavar="NAME", help="Name prefix (default: generated).")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @options.engine_options
+@options.cache_push_option
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: bool, **given: Any) -> int:
     """Run the bottles, and print the results."""
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
-    spec = _spec(ctx)
-    chosen = ConvertOptions(**{key: given[key] for key in CONVERT_OPTIONS})
+    settings = inputs.settings(ctx, ctx.obj)
+    spec = _spec(ctx, settings)
+    chosen = convert_options(ctx, settings)
     if holder:
         source = Source(image=holder.image) if holder.image else spec.source
         own = replace(spec, slug=holder.name, source=source)
+        chosen = replace(chosen, shared=None)  # the artifact is in the cache
         return bottle.run_bottle(own, chosen, Progress(), on_ready=holder.begin)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     agents.announce(spec, progress)
@@ -75,8 +78,7 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
     return 1 if any(result.exit_status for result in results) else 0
 
 
-def _spec(ctx: click.Context) -> BottleSpec:
-    settings = inputs.settings(ctx, ctx.obj)
+def _spec(ctx: click.Context, settings: Settings) -> BottleSpec:
     given = ctx.get_parameter_source("workspace") in (
         ParameterSource.COMMANDLINE,
         ParameterSource.ENVIRONMENT,

@@ -17,6 +17,7 @@ from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.asking import questions
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
+from bot_bottle.cli.shared_cache import convert_options
 from bot_bottle.config import edit
 from bot_bottle.config.file import NAME
 from bot_bottle.config.settings import Settings
@@ -24,7 +25,6 @@ from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import human_count
 from bot_bottle.host.text import printable
 from bot_bottle.network.proposals import Proposals
-from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Run CMD as bottle run does, and say at the end which hosts it would have needed.
 
@@ -57,7 +57,7 @@ def command(ctx: click.Context, /, extra: tuple[str, ...], ask: bool, **given: A
     settings = inputs.settings(ctx, ctx.obj)
     spec = bottle_spec(ctx, settings)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    chosen = ConvertOptions(**{key: given[key] for key in CONVERT_OPTIONS})
+    chosen = convert_options(ctx, settings)
     target = _target(settings)
     with questions(ctx, spec) as (tty, on_ready):
         status = bottle.run_bottle(spec, chosen, progress, tty=tty, on_ready=on_ready)

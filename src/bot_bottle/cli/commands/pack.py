@@ -11,6 +11,7 @@ import click
 from bot_bottle import api as artifacts
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.shared_cache import shared_cache
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import DifferenceError, UsageError
 from bot_bottle.host.output_file import OutputFile, find_output
@@ -62,16 +63,18 @@ Examples:
     show_envvar=True,
     help="How to export the image: auto reads the engine's storage if possible.",
 )
+@options.cache_push_option
 @options.yes_option
 @options.output_options
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
     """Convert, and print the artifact's path."""
     place = _place(output, as_json=as_json)
-    source = inputs.source(ctx, inputs.settings(ctx))
+    settings = inputs.settings(ctx)
+    source, shared = inputs.source(ctx, settings), shared_cache(ctx, settings)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
-    done = artifacts.convert(source, **how, progress=progress)
+    done = artifacts.convert(source, **how, shared=shared, progress=progress)
     where = done.entry.path
     if verify:
         with done.entry.hold():
@@ -116,7 +119,7 @@ def _described(done: Conversion, where: Path) -> dict[str, Any]:
         "digest": str(done.entry.digest),
         "size": done.entry.size,
         "packer": done.packer,
-        "cache": "hit" if done.entry.hit else "miss",
+        "cache": "hit" if done.entry.hit else "remote" if done.fetched else "miss",
         "losses": [
             {"kind": loss.kind, "count": loss.count, "examples": loss.examples} for loss in done.losses
         ],

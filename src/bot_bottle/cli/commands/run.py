@@ -22,9 +22,9 @@ from bot_bottle.cli.asking import questions, tell_where
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.groups import GroupedOptions
 from bot_bottle.cli.output import table
+from bot_bottle.cli.shared_cache import convert_options
 from bot_bottle.errors import UsageError
 from bot_bottle.host import terminal
-from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
 
@@ -48,6 +48,8 @@ Examples:
   bottle run --twin --workspace clone . -- make test
   bottle run --image myagent:latest -e DEBUG=1 -u 1000 -w /src -- make test
 """
+
+_OF_ARTIFACTS = ("packer", "accel", "cache_push", "locked")  # options
 
 
 class CommandAfterDashes(GroupedOptions):
@@ -83,6 +85,8 @@ class CommandAfterDashes(GroupedOptions):
 @options.ask_option
 @options.docker_compat_flags
 @options.engine_options
+@options.cache_push_option
+@options.locked_option
 @options.output_options
 @click.pass_context
 def command(
@@ -100,10 +104,11 @@ def command(
     """Build, convert, boot, run, and clean up."""
     reject_extra_arguments(ctx, extra)
     holder = detached_runner()
-    spec = bottle_spec(ctx, inputs.settings(ctx, ctx.obj))
+    settings = inputs.settings(ctx, ctx.obj)
+    spec = bottle_spec(ctx, settings)
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    chosen = ConvertOptions(**{key: given[key] for key in CONVERT_OPTIONS})
+    chosen = convert_options(ctx, settings)
     if twin:
         from bot_bottle.cli import compare as comparison
 
@@ -162,6 +167,6 @@ def _check_choices(ctx: click.Context, spec: BottleSpec, *, as_json: bool) -> No
     """Reject options without effect."""
     if as_json:
         raise UsageError("--json needs --plan, --twin or --prompt")
-    for name in () if backend_for(spec.backend, spec.accel).boots_artifact else ("packer", "accel"):
+    for name in () if backend_for(spec.backend, spec.accel).boots_artifact else _OF_ARTIFACTS:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UsageError(f"--{name} does not work with --backend docker")
+            raise UsageError(f"--{name.replace('_', '-')} does not work with --backend docker")

@@ -1,0 +1,49 @@
+"""The shared cache of a command: that of the user's configuration, or one of bottle.toml that was granted."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from bot_bottle.bottle.grants import Request, require_grant
+from bot_bottle.bottle.lock import NAME, require_locked
+from bot_bottle.cli.settings import ask
+from bot_bottle.config.settings import Settings
+from bot_bottle.errors import UsageError
+from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
+
+if TYPE_CHECKING:
+    from bot_bottle.remote.shared import SharedCache
+
+
+def convert_options(ctx: click.Context, settings: Settings) -> ConvertOptions:
+    """Return how a command's image becomes an artifact. Raises as `shared_cache` does."""
+    chosen = {name: ctx.params[name] for name in CONVERT_OPTIONS}
+    check = partial(require_locked, settings.project / NAME) if ctx.params.get("locked") else None
+    return ConvertOptions(**chosen, shared=shared_cache(ctx, settings), on_conversion=check)
+
+
+def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:
+    """Return the shared cache, if one is named. Raises TrustError, UsageError for an invalid name."""
+    place, pushes = settings.value("cache.remote"), ctx.params.get("cache_push", False)
+    if place is None:
+        if pushes:
+            raise UsageError(
+                "--cache-push needs a shared cache",
+                next_step="set cache.remote in ~/.config/bot-bottle/config.toml",
+            )
+        return None
+    from bot_bottle.remote.reference import Reference  # only here: few have one, and it takes long to load
+    from bot_bottle.remote.shared import SharedCache
+
+    if settings["cache.remote"].origin == str(settings.file):
+        request = Request(settings.project.resolve(), {"cache.remote": place})
+        require_grant(request, ask, yes=ctx.params.get("yes", False))
+    reference = Reference.parse(place)
+    if ":" in place.rpartition("/")[2] or reference.digest is not None:
+        raise UsageError(
+            f"cache.remote has a tag or a digest: {place!r}", next_step="name the repository alone"
+        )
+    return SharedCache(reference, settings.value("cache.trust"), settings.value("cache.sign"), pushes=pushes)
