@@ -94,6 +94,7 @@ def test_files_that_lifecycle_commands_write_are_in_the_image(bottle: Bottle, re
     assert out.splitlines()[5:] == [".devcontainer", ".dockerignore", "README", "made", "sub", *IN_CLONE]
 
 
+@pytest.mark.slow
 def test_lifecycle_commands_run_again_when_a_file_or_a_command_changes(bottle: Bottle, repo: Repo) -> None:
     write(repo, postCreateCommand="date +%s.%N > ~/made; sleep 0.01")
     first = bottle("pack", cwd=repo.top)
@@ -109,6 +110,7 @@ def test_lifecycle_commands_run_again_when_a_file_or_a_command_changes(bottle: B
     assert len({done.path for done in (first, changed, other, fresh)}) == 4
 
 
+@pytest.mark.slow
 def test_lifecycle_commands_run_for_an_image_that_is_named(
     bottle: Bottle, buildx: Docker, repo: Repo
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_lifecycle_command_that_fails_is_reported_in_its_own_words(bottle: Bot
     bottle("pack", cwd=repo.top).failed(104, "could not be run", "nobody-here")
 
 
+@pytest.mark.slow
 def test_values_of_this_machine_are_not_in_the_image(bottle: Bottle, buildx: Docker, repo: Repo) -> None:
     write(repo, remoteEnv={"T": "x${localEnv:MY_TOKEN}"}, postCreateCommand="echo ${#T} > ~/length")
     env = {"MY_TOKEN": "a-secret-value"}
@@ -223,6 +226,7 @@ def test_post_start_commands_run_before_the_command(bottle: Bottle, repo: Repo) 
     assert "postStartCommand failed with exit status 6" in done.err
 
 
+@pytest.mark.slow
 def test_post_start_commands_run_before_the_command_of_the_image(bottle: Bottle, repo: Repo) -> None:
     text = (repo.top / ".devcontainer/Dockerfile").read_text()
     (repo.top / ".devcontainer/Dockerfile").write_text(text + 'ENTRYPOINT ["echo"]\nCMD ["own  command"]\n')

@@ -37,7 +37,7 @@ def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
     return docker.build(git_client_context(tmp_path_factory.mktemp("git-client")))
 
 
-@pytest.fixture(params=[0, 12345], ids=["root", "ordinary"])
+@pytest.fixture(params=[pytest.param(0, marks=pytest.mark.slow), 12345], ids=["root", "ordinary"])
 def who(docker: Docker, request: pytest.FixtureRequest) -> Iterator[Caller]:
     with caller(request.param, docker) as made:
         yield made

@@ -53,7 +53,11 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("allowed", [(), ("--allow=api.example.org",)], ids=["alone", "with egress"])
+@pytest.mark.parametrize(
+    "allowed",
+    [pytest.param((), marks=pytest.mark.slow), ("--allow=api.example.org",)],
+    ids=["alone", "with egress"],
+)
 def test_an_allowed_port_of_this_machine_answers_by_name_and_no_other(
     bottle: Bottle, image: str, allowed: tuple[str, ...]
 ) -> None:
@@ -100,6 +104,7 @@ def test_a_port_without_a_service_ends_a_connection_and_serves_when_there_is_one
     bottle("rm", "ported")
 
 
+@pytest.mark.slow
 def test_a_port_below_1024_is_allowed_too(bottle: Bottle, image: str) -> None:
     with service() as other:
         argv = (*ALONE, "--allow-host-port=81", f"--allow-host-port={other}", "--image", image)

@@ -124,6 +124,7 @@ def test_the_answer_on_a_terminal_decides(there: Bottle, image: str, tmp_path: P
     assert (tmp_path / "bottle.toml").read_text() == '[egress]\nallow = [\n    "api.example.org:80",\n]\n'
 
 
+@pytest.mark.slow
 def test_a_file_that_the_command_has_changed_is_left_alone(there: Bottle, image: str, project: Path) -> None:
     script = f"{GET.format('other.example.org')}; echo '# more' >> bottle.toml"
     options = ("--yes", "--workspace=mount")
@@ -134,6 +135,7 @@ def test_a_file_that_the_command_has_changed_is_left_alone(there: Bottle, image:
     assert (project / "bottle.toml").read_text() == f"{TOML}# more\n"
 
 
+@pytest.mark.slow
 def test_a_link_in_place_of_the_file_is_left_alone(there: Bottle, image: str, project: Path) -> None:
     (project / "bottle.toml").rename(project / "other")
     (project / "bottle.toml").symlink_to("other")
@@ -170,6 +172,7 @@ def test_the_user_is_asked_before_a_connection_is_refused(
     assert (project / "bottle.toml").read_text() == TOML
 
 
+@pytest.mark.slow
 def test_what_was_allowed_when_asked_is_learned(there: Bottle, image: str, project: Path) -> None:
     command = [*argv(image, "learn", "--ask", "--yes"), *get("other.example.org")]
     with at_terminal(there, *command, cwd=project) as child:

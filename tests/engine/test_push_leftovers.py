@@ -98,7 +98,7 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
 @pytest.mark.parametrize(
     ("transport", "names"),
     [
-        ("push", 0),
+        pytest.param("push", 0, marks=pytest.mark.podmans_slow),
         pytest.param("push", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
         pytest.param("push", 2, marks=pytest.mark.others_slow),
         pytest.param("save", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
@@ -125,7 +125,7 @@ def test_an_image_that_was_packed_is_as_before_and_can_be_removed(
     assert state(engine, image)[0] == []
 
 
-@pytest.mark.podmans_slow
+@pytest.mark.others_slow
 def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: str) -> None:
     before = state(engine, image)
     with ephemeral_registry(push=True) as registry:
@@ -137,7 +137,7 @@ def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: s
 @pytest.mark.parametrize(
     ("signal", "when", "places"),
     [
-        pytest.param("KILL", "after", "some", marks=pytest.mark.newest),
+        pytest.param("KILL", "after", "some", marks=[pytest.mark.newest, pytest.mark.podmans_slow]),
         pytest.param("TERM", "after", "some", marks=pytest.mark.own),
         pytest.param("KILL", "after", "all", marks=pytest.mark.slow),
         # what is removed is the same, by the same program

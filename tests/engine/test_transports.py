@@ -25,6 +25,7 @@ RUN rm /one; mv /d /e; chmod 4755 /bin/busybox; touch -d @0 /e; mkfifo /e/p
 
 
 @pytest.mark.any_builder
+@pytest.mark.podmans_slow
 def test_every_transport_gives_the_same_artifact(engine_case: Case, engine: Engine, tmp_path: Path) -> None:
     # an old client does not say which containerd the images are in
     told = (engine_case.engine or CHOSEN) != CONTAINERD or bool(engine.info().get("Containerd"))

@@ -119,6 +119,7 @@ def test_programs_get_the_variables_that_name_the_proxy(there: Bottle, client: s
     assert "NODE_USE_ENV_PROXY=0\n" in own.out
 
 
+@pytest.mark.slow
 def test_each_allowed_address_of_a_name_is_tried(there: Bottle, client: str, outside: World) -> None:
     script = (
         "for each in http://moved https://moved http://both https://both; do"
@@ -135,7 +136,9 @@ def test_each_allowed_address_of_a_name_is_tried(there: Bottle, client: str, out
     [
         ((), set()),
         (("api.example.org", "rebound.example.org", "clouded.example.org", "looped.example.org"), {API}),
-        (("*.wild.example.net:443", "*.example.org.evil.example:1"), {WILD}),
+        pytest.param(
+            ("*.wild.example.net:443", "*.example.org.evil.example:1"), {WILD}, marks=pytest.mark.slow
+        ),
     ],
     ids=["nothing", "one-host", "wildcard"],
 )
@@ -170,6 +173,7 @@ def test_refused_requests_are_logged_with_their_reason(there: Bottle, client: st
     assert "other.example.org:80  it is not allowed" in there("logs", "--egress", "walls").out
 
 
+@pytest.mark.slow
 def test_a_receipt_has_the_proof_of_the_isolation(there: Bottle, client: str) -> None:
     assert run(there, client, "true", "--allow", "api.example.org").code == 0
     proof = json.loads(there("show", "--json", "walls").out)["proof"]
@@ -213,6 +217,7 @@ curl -sS http://api.example.org/plain; curl -sS -p http://other.example.org/
 """
 
 
+@pytest.mark.slow
 def test_a_rule_is_removed_from_a_running_bottle(there: Bottle, client: str) -> None:
     options = ("--allow=api.example.org", "--allow=other.example.org")
     argv = ("run", "-q", "-d", "--backend=docker", "--name=walls", "-w/tmp", *options, "--image", client)
@@ -389,6 +394,7 @@ def test_without_its_proxy_nothing_is_reached(there: Bottle, client: str) -> Non
     hold_network_ends_with_proxy(there, "--backend=docker", "--name=walls", "--image", client)
 
 
+@pytest.mark.slow
 def test_a_download_ends_with_its_proxy(there: Bottle, client: str) -> None:
     hold_download_ends_with_proxy(there, "--backend=docker", "--name=walls", "--image", client)
 

@@ -28,7 +28,7 @@ def ordinary(docker: Docker) -> Iterator[Caller]:
         yield who
 
 
-@pytest.fixture(params=[0, 12345], ids=["root", "ordinary"])
+@pytest.fixture(params=[pytest.param(0, marks=pytest.mark.slow), 12345], ids=["root", "ordinary"])
 def anybody(docker: Docker, request: pytest.FixtureRequest) -> Iterator[Caller]:
     with caller(request.param, docker) as who:
         yield who
