@@ -16,6 +16,7 @@ from tests.support.bottle import Bottle
 from tests.support.crafted import file, layer, saved
 from tests.support.docker_registry import docker_registry
 from tests.support.https_site import make_rsa_certificate
+from tests.support.relay import relaying
 from tests.support.token_service import TokenService, token_service
 
 PASSWORD = "canary-pass-7d2"  # noqa: S105
@@ -109,3 +110,27 @@ def test_a_token_that_has_expired_is_renewed_once(
         assert own("push", place, "--archive", archive).line
         tokens.life[:] = [-3600]
         own("pull", place).failed(112, "does not let you read")
+
+
+def test_an_artifact_of_the_shared_cache_costs_what_differs_from_those_that_are_here(
+    own: Bottle, cache_dir: Path, tmp_path: Path
+) -> None:
+    base = layer([file(f"base/{number}", os.urandom(1_900_000)) for number in range(10)])
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.tar").write_bytes(saved(base, layer([file("app", os.urandom(500_000))])))
+    settings = tmp_path / "config" / "bot-bottle"
+    settings.mkdir(parents=True)
+    laptop = Bottle(cache_dir.with_name("laptop"), own.changes)
+    with docker_registry(tmp_path) as port, relaying(port) as relay:
+        (settings / "config.toml").write_text(f'[cache]\nremote = "127.0.0.1:{relay.port}/team/bottles"\n')
+        for name in ("one", "two"):
+            assert own("pack", "--cache-push", "--archive", tmp_path / f"{name}.tar").path
+        first = json.loads(laptop("pack", "--json", "--archive", tmp_path / "one.tar").line)
+        before = relay.sent
+        second = json.loads(laptop("pack", "--json", "--archive", tmp_path / "two.tar").line)
+        assert (first["cache"], second["cache"]) == ("remote", "remote")
+        assert relay.sent - before < 900_000 < second["size"] // 20
+        assert {each.read_bytes() for each in laptop.artifacts} == {
+            each.read_bytes() for each in own.artifacts
+        }
+        assert not laptop.leftovers

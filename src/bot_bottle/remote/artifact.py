@@ -45,14 +45,14 @@ class Pushed:
 class Found:
     """An artifact in a registry. `receipt` is one that is about it, `signer` who has signed that, or "".
 
-    `parts` is the list of its parts, or empty.
+    `parts` is the list of its parts, if there is one.
     """
 
     manifest: Descriptor
     blob: Descriptor
     receipt: Receipt | None
     signer: str
-    parts: bytes
+    parts: Descriptor | None = None
 
 
 def push(
@@ -111,7 +111,7 @@ def find(session: Session, trusted: Path | None, key: Key | None = None) -> Foun
             why="nothing in the registry says who has made it" if trusted else "it may be of any key",
             next_step="push it with bottle push --sign" if trusted else "push it with bottle push",
         )
-    return Found(manifest, blob, None, "", b"")
+    return Found(manifest, blob, None, "")
 
 
 def _checked(
@@ -122,12 +122,13 @@ def _checked(
     trusted: Path | None,
     key: Key | None,
 ) -> Found:
-    limits = {RECEIPT_TYPE: receipt.LIMIT, _SIGNATURE_TYPE: signature.LIMIT, _PARTS_TYPE: LIST_LIMIT}
+    limits = {RECEIPT_TYPE: receipt.LIMIT, _SIGNATURE_TYPE: signature.LIMIT}
     data = {
-        each.media_type: read_blob(session, each.digest, limits[each.media_type])
+        each.media_type: each.data or read_blob(session, each.digest, limits[each.media_type])
         for each in layers
         if each.media_type in limits
     }
+    parts = next((each for each in layers if each.media_type == _PARTS_TYPE), None)
     raw = data.get(RECEIPT_TYPE, b"")
     signer = ""
     if trusted is not None:
@@ -138,21 +139,29 @@ def _checked(
         signer = signature.find_signer(raw, data[_SIGNATURE_TYPE], trusted)
     found = Receipt.parse(raw)
     found.check(blob.digest, blob.size, key)
-    return Found(manifest, blob, found, signer, data.get(_PARTS_TYPE, b""))
+    return Found(manifest, blob, found, signer, parts)
+
+
+def read_parts(session: Session, found: Found) -> bytes:
+    """Return the list of an artifact's parts, or b"" where there is none. Raises RegistryError."""
+    if found.parts is None:
+        return b""
+    return found.parts.data or read_blob(session, found.parts.digest, LIST_LIMIT)
 
 
 @contextmanager
 def pulled(
     session: Session,
     found: Found,
+    listed: bytes,
     *,
     pace: Pace | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[tuple[Path, Moved]]:
     """Yield the file of an artifact, whose every byte was checked, to be moved to its place in the block.
 
-    A list of its parts is beside it, if the registry has one. Parts of artifacts that are in the cache are
-    copied. Raises RegistryError, ArtifactError, UntrustedError.
+    Parts of artifacts that are in the cache are copied, if they are `listed`.
+    Raises RegistryError, ArtifactError, UntrustedError.
     """
     with ExitStack() as stack:
         parts = stack.enter_context(Parts(paths.artifacts_dir()))
@@ -162,7 +171,7 @@ def pulled(
                 found.blob.digest,
                 found.blob.size,
                 paths.downloads_dir(),
-                pieces=list(_pieces(parts, found)),
+                pieces=list(_pieces(parts, listed, found.blob.size)),
                 pace=pace,
                 on_bytes=on_bytes,
             )
@@ -173,10 +182,10 @@ def pulled(
         yield path, moved
 
 
-def _pieces(parts: Parts, found: Found) -> Iterator[Piece]:
+def _pieces(parts: Parts, listed: bytes, whole: int) -> Iterator[Piece]:
     """Yield the parts that are here already, except for a few bytes between others that are not."""
     run: list[Piece] = []
-    for offset, size, read in parts.find_listed(found.parts, found.blob.size):
+    for offset, size, read in parts.find_listed(listed, whole):
         if run and offset != run[-1].stop:
             yield from _worth(run)
             run = []

@@ -9,9 +9,10 @@ Subject", "Listing Referrers", "Referrers Tag Schema".
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bot_bottle.errors import ArtifactError, ImageError, RegistryError
@@ -28,23 +29,29 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _EMPTY = b"{}"
 _TAG_MAX = 128
+_EMBEDDED = 16 << 10  # bytes
 _MOST = 50  # documents that refer to a manifest, or platforms, that are looked at
 _ACCEPT = {"Accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """Content of a registry: media type, digest and size in bytes. `kind` is its artifact type, if any."""
+    """Content of a registry: media type, digest and size in bytes. `kind` is its artifact type, if any.
+
+    `data` is the content itself, where it is embedded (descriptor.md, Properties), else empty.
+    """
 
     media_type: str
     digest: Digest
     size: int
     kind: str = ""
+    data: bytes = b""
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         document = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
-        return document | ({"artifactType": self.kind} if self.kind else {})
+        embedded = {"data": base64.b64encode(self.data).decode()} if self.data else {}
+        return document | ({"artifactType": self.kind} if self.kind else {}) | embedded
 
     @classmethod
     def parse(cls, document: Any) -> Descriptor:
@@ -52,8 +59,10 @@ class Descriptor:
         try:
             size, kind = document["size"], document.get("artifactType") or ""
             if type(size) is int and size >= 0 and isinstance(document["mediaType"], str):
-                return cls(document["mediaType"], Digest(document["digest"]), size, str(kind))
-        except (KeyError, TypeError, AttributeError, ImageError):
+                digest, data = Digest(document["digest"]), base64.b64decode(document.get("data") or "")
+                sound = len(data) == size and Digest.of(data, digest.algorithm) == digest
+                return cls(document["mediaType"], digest, size, str(kind), data if sound else b"")
+        except (KeyError, TypeError, ValueError, AttributeError, ImageError):
             pass
         raise RegistryError("the registry has a manifest that is malformed")
 
@@ -139,7 +148,7 @@ def attach(session: Session, subject: Descriptor, kind: str, layers: Sequence[tu
         "artifactType": kind,
         "config": Descriptor(_EMPTY_TYPE, push_bytes(session, _EMPTY), len(_EMPTY)).document(),
         "layers": [
-            Descriptor(media_type, push_bytes(session, data), len(data)).document()
+            _embedding(Descriptor(media_type, push_bytes(session, data), len(data)), data).document()
             for media_type, data in layers
         ],
         "subject": subject.document(),
@@ -169,6 +178,11 @@ def attached(session: Session, subject: Descriptor, kind: str) -> Iterator[list[
             continue
         if document.get("artifactType") == kind and isinstance(layers, list):
             yield [Descriptor.parse(each) for each in layers[:_MOST]]
+
+
+def _embedding(content: Descriptor, data: bytes) -> Descriptor:
+    """Return a descriptor with its content, if that is small: it saves a request."""
+    return replace(content, data=data) if len(data) <= _EMBEDDED else content
 
 
 def _of_platform(session: Session, index: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from bot_bottle.cache.entry import Entry, list_path
 from bot_bottle.cache.key import Key
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.image.spec import Digest, Platform
-from bot_bottle.remote.artifact import Found, find, pulled
+from bot_bottle.remote.artifact import Found, find, pulled, read_parts
 from bot_bottle.remote.download import Pace
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
@@ -47,14 +47,14 @@ def receive(
     session: Session, found: Found, out: Path, progress: Progress, pace: Pace | None = None
 ) -> Digest:
     """Write the artifact that was found to the new file `out`; return its digest. Raises as `pull` does."""
-    size = found.blob.size
+    size, listed = found.blob.size, read_parts(session, found)
     with (
         progress.stage("pull", size) as stage,
-        pulled(session, found, pace=pace, on_bytes=stage.advance) as (path, moved),
+        pulled(session, found, listed, pace=pace, on_bytes=stage.advance) as (path, moved),
     ):
         path.replace(out)
-        if found.parts:
-            list_path(out).write_bytes(found.parts)
+        if listed:
+            list_path(out).write_bytes(listed)
         here = f"{human_bytes(moved.copied)} of {human_bytes(size)} were here"
         stage.conclude(f"{human_bytes(moved.sent)} received{f', {here}' if moved.copied else ''}")
     return found.blob.digest

@@ -76,9 +76,9 @@ def test_what_was_pushed_is_pulled_and_the_second_time_nothing_is_sent(
     path = pulled(reference)
     assert path.read_bytes() == artifact.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
-    got = len(relay.paths("GET", "blobs"))
+    assert len(relay.paths("GET", "blobs")) == 1  # the artifact alone: its receipt is in a manifest
     assert pulled(reference) == path
-    assert len(relay.paths("GET", "blobs")) == got + 1  # the receipt again, the artifact not
+    assert len(relay.paths("GET", "blobs")) == 1
     assert not list(paths.downloads_dir().iterdir())
 
 
@@ -342,3 +342,24 @@ def test_unfinished_downloads_are_removed_unless_one_is_under_way(tmp_path: Path
         assert {path.name for path in tmp_path.iterdir()} == {"b.partial", "b.lock"}
     discard_downloads(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_content_in_a_descriptor_is_used_only_if_it_is_sound(
+    reference: Reference, relay: Relay, artifact: Path, signers: Signers
+) -> None:
+    push(reference, artifact, None, signers.key)
+
+    def change(_method: str, _path: str, reply: Reply) -> Reply:
+        return reply[0], reply[1], reply[2].replace(b'"data": "', b'"data": "AAAA')
+
+    relay.change = change
+    with pytest.raises(RegistryError, match="another manifest"):
+        pulled(reference, signers.trusted)
+    from bot_bottle.remote.manifests import Descriptor
+
+    document = Descriptor("text/plain", Digest.of(b"content"), 7, data=b"content").document()
+    assert Descriptor.parse(document).data == b"content"
+    for wrong in ("", "AAAA", "Y29udGVuVA=="):
+        assert Descriptor.parse({**document, "data": wrong}).data == b""
+    with pytest.raises(RegistryError, match="malformed"):
+        Descriptor.parse({**document, "data": 1})
