@@ -40,8 +40,11 @@ def digest_of(engine: Engine, name: str) -> str:
         listed = engine.inspect(name).get("RepoDigests") or []
     except EngineError:
         return ""
-    found = [each.partition("@")[2] for each in listed if isinstance(each, str)]
-    return found[0] if found else ""
+    head, slash, last = name.rpartition("/")
+    repository = f"{head}{slash}{last.partition(':')[0]}"
+    pairs = sorted(each.partition("@")[::2] for each in listed if isinstance(each, str))
+    own = [digest for place, digest in pairs if f"/{place}".endswith(f"/{repository}")]
+    return next(iter(own or [digest for _, digest in pairs]), "")
 
 
 def _named(text: str, given: dict[str, str]) -> Iterator[str]:

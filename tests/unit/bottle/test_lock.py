@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.support.crafted import file, layer, saved
+from tests.support.crafted import digest, file, layer, saved, saved_files
+from tests.support.fake_docker import FakeDocker
 
 from bot_bottle.bottle.lock import Lock
 from bot_bottle.cache.cache import Key
@@ -131,3 +133,27 @@ def test_a_container_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.Monkey
     done = run("run", "--locked", "--backend", "docker", "--image", "x", "--", "true")
     assert done.exception is not None
     assert "--locked does not work with --backend docker" in str(done.exception)
+
+
+def test_the_digest_of_an_image_is_the_one_that_its_engine_has_from_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [layer([file("app", b"1")])]
+    config = next(data for name, data in saved_files(layers).items() if re.match(r"[0-9a-f]{64}", name))
+    docker = FakeDocker(tmp_path / "docker")
+    known = {
+        "Id": digest(config),
+        "Size": 1000,
+        "Config": {},
+        "RepoDigests": [f"aa@sha256:{'0' * 64}", f"app@sha256:{'a' * 64}"],
+    }
+    docker.install(tmp_path / "bin", known)
+    docker.archive.write_bytes(saved(*layers))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    assert run("lock", "--image", "app:1", "--engine", "docker").exit_code == 0
+    lock = Lock.read(tmp_path / "bottle.lock")
+    assert lock is not None
+    assert lock.bases == {"app:1": f"sha256:{'a' * 64}"}
+    assert str(lock.key.config_digest) == digest(config)

@@ -24,6 +24,7 @@ from bot_bottle.image.spec import Digest
 from bot_bottle.pack.artifact import pack_native
 from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.remote import artifact as remote
+from bot_bottle.remote.download import Pace, SlowError, downloaded
 from bot_bottle.remote.pull import pull
 from bot_bottle.remote.receipt import Receipt
 from bot_bottle.remote.reference import Reference
@@ -363,3 +364,21 @@ def test_content_in_a_descriptor_is_used_only_if_it_is_sound(
         assert Descriptor.parse({**document, "data": wrong}).data == b""
     with pytest.raises(RegistryError, match="malformed"):
         Descriptor.parse({**document, "data": 1})
+
+
+def test_a_registry_that_sends_too_little_is_given_up_and_what_came_stays(
+    reference: Reference, tmp_path: Path, guest: Guest
+) -> None:
+    path = large(tmp_path, guest)
+    push(reference, path)
+    data = path.read_bytes()
+    digest = Digest.of(data)
+    session, folder = Session(reference), tmp_path / "downloads"
+    wanted = Pace(0.0, 1 << 40)  # more than any registry sends
+    with pytest.raises(SlowError), downloaded(session, digest, len(data), folder, pace=wanted):
+        pytest.fail("it was not given up")
+    [left] = folder.glob("*.partial")
+    assert 0 < left.stat().st_size < len(data)
+    with downloaded(session, digest, len(data), folder) as (got, moved):
+        assert got.read_bytes() == data
+        assert 0 < moved.sent < len(data)
