@@ -63,7 +63,11 @@ def find_signer(data: bytes, signature: bytes, trusted: Path) -> str:
             verify = [*start, "verify", "-I", signer, "-n", NAMESPACE, *common]
             done = process.run(verify, timeout=_SECONDS, check=False, input=data)
         except CommandError as error:
-            raise UntrustedError("signatures cannot be checked", why=error.why or error.message) from error
+            raise UntrustedError(
+                "signatures cannot be checked",
+                why=error.message,
+                next_step="install ssh-keygen (Debian: openssh-client)",
+            ) from error
         if done.code:
             raise _untrusted("its signature is not valid", done)
         return signer

@@ -382,3 +382,15 @@ def test_a_registry_that_sends_too_little_is_given_up_and_what_came_stays(
     with downloaded(session, digest, len(data), folder) as (got, moved):
         assert got.read_bytes() == data
         assert 0 < moved.sent < len(data)
+
+
+def test_without_ssh_keygen_nothing_is_trusted(
+    signers: Signers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bot_bottle.remote import signature
+
+    signed = signature.sign(b"receipt", signers.key)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UntrustedError, match="cannot be checked") as refused:
+        signature.find_signer(b"receipt", signed, signers.trusted)
+    assert "openssh-client" in refused.value.next_step
