@@ -164,3 +164,16 @@ def test_a_signal_while_the_emulated_host_starts_leaves_nothing(
     assert (ended.code, ended.out) == (130, ""), ended
     assert "interrupted" in ended.err
     assert bottle.leftovers == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("docker")
+def test_a_command_that_takes_too_long_is_ended_on_an_emulated_host_too(
+    image: str, shared_cache: Path, tmp_path: Path
+) -> None:
+    bottle = Bottle(shared_cache, {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")})
+    options = ("--accel", "nested", "-m", "512m", "--timeout", "5s", "--image", image)
+    done = bottle("run", "-q", *options, "--", "sh", "-c", "exec sleep 600", timeout=800)
+    done.failed(124, "the command ran for longer than 5s, and was ended")
+    assert bottle.leftovers == []
