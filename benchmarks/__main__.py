@@ -13,7 +13,7 @@ import bot_bottle
 from benchmarks.measure import Claim, facts, keep, table
 from benchmarks.plot import plot
 
-ALL = ("pack", "engines", "scale", "reference", "registry", "start", "agents", "network")
+ALL = ("pack", "engines", "scale", "reference", "registry", "start", "agents", "network", "caches")
 
 
 def main() -> int:
