@@ -26,7 +26,7 @@ from benchmarks.measure import Claim, rounds
 from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.proxy.config import ReadingConfig
 
-COUNT, SIZE = 50, 400_000  # packages, and bytes of each
+COUNT, SIZE = 30, 1_000_000  # packages, and bytes of each
 TOOLS = ("pip", "npm")
 
 

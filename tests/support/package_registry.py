@@ -91,6 +91,8 @@ def package_registry(certificate: Path, count: int, size: int) -> Iterator[Packa
             self.send_response(200 if self.path in made.files else 404)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
+            if self.path in made.downloads:
+                self.send_header("Cache-Control", "max-age=365000000, immutable, public")
             self.end_headers()
             self.wfile.write(data)
 
