@@ -26,6 +26,7 @@ from bot_bottle.host import process
 from bot_bottle.workspace.git import environment, program
 
 SOCKET = "http"
+_BOUND = "http.new"
 
 _SERVICES = ("git-upload-pack", "git-receive-pack")
 _PATH = re.compile(r"/([^/]+?)(?:\.git)?/+(info/refs|git-upload-pack|git-receive-pack)")
@@ -68,9 +69,10 @@ class Repositories(Protocol):
 
 def listen(repositories: Repositories, folder: Path) -> socketserver.BaseServer:
     """Return a server that listens on SOCKET in a folder, which is the current one."""
-    server = _Server(SOCKET, _Handler)
+    server = _Server(_BOUND, _Handler)
     server.repositories = repositories
     server.folder = folder
+    Path(_BOUND).rename(SOCKET)  # from its first moment under this name, it takes connections
     return server
 
 
