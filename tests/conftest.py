@@ -13,11 +13,12 @@ import pytest
 from hypothesis import settings
 
 from bot_bottle.host.signals import SIGNALS
-from tests.support import engine_matrix
+from tests.support import agents, engine_matrix
 from tests.support.callers import git_context
 from tests.support.canary import Canary
 from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
+from tests.support.world import World, world
 
 settings.register_profile("many", max_examples=5000)
 
@@ -143,3 +144,16 @@ def base_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
 def git_image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image with a shell, git and a user by name."""
     return docker.build(git_context(tmp_path_factory.mktemp("git-image")))
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world that bottles could get out into, with the vendors of agents."""
+    with world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(docker: Docker) -> str:
+    """An image with what agents call."""
+    return agents.base_image(docker)

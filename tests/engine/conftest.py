@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,14 +10,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from bot_bottle.engine.engine import Engine
-from tests.support.agents import base_image
 from tests.support.bottle import Bottle
 from tests.support.clients import crane_program
 from tests.support.engine_matrix import PODMAN, Case, unit, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
 from tests.support.images import docker_registry_context
 from tests.support.layouts import config_digest
-from tests.support.world import World, world
 
 
 class ByEngine(LoadScopeScheduling):  # type: ignore[misc]
@@ -65,19 +62,6 @@ def engine(
 ) -> Engine:
     """Each engine in turn, with each of its clients and builders, as bottle finds it."""
     return use(engine_case, podman.variables, monkeypatch, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world for bottles to get out into, with the vendors of agents."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(docker: Docker) -> str:
-    """An image with what agents call."""
-    return base_image(docker)
 
 
 @pytest.fixture

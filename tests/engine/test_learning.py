@@ -19,18 +19,11 @@ from tests.support.engines import Docker, Podman
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
 from tests.support.proxied import read_head, server
 from tests.support.repos import make_repo
-from tests.support.world import API, OTHER, World, world
+from tests.support.world import API, OTHER, World
 
 GET = "wget -q -O- http://{}/ || echo refused"
 TOML = '# ours\nbackend = "docker"\n\n[egress]\nallow = ["api.example.org"]  # the API\n'
 WITH_OTHER = TOML.replace('"]', '", "other.example.org:80"]')
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world that bottles could get out into."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

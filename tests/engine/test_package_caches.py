@@ -14,7 +14,7 @@ from tests.support.agents import in_world
 from tests.support.bottle import Bottle, Ended
 from tests.support.engines import Docker
 from tests.support.escapes import client_context
-from tests.support.world import World, world
+from tests.support.world import World
 
 SOUND, POISON = b"the package " * 50_000, b"poison " * 50_000
 CACHE = r"""
@@ -39,13 +39,6 @@ curl -sS -o /dev/null --path-as-is https://api.example.org/pkg/%2e%2e/evil
 curl -sS -H 'Cache-Control: no-cache' $url | sha256sum
 find / -name '*.partial' -o -path '*bot-bottle/packages*' 2> /dev/null
 """
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world with a registry."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

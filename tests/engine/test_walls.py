@@ -23,7 +23,7 @@ from tests.support.killing import (
     hold_network_ends_with_proxy,
     kill_proxy_at_any_moment,
 )
-from tests.support.world import API, WILD, World, hold_value_reached_its_host_alone, world
+from tests.support.world import API, WILD, World, hold_value_reached_its_host_alone
 
 WS = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -41,13 +41,6 @@ answers() {{ until grep -aq "$1" /tmp/said; do sleep 0.1; done; }}
   nc 127.0.0.1 3128 > /tmp/said
 grep -ao 'echo hello' /tmp/said
 """
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world that bottles could get out into."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.agents import KEY, base_image, bodies, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, bodies, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 from tests.support.model_server import LAST
-from tests.support.world import World, world
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world of the vendors."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(docker: Docker) -> str:
-    """An image with what agents call."""
-    return base_image(docker)
+from tests.support.world import World
 
 
 @pytest.mark.slow

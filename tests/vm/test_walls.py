@@ -22,7 +22,6 @@ from tests.support.world import (
     WILD,
     World,
     hold_value_reached_its_host_alone,
-    world,
 )
 
 pytestmark = pytest.mark.timeout(600)
@@ -85,13 +84,6 @@ grep -s a-canary-value /proc/[0-9]*/environ /.bottle/ca.pem | head -c 100
 """
 
 Run = Callable[..., Ended]
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The world that bottles could get out into."""
-    with world(tmp_path_factory.mktemp("world")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
