@@ -181,9 +181,9 @@ def test_a_real_agent_repairs_a_test_and_the_next_one_continues_its_conversation
     done = own(agent, "--backend=docker", "--name=blue", there.top, "-p", "Make the test pass.", timeout=600)
     hold_work_came_back(own, there, "blue", done)
     refused = own("logs", "--egress", "blue")
-    # codex asks for news of its subscriptions, opencode for plugins; both go on without
-    lines = [] if agent == "opencode" else refused.out.splitlines()
-    assert not [line for line in lines if agent != "codex" or "chatgpt.com:443" not in line], refused
+    # codex asks for news of its subscriptions, and may hang up early; opencode asks for plugins; both go on
+    usual = {"codex": r"chatgpt\.com:443|Client disconnected", "opencode": ""}.get(agent, "(?!)")
+    assert not [line for line in refused.out.splitlines() if not re.search(usual, line)], refused
     assert not any(KEY in line for line in holders(KEY.encode()))
     headers = {"claude": "x-api-key", "opencode": "x-api-key", "gemini": "x-goog-api-key"}
     values = sent(outside, headers.get(agent, "authorization"))

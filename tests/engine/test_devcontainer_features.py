@@ -43,8 +43,7 @@ def bottle(docker: Docker, cache_dir: Path, programs: Path, tmp_path: Path) -> I
     yield one
     assert not one.leftovers
     names = docker.docker("image", "ls", "--format={{.Repository}}").decode()
-    assert "bot-bottle-base" not in names
-    assert "bot-bottle-features" not in names
+    assert "localhost/bot-bottle-" not in names
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def image(engine: Engine, engine_case: Case, built: dict[Case, str], context: Pa
 
 
 @pytest.mark.any_builder
-def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> None:
+def test_names_come_and_go_and_the_image_stays(engine: Engine, engine_case: Case, image: str) -> None:
     name = f"bot-bottle-test-name:{OWNER}"
     assert not engine.exists(name)
     engine.tag(image, name)
@@ -187,7 +187,8 @@ def test_names_come_and_go_and_the_image_stays(engine: Engine, image: str) -> No
     assert engine.inspect(name)["Id"].removeprefix("sha256:") == image.removeprefix("sha256:")
     engine.untag(name)
     assert not engine.exists(name)
-    assert engine.exists(image)
+    # docker 26 with containerd's store removes an image with its last name
+    assert engine.exists(image) == ("docker-26-containerd" not in str(engine_case))
     engine.untag(name)
 
 
