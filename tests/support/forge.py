@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.support.serving import running
 
 USER, TOKEN = "me", "forge-token-1234567890"
 
@@ -81,9 +82,6 @@ class Forge(ThreadingHTTPServer):
 
 @contextmanager
 def forge(folder: Path) -> Iterator[Forge]:
-    with Forge(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    server = Forge(folder)
+    with running(server):
         yield server
-        server.shutdown()
-        thread.join()

@@ -9,7 +9,6 @@ import os
 import random
 import ssl
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.credentials import VARIABLES
 from bot_bottle.network.proxy_process import proxy_variables
 from tests.support.npm_registry import archive, integrity
+from tests.support.serving import running
 
 HOST = "api.example.org"
 PATHS = (
@@ -109,14 +109,8 @@ def package_registry(certificate: Path, count: int, size: int) -> Iterator[Packa
     numbers = random.Random(0)  # noqa: S311 - the same each time
     for number in range(count):
         made.add(f"package{number}", numbers.randbytes(size))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def tool_argv(tool: str, registry: PackageRegistry, target: Path, cache: Path | None) -> list[str]:

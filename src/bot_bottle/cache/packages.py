@@ -14,7 +14,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from bot_bottle.host.files import open_unbuffered
 from bot_bottle.host.locks import try_lock
 
 LIMIT = 10 << 30  # bytes of all of them
@@ -75,7 +75,7 @@ class PackageStore:
         """Open the sound file of a URL at its beginning; a damaged one is removed."""
         path = self._folder / _name(url)
         try:
-            file = _open(path)
+            file = open_unbuffered(path)
         except OSError:
             return None
         try:
@@ -107,7 +107,7 @@ class PackageStore:
         """Return the files, the least recently used first. Their bytes are not checked."""
         found = []
         for path in self._paths(_NAME):
-            with suppress(OSError), _open(path) as file:
+            with suppress(OSError), open_unbuffered(path) as file:
                 facts = os.fstat(file.fileno())
                 record = _record(file)
                 if record is not None and _name(record.url) == path.name:
@@ -119,7 +119,7 @@ class PackageStore:
         damaged = []
         for path in self._paths(_NAME):
             try:
-                with _open(path) as file:
+                with open_unbuffered(path) as file:
                     record = _record(file)
                     named = record is not None and _name(record.url) == path.name
                     if record is not None and named and _sound_record(file, record.url, on_bytes):
@@ -246,16 +246,6 @@ class Recording:
 
 def _name(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()
-
-
-def _open(path: Path) -> BinaryIO:
-    """Open a regular file to read. Raises OSError for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = os.fdopen(descriptor, "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise OSError(f"{path} is not a regular file")
-    return file
 
 
 def _record(file: BinaryIO) -> Record | None:

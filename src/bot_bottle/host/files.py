@@ -8,6 +8,7 @@ sync_file_range(2).
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -120,11 +121,20 @@ def open_folder(path: Path | str, inside: int | None = None) -> Iterator[int]:
 @contextmanager
 def open_regular(name: str, inside: int) -> Iterator[BinaryIO]:
     """Yield a regular file of an open folder to read. Raises OSError if it is anything else."""
-    descriptor = os.open(name, _FILE, dir_fd=inside)
-    with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{name} is not a regular file")
+    with open_unbuffered(name, inside) as raw, io.BufferedReader(raw) as opened:
         yield opened
+
+
+def open_unbuffered(path: Path | str, inside: int | None = None) -> io.FileIO:
+    """Open a regular file to read. `inside` is the folder that a bare name is looked up in.
+
+    Raises OSError if it is anything else.
+    """
+    file = io.FileIO(os.open(path, _FILE, dir_fd=inside))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path} is not a regular file")
+    return file
 
 
 def list_names(inside: int) -> list[str]:

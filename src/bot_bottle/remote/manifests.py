@@ -200,7 +200,7 @@ def _of_platform(session: Session, index: dict[str, Any]) -> bytes:
 
 
 def _listed(session: Session, tag: str) -> list[dict[str, Any]]:
-    """Return the entries of the index at a tag; none where there is no index."""
+    """Return the entries of the index at a tag; an empty list if it has none."""
     try:
         raw, media_type = read_manifest(session, tag)
     except NotThereError:

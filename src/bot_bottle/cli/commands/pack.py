@@ -11,10 +11,10 @@ import click
 from bot_bottle import api as artifacts
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
+from bot_bottle.cli.artifact_output import copy_out, find_place, output_option
 from bot_bottle.cli.shared_cache import shared_cache
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import DifferenceError, UsageError
-from bot_bottle.host.output_file import OutputFile, find_output
+from bot_bottle.errors import DifferenceError
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.converter import Conversion
 
@@ -35,13 +35,7 @@ Examples:
 
 @click.command("pack", help=_HELP)
 @options.source_arguments
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Copy the artifact here: to a file, a pipe or /dev/stdout.",
-)
+@output_option
 @click.option(
     "--verify",
     is_flag=True,
@@ -69,31 +63,18 @@ Examples:
 @click.pass_context
 def command(ctx: click.Context, /, output: Path | None, verify: bool, as_json: bool, **given: Any) -> None:
     """Convert, and print the artifact's path."""
-    place = _place(output, as_json=as_json)
+    place = find_place(output, as_json=as_json)
     settings = inputs.settings(ctx)
     source, shared = inputs.source(ctx, settings), shared_cache(ctx, settings)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     how = {name: given[name] for name in ("engine", "packer", "accel", "via", "transport", "max_image_size")}
     done = artifacts.convert(source, **how, shared=shared, progress=progress)
-    where = done.entry.path
     if verify:
         with done.entry.hold():
             _verify(done, source, given["engine"], progress)
-    if place is not None:
-        with done.entry.hold(), where.open("rb") as artifact:
-            place.write(artifact)
-        where = place.path
-        if place.is_stdout:
-            return
-    click.echo(json.dumps(_described(done, where)) if as_json else where)
-
-
-def _place(output: Path | None, *, as_json: bool) -> OutputFile | None:
-    """Return where to copy the artifact, checked before anything is built. Raises UsageError."""
-    place = find_output(output) if output is not None else None
-    if place is not None and place.is_stdout and as_json:
-        raise UsageError(f"--json and -o {output} both write to standard output", next_step="drop one")
-    return place
+    where = copy_out(done.entry, place)
+    if where is not None:
+        click.echo(json.dumps(_described(done, where)) if as_json else where)
 
 
 def _verify(done: Conversion, source: Source, engine: str | None, progress: Progress) -> None:

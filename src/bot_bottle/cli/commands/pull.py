@@ -10,10 +10,9 @@ import click
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
 from bot_bottle.cli import options
+from bot_bottle.cli.artifact_output import copy_out, find_place, output_option
 from bot_bottle.config.user import read_user_config
-from bot_bottle.errors import UsageError
 from bot_bottle.host import paths
-from bot_bottle.host.output_file import find_output
 from bot_bottle.remote.pull import pull
 from bot_bottle.remote.reference import Reference
 
@@ -32,32 +31,20 @@ Examples:
 
 @click.command("pull", help=_HELP)
 @click.argument("ref")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Copy the artifact here: to a file, a pipe or /dev/stdout.",
-)
+@output_option
 @click.option("--json", "as_json", is_flag=True, help="Print path, digest, size, key and signer.")
 @options.output_options
 def command(ref: str, output: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Pull, and print the path."""
     reference = Reference.parse(ref)
-    place = find_output(output) if output is not None else None
-    if place is not None and place.is_stdout and as_json:
-        raise UsageError(f"--json and -o {output} both write to standard output", next_step="drop one")
+    place = find_place(output, as_json=as_json)
     progress = options.progress(quiet=quiet, verbose=verbose)
     trusted = read_user_config()[1].get("cache.trust")
     with run_context():
         entry, found = pull(reference, trusted, Cache(paths.artifacts_dir()), progress)
-    where = entry.path
-    if place is not None:
-        with entry.hold(), where.open("rb") as artifact:
-            place.write(artifact)
-        where = place.path
-        if place.is_stdout:
-            return
+    where = copy_out(entry, place)
+    if where is None:
+        return
     document = {
         "path": str(where),
         "digest": str(entry.digest),
