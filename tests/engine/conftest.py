@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,16 +45,20 @@ def engine_copy() -> str:
 
 
 @pytest.fixture
-def bottle(cache_dir: Path, docker: Docker) -> Bottle:
+def bottle(cache_dir: Path, docker: Docker) -> Iterator[Bottle]:
     """Run `bottle` with the docker of the tests."""
-    return Bottle(cache_dir, docker.variables)
+    bottle = Bottle(cache_dir, docker.variables)
+    yield bottle
+    bottle.kill_started()
 
 
 @pytest.fixture
-def podman_bottle(cache_dir: Path, podman: Podman) -> Bottle:
+def podman_bottle(cache_dir: Path, podman: Podman) -> Iterator[Bottle]:
     """Run `bottle` with the podman of the tests. No docker answers."""
     silent = {"DOCKER_HOST": f"unix://{cache_dir}/nothing.sock", "BOT_BOTTLE_ENGINE": "podman"}
-    return Bottle(cache_dir, {**podman.variables, **silent})
+    bottle = Bottle(cache_dir, {**podman.variables, **silent})
+    yield bottle
+    bottle.kill_started()
 
 
 @pytest.fixture

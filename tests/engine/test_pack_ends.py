@@ -45,6 +45,8 @@ class Under:
         elif stage == "wait":
             self.other = bottle.start("pack", "--transport=save", "--image", large)
             wait_until(lambda: list(bottle.cache.glob("smolmachines/*.lock")))
+            # stopped, so that it holds the lock until the second one waits, however slowly that starts
+            self.other.send_signal(signal.SIGSTOP)
             self.process = bottle.start("pack", "--transport=save", "--image", large)
             assert self.process.stderr is not None
             assert "waiting" in self.process.stderr.readline()
@@ -59,6 +61,7 @@ class Under:
 
     def ended(self) -> Ended:
         if self.other is not None:
+            self.other.send_signal(signal.SIGCONT)
             assert end(self.other).code == 0
         return end(self.process)
 

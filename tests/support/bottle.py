@@ -66,6 +66,7 @@ class Bottle:
     changes: Changes = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     prefix: tuple[str, ...] = ()
+    started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False, repr=False)
 
     def env(self, changes: Changes | None = None) -> dict[str, str]:
         """The whole environment of a command."""
@@ -81,7 +82,7 @@ class Bottle:
         stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[str]:
         """Start a command and give its process."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.prefix, PROGRAM, *args],
             env=self.env(env),
             cwd=cwd,
@@ -90,6 +91,15 @@ class Bottle:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def kill_started(self) -> None:
+        """Kill the commands that a failed test did not wait for, so that no other test meets them."""
+        for process in self.started:
+            with process:
+                if process.poll() is None:
+                    process.kill()
 
     def __call__(
         self, *args: str | Path, env: Changes | None = None, cwd: Path | None = None, timeout: float = 120
