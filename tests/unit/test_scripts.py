@@ -64,6 +64,8 @@ class Checkout:
         self.program("bin/id", f"echo {uid}")
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         env |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}  # it starts sooner
+        # its own, or it removes what earlier runs of other tests left in the usual one, which takes long
+        env["PYTEST_DEBUG_TEMPROOT"] = str(self.folder)
         env["TEST_PROCESSES"] = str(processes)
         env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
         command = [str(self.folder / "scripts" / "test"), *args]
