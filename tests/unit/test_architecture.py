@@ -131,6 +131,13 @@ def test_importing_the_package_loads_nothing_of_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"[]\n"
 
 
+def test_a_run_without_configuration_or_agent_does_not_load_what_reads_them() -> None:
+    program = "import bot_bottle.bottle.run, sys; print({'pydantic', 'asyncio'} & {*sys.modules})"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"set()\n"
+    )
+
+
 def test_every_public_name_is_there() -> None:
     import bot_bottle
 
