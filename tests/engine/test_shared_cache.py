@@ -54,8 +54,8 @@ def log_in(own: Bottle, host: str, password: str = PASSWORD) -> None:
     (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
 
 
-def smolvm(folder: Path, *args: str | Path) -> None:
-    """Run smolvm itself, which needs nothing prepared where it boots no machine."""
+def smolvm(folder: Path, *args: str | Path) -> str:
+    """Run smolvm itself, which needs nothing prepared where it boots no machine; return what it said."""
     package = package_folder()
     assert package is not None
     program = folder / "smolvm"
@@ -63,8 +63,9 @@ def smolvm(folder: Path, *args: str | Path) -> None:
         link(package[0] / "smol-vmm", program)
     places = {name: str(folder / name) for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME")}
     env = {**os.environ, **places, "SMOLVM_LIB_DIR": str(package[0])}
-    done = subprocess.run([program, *args], env=env, capture_output=True, timeout=120)
+    done = subprocess.run([program, *args], env=env, capture_output=True, timeout=120, text=True)
     assert done.returncode == 0, done
+    return done.stdout + done.stderr
 
 
 def test_smolvm_and_bottle_pull_what_the_other_has_pushed(own: Bottle, archive: Path, tmp_path: Path) -> None:
@@ -73,7 +74,8 @@ def test_smolvm_and_bottle_pull_what_the_other_has_pushed(own: Bottle, archive: 
         pushed = json.loads(own("push", f"{host}/team/agent:1", "--archive", archive, "--json").line)
         [artifact] = own.artifacts
         assert pushed["sent"] == pushed["size"] == artifact.stat().st_size
-        smolvm(tmp_path, "pack", "pull", "-o", tmp_path / "theirs", f"{host}/team/agent:1")
+        said = smolvm(tmp_path, "pack", "pull", "-o", tmp_path / "theirs", f"{host}/team/agent:1")
+        assert "Warning" not in said
         assert (tmp_path / "theirs").read_bytes() == artifact.read_bytes()
         smolvm(tmp_path, "pack", "push", "-f", artifact, f"{host}/team/theirs:2")
         ours = own("pull", f"{host}/team/theirs:2", "-o", tmp_path / "ours").path

@@ -209,6 +209,7 @@ def _manifest(image: Image, guest: Guest, options: PackOptions, platform: str, a
         user=config.user,
         image_size=assets.layers[0].size,
         network=False,
+        host_platform=platform,
         created=options.created,
         smolvm_version=guest.version,
     )

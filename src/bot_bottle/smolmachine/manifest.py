@@ -61,10 +61,11 @@ class Assets:
 class Manifest:
     """What smolvm reads of an artifact before it unpacks it.
 
-    `platform` is the guest's, `os/architecture`. `cpus` and `mem` (MiB) are defaults for a machine made from
-    the artifact. `digest` is the image id. `image_size` is in bytes, unpacked. `network` allows all
-    connections when it is true. `smolvm_version` decides how smolvm unpacks the layers: it must be the
-    version of the guest files inside. `created` is a time in RFC 3339 form, or "".
+    `platform` is the guest's, `os/architecture`; `host_platform` that of the machines that run it: smolvm
+    warns of another one. `cpus` and `mem` (MiB) are defaults for a machine made from the artifact. `digest`
+    is the image id. `image_size` is in bytes, unpacked. `network` allows all connections when it is true.
+    `smolvm_version` decides how smolvm unpacks the layers: it must be the version of the guest files inside.
+    `created` is a time in RFC 3339 form, or "".
     """
 
     image: str
