@@ -137,13 +137,18 @@ def test_examples_were_found() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_makes_no_sense_is_one_message(args: list[str], told: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bot_bottle", *args], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode in (2, errors.SpecError.exit_code), done
-    assert done.stdout == ""
-    message, *rest = done.stderr.splitlines()
+def test_what_makes_no_sense_is_one_message(
+    args: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.run(args) in (2, errors.SpecError.exit_code)
+    out, err = capfd.readouterr()
+    assert out == ""
+    message, *rest = err.splitlines()
     assert message.startswith("bottle: ")
     assert told in message
     assert [line for line in rest if not line.startswith("Next: ")] == []

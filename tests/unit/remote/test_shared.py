@@ -165,7 +165,9 @@ def test_a_registry_that_does_not_answer_costs_two_seconds_once_and_a_line(
     assert "is not used" in warning
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+@pytest.mark.parametrize(
+    "status", [401, 503, *(pytest.param(status, marks=pytest.mark.slow) for status in (403, 429, 500))]
+)
 def test_a_registry_that_refuses_costs_a_line(
     ci: Machine, laptop: Machine, relay: Relay, archive: Path, status: int
 ) -> None:

@@ -243,10 +243,10 @@ def test_an_image_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_may_have_many_names(tmp_path: Path) -> None:
-    links = [hardlink(f"n{number:05}", "f") for number in range(20_000)]
+    links = [hardlink(f"n{number:05}", "f") for number in range(5_000)]
     path = tmp_path / "image.tar"
     path.write_bytes(saved(layer([file("f"), *links])))
     with open_archive(path) as image:
         flattened = flatten(image)
         with tarfile.open(fileobj=io.BytesIO(b"".join(flattened.chunks()))) as tar:
-            assert sum(member.linkname == "f" for member in tar) == 20_000
+            assert sum(member.linkname == "f" for member in tar) == 5_000
