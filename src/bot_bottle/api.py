@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +93,15 @@ def verify(
 
 
 def scrub(
-    target: Path | Source, *, engine: str | None = None, progress: Progress | None = None
+    target: Path | Source,
+    *,
+    exclude: Sequence[str] = (),
+    engine: str | None = None,
+    progress: Progress | None = None,
 ) -> list[Finding]:
     """Search an artifact (a path) or a source's image for secrets; return where they are, layer by layer.
+
+    Findings in paths that match a pattern of `exclude` are left out (`*` matches anything, including `/`).
 
     Raises ArtifactError and ImageError for damaged files.
     """
@@ -103,10 +110,15 @@ def scrub(
     progress = progress or Progress()
     if isinstance(target, Path):
         with progress.stage("scrub", artifact_format.read(target).size) as stage:
-            return list(dict.fromkeys(scan_artifact(target, stage.advance)))
+            return _included(scan_artifact(target, stage.advance), exclude)
     with (
         run_context() as run,
         Converter(run, progress, ConvertOptions(engine)).opened(target) as image,
         progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
     ):
-        return list(dict.fromkeys(scan_image(image, stage.advance)))
+        return _included(scan_image(image, stage.advance), exclude)
+
+
+def _included(found: Iterable[Finding], exclude: Sequence[str]) -> list[Finding]:
+    once = dict.fromkeys(found)
+    return [each for each in once if not any(fnmatch(each.path, pattern) for pattern in exclude)]

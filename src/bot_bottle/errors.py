@@ -165,7 +165,7 @@ class SecretError(BottleError):
 
 
 class LeakError(BottleError):
-    """`bottle scan` found something that looks like a secret."""
+    """`bottle scan`, or `bottle push --scan`, found something that looks like a secret."""
 
     exit_code = 122
 

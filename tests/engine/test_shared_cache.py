@@ -85,6 +85,31 @@ def test_smolvm_and_bottle_pull_what_the_other_has_pushed(own: Bottle, archive: 
         assert not own.leftovers
 
 
+def test_what_was_searched_for_secrets_is_not_pushed_with_one_and_its_receipt_says_so(
+    own: Bottle, archive: Path, tmp_path: Path
+) -> None:
+    leaking = tmp_path / "leaking.tar"
+    leaking.write_bytes(
+        saved(layer([file("app/.npmrc", f"//example.org/:_authToken={PASSWORD}\n".encode())]))
+    )
+    with docker_registry(tmp_path) as port:
+        place = f"127.0.0.1:{port}/team/agent:1"
+        own("push", place, "--archive", leaking, "--exclude", "x").failed(2, "only works with --scan")
+        found = own("push", place, "--archive", leaking, "--scan", "--quiet")
+        found.failed(122, "not pushed", "app/.npmrc:1: credentials in a credential file", "--exclude")
+        assert PASSWORD not in found.err
+        own("pull", place).failed(112, "is not in the registry")
+        for source, how, result in (
+            (leaking, ("--scan", "--exclude", "app/*"), "nothing found, without app/*"),
+            (archive, ("--scan",), "nothing found"),
+            (archive, (), "not scanned"),
+        ):
+            tag = f"{place}{len(result)}"
+            pushed = json.loads(own("push", tag, "--archive", source, *how, "--json").line)
+            pulled = json.loads(own("pull", tag, "--json").line)
+            assert (pushed["scan"], pulled["scan"]) == (result, result)
+
+
 def test_a_registry_that_wants_tokens_gets_them_from_dockers_login(
     own: Bottle, archive: Path, tmp_path: Path, tokens: TokenService
 ) -> None:

@@ -39,6 +39,7 @@ STATUSES_SAID = [  # a document, what it says, and the error that it speaks of
     ("secrets.md", r"exit status is (\d+)", errors.LeakError),
     ("security.md", r"status (\d+)", errors.WallsError),
     ("shared-cache.md", r"exit status (\d+)", errors.UntrustedError),
+    ("shared-cache.md", r"exit status is (\d+)", errors.LeakError),
     ("workspaces.md", r"(?:\(exit status |\()(\d+)\)", errors.ConflictError),
 ]
 

@@ -128,6 +128,11 @@ def receipts_dir() -> Path:
     return state_dir() / "receipts"
 
 
+def pulled_dir() -> Path:
+    """Return the folder of records of signed artifacts that were seen in registries."""
+    return state_dir() / "pulled"
+
+
 def artifacts_dir() -> Path:
     """Return the folder of cached `.smolmachine` files."""
     return (_products.get() or cache_dir()) / "smolmachines"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Found:
     signer: str
     parts: Descriptor | None = None
 
+    @property
+    def pushed(self) -> str:
+        """When it was pushed, as its receipt says; "" without one."""
+        return self.receipt.pushed if self.receipt else ""
+
 
 def push(
     session: Session,
@@ -62,9 +68,12 @@ def push(
     created: float,
     *,
     signing_key: Path | None = None,
+    scan: str = receipt.NOT_SCANNED,
     on_bytes: Callable[[int], None] = lambda _count: None,
 ) -> Pushed:
     """Push an artifact with its receipt to the session's reference. `created` is in seconds since 1970.
+
+    `scan` is what a search of it for secrets has found.
 
     Raises ArtifactError for a damaged file, RegistryError, SpecError for a key that cannot sign.
     """
@@ -73,7 +82,7 @@ def push(
         fd = file.fileno()
         digest, size = digest_of(fd), os.fstat(fd).st_size
         manifest = artifact.manifest
-        described = Receipt.make(manifest, digest, size, key, created)
+        described = Receipt.make(manifest, digest, size, key, created, time.time(), scan)
         signed = signature.sign(described.raw, signing_key) if signing_key else b""
         sent = push_file(session, fd, digest, size, on_bytes)
         config = os.pread(fd, artifact.footer.manifest_size, artifact.footer.assets_size)
@@ -89,7 +98,8 @@ def push(
 def find(session: Session, trusted: Path | None, key: Key | None = None) -> Found:
     """Find an artifact, and a receipt for it: one that a signer of the file `trusted` has signed, if given.
 
-    With `key` the receipt must be for it. Raises NotThereError, RegistryError, ArtifactError, UntrustedError.
+    Of several signed ones it is that of the last push. With `key` it is any that is for it. Raises
+    NotThereError, RegistryError, ArtifactError, UntrustedError.
     """
     manifest, blob = manifests.find_artifact(session)
     if blob.size > _LARGEST or blob.digest.algorithm != "sha256":
@@ -98,11 +108,18 @@ def find(session: Session, trusted: Path | None, key: Key | None = None) -> Foun
             why=f"it has {blob.size} bytes, and the digest {blob.digest}",
         )
     refused: UntrustedError | None = None
+    last: Found | None = None
     for layers in manifests.attached(session, manifest, RECEIPT_TYPE):
         try:
-            return _checked(session, manifest, blob, layers, trusted, key)
+            found = _checked(session, manifest, blob, layers, trusted, key)
         except UntrustedError as error:
             refused = refused or error
+            continue
+        last = found if last is None or last.pushed < found.pushed else last
+        if key is not None or trusted is None:
+            break
+    if last is not None:
+        return last
     if refused is not None and (trusted or key):
         raise refused
     if trusted or key:

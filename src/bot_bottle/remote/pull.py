@@ -11,6 +11,7 @@ from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.remote.artifact import Found, find, pulled, read_parts
 from bot_bottle.remote.download import Pace
+from bot_bottle.remote.latest import require_latest
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
@@ -18,16 +19,26 @@ from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 _PACKER = "pulled"  # of the key of what nobody trusted has said the key of
 
 
-def pull(reference: Reference, trusted: Path | None, cache: Cache, progress: Progress) -> tuple[Entry, Found]:
+def pull(
+    reference: Reference,
+    trusted: Path | None,
+    cache: Cache,
+    progress: Progress,
+    *,
+    allow_older: bool = False,
+) -> tuple[Entry, Found]:
     """Pull an artifact into the cache, unless it is there; return its entry, and what was found of it.
 
     It gets the key that a trusted signer says. Others get a key that no build has: who pushed it could
-    otherwise decide what the next `bottle run` of any image boots.
+    otherwise decide what the next `bottle run` of any image boots. A signed one that was pushed before what
+    this user has seen at the tag is refused, unless `allow_older`.
 
     Raises RegistryError, ArtifactError, UntrustedError, CacheError, DiskFullError.
     """
     session = Session(reference)
     found = find(session, trusted)
+    if found.signer and found.receipt is not None:
+        require_latest(reference, found.receipt, allow_older=allow_older)
     key = _own_key(found)
     if found.signer and found.receipt is not None and found.receipt.key is not None:
         key = found.receipt.key

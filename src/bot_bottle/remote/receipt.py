@@ -19,14 +19,18 @@ from bot_bottle.smolmachine.manifest import Manifest
 from bot_bottle.version import VERSION
 
 LIMIT = 1 << 18  # bytes
+NOT_SCANNED = "not scanned"
+
 _FORM = 1
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """A parsed receipt, and its bytes. `key` is None for an artifact that was not made by the cache's rules.
 
-    `created` is a time in RFC 3339 form.
+    `created` and `pushed` are times in RFC 3339 form. `scan` is the result of a search for secrets before the
+    push, or NOT_SCANNED.
     """
 
     raw: bytes
@@ -35,11 +39,22 @@ class Receipt:
     platform: str
     key: Key | None
     created: str
+    pushed: str
+    scan: str
     versions: dict[str, str]
 
     @classmethod
-    def make(cls, manifest: Manifest, digest: Digest, size: int, key: Key | None, created: float) -> Receipt:
-        """Make the receipt of an artifact that was made at `created`, in seconds since 1970."""
+    def make(
+        cls,
+        manifest: Manifest,
+        digest: Digest,
+        size: int,
+        key: Key | None,
+        created: float,
+        pushed: float,
+        scan: str = NOT_SCANNED,
+    ) -> Receipt:
+        """Make the receipt of an artifact. Times are in seconds since 1970."""
         versions = {"bot-bottle": VERSION, "smolvm": manifest.smolvm_version}
         document: dict[str, Any] = {
             "form": _FORM,
@@ -47,7 +62,9 @@ class Receipt:
             "image_id": manifest.digest,
             "platform": _two_parts(manifest.platform),
             "key": key.document() if key else None,
-            "created": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": _time(created),
+            "pushed": _time(pushed),
+            "scan": scan,
             "versions": versions,
         }
         return cls.parse(json.dumps(document, indent=1, sort_keys=True).encode())
@@ -61,20 +78,20 @@ class Receipt:
             parsed = Key.parse(key)
             if document["form"] != _FORM or (key is not None and parsed is None):
                 raise _malformed("it is of another form")
-            created, versions = document["created"], document["versions"]
-            size, platform = artifact["size"], document["platform"]
+            versions, size = document["versions"], artifact["size"]
+            texts = [document[name] for name in ("platform", "created", "pushed", "scan")]
             good = (
                 type(size) is int
                 and size > 0
-                and isinstance(platform, str)
-                and isinstance(created, str)
-                and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
                 and isinstance(versions, dict)
-                and all(isinstance(text, str) for text in versions.values())
+                and all(isinstance(text, str) for text in (*texts, *versions.values()))
+                and all(map(is_time, texts[1:3]))
             )
             if not good:
                 raise _malformed("a value in it has another type")
-            return cls(raw, Digest(artifact["digest"]), size, platform, parsed, created, dict(versions))
+            platform, created, pushed, scan = texts
+            digest = Digest(artifact["digest"])
+            return cls(raw, digest, size, platform, parsed, created, pushed, scan, dict(versions))
         except (ImageError, KeyError, TypeError) as error:
             raise _malformed(error.message if isinstance(error, ImageError) else repr(error)) from error
 
@@ -101,6 +118,11 @@ class Receipt:
             raise _refused(f"its artifact is for {manifest.platform}, and not for {self.platform}")
 
 
+def is_time(value: object) -> bool:
+    """Return whether a value is a time as receipts have it; as texts they are in the order of time."""
+    return isinstance(value, str) and _TIME.fullmatch(value) is not None
+
+
 def check_key(manifest: Manifest, key: Key | None) -> None:
     """Check that an artifact may be that of a key. Raises UntrustedError."""
     if key is None:
@@ -110,6 +132,10 @@ def check_key(manifest: Manifest, key: Key | None) -> None:
     for what, one, other in zip(("image", "platform", "smolvm"), said, wanted, strict=True):
         if one != other:
             raise _refused(f"the artifact's own {what} is {one[:100]!r}, and that of its key {other!r}")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _two_parts(platform: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.support.crafted import file, layer, saved
@@ -25,6 +27,7 @@ from bot_bottle.pack.artifact import pack_native
 from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.remote import artifact as remote
 from bot_bottle.remote.download import Pace, SlowError, downloaded
+from bot_bottle.remote.manifests import put_manifest, read_manifest
 from bot_bottle.remote.pull import pull
 from bot_bottle.remote.receipt import Receipt
 from bot_bottle.remote.reference import Reference
@@ -60,8 +63,9 @@ def push(reference: Reference, path: Path, key: Key | None = None, signing_key: 
     return remote.push(Session(reference), path, key, 1e9, signing_key=signing_key).sent
 
 
-def pulled(reference: Reference, trusted: Path | None = None) -> Path:
-    return pull(reference, trusted, Cache(paths.artifacts_dir()), Progress())[0].path
+def pulled(reference: Reference, trusted: Path | None = None, *, allow_older: bool = False) -> Path:
+    cache = Cache(paths.artifacts_dir())
+    return pull(reference, trusted, cache, Progress(), allow_older=allow_older)[0].path
 
 
 def large(tmp_path: Path, guest: Guest) -> Path:
@@ -281,7 +285,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
     from bot_bottle.smolmachine.format import read
 
     manifest, digest = read(artifact).manifest, Digest.of(b"artifact")
-    made = Receipt.make(manifest, digest, 8, key, 1e9)
+    made = Receipt.make(manifest, digest, 8, key, 1e9, 2e9)
     made.check(digest, 8, key)
     with pytest.raises(UntrustedError) as refused:
         made.check(Digest.of(b"older"), 8, key)
@@ -290,7 +294,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
         made.check(digest, 8, replace(key, config_digest=Digest.of(b"newer image")))
     assert "another key" in refused.value.why
     assert "config digest" in refused.value.why
-    arm = Receipt.make(replace(manifest, platform="linux/arm64"), digest, 8, key, 1e9)
+    arm = Receipt.make(replace(manifest, platform="linux/arm64"), digest, 8, key, 1e9, 2e9)
     with pytest.raises(UntrustedError) as refused:
         arm.check(digest, 8, key)
     assert "for linux/arm64, and this machine runs linux/amd64" in refused.value.why
@@ -305,6 +309,8 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
         {"artifact": {"digest": "sha256:x", "size": 1}},
         {"key": {"image_id": "x"}},
         {"created": "yesterday"},
+        {"pushed": "2033-05-18"},
+        {"scan": 0},
         {"versions": {"smolvm": 1}},
         {"platform": None},
     ],
@@ -313,7 +319,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
 def test_a_malformed_receipt_is_refused(artifact: Path, key: Key, change: dict[str, object]) -> None:
     from bot_bottle.smolmachine.format import read
 
-    made = Receipt.make(read(artifact).manifest, Digest.of(b"artifact"), 8, key, 1e9)
+    made = Receipt.make(read(artifact).manifest, Digest.of(b"artifact"), 8, key, 1e9, 2e9)
     document = {**json.loads(made.raw), **change}
     with pytest.raises(UntrustedError):
         Receipt.parse(json.dumps(document).encode())
@@ -330,6 +336,61 @@ def test_an_artifact_that_is_not_what_its_receipt_says_is_refused(
         pulled(reference, signers.trusted)
     assert "own image" in refused.value.why
     assert not Cache(paths.artifacts_dir()).list()
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each push be an hour after the one before."""
+    clock = itertools.count(1_900_000_000, 3600)
+    monkeypatch.setattr(remote, "time", SimpleNamespace(time=lambda: next(clock)))
+
+
+@pytest.mark.usefixtures("hours")
+def test_a_tag_that_goes_back_to_an_older_artifact_is_refused(
+    reference: Reference, tmp_path: Path, guest: Guest, signers: Signers
+) -> None:
+    old = make(tmp_path, "old", guest, BEFORE)
+    new = make(tmp_path, "new", guest, AFTER)
+    push(reference, old, None, signers.key)
+    index, media_type = read_manifest(Session(reference), "1")
+    assert pulled(reference, signers.trusted).read_bytes() == old.read_bytes()
+    push(reference, new, None, signers.key)
+    for _ in range(2):
+        assert pulled(reference, signers.trusted).read_bytes() == new.read_bytes()
+    put_manifest(Session(reference), "1", index, media_type)
+    with pytest.raises(UntrustedError, match="gone back to an older artifact") as refused:
+        pulled(reference, signers.trusted)
+    assert "pushed on 2030-03-17T17:46:40Z\nthis machine has seen " in refused.value.why
+    assert "pushed on 2030-03-17T18:46:40Z" in refused.value.why
+    assert "--allow-older" in refused.value.next_step
+    by_digest = Reference.parse(f"{reference}@{json.loads(index)['manifests'][0]['digest']}")
+    assert pulled(by_digest, signers.trusted).read_bytes() == old.read_bytes()
+    for older in (True, False):  # it is the one that was seen last then
+        assert pulled(reference, signers.trusted, allow_older=older).read_bytes() == old.read_bytes()
+
+
+@pytest.mark.usefixtures("hours")
+def test_an_older_artifact_that_was_pushed_again_is_not_refused(
+    reference: Reference, tmp_path: Path, guest: Guest, signers: Signers
+) -> None:
+    old, new = make(tmp_path, "old", guest, BEFORE), make(tmp_path, "new", guest, AFTER)
+    for each in (old, new, old):
+        push(reference, each, None, signers.key)
+        assert pulled(reference, signers.trusted).read_bytes() == each.read_bytes()
+
+
+def test_a_damaged_record_of_what_was_pulled_is_not_taken_for_none(
+    reference: Reference, artifact: Path, signers: Signers
+) -> None:
+    push(reference, artifact, None, signers.key)
+    pulled(reference, signers.trusted)
+    [record] = paths.pulled_dir().glob("*.json")
+    for damaged in (b"", b"[]", b'{"pushed": 1, "digest": "x"}', b"{" * 9000):
+        record.write_bytes(damaged)
+        with pytest.raises(UntrustedError, match="what was pulled before"):
+            pulled(reference, signers.trusted)
+    assert pulled(reference, signers.trusted, allow_older=True)
+    assert pulled(reference, signers.trusted)
 
 
 def test_unfinished_downloads_are_removed_unless_one_is_under_way(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ _HELP = """Pull a .smolmachine from REF in an OCI registry into the cache, and p
 
 REF may be what bottle push or smolvm pack push has pushed. What artifacts in the cache have already is not
 sent again, and an interrupted download goes on where it ended. Logins are docker's (docker login). With
-cache.trust in config.toml, an artifact that no trusted key has signed is refused.
+cache.trust in config.toml, an artifact that no trusted key has signed is refused, and so is one that was
+pushed before the one that was pulled from the same tag.
 
 \b
 Examples:
@@ -32,16 +33,21 @@ Examples:
 @click.command("pull", help=_HELP)
 @click.argument("ref")
 @output_option
-@click.option("--json", "as_json", is_flag=True, help="Print path, digest, size, key and signer.")
+@click.option("--allow-older", is_flag=True, help="Pull it though a newer one was pulled from this tag.")
+@click.option("--json", "as_json", is_flag=True, help="Print path, digest, size, key, signer and scan.")
 @options.output_options
-def command(ref: str, output: Path | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def command(
+    ref: str, output: Path | None, allow_older: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Pull, and print the path."""
     reference = Reference.parse(ref)
     place = find_place(output, as_json=as_json)
     progress = options.progress(quiet=quiet, verbose=verbose)
     trusted = read_user_config()[1].get("cache.trust")
     with run_context():
-        entry, found = pull(reference, trusted, Cache(paths.artifacts_dir()), progress)
+        entry, found = pull(
+            reference, trusted, Cache(paths.artifacts_dir()), progress, allow_older=allow_older
+        )
     where = copy_out(entry, place)
     if where is None:
         return
@@ -52,5 +58,6 @@ def command(ref: str, output: Path | None, as_json: bool, quiet: bool, verbose: 
         "key": entry.key.name,
         "cache": "hit" if entry.hit else "miss",
         "signer": found.signer or None,
+        "scan": found.receipt.scan if found.receipt else None,
     }
     click.echo(json.dumps(document) if as_json else where)

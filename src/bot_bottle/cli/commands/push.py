@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,21 @@ from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.entry import Entry, read_entry
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
-from bot_bottle.errors import UsageError
+from bot_bottle.cli.commands.scan import exclude_option, shown
+from bot_bottle.errors import LeakError, UsageError
 from bot_bottle.host import paths
-from bot_bottle.host.progress import human_bytes
+from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.remote.artifact import push
+from bot_bottle.remote.receipt import NOT_SCANNED
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
 
 _HELP = """Push a .smolmachine to REF in an OCI registry: that of PATH's Dockerfile, or a FILE.
 
 It is stored in smolvm's media types, so smolvm pack pull can pull it too. Logins are docker's (docker login).
-With --sign, a receipt of the artifact is signed with an SSH key, as git signs commits. Prints the reference
-by digest.
+With --sign, a receipt of the artifact is signed with an SSH key, as git signs commits. With --scan, it is
+searched for secrets first, and not pushed if there are some (exit status 122). Prints the reference by
+digest.
 
 \b
 Examples:
@@ -51,7 +55,9 @@ Examples:
     metavar="KEY",
     help="Sign with this SSH key, or the agent's key of this .pub file (default: cache.sign of config.toml).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print reference, digests, size and bytes sent.")
+@click.option("--scan", "scans", is_flag=True, help="Search it for secrets first; see bottle scan.")
+@exclude_option
+@click.option("--json", "as_json", is_flag=True, help="Print reference, digests, size, bytes sent and scan.")
 @options.engine_options
 @options.yes_option
 @options.output_options
@@ -61,8 +67,7 @@ def command(
 ) -> None:
     """Make the artifact if needed, push it, and print the reference."""
     reference = Reference.parse(ref)
-    if reference.digest is not None:
-        raise UsageError("a digest cannot be pushed to", next_step="give a tag, or nothing after the name")
+    _check(reference, scans=given["scans"], exclude=given["exclude"])
     settings = inputs.settings(ctx)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     with ExitStack() as stack:
@@ -74,11 +79,13 @@ def command(
             entry = artifacts.convert(inputs.source(ctx, settings), **how, progress=progress).entry
             path = entry.path
             stack.enter_context(entry.hold())
+        scan = _scanned(path, given["exclude"], progress) if given["scans"] else NOT_SCANNED
         key, created = (entry.key, entry.created) if entry else (None, path.stat().st_mtime)
         signing_key = sign or settings.value("cache.sign")
         with progress.stage("push", path.stat().st_size) as stage:
+            session = Session(reference)
             done = push(
-                Session(reference), path, key, created, signing_key=signing_key, on_bytes=stage.advance
+                session, path, key, created, signing_key=signing_key, scan=scan, on_bytes=stage.advance
             )
             stage.conclude(f"{human_bytes(done.sent)} sent" if done.sent else "it was there already")
     by_digest = f"{reference.host}/{reference.repository}@{done.manifest}"
@@ -89,8 +96,28 @@ def command(
         "size": done.size,
         "sent": done.sent,
         "signed": signing_key is not None,
+        "scan": scan,
     }
     click.echo(json.dumps(document) if as_json else by_digest)
+
+
+def _check(reference: Reference, *, scans: bool, exclude: Sequence[str]) -> None:
+    if reference.digest is not None:
+        raise UsageError("a digest cannot be pushed to", next_step="give a tag, or nothing after the name")
+    if exclude and not scans:
+        raise UsageError("--exclude only works with --scan")
+
+
+def _scanned(path: Path, exclude: Sequence[str], progress: Progress) -> str:
+    """Return the result of a search for secrets, for the receipt. Raises LeakError if there are some."""
+    found = artifacts.scrub(path, exclude=exclude, progress=progress)
+    if found:
+        raise LeakError(
+            "the artifact is not pushed: there seem to be secrets in it",
+            why=shown(path.name, found),
+            next_step="remove them from the image, or ignore what is none with --exclude PATTERN",
+        )
+    return f"nothing found, without {' '.join(exclude)}" if exclude else "nothing found"
 
 
 def _check_alone(ctx: click.Context) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,14 +33,17 @@ Examples:
 """
 
 
-@click.command("scan", help=_HELP)
-@click.argument("target")
-@click.option(
+exclude_option = click.option(
     "--exclude",
     multiple=True,
     metavar="PATTERN",
     help="Ignore findings in these paths (* matches anything, including /).",
 )
+
+
+@click.command("scan", help=_HELP)
+@click.argument("target")
+@exclude_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.engine_option
 @options.output_options
@@ -50,13 +52,12 @@ def command(
 ) -> int:
     """Print where secrets are; return the exit status."""
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    found = artifacts.scrub(_source_of(target), engine=engine, progress=progress)
-    found = [each for each in found if not any(fnmatch(each.path, pattern) for pattern in exclude)]
+    found = artifacts.scrub(_source_of(target), exclude=exclude, engine=engine, progress=progress)
     if as_json:
         document = {"target": target, "ok": not found, "findings": [asdict(each) for each in found]}
         click.echo(json.dumps(document, indent=2))
     else:
-        click.echo(_shown(target, found))
+        click.echo(shown(target, found))
     return LeakError.exit_code if found else 0
 
 
@@ -72,7 +73,8 @@ def _source_of(target: str) -> Path | Source:
     return Source(image=target)
 
 
-def _shown(target: str, found: Sequence[Finding]) -> str:
+def shown(target: str, found: Sequence[Finding]) -> str:
+    """Return where secrets are, as it is printed."""
     lines = []
     for layer, each in groupby(found, lambda finding: finding.layer):
         lines += [layer[:19], *(f"  {finding}" for finding in each)]
