@@ -46,6 +46,7 @@ class Record:
     head: str = ""
     uncommitted: str = ""
     applied: str = ""
+    received: bool = False  # from another machine: there is no clone, all of its work is in the repository
     version: int = _VERSION
 
     @property
@@ -115,7 +116,7 @@ def create(
     remotes. On failure nothing of it remains. Raises WorkspaceError.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
-    before = _check_names(repository, record)
+    before = check_names(repository, record)
     folder.mkdir(mode=0o700, parents=True)
     try:
         with repository.explain_missing():
@@ -134,24 +135,8 @@ def _create(
     folder: Path, repository: Repository, record: Record, before: str, *, include_dirty: bool
 ) -> Clone:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        base = head = repository.head()
-        filtered: tuple[str, ...] = ()
-        if include_dirty:
-            done = snapshot(
-                replace(
-                    repository.with_shared_objects(Path(scratch) / "clean.git"),
-                    settings=repository.conversions,
-                ),
-                repository.top,
-                head,
-                repository.folder / "index",
-                "Uncommitted work at the start",
-                sparse=repository.is_sparse,
-                users=True,
-            )
-            base, filtered = done.commit, done.filtered
+        base, tags, filtered = find_start(repository, Path(scratch), include_dirty=include_dirty)
         source = repository.with_alternate(Path(scratch) / "source.git")
-        tags = repository.references(f"--merged={head}", "refs/tags")
         repository.update({f"{record.kept}base": (before, base)})
         references = {record.branch: base, **tags}
         text = "".join(f"create {ref}\0{value}\0" for ref, value in references.items())
@@ -162,6 +147,32 @@ def _create(
     record = replace(record, base=base, references=references, packs=packs)
     _write(folder, record)
     return Clone(folder, record, _missing(git, filtered))
+
+
+def find_start(
+    repository: Repository, scratch: Path, *, include_dirty: bool
+) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """Return the commit that a bottle starts from, the tags in its history, and what filters would change.
+
+    With `include_dirty` it is a new commit, which no reference names yet. Raises WorkspaceError.
+    """
+    head = repository.head()
+    tags = repository.references(f"--merged={head}", "refs/tags")
+    if not include_dirty:
+        return head, tags, ()
+    done = snapshot(
+        replace(
+            repository.with_shared_objects(scratch / "clean.git"),
+            settings=repository.conversions,
+        ),
+        repository.top,
+        head,
+        repository.folder / "index",
+        "Uncommitted work at the start",
+        sparse=repository.is_sparse,
+        users=True,
+    )
+    return done.commit, tags, done.filtered
 
 
 def _missing(git: Git, filtered: Sequence[str]) -> tuple[str, ...]:
@@ -188,7 +199,7 @@ def _some(names: Iterable[bytes]) -> str:
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
-def _check_names(repository: Repository, record: Record) -> str:
+def check_names(repository: Repository, record: Record) -> str:
     """Return the base that an earlier bottle of this name left. Raises WorkspaceError if names are taken."""
     there = repository.references("refs/heads/bottle", f"refs/heads/bottle/{record.name}", record.kept[:-1])
     base = there.pop(f"{record.kept}base", "")
@@ -234,16 +245,16 @@ def _configure(git: Git, branch: str, remotes: Mapping[str, str]) -> None:
 
 def _identity(record: Record) -> dict[str, str]:
     """Return who commits in the clone: the user, as configured in the repository."""
+    of_bottle = {"user.name": f"bottle {record.name}", "user.email": f"{record.name}@bottle.invalid"}
+    return of_bottle | find_identity(Path(record.repository))
+
+
+def find_identity(folder: Path) -> dict[str, str]:
+    """Return the settings user.name and user.email of a repository, those that are set."""
     env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
-    found = {"user.name": f"bottle {record.name}", "user.email": f"{record.name}@bottle.invalid"}
-    for key in found:
-        done = process.run(
-            [program(), "config", "--get", key],
-            timeout=30,
-            check=False,
-            env=env,
-            cwd=Path(record.repository),
-        )
+    found = {}
+    for key in ("user.name", "user.email"):
+        done = process.run([program(), "config", "--get", key], timeout=30, check=False, env=env, cwd=folder)
         if done.text and is_printable(done.text):
             found[key] = done.text
     return found

@@ -51,6 +51,8 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
     Raises WorkspaceError when the clone contains what cannot be fetched; then nothing has changed.
     """
     record = clone.record
+    if record.received:
+        return clone, _received(clone)
     with clone.scratch() as scratch:
         repository = clone.repository()
         intake = repository.with_alternate(scratch / "intake.git")
@@ -63,8 +65,8 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
                 tips["uncommitted"] = _unchanged(intake, record, done) or done.commit
         elif record.uncommitted:
             tips["uncommitted"] = record.uncommitted
-        _transfer(intake, repository.with_shared_objects(scratch / "clean.git"), record, tips)
-        branch = _refer(repository, record, tips)
+        transfer(intake, repository.with_shared_objects(scratch / "clean.git"), record, tips)
+        branch = set_references(repository, record, tips)
         clone = clone.with_record(
             branch_at=branch or record.branch_at,
             head=tips["head"],
@@ -82,13 +84,21 @@ def collect(clone: Clone, *, ended: bool) -> tuple[Clone, Work]:
     return clone, work
 
 
+def _received(clone: Clone) -> Work:
+    """Return the work that came from another machine, and is in the user's repository already."""
+    record, there = clone.record, clone.repository().references(clone.record.kept[:-1], clone.record.branch)
+    others = tuple(name for name in there if name.startswith(f"{record.kept}other/"))
+    branch = record.branch.removeprefix("refs/heads/") if there.get(record.branch) == record.head else ""
+    return Work(record.base, record.head, record.uncommitted, branch, others, ())
+
+
 def _tips(intake: Git, record: Record, references: References) -> dict[str, str]:
     """Return the commits to fetch, by their names under refs/bottle/NAME/; all they need must be there."""
     names = [name for name in references.values if name.startswith(_WORK)]
     values = {name: references.values[name] for name in names}
     if references.head_commit:
         values["HEAD"] = references.head_commit
-    commits = _commits(intake, values)
+    commits = find_commits(intake, values)
     branch, checked_out = commits.get(record.branch, ""), commits.get("HEAD", "")
     missing = [name for name in (record.branch, "HEAD") if name in values and name not in commits]
     if missing or not (branch or checked_out):
@@ -115,7 +125,7 @@ def _tips(intake: Git, record: Record, references: References) -> dict[str, str]
     return tips
 
 
-def _commits(intake: Git, values: dict[str, str]) -> dict[str, str]:
+def find_commits(intake: Git, values: dict[str, str]) -> dict[str, str]:
     """Return the commit of each reference that is one, or a tag of one, and exists."""
     asked = "".join(f"{value}^{{commit}}\n" for value in values.values())
     lines = intake.run("cat-file", "--batch-check=%(objectname) %(objecttype)", input=asked.encode()).text
@@ -151,7 +161,7 @@ def _unchanged(intake: Git, record: Record, done: Snapshot) -> str:
     return record.uncommitted if before == done.tree and parents[0] == parents[1] else ""
 
 
-def _transfer(intake: Git, clean: Git, record: Record, tips: dict[str, str]) -> None:
+def transfer(intake: Git, clean: Git, record: Record, tips: dict[str, str]) -> None:
     """Move new objects into the user's store; each is checked as git fsck does, or none is stored."""
     _set(clean, {"refs/known/base": record.base})
     _set(intake, {f"{record.kept}{name}": commit for name, commit in tips.items()})
@@ -165,7 +175,7 @@ def _set(git: Git, references: dict[str, str]) -> None:
     git.run("update-ref", "--stdin", "-z", input=text.encode())
 
 
-def _refer(repository: Repository, record: Record, tips: dict[str, str]) -> str:
+def set_references(repository: Repository, record: Record, tips: dict[str, str]) -> str:
     """Set the user's references to what was fetched; return where the branch is if it is ours to move."""
     there = repository.references(record.kept[:-1], record.branch)
     now = there.pop(record.branch, "")
