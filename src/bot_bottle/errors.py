@@ -1,6 +1,6 @@
 """Every way bot-bottle fails: one class for each kind, each with its own exit status.
 
-A command's own exit status is ours, so bot-bottle's own failures use 100 to 125, a range that programs rarely
+A command's own exit status is ours, so bot-bottle's own failures use 99 to 125, a range that programs rarely
 use. `docker run` does the same with 125.
 """
 
@@ -186,6 +186,12 @@ class UntrustedError(BottleError):
     """An artifact of a registry is not signed by a trusted key, or is another than was asked for."""
 
     exit_code = 125
+
+
+class ClusterError(BottleError):
+    """A Ray cluster does not answer, cannot run the bottles, or is not protected as it has to be."""
+
+    exit_code = 99
 
 
 class Interrupted(BottleError):

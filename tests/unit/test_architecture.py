@@ -29,6 +29,7 @@ login
 pack backend git
 remote
 bottle
+cluster
 api doctor
 bench
 cli

@@ -45,7 +45,8 @@ class RunRecord:
 
     `pid` and `started` identify the process of the bottle; `place` and `engine` say where its command runs;
     `plan`, `proof`, `git`, `egress` and `usage` are documents as `bottle show` prints them. `limit` is the
-    one of its limits that the run has reached: `timeout`, `requests` or `tokens`. Times are in RFC 3339 form.
+    one of its limits that the run has reached: `timeout`, `requests` or `tokens`. `node` is the address of
+    the machine that ran it, if that was one of a cluster. Times are in RFC 3339 form.
     """
 
     name: str
@@ -65,6 +66,7 @@ class RunRecord:
     egress: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     limit: str | None = None
+    node: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     path: Path = Path()
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
@@ -144,7 +146,7 @@ class RunRecord:
 _OWN = ("path", "progress")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
-        ("name", "started", "began", "ended", "error", "image_id", "place", "engine", "limit"), str
+        ("name", "started", "began", "ended", "error", "image_id", "place", "engine", "limit", "node"), str
     ),
     **dict.fromkeys(("pid", "exit_status"), int),
     **dict.fromkeys(("versions", "plan", "proof", "git", "egress", "usage", "seconds"), dict),
@@ -187,6 +189,23 @@ def _end(record: RunRecord) -> None:
     record.save()
     with suppress(OSError):
         record.usage_file.unlink()
+
+
+def received(name: str, node: str, document: dict[str, Any] | None, status: int, error: str) -> RunRecord:
+    """Return the record of a bottle that has ended on a node of a cluster, to be filled in and saved.
+
+    `document` is what its run has recorded there, which is untrusted, or None.
+    """
+    now = datetime.now(UTC)
+    path = paths.receipts_dir() / f"{_after_the_last(now):{_NAME_TIME}}-{name}.json"
+    try:
+        record = RunRecord.from_json(document or {}, path)
+    except ValueError:
+        record = RunRecord(name, path=path)
+    record.name, record.node, record.exit_status = name, node or None, status
+    record.pid, record.started, record.error = 0, "", record.error or error or None
+    record.began, record.ended = record.began or _stamp(now), record.ended or _stamp(now)
+    return record
 
 
 def settle(name: str, progress: Progress) -> None:

@@ -32,11 +32,15 @@ _SPARE = 1 << 30  # bytes of the disk that stay free
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of one bottle. `record` is its run's, empty if it did not get that far."""
+    """The result of one bottle. `record` is its run's, empty if it did not get that far.
+
+    `nodes` are the machines of a cluster that it was started on, in order.
+    """
 
     name: str
     exit_status: int
     record: RunRecord
+    nodes: tuple[str, ...] = ()
 
 
 def fan(

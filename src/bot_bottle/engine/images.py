@@ -10,17 +10,47 @@ from typing import IO, Any
 from bot_bottle.engine.commands import import_argv
 from bot_bottle.engine.containers import engine_environment, engine_record
 from bot_bottle.engine.engine import Engine
+from bot_bottle.errors import EngineError
 from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 
+STRAY = "loaded-image"
+
 _IMPORTED_WITHIN = 120.0  # seconds
 _REMOVED_WITHIN = 60.0  # seconds
+_LOADED_WITHIN = 3600.0  # seconds
 
 
 def import_image(engine: Engine, tar: IO[bytes], ref: str) -> process.Completed:
     """Import an image from a tar of its root filesystem as `ref`. The result says whether it failed."""
     return process.run(import_argv(engine.program, ref), timeout=_IMPORTED_WITHIN, input=tar, check=False)
+
+
+def load_image(engine: Engine, archive: IO[bytes], ref: str, run: RunDir) -> None:
+    """Load an image from an archive that an engine has saved under the name `ref`. Raises EngineError.
+
+    It is recorded in `run`, for `sweep_named` to remove after a kill.
+    """
+    run.record(STRAY, name=ref, **engine_record(engine.program))
+    try:
+        process.run([str(engine.program), "load"], timeout=_LOADED_WITHIN, input=archive)
+    except process.CommandFailed as error:
+        raise EngineError(f"{engine.name} cannot load the image", why=error.done.complaint) from error
+
+
+def remove_named(engine: Engine, ref: str) -> None:
+    """Remove an image by its name, if it is there. Raises CommandFailed while a container uses it."""
+    if engine.exists(ref):
+        process.run([str(engine.program), "image", "rm", ref], timeout=_REMOVED_WITHIN)
+
+
+def sweep_named(stray: Mapping[str, Any]) -> None:
+    """Remove the image that a killed command has loaded. Raises CommandFailed while a container uses it."""
+    program, env = stray["program"], engine_environment(stray["variables"])
+    found = process.run([program, "image", "ls", "--quiet", stray["name"]], timeout=_REMOVED_WITHIN, env=env)
+    if found.text:
+        process.run([program, "image", "rm", stray["name"]], timeout=_REMOVED_WITHIN, env=env)
 
 
 @contextmanager

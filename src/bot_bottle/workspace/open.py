@@ -22,7 +22,7 @@ from bot_bottle.workspace.spec import Mount, Request
 
 def clone_of(name: str) -> Clone:
     """Return the clone of a bottle. Raises WorkspaceError if it has none."""
-    folder = _folder(name)
+    folder = clone_folder(name)
     if not folder.is_dir():
         raise WorkspaceError(
             f"no bottle named {name} has a clone", next_step="clones are made by bottle run --workspace clone"
@@ -30,7 +30,8 @@ def clone_of(name: str) -> Clone:
     return load(folder)
 
 
-def _folder(name: str) -> Path:
+def clone_folder(name: str) -> Path:
+    """Return the folder of a bottle's clone, or of the record of work that came from another machine."""
     return paths.bottle_dir(name) / "clone"
 
 
@@ -77,7 +78,7 @@ def opened(
 
 
 def _check_new(name: str) -> None:
-    if _folder(name).exists():
+    if clone_folder(name).exists():
         raise WorkspaceError(
             f"a clone from an earlier bottle {name} still exists",
             next_step=f"give another --name, or bottle rm {name}",
@@ -85,7 +86,7 @@ def _check_new(name: str) -> None:
 
 
 def _made(request: Request, name: str, progress: Progress) -> Clone:
-    folder = _folder(name)
+    folder = clone_folder(name)
     _check_new(name)
     with progress.stage("clone") as stage:
         repository = open_repository(request.project)
@@ -98,14 +99,22 @@ def _made(request: Request, name: str, progress: Progress) -> Clone:
 
 def _bring_back(clone: Clone, progress: Progress, facts: dict[str, Any]) -> None:
     try:
-        clone, work = collect(clone, ended=True)
-        counted = summary(clone, work)
-        facts.update(base=work.base, result=work.head, branch=work.branch, uncommitted=work.uncommitted)
-        facts.update(asdict(counted))
-        for line in describe_work(clone, work, counted):
+        for line in report_work(clone, facts):
             progress.note(line)
     except BottleError as error:
         progress.warn(f"the bottle's work is still in {clone.work}: {error}")
+
+
+def report_work(clone: Clone, facts: dict[str, Any]) -> list[str]:
+    """Bring an ended bottle's work into the user's repository, put the result into `facts`, and describe it.
+
+    Raises WorkspaceError.
+    """
+    clone, work = collect(clone, ended=True)
+    counted = summary(clone, work)
+    facts.update(base=work.base, result=work.head, branch=work.branch, uncommitted=work.uncommitted)
+    facts.update(asdict(counted))
+    return describe_work(clone, work, counted)
 
 
 def describe_work(clone: Clone, work: Work, counted: Summary) -> list[str]:

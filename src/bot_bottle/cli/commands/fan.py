@@ -15,7 +15,7 @@ from bot_bottle.bottle.detach import detached_runner
 from bot_bottle.bottle.replicas import Result, fan
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli import agent as agents
-from bot_bottle.cli import options
+from bot_bottle.cli import cluster, options
 from bot_bottle.cli import settings as inputs
 from bot_bottle.cli.bottle_spec import bottle_spec
 from bot_bottle.cli.commands.run import CommandAfterDashes, reject_extra_arguments
@@ -31,12 +31,13 @@ _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a 
 The Dockerfile is built and converted once. The bottles are named after --name, with a number. Their output
 is kept for bottle logs, their changes for bottle diff and apply. At the end a table shows exit statuses,
 commits, changed lines and seconds. The exit status is 0 if every command's was, otherwise 1. Ctrl-C stops all
-of them.
+of them. With --on they run on the nodes of a Ray cluster.
 
 \b
 Examples:
   bottle fan 3 --agent claude -p 'fix the tests'
   bottle fan 8 -m 1g --name try ~/project -- ./attempt
+  bottle fan 30 --on ray://head:10001 -- ./attempt
   bottle fan 3 --json -- ./attempt | jq '.[] | select(.exit_status == 0).name'
 """
 
@@ -48,6 +49,8 @@ _USED = ("REQUESTS", "TOKENS")
 @options.bottle_arguments
 @click.option("--name", metavar="NAME", help="Name prefix (default: generated).")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@cluster.on_option
+@cluster.retries_option
 @options.engine_options
 @options.cache_push_option
 @options.output_options
@@ -66,14 +69,15 @@ def command(ctx: click.Context, /, count: int, extra: tuple[str, ...], as_json: 
         return bottle.run_bottle(own, chosen, Progress(), on_ready=holder.begin)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     agents.announce(spec, progress)
-    results = fan(
-        spec,
-        count,
-        sys.argv[1:],
-        progress,
-        lambda result: progress.note(f"{'exit':<8} {result.name}: status {result.exit_status}"),
-        chosen,
-    )
+
+    def on_end(result: Result) -> None:
+        progress.note(f"{'exit':<8} {result.name}: status {result.exit_status}")
+
+    if given["on"]:
+        results = cluster.fan(ctx, spec, count, progress, on_end, chosen)
+    else:
+        cluster.reject_options(ctx)
+        results = fan(spec, count, sys.argv[1:], progress, on_end, chosen)
     _show(results, as_json=as_json)
     return 1 if any(result.exit_status for result in results) else 0
 
@@ -94,15 +98,22 @@ def _show(results: list[Result], *, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     used = any(row["usage"] for row in rows)
-    lines: list[tuple[str, ...]] = [
-        ("NAME", "STATUS", "COMMITS", "FILES", "  LINES", "SECONDS", *(_USED if used else ()))
-    ]
+    nodes = any(row["nodes"] for row in rows)
+    heads = (*(_USED if used else ()), *(("NODE",) if nodes else ()))
+    lines: list[tuple[str, ...]] = [("NAME", "STATUS", "COMMITS", "FILES", "  LINES", "SECONDS", *heads)]
     for row in rows:
         status = "timed out" if row["limit"] == "timeout" else str(row["exit_status"])
         counts = (str(row[key]) for key in ("commits", "files"))
         changed = f"  +{row['added']} -{row['removed']}"
-        lines.append((row["name"], status, *counts, changed, f"{row['seconds']:.1f}", *_used(row, used=used)))
-    click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=(1, 2, 3, 5, 6, 7)))
+        ends = (*_used(row, used=used), *((_node(row["nodes"]),) if nodes else ()))
+        lines.append((row["name"], status, *counts, changed, f"{row['seconds']:.1f}", *ends))
+    right = (1, 2, 3, 5, *((6, 7) if used else ()))
+    click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=right))
+
+
+def _node(nodes: list[str]) -> str:
+    """Return where a bottle has run: the last of the nodes that it was started on."""
+    return "-" if not nodes else nodes[0] if len(nodes) == 1 else f"retried on {nodes[-1]}"
 
 
 def _used(row: dict[str, Any], *, used: bool) -> tuple[str, ...]:
@@ -128,5 +139,6 @@ def _row(result: Result) -> dict[str, Any]:
         "seconds": seconds,
         "usage": result.record.usage,
         "limit": result.record.limit,
+        "nodes": list(result.nodes),
         "error": result.record.error,
     }

@@ -30,7 +30,7 @@ _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in 
 
 CMD replaces the image's ENTRYPOINT and CMD; without it they run. It gets the image's USER, ENV and WORKDIR,
 your standard input, output and error, a terminal if you have one, and no network. bottle exits with its
-exit status; 100 to 125 are bottle's own. Ctrl-C goes to the command; a second one kills the bottle, but
+exit status; 99 to 125 are bottle's own. Ctrl-C goes to the command; a second one kills the bottle, but
 on a terminal, where every key is the command's, bottle stop does. Nothing is left behind: docker's -it and
 --rm are accepted, and are always on.
 

@@ -1,0 +1,1 @@
+"""Bottles on the nodes of a Ray cluster. Ray itself is only imported where a cluster is named."""

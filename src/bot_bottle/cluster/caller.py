@@ -1,0 +1,211 @@
+"""A fan on a cluster as its caller sees it: started, followed, its work brought back, removed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.backend.choice import backend_for
+from bot_bottle.bottle import names
+from bot_bottle.bottle.gc import run_context
+from bot_bottle.bottle.replicas import Result
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cluster.following import follow
+from bot_bottle.cluster.order import Artifact, FileName, Order
+from bot_bottle.cluster.pieces import Readable, read_pieces
+from bot_bottle.cluster.resources import needs_of
+from bot_bottle.cluster.session import Session
+from bot_bottle.engine.push_names import named_for_push
+from bot_bottle.engine.source import Source
+from bot_bottle.errors import ClusterError, UsageError
+from bot_bottle.host.progress import Progress, human_count
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.pack.converter import Converter
+from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.version import VERSION
+from bot_bottle.workspace.bundle import Origin, check_new, write_repository
+from bot_bottle.workspace.open import check_workspace
+from bot_bottle.workspace.repository import open_repository
+from bot_bottle.workspace.spec import Request
+
+MOST = 1000
+
+Supply = Callable[[FileName], None]
+OnEnd = Callable[[Result], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How a fan runs on a cluster. `retries` is for each bottle, after its node has died."""
+
+    retries: int = 2
+
+
+def fan(
+    session: Session,
+    spec: BottleSpec,
+    count: int,
+    progress: Progress,
+    on_end: OnEnd,
+    options: ConvertOptions,
+    choices: Choices,
+) -> list[Result]:
+    """Run `count` bottles of a spec on a cluster and wait for all of them, as `replicas.fan` does here.
+
+    Raises ClusterError, SpecError, UsageError.
+    """
+    all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
+    _check(spec, all_names)
+    needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
+    with run_context() as run:
+        files = CallersFiles(session, run, spec, progress, options)
+        order = files.order()
+        actor = files.actor = _actor(session, spec.slug, all_names, order)
+        try:
+            _check_version(session, actor)
+            files.supply("repository")
+            session.get(actor.start.remote(order, needs, choices.retries))
+        except BaseException:
+            session.ray.kill(actor)
+            raise
+        progress.note(f"{'start':<8} {human_count(count, 'bottle')} on {session.address}, as {spec.slug}")
+        scratch = run.folder("work")
+        return follow(session, actor, all_names, order.origin, scratch, progress, on_end, files.supply)
+
+
+def _check(spec: BottleSpec, all_names: list[str]) -> None:
+    """Refuse what a bottle on another machine cannot have, and names that are in use."""
+    if not 1 <= len(all_names) <= MOST:
+        raise UsageError(f"N must be 1 to {MOST}, not {len(all_names)}")
+    here = {
+        "--git-push": bool(spec.git.remotes),
+        "--publish": bool(spec.ports),
+        "--allow-host-port": bool(spec.egress.host_ports),
+    }
+    if used := [option for option, is_used in here.items() if is_used]:
+        raise UsageError(
+            f"{used[0]} does not work with --on",
+            why="it is about this machine, and the bottles are on others",
+            next_step=f"drop {used[0]}",
+        )
+    repository = open_repository(spec.workspace.project)
+    for name in all_names:
+        with names.lock_name(name):
+            check_workspace(spec.workspace, name)
+            check_new(repository, name)
+
+
+def _actor(session: Session, name: str, all_names: list[str], order: Order) -> Any:
+    """Make the actor of a fan. Raises ClusterError."""
+    from bot_bottle.cluster.fan import Fan
+
+    options = {
+        "name": name,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "resources": {"node:__internal_head__": 0.001},
+    }
+    try:
+        return session.ray.remote(Fan).options(**options).remote(all_names, order.origin.repository)
+    except ValueError as error:
+        raise ClusterError(
+            f"a fan named {name} is on the cluster already",
+            next_step=f"give another --name, or bottle stop --on {session.address} {name}",
+        ) from error
+
+
+def _check_version(session: Session, actor: Any) -> None:
+    about = session.get(actor.about.remote())
+    if about.version != VERSION:
+        raise ClusterError(
+            f"the cluster has bottle {about.version}, and this machine {VERSION}",
+            next_step="install the same version on both",
+        )
+
+
+class CallersFiles:
+    """What the nodes may ask the caller for."""
+
+    def __init__(
+        self, session: Session, run: RunDir, spec: BottleSpec, progress: Progress, options: ConvertOptions
+    ) -> None:
+        self._session = session
+        self._run = run
+        self._spec = spec
+        self._progress = progress
+        self._converter = Converter(run, progress, options)
+        self._order: Order | None = None
+        self._artifact = Path()
+        self.actor: Any = None
+
+    def order(self) -> Order:
+        """Build the image, make its artifact and the bundle of the repository, and return the order."""
+        spec = self._spec
+        image_id = self._converter.image_id(spec.source)
+        user = spec.user or (self._converter.remote_user(image_id) if spec.remote_user else "")
+        artifact = None
+        if backend_for(spec.backend, spec.accel).boots_artifact:
+            made = self._converter.convert(spec.source)
+            self._artifact = made.entry.path
+            artifact = Artifact(made.entry.key, made.entry.digest, made.image_id)
+        with self._progress.stage("bundle"):
+            origin = self._bundle()
+        sent = replace(
+            spec,
+            source=Source(image=image_id),
+            user=user,
+            remote_user=False,
+            workspace=Request("clone"),
+            state=None,
+        )
+        self._order = Order(
+            fan=secrets.token_hex(8),
+            version=VERSION,
+            spec=sent,
+            origin=origin,
+            image_id="" if artifact else image_id,
+            artifact=artifact,
+        )
+        return self._order
+
+    def _bundle(self) -> Origin:
+        request = self._spec.workspace
+        return write_repository(
+            request.project,
+            self._run.folder("bundle"),
+            self._run.path / "repository.bundle",
+            include_dirty=request.include_dirty,
+        )
+
+    def supply(self, name: FileName) -> None:
+        """Send a file to the cluster."""
+        send = partial(self._send, name)
+        if name == "image":
+            assert self._order is not None  # noqa: S101 - nobody asks before
+            engine, image = self._converter.engine, self._order.image
+            second = f"{image}-2"
+            with (
+                named_for_push(engine, self._order.image_id, image, second, self._run),
+                self._progress.stage("send") as stage,
+            ):
+                engine.write_archive(image, lambda stream: send(stream, stage.advance))
+                stage.conclude("the image, which a node lacks")
+        elif name == "artifact":
+            with self._artifact.open("rb") as file, self._progress.stage("send") as stage:
+                send(file, stage.advance)
+                stage.conclude("the artifact, which a node lacks")
+        else:
+            with (self._run.path / "repository.bundle").open("rb") as file:
+                send(file, lambda _: None)
+
+    def _send(self, name: FileName, file: Readable, on_bytes: Callable[[int], None]) -> None:
+        offset = 0
+        for piece in read_pieces(file):
+            self._session.get(self.actor.supply.remote(name, offset, piece))
+            offset += len(piece.data)
+            on_bytes(len(piece.data))

@@ -1,0 +1,224 @@
+"""The actor that owns a fan's tasks, so that the caller may go away and come back.
+
+It lives on the head of the cluster, in Ray's namespace `bot-bottle`. Files of the caller, and the
+work of bottles, are on the head's disk until they are fetched. All methods run in one thread (asyncio).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from bot_bottle.bottle.gc import run_context
+from bot_bottle.cluster.order import FileName, Order
+from bot_bottle.cluster.pieces import Piece, Spool
+from bot_bottle.cluster.resources import Needs
+from bot_bottle.cluster.session import first_line, protections
+from bot_bottle.cluster.state import BottleOnCluster, News, Report
+from bot_bottle.errors import ClusterError
+from bot_bottle.host.progress import human_count
+from bot_bottle.version import VERSION
+
+_POLL = 1.0  # seconds that a caller waits for news
+_FILE = 5.0  # seconds that a node waits for a piece
+_AWAY = 60.0  # seconds after which a caller that does not ask is taken to have gone away
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A head and a fan. `protected` has `token` and `tls`, where they are in force."""
+
+    version: str
+    protected: tuple[str, ...]
+    repository: str
+    states: dict[str, str]
+
+
+class Fan:
+    """The bottles of a fan by name. Made by `ray.remote`; `retries` is per bottle, after a node has died."""
+
+    def __init__(self, names: Sequence[str], repository: str) -> None:
+        self._bottles = {name: BottleOnCluster(name) for name in names}
+        self._repository = repository
+        self._folder = ExitStack()
+        self._spool = Spool(self._folder.enter_context(run_context()).path)
+        self._wanted: list[FileName] = []
+        self._changed = asyncio.Event()
+        self._version = 0
+        self._asked = time.monotonic()
+        self._stopping = False
+        self._tasks: dict[str, Any] = {}
+        self._running: list[asyncio.Task[None]] = []
+        self._image = ""  # that nodes have loaded
+        self._used: set[str] = set()  # ids of nodes
+
+    async def about(self) -> About:
+        """Return what the head says of itself and of the fan."""
+        states: dict[str, str] = {name: each.state for name, each in self._bottles.items()}
+        return About(VERSION, protections(), self._repository, states)
+
+    # of the caller
+
+    async def start(self, order: Order, needs: Needs, retries: int) -> None:
+        """Start all bottles."""
+        self._image = order.image
+        for bottle in self._bottles.values():
+            self._running.append(asyncio.create_task(self._run(bottle, order, needs, retries)))
+
+    async def supply(self, name: FileName, offset: int, piece: Piece) -> None:
+        """Take a piece of a file of the caller's."""
+        self._asked = time.monotonic()
+        self._spool.add(name, offset, piece)
+        self._change()
+
+    async def poll(
+        self, version: int, positions: Mapping[str, int]
+    ) -> tuple[int, list[News], list[FileName]]:
+        """Return what has changed since a version, with the logs from these positions, and the files wanted.
+
+        Waits a moment where nothing has.
+        """
+        self._asked = time.monotonic()
+        if version == self._version:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _POLL)
+        self._asked = time.monotonic()
+        news = [
+            each.news(positions.get(name, 0))
+            for name, each in self._bottles.items()
+            if each.version > version or positions.get(name, 0) < each.log.end
+        ]
+        wanted, self._wanted = self._wanted, []
+        return self._version, news, wanted
+
+    async def work(self, name: str, offset: int) -> Piece:
+        """Return a piece of a bottle's work."""
+        piece = self._spool.read(self._bottles[name].work, offset)
+        return piece or Piece(b"", "incomplete")
+
+    async def stop(self) -> None:
+        """Stop all bottles: what waits is cancelled, what runs is ended in order."""
+        import ray
+
+        self._stopping = True
+        for name, bottle in self._bottles.items():
+            if bottle.state == "queued" and name in self._tasks:
+                ray.cancel(self._tasks[name])
+        self._change()
+
+    async def finish(self) -> None:
+        """Remove what the fan has on the head and on the nodes, once all bottles have ended."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from bot_bottle.cluster.files import forget_image
+
+        await asyncio.gather(*self._running)
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for node in (self._used & alive) if self._spool.has("image") else ():
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            task = ray.remote(forget_image).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+            with contextlib.suppress(ray.exceptions.RayError):
+                await task.remote(self._image)
+        self._folder.close()
+
+    # of the nodes
+
+    async def begin(self, name: str, node: str, node_id: str) -> bool:
+        """Take note that a node starts a bottle; return whether it may."""
+        bottle = self._bottles[name]
+        if bottle.state == "ended":
+            return False
+        bottle.state = "running"
+        bottle.attempt += 1
+        bottle.nodes.append(node)
+        self._used.add(node_id)
+        self._change(bottle)
+        return not self._stopping
+
+    async def say(self, name: str, output: bytes) -> bool:
+        """Take a part of a bottle's output; return whether it may go on."""
+        bottle = self._bottles[name]
+        if output:
+            bottle.log.add(output)
+            self._change(bottle)
+        return not self._stopping
+
+    async def piece(self, name: FileName, offset: int) -> Piece | None:
+        """Return a piece of a file of the caller's; None where it is no longer there to send it."""
+        while (piece := self._spool.read(name, offset)) is None:
+            if time.monotonic() - self._asked > _AWAY:
+                return None
+            if not offset and name not in self._wanted:
+                self._wanted.append(name)
+            with contextlib.suppress(TimeoutError):
+                self._change()
+                await asyncio.wait_for(self._changed.wait(), _FILE)
+        return piece
+
+    async def deliver(self, name: str, offset: int, piece: Piece) -> None:
+        """Take a piece of a bottle's work."""
+        self._spool.add(self._bottles[name].work, offset, piece)
+
+    # of its own
+
+    def _change(self, bottle: BottleOnCluster | None = None) -> None:
+        self._version += 1
+        if bottle is not None:
+            bottle.version = self._version
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _run(self, bottle: BottleOnCluster, order: Order, needs: Needs, retries: int) -> None:
+        """Run a bottle until it has ended, on other nodes than those that refuse it."""
+        report = Report(130, error="it was stopped before it began")
+        while not self._stopping:
+            report = await self._attempt(bottle, order, needs, retries)
+            if not report.refused or not self._others(bottle, needs):
+                break
+            bottle.state = "queued"
+            self._change(bottle)
+        bottle.report, bottle.state = report, "ended"
+        self._change(bottle)
+
+    async def _attempt(self, bottle: BottleOnCluster, order: Order, needs: Needs, retries: int) -> Report:
+        import ray
+        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+        from bot_bottle.cluster.task import run_on_node
+
+        options = {**needs.options(), "max_retries": retries, "name": f"bottle {bottle.name}"}
+        if bottle.refusals:
+            options["scheduling_strategy"] = NodeLabelSchedulingStrategy(
+                hard={"ray.io/node-id": NotIn(*bottle.refusals)}
+            )
+        me = ray.get_runtime_context().current_actor
+        begun = bottle.attempt
+        task = ray.remote(run_on_node).options(**options).remote(me, bottle.name, order)
+        self._tasks[bottle.name] = task
+        try:
+            node_id, report = await task
+        except ray.exceptions.TaskCancelledError:
+            return Report(130, error="it was stopped before it began")
+        except ray.exceptions.RayError as error:
+            times = bottle.attempt - begun
+            why = f"its node died, {human_count(times, 'time')}" if times else "it could not be placed"
+            return Report(ClusterError.exit_code, error=f"{why}: {first_line(error)}")
+        if report.refused:
+            bottle.refusals[node_id] = report.error
+        found: Report = report
+        return found
+
+    def _others(self, bottle: BottleOnCluster, needs: Needs) -> bool:
+        """Return whether there is another node that could run a bottle."""
+        import ray
+
+        return any(
+            node["Alive"] and node["NodeID"] not in bottle.refusals and needs.fits(node["Resources"])
+            for node in ray.nodes()
+        )

@@ -1,0 +1,45 @@
+"""What a node gets to run: everything about one bottle but its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cache.key import Key
+from bot_bottle.image.spec import Digest
+from bot_bottle.workspace.bundle import Origin
+
+FileName = Literal["repository", "image", "artifact"]
+"""The files that a node may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The artifact that a microVM boots: its key, and the SHA-256 of the file."""
+
+    key: Key
+    digest: Digest
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One bottle of a fan, whose number in hexadecimal digits is `fan`.
+
+    The values of the spec's variables are not in it but in `sealed`, as those of secrets that are sent along.
+    A container's image is `image_id`, or `image` where an engine had to load it.
+    """
+
+    fan: str
+    version: str
+    spec: BottleSpec
+    origin: Origin
+    image_id: str = ""
+    artifact: Artifact | None = None
+    sealed: bytes = b""
+
+    @property
+    def image(self) -> str:
+        """The name of the image on the nodes that do not have it already."""
+        return f"localhost/bot-bottle-fan:{self.fan}"

@@ -1,0 +1,135 @@
+"""The connection to a cluster, and what Ray says turned into our errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bot_bottle.cluster.address import Address, is_loopback
+from bot_bottle.errors import ClusterError, UsageError
+
+NAMESPACE = "bot-bottle"
+
+_PATIENCE = 5.0  # seconds in which a port has to answer
+_ANSWER = 60.0  # seconds for an answer of what works on the head
+
+
+class Session:
+    """A connection. `ray` is the module."""
+
+    def __init__(self, ray: Any, address: Address) -> None:
+        self.ray = ray
+        self.address = address
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return Ray's descriptions of the nodes that are alive."""
+        return [node for node in self.ray.nodes() if node.get("Alive")]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster can only be reached from this machine: all of it is on loopback addresses."""
+        hosts = [str(node["NodeManagerAddress"]) for node in self.nodes()]
+        return all(map(is_loopback, [*hosts, *([self.address.host] if self.address.host else [])]))
+
+    def get(self, reference: Any, seconds: float = _ANSWER) -> Any:
+        """Return the value of a reference. Raises ClusterError where the head does not answer."""
+        try:
+            return self.ray.get(reference, timeout=seconds)
+        except (self.ray.exceptions.GetTimeoutError, ConnectionError) as error:
+            raise ClusterError(
+                f"the cluster {self.address} did not answer within {seconds:g} s",
+                next_step="see ray status; bottle ls --on finds the fan again",
+            ) from error
+        except self.ray.exceptions.RayActorError as error:
+            raise ClusterError(
+                "the fan on the cluster has ended", why=first_line(error), next_step="see ray status"
+            ) from error
+
+    def actors(self) -> list[str]:
+        """Return the names of our actors."""
+        listed = self.ray.util.list_named_actors(all_namespaces=True)
+        return [str(each["name"]) for each in listed if each["namespace"] == NAMESPACE]
+
+
+@contextmanager
+def connected(address: Address) -> Iterator[Session]:
+    """Connect to a cluster for the block. Raises ClusterError, and UsageError where Ray is not installed."""
+    try:
+        import ray
+
+        if address.host:
+            import grpc  # noqa: F401 - Ray's client needs it
+    except ImportError as error:
+        raise UsageError(
+            "--on needs Ray, which is not installed here",
+            why=str(error),
+            next_step="pip install 'bot-bottle[ray]'",
+        ) from error
+    _check_port(address)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(address.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _not_connected(address, error) from error
+    try:
+        session = Session(ray, address)
+        _check_token(session)
+        yield session
+    finally:
+        ray.shutdown()
+
+
+def _check_port(address: Address) -> None:
+    """Raise ClusterError unless something listens there: Ray itself waits for half a minute."""
+    if not address.host:
+        return
+    try:
+        socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no cluster answers at {address}",
+            why=error.strerror or str(error),
+            next_step="give the port of Ray's client server, 10001 unless ray start was given another",
+        ) from error
+
+
+def _not_connected(address: Address, error: Exception) -> ClusterError:
+    if address.host:
+        return ClusterError(
+            f"cannot connect to {address}",
+            why=first_line(error),
+            next_step="check the versions of Ray and Python there, and the token: RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token",
+        )
+    return ClusterError(
+        "there is no Ray cluster on this machine",
+        why=first_line(error),
+        next_step="start one: ray start --head --node-ip-address 127.0.0.2 --resources '{\"container\": 4}'",
+    )
+
+
+def protections() -> tuple[str, ...]:
+    """Return what protects the cluster that this process belongs to: `token`, `tls`."""
+    on = {"token": os.environ.get("RAY_AUTH_MODE") == "token", "tls": os.environ.get("RAY_USE_TLS") == "1"}
+    return tuple(name for name, is_on in on.items() if is_on)
+
+
+def _check_token(session: Session) -> None:
+    """Refuse a cluster that others can reach and that asks nobody for a token. Raises ClusterError."""
+    if not session.is_local and "token" not in protections():
+        raise ClusterError(
+            f"the cluster {session.address} can be reached from other machines and has no token",
+            why="everybody who reaches it can run any program on its nodes",
+            next_step="start it with RAY_AUTH_MODE=token, and set the same here",
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what Ray says."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:300]

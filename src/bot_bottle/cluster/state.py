@@ -1,0 +1,66 @@
+"""The state of one bottle of a fan, as the cluster knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bot_bottle.cluster.ring import Ring
+
+State = Literal["queued", "running", "ended"]
+
+LOG_PART = 64 << 10  # bytes of a log in one answer
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a bottle has ended: `tips` are its commits, `record` the JSON object of its run's record.
+
+    `refused` says that the node could not run it: its command has not started.
+    """
+
+    exit_status: int
+    record: dict[str, Any] | None = None
+    error: str = ""
+    refused: bool = False
+    tips: dict[str, str] = field(default_factory=dict)
+    has_bundle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What has changed about a bottle. `log` begins at `log_start`; `log_end` is the end of all output."""
+
+    name: str
+    state: State
+    node: str
+    nodes: tuple[str, ...]
+    log: bytes
+    log_start: int
+    log_end: int
+    report: Report | None
+
+
+@dataclass(slots=True)
+class BottleOnCluster:
+    """A bottle. `nodes` are those that it was started on, in order; `refusals` the reasons by node id."""
+
+    name: str
+    state: State = "queued"
+    nodes: list[str] = field(default_factory=list)
+    attempt: int = 0
+    refusals: dict[str, str] = field(default_factory=dict)
+    log: Ring = field(default_factory=Ring)
+    report: Report | None = None
+    version: int = 0
+
+    def news(self, position: int) -> News:
+        """Return what there is, with the log from a position."""
+        start, data = self.log.read(position, LOG_PART)
+        node = self.nodes[-1] if self.nodes else ""
+        return News(self.name, self.state, node, tuple(self.nodes), data, start, self.log.end, self.report)
+
+    @property
+    def work(self) -> str:
+        """The name of the file with the work of the current attempt."""
+        return f"work-{self.name}-{self.attempt}"

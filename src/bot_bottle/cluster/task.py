@@ -1,0 +1,197 @@
+"""What a node does for one bottle: fetch what it lacks, run it in a process of its own, deliver its work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bot_bottle.bottle.gc import run_context
+from bot_bottle.cluster.files import prepare_image
+from bot_bottle.cluster.order import FileName, Order
+from bot_bottle.cluster.pieces import Piece, read_pieces, receive
+from bot_bottle.cluster.state import Report
+from bot_bottle.errors import BottleError, ClusterError
+from bot_bottle.host import paths, process
+from bot_bottle.host.process import Child
+from bot_bottle.host.rundir import RunDir
+from bot_bottle.version import VERSION
+from bot_bottle.workspace.bundle import restore_repository, write_work
+from bot_bottle.workspace.repository import open_repository
+
+_BEAT = 1.0  # seconds after which the fan is asked whether to go on
+_SOON = 0.1  # seconds in which output is collected
+_PATIENCE = 10.0  # seconds between the first signal and the second
+_ORDERLY = 60.0  # seconds in which a bottle has to clean up
+_PART = 64 << 10  # bytes of output that are sent at once
+
+
+class Link:
+    """The fan, as the node calls it.
+
+    Answers are waited for in another thread: a task whose own thread waits counts as using no processor, and
+    Ray would start more bottles than there are processors for.
+    """
+
+    def __init__(self, ray: Any, fan: Any, name: str, waiting: ThreadPoolExecutor) -> None:
+        self._ray = ray
+        self._fan = fan
+        self._name = name
+        self._waiting = waiting
+
+    def _get(self, reference: Any) -> Any:
+        return self._waiting.submit(self._ray.get, reference).result()
+
+    def begin(self) -> bool:
+        """Say that this node starts the bottle; return whether it may."""
+        address = self._ray.util.get_node_ip_address()
+        node_id = self._ray.get_runtime_context().get_node_id()
+        return bool(self._get(self._fan.begin.remote(self._name, address, node_id)))
+
+    def say(self, output: bytes) -> bool:
+        """Send output; return whether the bottle may go on. It may not once the fan has ended."""
+        try:
+            return bool(self._get(self._fan.say.remote(self._name, output)))
+        except self._ray.exceptions.RayError:
+            return False
+
+    def fetch(self, name: FileName, out: Path) -> None:
+        """Write a file of the caller's to the new file `out`. Raises ClusterError."""
+        receive(lambda offset: self._piece(name, offset), out)
+
+    def _piece(self, name: FileName, offset: int) -> Piece:
+        piece = self._get(self._fan.piece.remote(name, offset))
+        if not isinstance(piece, Piece):
+            raise ClusterError(
+                f"this node lacks the {name}, and the caller went away before it had sent it",
+                next_step="run the fan again, and leave it running until its bottles have started",
+            )
+        return piece
+
+    def deliver(self, path: Path) -> None:
+        """Send the bottle's work to the fan, where it is safe when this node dies."""
+        offset = 0
+        with path.open("rb") as file:
+            for piece in read_pieces(file):
+                self._get(self._fan.deliver.remote(self._name, offset, piece))
+                offset += len(piece.data)
+
+
+def run_on_node(fan: Any, name: str, order: Order) -> tuple[str, Report]:
+    """Run a bottle, and return the id of this node and how it has ended. This is the Ray task."""
+    import ray
+
+    node_id = str(ray.get_runtime_context().get_node_id())
+    with ThreadPoolExecutor(1) as waiting:
+        link = Link(ray, fan, name, waiting)
+        if not link.begin():
+            return node_id, Report(130, error="it was stopped before it began")
+        try:
+            if order.version != VERSION:
+                raise ClusterError(f"this node has bottle {VERSION}, and the caller {order.version}")
+            with run_context() as run:
+                return node_id, _run(link, run, name, order)
+        except BottleError as error:
+            return node_id, Report(error.exit_code, error=str(error), refused=True)
+
+
+def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
+    if order.image_id:
+        order = prepare_image(order, run, link.fetch)
+    bundle, project = run.path / "repository.bundle", run.path / "repository"
+    link.fetch("repository", bundle)
+    restore_repository(bundle, project, order.origin)
+    bundle.unlink()
+    state = _state_folder(run)
+    spec = replace(order.spec, slug=name, workspace=replace(order.spec.workspace, project=project))
+    with _child(state, replace(order, spec=spec)) as (child, output, channel):
+        document = _attend(link, child, output, channel)
+    report = _report(child, document)
+    out = run.path / "work.bundle"
+    if not report.refused:
+        report = replace(report, tips=write_work(open_repository(project), name, out))
+    if out.exists():
+        link.deliver(out)
+        report = replace(report, has_bundle=True)
+    return report
+
+
+def _state_folder(run: RunDir) -> Path:
+    """Return a state folder that goes with the run folder, with the logins of this node's user in it."""
+    state = run.folder("state")
+    (state / "logins").symlink_to(paths.state_dir() / "logins")
+    return state
+
+
+@contextlib.contextmanager
+def _child(state: Path, order: Order) -> Iterator[tuple[Child, int, socket.socket]]:
+    """Start a bottle's process. It ends in order when the other end of its standard input is closed."""
+    ours, theirs = socket.socketpair()
+    reading, writing = os.pipe()
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    argv = [sys.executable, "-m", "bot_bottle.cluster.attempt"]
+    try:
+        with ours, os.fdopen(writing, "wb") as sink:
+            started = process.background(
+                argv, env={**env, "BOT_BOTTLE_STATE_DIR": str(state)}, output=sink, channel=theirs
+            )
+            with started as child:
+                sink.close()
+                data = pickle.dumps(order)
+                ours.sendall(len(data).to_bytes(8, "big") + data)
+                yield child, reading, ours
+    finally:
+        os.close(reading)
+
+
+def _attend(link: Link, child: Child, output: int, channel: socket.socket) -> bytes:
+    """Send output until the bottle has ended, and end it where the fan asks for that; return its report."""
+    document, open_ends = b"", {output, channel.fileno()}
+    signals = iter(((signal.SIGTERM, _PATIENCE), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, _ORDERLY)))
+    stop_at = 0.0  # 0: nobody has asked for the end
+    going_on = True
+    while open_ends and (child.code is None or select.select(list(open_ends), [], [], 0)[0]):
+        pending = b""
+        until = time.monotonic() + _BEAT
+        while open_ends and (left := until - time.monotonic()) > 0 and len(pending) < _PART:
+            ready = select.select(list(open_ends), [], [], left)[0]
+            for end in ready:
+                data = os.read(end, _PART)
+                if not data:
+                    open_ends.discard(end)
+                elif end == output:
+                    until = until if pending else min(until, time.monotonic() + _SOON)
+                    pending += data
+                else:
+                    document += data
+            if not ready or (child.code is not None and not ready):
+                break
+        going_on = link.say(pending) and going_on
+        if not going_on and time.monotonic() >= stop_at and (step := next(signals, None)):
+            child.send(step[0])
+            stop_at = time.monotonic() + step[1]
+    child.wait(_ORDERLY)
+    return document
+
+
+def _report(child: Child, document: bytes) -> Report:
+    """Return what a bottle's process has reported; one that was killed has reported nothing."""
+    code = child.code
+    try:
+        found = json.loads(document)
+        record = found["record"]
+        return Report(int(found["exit_status"]), record, str(found["error"]), bool(found["refused"]))
+    except (ValueError, KeyError, TypeError):
+        status = 137 if code is None else code if code >= 0 else 128 - code
+        return Report(status or 100, error="its process ended without a report")

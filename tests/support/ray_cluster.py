@@ -1,0 +1,89 @@
+"""A Ray cluster of one node on a loopback address, with a folder of its own for all that the node has."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.bottle import PROGRAM, Bottle, wait_until
+
+ADDRESS = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that others reach
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of one node. `variables` are those of its callers, `node` runs bottle on the node."""
+
+    folder: Path
+    variables: Mapping[str, str]
+    client: str
+    node: Bottle
+
+    def processes(self) -> list[int]:
+        """The workers that run something, and the actors, by pid."""
+        found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+        lines = [line.split(None, 1) for line in found.stdout.splitlines()]
+        return [int(pid) for pid, args in lines if args.startswith(("ray::Fan", "ray::run_on_node"))]
+
+
+@contextmanager
+def one_node(
+    variables: Mapping[str, str], resources: str = '{"container": 8}', cpus: int = 4, *, token: bool = True
+) -> Iterator[Cluster]:
+    """Run a cluster for the block."""
+    folder = Path(tempfile.mkdtemp(prefix="bb-ray-"))  # short: Ray has sockets in it
+    gcs, client = _free_port(), _free_port()
+    (folder / "token").write_text(secrets.token_hex(16))
+    auth = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    ray = {**auth, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"{ADDRESS}:{gcs}"}
+    home = {"HOME": str(folder), "BOT_BOTTLE_STATE_DIR": str(folder / "state")}
+    node = Bottle(folder / "cache", {**variables, **home})
+    options = (
+        f"--head --block --node-ip-address={ADDRESS} --port={gcs} --ray-client-server-port={client} "
+        f"--include-dashboard=false --dashboard-port=0 --include-log-monitor=false --num-cpus={cpus} "
+        f"--object-store-memory=100000000 --temp-dir={folder}/r --disable-usage-stats"
+    )
+    argv = [str(PROGRAM.with_name("ray")), "start", *options.split(), f"--resources={resources}"]
+    env = {name: value for name, value in node.env(auth).items() if name != "RAY_ADDRESS"}
+    with (folder / "log").open("wb") as log:
+        started = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: "runtime started" in (folder / "log").read_text(), 60, pause=0.2)
+        yield Cluster(folder, ray, f"ray://{ADDRESS}:{client}", node)
+    finally:
+        started.send_signal(signal.SIGTERM)
+        try:
+            started.wait(30)
+        finally:
+            _end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(folder: Path) -> None:
+    """End what `ray start` has left: all that has the node's folder in its environment."""
+    mark = f"HOME={folder}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def _free_port() -> int:
+    """A port below those that Ray's workers and programs get."""
+    for _ in range(100):
+        port = 21000 + secrets.randbelow(9000)
+        with socket.socket() as probe:
+            if probe.connect_ex((ADDRESS, port)):
+                return port
+    raise AssertionError("no free port")
