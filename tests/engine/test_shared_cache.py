@@ -116,7 +116,9 @@ def test_a_registry_that_wants_tokens_gets_them_from_dockers_login(
 ) -> None:
     with docker_registry(tmp_path, tokens) as port:
         place = f"127.0.0.1:{port}/team/agent:1"
-        own("push", place, "--archive", archive).failed(112, f"docker login 127.0.0.1:{port}")
+        own("push", place, "--archive", archive).failed(
+            112, "requires a login", f"docker login 127.0.0.1:{port}"
+        )
         log_in(own, f"127.0.0.1:{port}", "another-one")
         own("push", place, "--archive", archive).failed(112, "was refused")
         log_in(own, f"127.0.0.1:{port}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
@@ -118,4 +118,5 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: relay.cut]
             self.close_connection = True
         relay.sent += len(body)
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # the client has heard enough
+            self.wfile.write(body)

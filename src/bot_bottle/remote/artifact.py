@@ -105,7 +105,8 @@ def find(session: Session, trusted: Path | None, key: Key | None = None) -> Foun
     if blob.size > _LARGEST or blob.digest.algorithm != "sha256":
         raise ArtifactError(
             f"{session.reference} cannot be used",
-            why=f"it has {blob.size} bytes, and the digest {blob.digest}",
+            why=f"it has {blob.size} bytes, and the digest {blob.digest}; {_LARGEST} bytes with a digest of "
+            "sha256 are the most that smolvm takes",
         )
     refused: UntrustedError | None = None
     last: Found | None = None
@@ -174,11 +175,12 @@ def pulled(
     *,
     pace: Pace | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Moved]]:
     """Yield the file of an artifact, whose every byte was checked, to be moved to its place in the block.
 
-    Parts of artifacts that are in the cache are copied, if they are `listed`.
-    Raises RegistryError, ArtifactError, UntrustedError.
+    Parts of artifacts that are in the cache are copied, if they are `listed`. `pace` and `on_wait` are as
+    `downloaded` has them. Raises RegistryError, ArtifactError, UntrustedError, DiskFullError.
     """
     with ExitStack() as stack:
         parts = stack.enter_context(Parts(paths.artifacts_dir()))
@@ -191,6 +193,7 @@ def pulled(
                 pieces=list(_pieces(parts, listed, found.blob.size)),
                 pace=pace,
                 on_bytes=on_bytes,
+                on_wait=on_wait,
             )
         )
         artifact = artifact_format.checksum(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot_bottle.errors import ArtifactError, RegistryError
+from bot_bottle.cache.scratch import disk_full_explained
+from bot_bottle.errors import ArtifactError, DiskFullError, Interrupted, RegistryError
 from bot_bottle.host.locks import exclusive_lock, try_lock_file
+from bot_bottle.host.progress import human_bytes
 from bot_bottle.image.spec import Digest
 from bot_bottle.remote.session import Answer, Session, UnreachableError
 
@@ -69,22 +72,33 @@ def downloaded(
     pieces: Sequence[Piece] = (),
     pace: Pace | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Moved]]:
     """Yield a file in `folder` with a whole blob, to be moved away; what is left of it then is removed.
 
-    `pieces` are in the order of their positions. If the block is not reached, the file stays for the next
-    time. Raises RegistryError, ArtifactError where the bytes have another digest, SlowError.
+    `pieces` are in the order of their positions. What came stays for the next time if the registry breaks
+    off, or a signal ends the download; not with a `pace`, as the registry is given up for another way then.
+    `on_wait` is called if another process downloads it. Raises RegistryError, SlowError, DiskFullError,
+    ArtifactError where the bytes have another digest.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_old(folder)
-    partial = folder / f"{digest.hex}.partial"
-    with exclusive_lock(folder / f"{digest.hex}.lock", lambda: None):
-        moved = _Download(session, digest, size, partial, pieces, pace, on_bytes).run()
+    partial, lock = (folder / f"{digest.hex}{suffix}" for suffix in (".partial", ".lock"))
+    stays = False
+    with exclusive_lock(lock, on_wait):
         try:
+            with disk_full_explained("the artifact", folder):
+                _require_room(folder, partial, size)
+                moved = _Download(session, digest, size, partial, pieces, pace, on_bytes).run()
+        except (RegistryError, Interrupted) as error:
+            stays = partial.exists() and (pace is None or isinstance(error, Interrupted))
+            raise
+        else:
             yield partial, moved
         finally:
-            partial.unlink(missing_ok=True)
-            (folder / f"{digest.hex}.lock").unlink(missing_ok=True)
+            if not stays:
+                partial.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
 
 
 def discard_downloads(folder: Path) -> None:
@@ -212,6 +226,17 @@ class _Download:
         if self._at > self._counted:
             self._on_bytes(self._at - self._counted)
             self._counted = self._at
+
+
+def _require_room(folder: Path, partial: Path, size: int) -> None:
+    """Refuse a download that does not fit before it fills the disk. Raises DiskFullError, OSError."""
+    needed = size - (partial.lstat().st_size if partial.exists() else 0)
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise DiskFullError(
+            f"no room left for the artifact in {folder}",
+            why=f"{human_bytes(needed)} are needed, {human_bytes(free)} are free",
+            next_step="bottle cache prune, or free some space",
+        )
 
 
 def _private(path: str, flags: int) -> int:

@@ -103,15 +103,15 @@ def find_artifact(session: Session) -> tuple[Descriptor, Descriptor]:
     """
     raw, media_type = read_manifest(session, session.reference.wanted)
     if media_type in INDEX_TYPES:
-        raw = _of_platform(session, parse_json(raw, "index of the registry"))
-    document = parse_json(raw, "manifest of the registry")
+        raw = _of_platform(session, _parsed(session, raw))
+    document = _parsed(session, raw)
     layers = document.get("layers")
     found = [Descriptor.parse(each) for each in layers[:_MOST]] if isinstance(layers, list) else []
     blobs = [each for each in found if each.media_type == ARTIFACT_TYPE]
     if len(blobs) != 1:
         raise ArtifactError(
             f"{session.reference} is not a .smolmachine",
-            why=f"it is of the kind {printable(str(document.get('artifactType')), limit=100)}",
+            why=_kind(document),
             next_step="name one that bottle push or smolvm pack push has made",
         )
     return Descriptor(MANIFEST, Digest.of(raw), len(raw)), blobs[0]
@@ -165,14 +165,12 @@ def attached(session: Session, subject: Descriptor, kind: str) -> Iterator[list[
     """Yield the layers of each document of a kind that refers to `subject`. Raises RegistryError."""
     try:
         with session.ask("GET", f"referrers/{subject.digest}", headers={"Accept": INDEX}) as answer:
-            entries = _entries(answer.document())
+            entries = _entries(session, answer.document())
     except NotThereError:
         entries = _listed(session, _fallback_tag(subject.digest))
-    for entry in entries[:_MOST]:
-        found = Descriptor.parse(entry)
-        if found.kind and found.kind != kind:
-            continue
-        document = parse_json(read_manifest(session, str(found.digest))[0], "manifest of the registry")
+    listed = (Descriptor.parse(entry) for entry in entries[:_MOST])
+    for found in {each.digest: each for each in listed if each.kind in ("", kind)}.values():
+        document = _parsed(session, read_manifest(session, str(found.digest))[0])
         about, layers = document.get("subject"), document.get("layers")
         if not isinstance(about, dict) or about.get("digest") != str(subject.digest):
             continue
@@ -205,14 +203,29 @@ def _listed(session: Session, tag: str) -> list[dict[str, Any]]:
         raw, media_type = read_manifest(session, tag)
     except NotThereError:
         return []
-    return _entries(raw) if media_type in INDEX_TYPES else []
+    return _entries(session, raw) if media_type in INDEX_TYPES else []
 
 
-def _entries(raw: bytes) -> list[dict[str, Any]]:
+def _entries(session: Session, raw: bytes) -> list[dict[str, Any]]:
+    return _dicts(_parsed(session, raw).get("manifests"))
+
+
+def _parsed(session: Session, raw: bytes) -> dict[str, Any]:
     try:
-        return _dicts(parse_json(raw, "index of the registry").get("manifests"))
+        return parse_json(raw, "answer")
     except ImageError as error:
-        raise RegistryError("the registry has an index that is malformed", why=error.message) from error
+        raise RegistryError(
+            f"{session.host} did not answer with a manifest",
+            why=f"{error.message}\n{error.why}",
+            next_step="check its name: it may be no OCI registry, or behind a login page",
+        ) from error
+
+
+def _kind(document: dict[str, Any]) -> str:
+    said = document.get("artifactType")
+    if not isinstance(said, str):
+        return "it has no artifact type, as images of containers"
+    return f"it is of the kind {printable(said, limit=100)}, without one layer of that kind"
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

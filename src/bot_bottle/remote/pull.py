@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from bot_bottle.cache.cache import Cache
@@ -59,9 +60,10 @@ def receive(
 ) -> Digest:
     """Write the artifact that was found to the new file `out`; return its digest. Raises as `pull` does."""
     size, listed = found.blob.size, read_parts(session, found)
+    waiting = partial(progress.note, "waiting for another bot-bottle that pulls the same artifact")
     with (
         progress.stage("pull", size) as stage,
-        pulled(session, found, listed, pace=pace, on_bytes=stage.advance) as (path, moved),
+        pulled(session, found, listed, pace=pace, on_bytes=stage.advance, on_wait=waiting) as (path, moved),
     ):
         path.replace(out)
         if listed:

@@ -16,7 +16,14 @@ from typing import TypeVar
 
 from bot_bottle.cache.entry import Entry
 from bot_bottle.cache.key import Key
-from bot_bottle.errors import ArtifactError, BottleError, ImageError, RegistryError, UntrustedError
+from bot_bottle.errors import (
+    ArtifactError,
+    BottleError,
+    DiskFullError,
+    ImageError,
+    RegistryError,
+    UntrustedError,
+)
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.image.spec import Digest
 from bot_bottle.remote.artifact import find, push
@@ -49,10 +56,7 @@ class SharedCache:
         self._usable = True
 
     def fetch(self, key: Key, out: Path, progress: Progress) -> Digest | None:
-        """Write the artifact of a key to the new file `out`; return its digest, or None if there is none.
-
-        Raises OSError where it does not fit.
-        """
+        """Write the artifact of a key to the new file `out`; return its digest, or None if there is none."""
         if not self._usable:
             return None
         session = Session(self._reference.tagged(key.stem), _PATIENCE)
@@ -64,7 +68,7 @@ class SharedCache:
             return receive(session, found, out, progress, Pace(left, _LEAST))
         except NotThereError:
             pass
-        except (ArtifactError, ImageError, UntrustedError) as error:
+        except (ArtifactError, DiskFullError, ImageError, UntrustedError) as error:
             progress.warn(f"refused {session.reference}, which is made here: {_in_a_line(error)}")
         except RegistryError as error:
             self._give_up(error, progress)

@@ -63,6 +63,8 @@ def answer_challenge(
         raise RegistryError(f"{host} asks for a token of a service that is not asked: it has no TLS")
     query = {"service": fields.get("service", ""), "scope": fields.get("scope") or scope}
     status, body = _ask(realm, query, login, fetch)
+    if status in (401, 403) and login is None:
+        raise _needs_login(host)
     if status in (401, 403) or (status == 400 and login):
         raise RegistryError(
             f"the login for {host} was refused",

@@ -13,6 +13,7 @@ from bot_bottle.cli import options
 from bot_bottle.cli.artifact_output import copy_out, find_place, output_option
 from bot_bottle.config.user import read_user_config
 from bot_bottle.host import paths
+from bot_bottle.host.text import printable
 from bot_bottle.remote.pull import pull
 from bot_bottle.remote.reference import Reference
 
@@ -48,6 +49,8 @@ def command(
         entry, found = pull(
             reference, trusted, Cache(paths.artifacts_dir()), progress, allow_older=allow_older
         )
+    if found.signer:
+        progress.note(f"{'':<8} signed by {printable(found.signer, limit=200)}")
     where = copy_out(entry, place)
     if where is None:
         return
