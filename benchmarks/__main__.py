@@ -13,7 +13,18 @@ import bot_bottle
 from benchmarks.measure import Claim, facts, keep, table
 from benchmarks.plot import plot
 
-ALL = ("pack", "engines", "scale", "reference", "registry", "start", "agents", "network", "caches")
+ALL = (
+    "pack",
+    "engines",
+    "scale",
+    "reference",
+    "registry",
+    "start",
+    "agents",
+    "network",
+    "caches",
+    "shared_cache",
+)
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ import random
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.measure import Claim, rounds
@@ -82,32 +83,45 @@ def _growth(
     return [*claims, Claim(what, "us", slopes[1], slopes[0], than, at_most=_LINEAR)]
 
 
-def write_image(path: Path, files: int, size: int) -> None:
-    """Write an archive, as docker saves them, with one layer of `files` files of `size` bytes each."""
-    layer = path.with_suffix(".layer")
-    with layer.open("w+b") as file:
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            for number, data in enumerate(_contents(files, size)):
-                member = tarfile.TarInfo(f"data/{number // 1000:04}/{number % 1000:03}")
-                member.size, member.mtime = size, 1_700_000_000
-                tar.addfile(member, io.BytesIO(data))
-        file.seek(0)
-        diff_ids = [f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"]
+def write_image(path: Path, files: int, size: int, last: int = 0) -> None:
+    """Write an archive, as docker saves them, with one layer of `files` files of `size` bytes each.
+
+    With `last` there is another layer: one file of so many random bytes, which are other ones each time.
+    """
+    layers = [path.with_suffix(".layer")]
+    _write_layer(layers[0], _contents(files, size))
+    if last:
+        layers.append(path.with_suffix(".last"))
+        _write_layer(layers[1], [os.urandom(last)], "last")
+    with ExitStack() as stack:
+        opened = [stack.enter_context(layer.open("rb")) for layer in layers]
+        diff_ids = [f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" for file in opened]
         config = {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         }
-        manifest = [{"Config": "config.json", "RepoTags": None, "Layers": ["layer.tar"]}]
+        names = [f"layer{number}.tar" for number in range(len(layers))]
+        manifest = [{"Config": "config.json", "RepoTags": None, "Layers": names}]
         with tarfile.open(path, "w") as tar:
             for name, document in (("config.json", config), ("manifest.json", manifest)):
                 data = json.dumps(document).encode()
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-            file.seek(0)
-            tar.addfile(tar.gettarinfo(arcname="layer.tar", fileobj=file), file)
-    layer.unlink()
+            for name, file in zip(names, opened, strict=True):
+                file.seek(0)
+                tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
+    for layer in layers:
+        layer.unlink()
+
+
+def _write_layer(layer: Path, contents: Iterable[bytes], folder: str = "data") -> None:
+    with tarfile.open(layer, "w") as tar:
+        for number, data in enumerate(contents):
+            member = tarfile.TarInfo(f"{folder}/{number // 1000:04}/{number % 1000:03}")
+            member.size, member.mtime = len(data), 1_700_000_000
+            tar.addfile(member, io.BytesIO(data))
 
 
 def _contents(count: int, size: int) -> Iterator[bytes]:

@@ -66,4 +66,12 @@ def test_made_images_are_what_is_said_of_them(tmp_path: Path) -> None:
     write_image(path, 1500, 100)
     with open_archive(path) as image:
         assert flatten(image).entries == 1500 + 3  # and their folders
+    found = []
+    for _ in range(2):
+        write_image(path, 2, 100, 5000)
+        with open_archive(path) as image:
+            found.append([layer.diff_id for layer in image.layers])
+            assert flatten(image).entries == 2 + 1 + 4
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
     assert [each.name for each in tmp_path.iterdir()] == ["image.tar"]
