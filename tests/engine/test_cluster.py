@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -71,18 +72,6 @@ def test_work_comes_back_from_a_node_as_from_a_bottle_here(
     left_nothing(root, cluster)
 
 
-def test_the_table_has_the_node(root: Caller, cluster: Cluster, git_image: str) -> None:
-    ended = fan(root, git_image, 2, "true", on=cluster.client)
-    assert ended.code == 0, ended
-    lines = [line.split() for line in ended.out.splitlines()]
-    assert lines[0] == ["NAME", "STATUS", "COMMITS", "FILES", "LINES", "SECONDS", "NODE"]
-    assert [(line[0], line[1], line[-1]) for line in lines[1:]] == [
-        ("try-1", "0", ADDRESS),
-        ("try-2", "0", ADDRESS),
-    ]
-    left_nothing(root, cluster)
-
-
 def test_ctrl_c_ends_what_runs_and_what_waits(root: Caller, cluster: Cluster, git_image: str) -> None:
     repo = root.repo()
     script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
@@ -95,4 +84,79 @@ def test_ctrl_c_ends_what_runs_and_what_waits(root: Caller, cluster: Cluster, gi
         ended = end(started)
     assert ended.code == 130, ended
     assert len(repo.refs("refs/heads/bottle")) == 2  # what was committed has come back
+    left_nothing(root, cluster)
+
+
+def test_a_fan_is_found_again_when_its_caller_has_gone(
+    root: Caller, cluster: Cluster, git_image: str
+) -> None:
+    repo = root.repo()
+    script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
+    with root.bottle.start(*argv(git_image, 2, script), cwd=repo.top) as started:
+        assert started.stderr is not None
+        begun = 0
+        while begun < 2:
+            begun += "| begun" in started.stderr.readline()
+        started.kill()
+    bottle = root.bottle
+    rows = json.loads(bottle("ls", "--on", "ray", "--json").out)
+    assert [(row["fan"], row["name"], row["state"]) for row in rows] == [
+        ("try", "try-1", "running"),
+        ("try", "try-2", "running"),
+    ]
+    assert bottle("logs", "--on", "ray", "try-2").out == "try-2 | begun\n"
+    bottle("logs", "--on", "ray", "other").failed(118, "no fan or bottle named other", "bottle ls --on ray")
+    fan(root, git_image, 2, "true").failed(
+        99, "a fan named try is on the cluster already", "bottle stop --on"
+    )
+    assert bottle("stop", "--on", "ray", "try").line == "try"
+    assert repo.refs("refs/heads/bottle") == ["refs/heads/bottle/try-1", "refs/heads/bottle/try-2"]
+    assert bottle("ls", "--on", "ray", "--json").out == "[]\n"
+    bottle("prune")
+    left_nothing(root, cluster)
+
+
+def test_secrets_are_the_nodes_unless_they_are_sent(root: Caller, cluster: Cluster, git_image: str) -> None:
+    root.repo()
+    (root.folder / "key").write_text("a-value-of-the-caller\n")
+    script = 'test "$KEY" = a-value-of-the-caller && test "$OTHER" = "a b"'
+    secret = ("--secret", f"id=KEY,src={root.folder}/key", "--env", "OTHER=a b")
+    sent = fan(root, git_image, 1, script, *secret, "--send-secrets", "--json")
+    assert sent.code == 0, sent
+    (root.folder / "key").unlink()
+    (cluster.folder / "key").write_text("a-value-of-the-node\n")
+    own = ("--name", "own", "--secret", "id=KEY,src=~/key")
+    ended = fan(root, git_image, 1, 'test "$KEY" = a-value-of-the-node', *own)
+    assert ended.code == 0, ended
+    heads, row = (line.split() for line in ended.out.splitlines())
+    assert heads == ["NAME", "STATUS", "COMMITS", "FILES", "LINES", "SECONDS", "NODE"]
+    assert (row[0], row[1], row[-1]) == ("own-1", "0", ADDRESS)
+    missing = fan(root, git_image, 1, "true", "--name", "no", "--secret", "id=KEY,src=~/other", "--json")
+    assert missing.code == 1, missing
+    assert "no-1 was refused by every node: the secret KEY cannot be read" in missing.err
+    left_nothing(root, cluster)
+    seen = subprocess.run(["grep", "-rlF", "a-value-of-the-", cluster.folder / "r"], capture_output=True)
+    assert seen.stdout == b""
+
+
+def test_what_is_about_this_machine_is_refused(root: Caller, cluster: Cluster, git_image: str) -> None:
+    fan(root, git_image, 1, "true", "-p", "8000").failed(2, "--publish does not work with --on")
+    fan(root, git_image, 1, "true", "--cpus", "64").failed(99, "no node", "large enough", "--cpus")
+    fan(root, git_image, 1, "true", on="ray://127.0.0.1:1").failed(99, "no cluster answers", "10001")
+    fan(root, git_image, 1, "true", on="here").failed(2, "not the address of a cluster", "ray://HOST:10001")
+    virtual = ("fan", "1", "--on", "ray", "--image", git_image, "--", "true")
+    root.bottle(*virtual, cwd=root.folder / "repo").failed(99, "no node", "kvm or emulated", "container")
+    left_nothing(root, cluster)
+
+
+@pytest.mark.slow
+def test_a_client_elsewhere_needs_the_token(root: Caller, cluster: Cluster, git_image: str) -> None:
+    """Ray's client server starts a server for each client, and waits for half a minute for a wrong token."""
+    ended = fan(root, git_image, 2, AGENT, on=cluster.client)
+    assert ended.code == 0, ended
+    assert len(Repo(root.folder / "repo").refs("refs/heads/bottle")) == 2
+    wrong = root.folder / "wrong"
+    wrong.write_text("0" * 32)
+    other = Bottle(root.bottle.cache, {**root.bottle.changes, "RAY_AUTH_TOKEN_PATH": str(wrong)})
+    other("ls", "--on", cluster.client).failed(99, "cannot connect", "RAY_AUTH_TOKEN_PATH")
     left_nothing(root, cluster)

@@ -44,6 +44,8 @@ def one_node(
     gcs, client = _free_port(), _free_port()
     (folder / "token").write_text(secrets.token_hex(16))
     auth = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    # a busy machine takes longer than half a minute to start a client's server
+    patient = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
     ray = {**auth, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"{ADDRESS}:{gcs}"}
     home = {"HOME": str(folder), "BOT_BOTTLE_STATE_DIR": str(folder / "state")}
     node = Bottle(folder / "cache", {**variables, **home})
@@ -53,7 +55,7 @@ def one_node(
         f"--object-store-memory=100000000 --temp-dir={folder}/r --disable-usage-stats"
     )
     argv = [str(PROGRAM.with_name("ray")), "start", *options.split(), f"--resources={resources}"]
-    env = {name: value for name, value in node.env(auth).items() if name != "RAY_ADDRESS"}
+    env = {name: value for name, value in node.env({**auth, **patient}).items() if name != "RAY_ADDRESS"}
     with (folder / "log").open("wb") as log:
         started = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,6 +14,9 @@ from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.options import ConvertOptions
+
+if TYPE_CHECKING:
+    from bot_bottle.cluster.session import Session
 
 on_option = click.option(
     "--on",
@@ -29,7 +33,26 @@ retries_option = click.option(
     help="With --on: run a bottle again, on another node, when its node dies.",
 )
 
-_ONLY_ON = ("retries",)
+send_secrets_option = click.option(
+    "--send-secrets",
+    is_flag=True,
+    help="With --on: send the values of secrets, encrypted, instead of looking them up on the node.",
+)
+
+_ONLY_ON = ("retries", "send_secrets")
+
+
+def session(address: str) -> AbstractContextManager[Session]:
+    """Connect to the cluster that --on names for a block."""
+    from bot_bottle.cluster.address import parse_address  # only here: most commands are local
+    from bot_bottle.cluster.session import connected
+
+    return connected(parse_address(address))
+
+
+def node(nodes: Sequence[str]) -> str:
+    """Return where a bottle has run: the last of the nodes that it was started on."""
+    return "-" if not nodes else nodes[0] if len(nodes) == 1 else f"retried on {nodes[-1]}"
 
 
 def reject_options(ctx: click.Context) -> None:
@@ -49,10 +72,8 @@ def fan(
 ) -> list[Result]:
     """Run a fan on the cluster that --on names."""
     from bot_bottle.cluster import caller  # only here: most fans are local
-    from bot_bottle.cluster.address import parse_address
-    from bot_bottle.cluster.session import connected
 
     given: dict[str, Any] = ctx.params
-    choices = caller.Choices(given["retries"])
-    with connected(parse_address(given["on"])) as session:
-        return caller.fan(session, spec, count, progress, on_end, chosen, choices)
+    choices = caller.Choices(given["retries"], given["send_secrets"])
+    with session(given["on"]) as connection:
+        return caller.fan(connection, spec, count, progress, on_end, chosen, choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 COMMANDS = {
+    "node": "Say how Ray is started for bottles on this machine.",
     "opencode": "Let opencode work in a microVM on a clone of the repository.",
     "gemini": "Let the Gemini CLI work in a microVM on a clone of the repository.",
     "codex": "Let Codex work in a microVM on a clone of the repository.",

@@ -14,13 +14,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from bot_bottle.bottle import records
 from bot_bottle.bottle.run import run_bottle
-from bot_bottle.cluster.order import Order
+from bot_bottle.cluster.files import found_artifact
+from bot_bottle.cluster.order import Order, Values
 from bot_bottle.errors import BottleError, Interrupted
 from bot_bottle.host import signals
 from bot_bottle.host.progress import Progress
@@ -29,6 +31,7 @@ from bot_bottle.host.system_errors import explained
 from bot_bottle.host.text import printable_lines
 from bot_bottle.pack.options import ConvertOptions
 
+_SENT = "BOT_BOTTLE_SENT_SECRET_"
 _PATIENCE = 10.0  # seconds between the two signals to a bottle that nobody waits for
 
 
@@ -37,12 +40,12 @@ def main() -> None:
     signals.install()
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    order = _receive(channel)
+    order, values = _receive(channel)
     threading.Thread(target=_end_alone, args=(channel,), daemon=True).start()
     begun: list[bool] = []
     error: BottleError | None = None
     try:
-        status = _run(order, lambda: begun.append(True))
+        status = _run(order, values, lambda: begun.append(True))
     except BottleError as failure:
         error, status = failure, failure.exit_code
     except Exception as failure:
@@ -60,17 +63,24 @@ def main() -> None:
         channel.sendall(json.dumps(report).encode())
 
 
-def _run(order: Order, on_ready: Any) -> int:
-    spec = replace(order.spec)  # checked again: this is another machine
-    return run_bottle(spec, ConvertOptions(), Progress(), on_ready=on_ready)
+def _run(order: Order, values: Values, on_ready: Callable[[], None]) -> int:
+    """Run the bottle and return its command's status. Its spec is checked again, for this machine."""
+    sent = {name: f"{_SENT}{name}" for name in values.secrets}
+    os.environ.update({sent[name]: value for name, value in values.secrets.items()})
+    secrets = tuple(
+        replace(each, kind="env", place=sent[each.name]) if each.name in sent else each
+        for each in order.spec.secrets
+    )
+    spec = replace(order.spec, env=tuple(values.env.items()), secrets=secrets)
+    found = None if order.artifact is None else found_artifact(order.artifact)
+    return run_bottle(spec, ConvertOptions(found=found), Progress(), on_ready=on_ready)
 
 
-def _receive(channel: socket.socket) -> Order:
+def _receive(channel: socket.socket) -> tuple[Order, Values]:
     with channel.makefile("rb") as stream:
         size = int.from_bytes(stream.read(8), "big")
-        order = pickle.loads(stream.read(size))  # noqa: S301 - of the process that has started this one
-    assert isinstance(order, Order)  # noqa: S101
-    return order
+        given: tuple[Order, Values] = pickle.loads(stream.read(size))  # noqa: S301 - of our own parent
+    return given
 
 
 def _end_alone(channel: socket.socket) -> None:

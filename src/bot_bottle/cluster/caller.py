@@ -15,15 +15,17 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.following import follow
-from bot_bottle.cluster.order import Artifact, FileName, Order
+from bot_bottle.cluster.order import Artifact, FileName, Order, Values
 from bot_bottle.cluster.pieces import Readable, read_pieces
 from bot_bottle.cluster.resources import needs_of
-from bot_bottle.cluster.session import Session
+from bot_bottle.cluster.seal import seal
+from bot_bottle.cluster.session import Session, no_token, protections
 from bot_bottle.engine.push_names import named_for_push
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import ClusterError, UsageError
 from bot_bottle.host.progress import Progress, human_count
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.login.values import resolve
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.version import VERSION
@@ -43,6 +45,7 @@ class Choices:
     """How a fan runs on a cluster. `retries` is for each bottle, after its node has died."""
 
     retries: int = 2
+    send_secrets: bool = False
 
 
 def fan(
@@ -59,16 +62,19 @@ def fan(
     Raises ClusterError, SpecError, UsageError.
     """
     all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
-    _check(spec, all_names)
+    _check_spec(spec, all_names)
     needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
     with run_context() as run:
         files = CallersFiles(session, run, spec, progress, options)
         order = files.order()
         actor = files.actor = _actor(session, spec.slug, all_names, order)
         try:
-            _check_version(session, actor)
+            about = session.get(actor.about.remote())
+            _check(session, about, spec, choices)
+            values = _values(spec, choices, progress)
+            sealed = seal(values, about.key) if values.env or values.secrets else b""
             files.supply("repository")
-            session.get(actor.start.remote(order, needs, choices.retries))
+            session.get(actor.start.remote(order, needs, choices.retries, sealed))
         except BaseException:
             session.ray.kill(actor)
             raise
@@ -77,7 +83,7 @@ def fan(
         return follow(session, actor, all_names, order.origin, scratch, progress, on_end, files.supply)
 
 
-def _check(spec: BottleSpec, all_names: list[str]) -> None:
+def _check_spec(spec: BottleSpec, all_names: list[str]) -> None:
     """Refuse what a bottle on another machine cannot have, and names that are in use."""
     if not 1 <= len(all_names) <= MOST:
         raise UsageError(f"N must be 1 to {MOST}, not {len(all_names)}")
@@ -111,7 +117,7 @@ def _actor(session: Session, name: str, all_names: list[str], order: Order) -> A
         "resources": {"node:__internal_head__": 0.001},
     }
     try:
-        return session.ray.remote(Fan).options(**options).remote(all_names, order.origin.repository)
+        return session.ray.remote(Fan).options(**options).remote(all_names, order.origin)
     except ValueError as error:
         raise ClusterError(
             f"a fan named {name} is on the cluster already",
@@ -119,13 +125,32 @@ def _actor(session: Session, name: str, all_names: list[str], order: Order) -> A
         ) from error
 
 
-def _check_version(session: Session, actor: Any) -> None:
-    about = session.get(actor.about.remote())
+def _check(session: Session, about: Any, spec: BottleSpec, choices: Choices) -> None:
+    """Check what the head says of itself. Raises ClusterError."""
+    if not session.is_local and "token" not in about.protected:
+        raise no_token(session.address)
+    tls = "tls" in about.protected and "tls" in protections()
+    if choices.send_secrets and spec.secrets and not (session.is_local or tls):
+        raise ClusterError(
+            "--send-secrets needs a cluster with TLS, or one on this machine",
+            why=f"what goes to {session.address} is not encrypted by Ray",
+            next_step="set up TLS (RAY_USE_TLS=1), or let the nodes look the secrets up",
+        )
     if about.version != VERSION:
         raise ClusterError(
             f"the cluster has bottle {about.version}, and this machine {VERSION}",
             next_step="install the same version on both",
         )
+
+
+def _values(spec: BottleSpec, choices: Choices, progress: Progress) -> Values:
+    """Return the values that are sent: those of variables, and of secrets if that was asked for.
+
+    A login is always the node's own, where it can be refreshed.
+    """
+    sent = [each for each in spec.secrets if choices.send_secrets and each.kind != "login"]
+    found = resolve(sent, progress.warn)
+    return Values(dict(spec.env), {name: secret.reveal() for name, secret in found.items()})
 
 
 class CallersFiles:
@@ -158,6 +183,7 @@ class CallersFiles:
         sent = replace(
             spec,
             source=Source(image=image_id),
+            env=(),
             user=user,
             remote_user=False,
             workspace=Request("clone"),

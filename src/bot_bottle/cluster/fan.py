@@ -18,40 +18,50 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.cluster.order import FileName, Order
 from bot_bottle.cluster.pieces import Piece, Spool
 from bot_bottle.cluster.resources import Needs
+from bot_bottle.cluster.seal import Box, seal
 from bot_bottle.cluster.session import first_line, protections
 from bot_bottle.cluster.state import BottleOnCluster, News, Report
 from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_count
 from bot_bottle.version import VERSION
+from bot_bottle.workspace.bundle import Origin
 
 _POLL = 1.0  # seconds that a caller waits for news
 _FILE = 5.0  # seconds that a node waits for a piece
+_FOLLOWED = 5.0  # seconds in which a caller that is there asks again
 _AWAY = 60.0  # seconds after which a caller that does not ask is taken to have gone away
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """A head and a fan. `protected` has `token` and `tls`, where they are in force."""
+    """A head and a fan. `protected` has `token` and `tls`, where they are in force.
+
+    `key` is the one to seal values for; `followed` is true while its caller is there. `bottles` have no logs.
+    """
 
     version: str
     protected: tuple[str, ...]
-    repository: str
-    states: dict[str, str]
+    key: bytes
+    origin: Origin
+    followed: bool
+    bottles: tuple[News, ...]
 
 
 class Fan:
-    """The bottles of a fan by name. Made by `ray.remote`; `retries` is per bottle, after a node has died."""
+    """The bottles of a fan by name. Made by `ray.remote`."""
 
-    def __init__(self, names: Sequence[str], repository: str) -> None:
+    def __init__(self, names: Sequence[str], origin: Origin) -> None:
         self._bottles = {name: BottleOnCluster(name) for name in names}
-        self._repository = repository
+        self._origin = origin
+        self._box = Box()
+        self._sealed = b""
         self._folder = ExitStack()
         self._spool = Spool(self._folder.enter_context(run_context()).path)
         self._wanted: list[FileName] = []
         self._changed = asyncio.Event()
         self._version = 0
         self._asked = time.monotonic()
-        self._stopping = False
+        self._stopping: set[str] = set()
         self._tasks: dict[str, Any] = {}
         self._running: list[asyncio.Task[None]] = []
         self._image = ""  # that nodes have loaded
@@ -59,13 +69,18 @@ class Fan:
 
     async def about(self) -> About:
         """Return what the head says of itself and of the fan."""
-        states: dict[str, str] = {name: each.state for name, each in self._bottles.items()}
-        return About(VERSION, protections(), self._repository, states)
+        followed = time.monotonic() - self._asked < _FOLLOWED
+        bottles = tuple(each.news(each.log.end) for each in self._bottles.values())
+        return About(VERSION, protections(), self._box.public, self._origin, followed, bottles)
 
     # of the caller
 
-    async def start(self, order: Order, needs: Needs, retries: int) -> None:
-        """Start all bottles."""
+    async def start(self, order: Order, needs: Needs, retries: int, sealed: bytes) -> None:
+        """Start all bottles. Each is retried `retries` times after its node has died.
+
+        `sealed` are values for them, if there are any.
+        """
+        self._sealed = sealed
         self._image = order.image
         for bottle in self._bottles.values():
             self._running.append(asyncio.create_task(self._run(bottle, order, needs, retries)))
@@ -76,38 +91,43 @@ class Fan:
         self._spool.add(name, offset, piece)
         self._change()
 
-    async def poll(
-        self, version: int, positions: Mapping[str, int]
-    ) -> tuple[int, list[News], list[FileName]]:
-        """Return what has changed since a version, with the logs from these positions, and the files wanted.
+    async def watch(self, version: int, positions: Mapping[str, int]) -> tuple[int, list[News]]:
+        """Return what has changed since a version, with the logs from these positions.
 
         Waits a moment where nothing has.
         """
-        self._asked = time.monotonic()
         if version == self._version:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _POLL)
-        self._asked = time.monotonic()
         news = [
             each.news(positions.get(name, 0))
             for name, each in self._bottles.items()
             if each.version > version or positions.get(name, 0) < each.log.end
         ]
+        return self._version, news
+
+    async def poll(
+        self, version: int, positions: Mapping[str, int]
+    ) -> tuple[int, list[News], list[FileName]]:
+        """Return what `watch` does and the files wanted, to the caller, who is there as long as it asks."""
+        self._asked = time.monotonic()
+        version, news = await self.watch(version, positions)
+        self._asked = time.monotonic()
         wanted, self._wanted = self._wanted, []
-        return self._version, news, wanted
+        return version, news, wanted
 
     async def work(self, name: str, offset: int) -> Piece:
         """Return a piece of a bottle's work."""
         piece = self._spool.read(self._bottles[name].work, offset)
         return piece or Piece(b"", "incomplete")
 
-    async def stop(self) -> None:
-        """Stop all bottles: what waits is cancelled, what runs is ended in order."""
+    async def stop(self, names: Sequence[str]) -> None:
+        """Stop bottles: what waits is cancelled, what runs is ended in order."""
         import ray
 
-        self._stopping = True
-        for name, bottle in self._bottles.items():
-            if bottle.state == "queued" and name in self._tasks:
+        for name in names:
+            self._stopping.add(name)
+            if self._bottles[name].state == "queued" and name in self._tasks:
                 ray.cancel(self._tasks[name])
         self._change()
 
@@ -139,7 +159,7 @@ class Fan:
         bottle.nodes.append(node)
         self._used.add(node_id)
         self._change(bottle)
-        return not self._stopping
+        return name not in self._stopping
 
     async def say(self, name: str, output: bytes) -> bool:
         """Take a part of a bottle's output; return whether it may go on."""
@@ -147,7 +167,7 @@ class Fan:
         if output:
             bottle.log.add(output)
             self._change(bottle)
-        return not self._stopping
+        return name not in self._stopping
 
     async def piece(self, name: FileName, offset: int) -> Piece | None:
         """Return a piece of a file of the caller's; None where it is no longer there to send it."""
@@ -160,6 +180,14 @@ class Fan:
                 self._change()
                 await asyncio.wait_for(self._changed.wait(), _FILE)
         return piece
+
+    async def values(self, key: bytes) -> bytes:
+        """Return the values for the bottles, sealed for the key of a node."""
+        return seal(self._box.open(self._sealed), key)
+
+    async def has_values(self) -> bool:
+        """Return whether there are values for the bottles."""
+        return bool(self._sealed)
 
     async def deliver(self, name: str, offset: int, piece: Piece) -> None:
         """Take a piece of a bottle's work."""
@@ -177,7 +205,7 @@ class Fan:
     async def _run(self, bottle: BottleOnCluster, order: Order, needs: Needs, retries: int) -> None:
         """Run a bottle until it has ended, on other nodes than those that refuse it."""
         report = Report(130, error="it was stopped before it began")
-        while not self._stopping:
+        while bottle.name not in self._stopping:
             report = await self._attempt(bottle, order, needs, retries)
             if not report.refused or not self._others(bottle, needs):
                 break

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from bot_bottle.cluster.order import FileName, Order
+from bot_bottle.cache.cache import Cache
+from bot_bottle.cluster.order import Artifact, FileName, Order
+from bot_bottle.config.user import read_user_config
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.engine.images import load_image, remove_named
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import BottleError
+from bot_bottle.errors import BottleError, CacheError, ClusterError
 from bot_bottle.host import paths
 from bot_bottle.host.locks import exclusive_lock
+from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.pack.converter import Conversion
 
-Fetch = Callable[[FileName, Path], None]
+if TYPE_CHECKING:
+    from bot_bottle.remote.shared import SharedCache
+
+
+class Fetch(Protocol):
+    """Fetches a file of the caller's."""
+
+    def __call__(self, name: FileName, out: Path, digest: str = "") -> None:
+        """Write it to the new file `out`. Raises ClusterError, also for another SHA-256 than `digest`."""
 
 
 def prepare_image(order: Order, run: RunDir, fetch: Fetch) -> Order:
@@ -50,3 +62,45 @@ def forget_image(image: str) -> None:
     """Remove an image that was loaded for a fan that has ended."""
     with suppress(BottleError):  # a container uses it still: the next command removes it
         remove_named(find_engine(None), image)
+
+
+def prepare_artifact(artifact: Artifact, fetch: Fetch) -> None:
+    """Put an artifact into this node's cache, unless it is there: from its shared cache, or from the caller.
+
+    Raises CacheError, ClusterError.
+    """
+    cache = Cache(paths.artifacts_dir())
+    if (found := cache.find(artifact.key)) is None:
+        with cache.locked(artifact.key, source="a fan", on_wait=lambda _: None) as slot:
+            if (found := slot.entry) is None:
+                shared = _shared_cache()
+                digest = shared.fetch(artifact.key, slot.path, Progress()) if shared else None
+                if digest != artifact.digest:
+                    slot.path.unlink(missing_ok=True)
+                    fetch("artifact", slot.path, artifact.digest.hex)
+                found = slot.publish(artifact.digest)
+    if found.digest != artifact.digest:
+        raise ClusterError(
+            "this node has another artifact with the same key",
+            why=f"it has {found.digest}, and the caller {artifact.digest}",
+            next_step=f"remove {found.path} there",
+        )
+
+
+def found_artifact(artifact: Artifact) -> Conversion:
+    """Return an artifact that `prepare_artifact` has put into the cache. Raises CacheError."""
+    entry = Cache(paths.artifacts_dir()).find(artifact.key)
+    if entry is None or entry.digest != artifact.digest:
+        raise CacheError("the artifact is no longer in the cache of this node", next_step="run the fan again")
+    return Conversion(artifact.image_id, entry, "native")
+
+
+def _shared_cache() -> SharedCache | None:
+    """Return the shared cache of this node's user, if one is named."""
+    _, settings = read_user_config()
+    if "cache.remote" not in settings:
+        return None
+    from bot_bottle.remote.reference import Reference
+    from bot_bottle.remote.shared import SharedCache
+
+    return SharedCache(Reference.parse(settings["cache.remote"]), settings.get("cache.trust"), None)

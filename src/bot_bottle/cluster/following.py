@@ -55,7 +55,7 @@ def follow(
                 raise Interrupted(received[1])
             if len(received) > handled:
                 progress.note(f"{'stop':<8} all bottles; a second signal leaves that to the cluster")
-                session.get(actor.stop.remote())
+                session.get(actor.stop.remote(names))
                 handled = len(received)
         session.get(actor.finish.remote(), 300.0)
         session.ray.kill(actor)
@@ -65,10 +65,11 @@ def follow(
 
 
 class Output:
-    """The output of the bottles: shown by lines with the name before each, and put into their logs."""
+    """The output of bottles, shown by lines with the name before each; with `store` put into their logs."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, store: bool = True) -> None:
         self._progress = progress
+        self._store = store
         self._open = ExitStack()
         self._files: dict[str, int] = {}
         self._rest: dict[str, bytes] = {}
@@ -88,7 +89,8 @@ class Output:
         if news.log_start > position:
             self._progress.note(f"{name}: {human_bytes(news.log_start - position)} of output were dropped")
         if news.log:
-            os.write(self._file(name), news.log)
+            if self._store:
+                os.write(self._file(name), news.log)
             self._show(name, self._rest.get(name, b"") + news.log)
         self.positions[name] = news.log_start + len(news.log)
 

@@ -24,11 +24,19 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Values:
+    """What is sealed on its way: the values of variables, and those of secrets that are sent along."""
+
+    env: dict[str, str]
+    secrets: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One bottle of a fan, whose number in hexadecimal digits is `fan`.
 
-    The values of the spec's variables are not in it but in `sealed`, as those of secrets that are sent along.
-    A container's image is `image_id`, or `image` where an engine had to load it.
+    The values of variables are not in its spec, which has only the references of secrets. A container's image
+    is `image_id`, or `image` where an engine had to load it.
     """
 
     fan: str
@@ -37,7 +45,6 @@ class Order:
     origin: Origin
     image_id: str = ""
     artifact: Artifact | None = None
-    sealed: bytes = b""
 
     @property
     def image(self) -> str:

@@ -46,7 +46,7 @@ def needs_of(spec: BottleSpec, nodes: Sequence[Mapping[str, float]]) -> Needs:
         raise ClusterError(
             f"no node of the cluster announces {' or '.join(kinds)}",
             why=f"announced: {', '.join(_announced(nodes)) or 'nothing'}",
-            next_step=f"start Ray there with --resources '{{\"{kinds[0]}\": 4}}'",
+            next_step="start Ray there with the options that bottle node prints",
         )
     needs = Needs(spec.cpus or 1, memory, announced[0])
     if not any(needs.fits(node) for node in nodes):

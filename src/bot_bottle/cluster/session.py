@@ -73,7 +73,7 @@ def connected(address: Address) -> Iterator[Session]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(address.ray, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        _init(ray, address)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _not_connected(address, error) from error
     try:
@@ -82,6 +82,14 @@ def connected(address: Address) -> Iterator[Session]:
         yield session
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: Address) -> None:
+    options = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address.ray, **options)
+    except ConnectionAbortedError:  # the head has not started a server for us in time: it is busy
+        ray.init(address.ray, **options)
 
 
 def _check_port(address: Address) -> None:
@@ -109,7 +117,7 @@ def _not_connected(address: Address, error: Exception) -> ClusterError:
     return ClusterError(
         "there is no Ray cluster on this machine",
         why=first_line(error),
-        next_step="start one: ray start --head --node-ip-address 127.0.0.2 --resources '{\"container\": 4}'",
+        next_step="start one: ray start --head --node-ip-address 127.0.0.2 $(bottle node --options)",
     )
 
 
@@ -122,14 +130,19 @@ def protections() -> tuple[str, ...]:
 def _check_token(session: Session) -> None:
     """Refuse a cluster that others can reach and that asks nobody for a token. Raises ClusterError."""
     if not session.is_local and "token" not in protections():
-        raise ClusterError(
-            f"the cluster {session.address} can be reached from other machines and has no token",
-            why="everybody who reaches it can run any program on its nodes",
-            next_step="start it with RAY_AUTH_MODE=token, and set the same here",
-        )
+        raise no_token(session.address)
+
+
+def no_token(address: Address) -> ClusterError:
+    """Return the error of a cluster without a token."""
+    return ClusterError(
+        f"the cluster {address} can be reached from other machines and has no token",
+        why="everybody who reaches it can run any program on its nodes",
+        next_step="start it with RAY_AUTH_MODE=token, and set the same here",
+    )
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what Ray says."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)[:300]
+    """Return the line of what Ray says that says it: the first, or the last of a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if any("Traceback" in line for line in lines) else 0][:300]

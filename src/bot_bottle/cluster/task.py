@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.bottle.gc import run_context
-from bot_bottle.cluster.files import prepare_image
-from bot_bottle.cluster.order import FileName, Order
+from bot_bottle.cluster.files import prepare_artifact, prepare_image
+from bot_bottle.cluster.order import FileName, Order, Values
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
+from bot_bottle.cluster.seal import Box
 from bot_bottle.cluster.state import Report
 from bot_bottle.errors import BottleError, ClusterError
 from bot_bottle.host import paths, process
@@ -66,9 +67,16 @@ class Link:
         except self._ray.exceptions.RayError:
             return False
 
-    def fetch(self, name: FileName, out: Path) -> None:
-        """Write a file of the caller's to the new file `out`. Raises ClusterError."""
-        receive(lambda offset: self._piece(name, offset), out)
+    def values(self) -> Values:
+        """Return the values for the bottle."""
+        if not self._get(self._fan.has_values.remote()):
+            return Values({}, {})
+        box = Box()
+        return box.open(self._get(self._fan.values.remote(box.public)))
+
+    def fetch(self, name: FileName, out: Path, digest: str = "") -> None:
+        """Write a file of the caller's, with this SHA-256, to the new file `out`. Raises ClusterError."""
+        receive(lambda offset: self._piece(name, offset), out, digest=digest)
 
     def _piece(self, name: FileName, offset: int) -> Piece:
         piece = self._get(self._fan.piece.remote(name, offset))
@@ -109,13 +117,16 @@ def run_on_node(fan: Any, name: str, order: Order) -> tuple[str, Report]:
 def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
     if order.image_id:
         order = prepare_image(order, run, link.fetch)
+    if order.artifact is not None:
+        prepare_artifact(order.artifact, link.fetch)
     bundle, project = run.path / "repository.bundle", run.path / "repository"
     link.fetch("repository", bundle)
     restore_repository(bundle, project, order.origin)
     bundle.unlink()
     state = _state_folder(run)
     spec = replace(order.spec, slug=name, workspace=replace(order.spec.workspace, project=project))
-    with _child(state, replace(order, spec=spec)) as (child, output, channel):
+    order = replace(order, spec=spec)
+    with _child(state, order, link.values()) as (child, output, channel):
         document = _attend(link, child, output, channel)
     report = _report(child, document)
     out = run.path / "work.bundle"
@@ -135,7 +146,7 @@ def _state_folder(run: RunDir) -> Path:
 
 
 @contextlib.contextmanager
-def _child(state: Path, order: Order) -> Iterator[tuple[Child, int, socket.socket]]:
+def _child(state: Path, order: Order, values: Values) -> Iterator[tuple[Child, int, socket.socket]]:
     """Start a bottle's process. It ends in order when the other end of its standard input is closed."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
@@ -148,7 +159,7 @@ def _child(state: Path, order: Order) -> Iterator[tuple[Child, int, socket.socke
             )
             with started as child:
                 sink.close()
-                data = pickle.dumps(order)
+                data = pickle.dumps((order, values))
                 ours.sendall(len(data).to_bytes(8, "big") + data)
                 yield child, reading, ours
     finally:

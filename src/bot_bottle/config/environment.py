@@ -32,6 +32,7 @@ INTERNAL = {
     "BOT_BOTTLE_BUILD_SECRET_OF_SETUP": "Passes values to the build on top of a devcontainer.json's "
     "image: `BOT_BOTTLE_BUILD_SECRET_OF_SETUP_0`, ...",
     "BOT_BOTTLE_DETACHED": "Passes the state of `bottle run -d` to the process in the background.",
+    "BOT_BOTTLE_SENT_SECRET": "Passes secrets to a bottle on a node: `BOT_BOTTLE_SENT_SECRET_NAME`.",
     "BOT_BOTTLE_PARENT": "Passes the process that a helper ends with.",
 }
 """What bottle passes to its own processes."""

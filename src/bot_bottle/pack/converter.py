@@ -151,6 +151,8 @@ class Converter:
 
     def convert(self, source: Source) -> Conversion:
         """Return the artifact of a source, from the cache if nothing that decides its bytes has changed."""
+        if self._chosen.found is not None:
+            return self._chosen.found
         transport = self._chosen.transport
         if source.archive is not None and transport in ("direct", "push"):
             raise UsageError(f"--transport {transport} needs an image in an engine, not an archive")

@@ -47,7 +47,7 @@ class ConvertOptions:
     smolvm takes one, else a registry. `transport` is how the image leaves the engine (see export.py); smolvm
     cannot read an engine's storage. `max_image_size` (bytes; None: MAX_IMAGE_SIZE) is for the native packer.
     `shared` is asked for what the cache lacks. `on_conversion` is called with each conversion before it is
-    used; what it raises ends the command.
+    used; what it raises ends the command. `found` is the artifact, where it is chosen already.
     """
 
     engine: str | None = None
@@ -58,6 +58,7 @@ class ConvertOptions:
     max_image_size: int | None = None
     shared: Shared | None = None
     on_conversion: Callable[[Source, Conversion, Converter], None] | None = None
+    found: Conversion | None = None
 
     def __post_init__(self) -> None:
         if self.packer != "smolvm" and self.via:

@@ -31,7 +31,7 @@ _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a 
 The Dockerfile is built and converted once. The bottles are named after --name, with a number. Their output
 is kept for bottle logs, their changes for bottle diff and apply. At the end a table shows exit statuses,
 commits, changed lines and seconds. The exit status is 0 if every command's was, otherwise 1. Ctrl-C stops all
-of them. With --on they run on the nodes of a Ray cluster.
+of them. With --on they run on the nodes of a Ray cluster (see bottle node).
 
 \b
 Examples:
@@ -51,6 +51,7 @@ _USED = ("REQUESTS", "TOKENS")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @cluster.on_option
 @cluster.retries_option
+@cluster.send_secrets_option
 @options.engine_options
 @options.cache_push_option
 @options.output_options
@@ -105,15 +106,10 @@ def _show(results: list[Result], *, as_json: bool) -> None:
         status = "timed out" if row["limit"] == "timeout" else str(row["exit_status"])
         counts = (str(row[key]) for key in ("commits", "files"))
         changed = f"  +{row['added']} -{row['removed']}"
-        ends = (*_used(row, used=used), *((_node(row["nodes"]),) if nodes else ()))
+        ends = (*_used(row, used=used), *((cluster.node(row["nodes"]),) if nodes else ()))
         lines.append((row["name"], status, *counts, changed, f"{row['seconds']:.1f}", *ends))
     right = (1, 2, 3, 5, *((6, 7) if used else ()))
     click.echo(table(lines, least=(0, 6, 7, 5, 13, 9), right=right))
-
-
-def _node(nodes: list[str]) -> str:
-    """Return where a bottle has run: the last of the nodes that it was started on."""
-    return "-" if not nodes else nodes[0] if len(nodes) == 1 else f"retried on {nodes[-1]}"
 
 
 def _used(row: dict[str, Any], *, used: bool) -> tuple[str, ...]:

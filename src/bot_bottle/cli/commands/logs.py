@@ -10,9 +10,10 @@ import click
 
 from bot_bottle.bottle import manage
 from bot_bottle.bottle import network as walls
+from bot_bottle.cli import cluster
 from bot_bottle.cli import complete_names as completing
 from bot_bottle.errors import UsageError
-from bot_bottle.host.progress import human_bytes
+from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.text import printable
 
 _HELP = """Print the output of the detached bottle NAME, standard output and error together.
@@ -20,12 +21,14 @@ _HELP = """Print the output of the detached bottle NAME, standard output and err
 The bytes are the command's own: control characters are not removed. The newest 64 MiB are kept; what was
 dropped is reported on standard error. With --egress, print the refused connections of any bottle instead:
 time, host, port and reason. --all adds those that were allowed, with their bytes from and to the bottle, and
-the path of requests that were read; "cached" are those that the cache of packages answered.
+the path of requests that were read; "cached" are those that the cache of packages answered. With --on, print
+the newest output of a fan on a Ray cluster, or of one of its bottles, each line after the bottle's name.
 
 \b
 Examples:
   bottle logs blue
   bottle logs -f blue
+  bottle logs --on ray://head:10001 -f try
   bottle logs --egress -f blue
   bottle logs --egress --all --json blue | jq 'select(.up > 1000000)'
 """
@@ -37,10 +40,20 @@ Examples:
 @click.option("--egress", is_flag=True, help="Print refused connections.")
 @click.option("--all", "everything", is_flag=True, help="With --egress, print allowed connections too.")
 @click.option("--json", "as_json", is_flag=True, help="With --egress, print one JSON object per line.")
-def command(name: str, follow: bool, egress: bool, everything: bool, as_json: bool) -> None:
+@cluster.on_option
+def command(name: str, follow: bool, egress: bool, everything: bool, as_json: bool, on: str | None) -> None:
     """Print a log."""
+    if on and egress:
+        raise UsageError("--egress and --on exclude each other")
     if (as_json or everything) and not egress:
         raise UsageError(f"{'--json' if as_json else '--all'} needs --egress")
+    if on:
+        from bot_bottle.cluster import fleet
+
+        with cluster.session(on) as session:
+            found = fleet.find(session, name)
+            fleet.show_output(session, found, Progress("plain", sys.stdout), follow=follow)
+        return
     if egress:
         for entry in walls.requests(name, everything=everything, follow=follow):
             click.echo(json.dumps(entry) if as_json else _line(entry, verdict=everything))

@@ -9,14 +9,18 @@ from typing import Any
 import click
 
 from bot_bottle.bottle import manage
+from bot_bottle.cli import cluster
 from bot_bottle.cli.output import ago, table
 from bot_bottle.host.text import printable
 
 _HELP = """List the bottles that run, those that were killed, and those that left a clone or a log.
 
+With --on, list those of the fans on a Ray cluster.
+
 \b
 Examples:
   bottle ls
+  bottle ls --on ray://head:10001
   bottle ls --all
   bottle ls --json | jq -r '.[] | select(.state == "running").name'
 """
@@ -28,8 +32,12 @@ _WIDTHS = (23, 11, 12, 13, 9)
 @click.command("ls", help=_HELP)
 @click.option("-a", "--all", "everything", is_flag=True, help="List all bottles of the last 200 runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(everything: bool, as_json: bool) -> None:
+@cluster.on_option
+def command(everything: bool, as_json: bool, on: str | None) -> None:
     """Print a line for each, or JSON."""
+    if on:
+        _list_on(on, as_json=as_json)
+        return
     bottles = manage.list_bottles(everything=everything)
     if as_json:
         click.echo(json.dumps([_described(each) for each in bottles], indent=2))
@@ -43,6 +51,31 @@ def command(everything: bool, as_json: bool) -> None:
         kept = ",".join(each.kept) or "-"
         rows.append((each.name, shown, facts["backend"] or "-", began, kept, line))
     click.echo(table(rows, least=_WIDTHS))
+
+
+def _list_on(address: str, *, as_json: bool) -> None:
+    from bot_bottle.cluster.fleet import list_fans
+
+    with cluster.session(address) as session:
+        found = [(fan.name, each) for fan in list_fans(session) for each in fan.about.bottles]
+    if as_json:
+        facts = [
+            {
+                "fan": fan,
+                "name": each.name,
+                "state": each.state,
+                "nodes": list(each.nodes),
+                "exit_status": each.report and each.report.exit_status,
+            }
+            for fan, each in found
+        ]
+        click.echo(json.dumps(facts, indent=2))
+        return
+    rows = [("FAN", "NAME", "STATE", "NODE")]
+    for fan, each in found:
+        state = f"exited ({each.report.exit_status})" if each.report else each.state
+        rows.append((fan, each.name, state, cluster.node(each.nodes)))
+    click.echo(table(rows, least=(10, 12, 12)))
 
 
 def _described(bottle: manage.BottleState) -> dict[str, Any]:
