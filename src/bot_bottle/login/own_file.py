@@ -67,6 +67,12 @@ def path_of(login: OwnLogin) -> Path | None:
 def read(name: str, login: OwnLogin) -> OwnFile:
     """Read an agent's file. Raises SecretError, which never has anything of it."""
     path = path_of(login)
+    if not login.file:
+        raise SecretError(
+            f"bottle cannot use the own login of {name}",
+            why="it can only use an API key",
+            next_step=f"give one: bottle login {name} --key",
+        )
     try:
         if path is None:
             raise FileNotFoundError
@@ -75,10 +81,8 @@ def read(name: str, login: OwnLogin) -> OwnFile:
     except FileNotFoundError:
         raise SecretError(
             f"{name} has no login on this machine",
-            why=f"there is no {path}" if path else "bottle can only use an API key for it",
-            next_step=f"give an API key: bottle login {name} --key"
-            if path is None
-            else f"log in with {name} itself, or give an API key: bottle login {name} --key",
+            why=f"there is no {path or 'home folder'}",
+            next_step=f"log in with {name} itself, or give an API key: bottle login {name} --key",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror or str(path) if isinstance(error, OSError) else "it is not JSON"

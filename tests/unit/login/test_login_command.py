@@ -109,13 +109,24 @@ def test_the_agents_own_login_is_used_and_not_copied(user: User) -> None:
     assert "canary" not in stored(user.home)
 
 
+def test_a_login_of_a_kind_that_bottle_cannot_use_is_named(home: Path) -> None:
+    file = home / ".local/share/opencode/auth.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"anthropic": {"type": "oauth", "access": "canary", "refresh": "canary", "expires": 0}}')
+    said = run("login", "opencode", fails=SecretError)
+    assert f"there is no API key in {file}" in said
+    assert "bottle login opencode --key" in said
+    assert "canary" not in said
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (("nobody", "--key"), "there is no agent 'nobody'"),
         (("claude",), "there is no terminal to ask for an API key"),
         (("claude", "--from-agent"), "claude has no login on this machine"),
-        (("gemini", "--from-agent"), "bottle can only use an API key for it"),
+        (("gemini", "--from-agent"), "bottle cannot use the own login of gemini"),
+        (("gemini",), "bottle can only use an API key for gemini"),
         (("claude", "--key", "--from-env", "MINE"), "give one of"),
         (("--from-env", "MINE"), "whose login is this?"),
         (("claude", "--from-env", "MISSING"), "no variable MISSING is set"),

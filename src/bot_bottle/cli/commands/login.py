@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from bot_bottle.host.redact import Secret
 from bot_bottle.login import keys, own_file, records
 from bot_bottle.login.records import Record
 from bot_bottle.login.values import login_of, variables
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.own_login import OwnLogin
+    from bot_bottle.login.own_file import OwnFile
 
 _HELP = """Use a login of the agent NAME in bottles: claude, codex, gemini, opencode, or a profile of yours.
 
@@ -73,11 +77,11 @@ def command(
     if own or (not given and not ask and path is not None and path.exists()):
         found = own_file.read(name, login)
         if not any(found.text(place) for place in login.values.values()):
-            raise SecretError(f"there is no login in {found.path}", next_step=f"log in with {name} itself")
+            raise _unusable(name, login, found)
         records.save_own(name)
         click.echo(f"{name}: its own login on this machine is used ({found.path})")
         return
-    key = keys.read(given) if given else _asked(name)
+    key = keys.read(given) if given else _asked(name, only_keys=not login.file)
     variable = keys.variable_for(name, login, key)
     if keychain is not None:
         records.save_reference(name, variable, keychain)
@@ -87,12 +91,26 @@ def command(
     click.echo(f"{name}: an API key for {variable}, in {where}")
 
 
-def _asked(name: str) -> Secret:
+def _unusable(name: str, login: OwnLogin, found: OwnFile) -> SecretError:
+    """Return the error for a file of an agent that has no value for bottles."""
+    if login.refresh is not None:
+        return SecretError(f"there is no login in {found.path}", next_step=f"log in with {name} itself")
+    return SecretError(
+        f"there is no API key in {found.path}",
+        why="bottle cannot use a login of another kind, such as one with a subscription",
+        next_step=f"give an API key: bottle login {name} --key",
+    )
+
+
+def _asked(name: str, *, only_keys: bool) -> Secret:
     if not terminal.is_terminal():
+        without = f"bottle can only use an API key for {name}" if only_keys else f"{name} has no login here"
         raise UsageError(
-            f"{name} has no login on this machine, and there is no terminal to ask for an API key",
+            f"{without}, and there is no terminal to ask for an API key",
             next_step=f"use bottle login {name} --from-env VARIABLE, --from-file FILE or --from-keychain",
         )
+    if only_keys:
+        click.echo(f"{name}: bottle can only use an API key for it, no login with an account", err=True)
     return Secret(click.prompt(f"API key of {name} (not shown)", hide_input=True, err=True).strip())
 
 
