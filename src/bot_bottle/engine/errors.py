@@ -41,6 +41,12 @@ _INCOMPLETE = re.compile(
 # podman copies the media types of an image's layers, and docker's manifests have none for zstd
 _NO_DOCKER_FORMAT = re.compile(r"zstd compression is not supported for docker images", re.I)
 _OTHER_LOOPBACK = re.compile(r"dial tcp (127\.0\.0\.1|\[::1\]):\d+: connect: connection refused", re.I)
+# of the engine, for FROM; of apt, curl, git and pip in a step
+_NO_NETWORK = re.compile(
+    r"dial tcp|network is unreachable|temporary failure (in name resolution|resolving)|could not resolve"
+    r"|name or service not known",
+    re.I,
+)
 _NO_ROOM = re.compile(r"no space left on device|disk quota exceeded", re.I)
 _USER_SOCKET = re.compile(r"/run/user/(\d+)/")
 # the classic builder's message about a Dockerfile that is written for BuildKit
@@ -217,6 +223,11 @@ def _mend(name: EngineName, why: str) -> str:
         r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
     ):
         return f"check the image in FROM and the registry; `{name} login` if it is a private one"
+    if _NO_NETWORK.search(why):
+        return (
+            f"see whether this machine, and {name}'s builds, reach the network: their name servers and proxy "
+            "are settings of the engine and its client"
+        )
     if "exec format error" in why.lower():
         return "the image is for another processor: drop --platform, or install qemu-user-static"
     if re.search(r"slirp4netns|\bpasta\b", why):
