@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.agents import in_world
 from tests.support.bottle import Bottle, Ended
+from tests.support.cached_packages import CACHED, GET, POISON, SOUND, downloaded, poison, sums, with_cache
 from tests.support.engines import Docker
 from tests.support.escapes import client_context
 from tests.support.world import World
 
-SOUND, POISON = b"the package " * 50_000, b"poison " * 50_000
-CACHE = r"""
-api.example.org:443 /pkg/[^/]+\.tgz
-api.example.org:80>443 /pool/.+\.deb
-"""
-GET = """
-curl -sS https://api.example.org/pkg/a.tgz | sha256sum
-curl -sS http://api.example.org/pool/a.deb | sha256sum
-"""
 HOSTILE = r"""
 url=https://api.example.org/pkg/a.tgz
 for try in '-X PUT -d poison' '-X POST -d poison' '-H Range:bytes=0-3' \
@@ -49,23 +38,9 @@ def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory, outside: Wor
 
 @pytest.fixture
 def there(bottle: Bottle, outside: World, tmp_path: Path) -> Iterator[Bottle]:
-    """Run `bottle` in that world with a cache `mirror`; the registry's files are sound."""
-    outside.forget()
-    folder = tmp_path / "config" / "bot-bottle" / "caches"
-    folder.mkdir(parents=True)
-    (folder / "mirror.txt").write_text(CACHE)
-    serve(outside, SOUND)
-    changes = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")}
-    yield in_world(replace(bottle, changes={**bottle.changes, **changes}), outside)
+    """Run `bottle` in that world with a cache."""
+    yield with_cache(bottle, outside, tmp_path)
     assert not bottle.leftovers
-
-
-def serve(outside: World, data: bytes) -> None:
-    """Let the servers have this as every package."""
-    for name in ("pkg/a.tgz", "pkg/b.tgz", "evil", "pool/a.deb"):
-        path = outside.folder / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def run(there: Bottle, image: str, script: str, *options: str) -> Ended:
@@ -75,43 +50,33 @@ def run(there: Bottle, image: str, script: str, *options: str) -> Ended:
     )
 
 
-def sums(data: bytes, count: int) -> str:
-    return f"{hashlib.sha256(data).hexdigest()}  -\n" * count
-
-
-def packages(outside: World) -> list[tuple[str, int]]:
-    found = [(each["path"], each["port"]) for each in outside.seen() if "path" in each]
-    return [each for each in found if each[0].startswith(("/pkg", "/pool"))]
-
-
 def test_a_package_is_downloaded_once_and_a_hostile_bottle_cannot_change_it(
     there: Bottle, image: str, outside: World
 ) -> None:
-    cached = "--cache-packages=mirror"
-    first = run(there, image, GET, cached, "--name=one")
+    first = run(there, image, GET, CACHED, "--name=one")
     assert (first.code, first.out) == (0, sums(SOUND, 2)), first
-    assert packages(outside) == [("/pkg/a.tgz", 443), ("/pool/a.deb", 443)]  # both with TLS
-    second = run(there, image, HOSTILE, cached, "--name=two")
+    assert downloaded(outside) == [("/pkg/a.tgz", 443), ("/pool/a.deb", 443)]  # both with TLS
+    second = run(there, image, HOSTILE, CACHED, "--name=two")
     assert second.out == sums(SOUND, 1), second
-    serve(outside, POISON)  # whatever comes from outside from now on is seen
+    poison(outside)  # whatever comes from outside from now on is seen
     outside.forget()
-    third = run(there, image, GET, cached, "--name=three")
+    third = run(there, image, GET, CACHED, "--name=three")
     assert (third.code, third.out) == (0, sums(SOUND, 2)), third
-    assert packages(outside) == []
+    assert downloaded(outside) == []
     log = map(json.loads, there("logs", "--egress", "--all", "--json", "three").out.splitlines())
     assert [(each["path"], each["cached"]) for each in log] == [("/pkg/a.tgz", True), ("/pool/a.deb", True)]
     shown = there("logs", "--egress", "--all", "three").out
     assert [line.split()[1] for line in shown.splitlines()] == ["cached", "cached"]
     receipt = json.loads(there("show", "--json", "three").out)
     assert 0 <= receipt["egress"]["bytes_cached"] - 2 * len(SOUND) < 1000  # with the head of one
-    without = run(there, image, GET, cached, "--no-cache-packages")
+    without = run(there, image, GET, CACHED, "--no-cache-packages")
     assert "exclude each other" in without.err
     fresh = run(there, image, GET)
     assert fresh.out == sums(POISON, 2), fresh
 
 
 def test_the_cache_is_listed_verified_and_pruned(there: Bottle, image: str) -> None:
-    assert run(there, image, GET, "--cache-packages=mirror").code == 0
+    assert run(there, image, GET, CACHED).code == 0
     assert "packages of api.example.org" in there("cache", "ls").out
     assert "2 packages, 0 damaged" in there("cache", "verify").out
     folder = there.cache / "packages"

@@ -67,6 +67,7 @@ def _read(folder: Path) -> Stored | None:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         about = json.loads(read_regular(folder / ABOUT, _LIMIT)[0])
         size = (folder / FILE).stat().st_size
+        size += sum(path.stat().st_size for path in folder.glob("*.segments"))
         used = folder.stat().st_mtime
         if folder.suffix != ".partial":
             return Stored(folder, str(about["agent"]), str(about["version"]), size, used)

@@ -71,11 +71,16 @@ def _with_agent(
             found = engine.image(str(known))
             progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
             return found
+    from concurrent.futures import ThreadPoolExecutor
+
+    from bot_bottle.pack.agent_parts import store_parts
+
     libc = libc_of(engine, image, arch, run) if agent.depends_on_libc(arch) else None
     layer = make_layer(agent, arch, libc, progress)
     launcher = run.folder("agent") / "launcher.tar"
     launcher.write_bytes(layer.launcher)
-    with progress.stage("layer") as stage:
+    with progress.stage("layer") as stage, ThreadPoolExecutor(1, thread_name_prefix="parts") as beside:
+        beside.submit(store_parts, layer.packages)
         done = add_layers(engine, image, [layer.packages, launcher], BIN, run, stage.say)
         stage.conclude(f"image {done.id[:19]} with {agent.name} {agent.version}")
     agent = replace(agent, hashes={**agent.hashes, **layer.hashes})

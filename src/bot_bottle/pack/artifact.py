@@ -21,6 +21,7 @@ from bot_bottle.errors import ArtifactError, ImageError, UsageError
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.archive import Image
 from bot_bottle.image.spec import Digest, Platform
+from bot_bottle.pack.agent_parts import segment_maker
 from bot_bottle.pack.chunk_index import PartList, Parts
 from bot_bottle.pack.options import PackOptions
 from bot_bottle.rootfs.chunks import LayerData, Stretch
@@ -250,7 +251,7 @@ def _segment_maker(root: Flattened, stretch: Stretch, data: LayerData, parts: Pa
     """Return a function that makes a chunk's segment in a thread that cannot read layers in order."""
     if parts is not None and parts.holds(key):
         return partial(_reused, root, stretch, parts, key)
-    return partial(segment, b"".join(stretch.pieces(data)))
+    return segment_maker(stretch, b"".join(stretch.pieces(data)), parts)
 
 
 def _reused(root: Flattened, stretch: Stretch, parts: Parts, key: str) -> bytes | Part:

@@ -4,7 +4,7 @@ A part is a segment (see frames.py) of an artifact. Beside an artifact `<stem>.s
 `<stem>.parts` lists the parts and their positions in it. A list is only used if its checksum is right and it
 belongs to the artifact as it is, and a part only if its own checksum is right; so nothing is synced, and a
 part that was damaged, pruned or replaced meanwhile is made again. A list that cannot be written has no other
-effect.
+effect. Files of segments alone, those of agents, have such lists too, without a CRC-32 of the file (0).
 
 A list is, little-endian: 8 bytes of magic; the artifact's size (8) and the CRC-32 in its footer (4); for each
 part the SHA-256 of its key (32), its offset (8) and its size (4); the CRC-32 of all that (4).
@@ -17,7 +17,7 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -70,17 +70,23 @@ class PartList:
 
 
 class Parts:
-    """The parts of all artifacts in a folder. A context manager; `read` may be called in any thread."""
+    """The parts of all artifacts in a folder, and of files with the segments of agents.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    A context manager; `read` may be called in any thread.
+    """
+
+    def __init__(self, folder: Path, agents: Sequence[Path] = ()) -> None:
+        self.of_agents = bool(agents)
+        self._folder, self._agents = folder, agents
         self._places: dict[bytes, _Place] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> Parts:
+        for path in self._agents:
+            self._learn(list_path(path), path, _has_size)
         for path in _newest_first(self._folder):
             if len(self._places) < _ENTRIES:
-                self._learn(path)
+                self._learn(path, path.with_suffix(ARTIFACT_SUFFIX), _is_artifact)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,11 +141,11 @@ class Parts:
             return None
         return Part(data, fd, place.offset) if len(data) == place.size and is_segment(data) else None
 
-    def _learn(self, path: Path) -> None:
+    def _learn(self, path: Path, file: Path, is_listed: Callable[[int, int, int], bool]) -> None:
         try:
             data, _ = read_regular(path, LIST_LIMIT)
             size, checksum, entries = _parsed(data)
-            opened = _Artifact(path.with_suffix(ARTIFACT_SUFFIX), size, checksum, self._open).fd
+            opened = _File(file, partial(is_listed, size, checksum), self._open).fd
             for key, offset, length in entries:
                 if length <= _LARGEST:
                     self._places.setdefault(key, _Place(opened, offset, length))
@@ -158,17 +164,17 @@ def _parsed(data: bytes) -> tuple[int, int, Iterator[tuple[bytes, int, int]]]:
     return size, checksum, _ENTRY.iter_unpack(data[_HEAD.size : -_CRC])
 
 
-class _Artifact:
-    """An artifact as its list describes it, opened when it is first needed; `stack` closes it."""
+class _File:
+    """A file of parts, opened when it is first needed and if it is the one that is listed."""
 
-    def __init__(self, path: Path, size: int, checksum: int, stack: ExitStack) -> None:
-        self._path, self._size, self._checksum, self._stack = path, size, checksum, stack
+    def __init__(self, path: Path, is_listed: Callable[[int], bool], stack: ExitStack) -> None:
+        self._path, self._is_listed, self._stack = path, is_listed, stack
         self._lock = threading.Lock()
         self._looked = False
         self._fd: int | None = None
 
     def fd(self) -> int | None:
-        """Return a descriptor; None when the artifact has been replaced."""
+        """Return a descriptor, which the stack closes; None when the file has been replaced."""
         with self._lock:
             if not self._looked:
                 self._looked = True
@@ -182,11 +188,18 @@ class _Artifact:
             return None
         self._stack.callback(os.close, fd)
         try:
-            footer = artifact_format.footer_of(fd)
+            return fd if self._is_listed(fd) else None
         except (ArtifactError, OSError):
             return None
-        same = footer.checksum == self._checksum and os.fstat(fd).st_size == self._size
-        return fd if same else None
+
+
+def _is_artifact(size: int, checksum: int, fd: int) -> bool:
+    """Return whether an open file is an artifact with this size and checksum. Raises ArtifactError."""
+    return artifact_format.footer_of(fd).checksum == checksum and _has_size(size, checksum, fd)
+
+
+def _has_size(size: int, _checksum: int, fd: int) -> bool:
+    return os.fstat(fd).st_size == size
 
 
 def _hashed(key: str) -> bytes:

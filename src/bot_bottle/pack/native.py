@@ -17,6 +17,7 @@ from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image
 from bot_bottle.image.archive_index import shown
+from bot_bottle.pack.agent_parts import SEGMENTS
 from bot_bottle.pack.artifact import PackResult, pack_native
 from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.pack.layer_headers import HeaderStore, reuse_headers
@@ -40,7 +41,7 @@ class NativePacker:
         self._progress = progress
         self._max_image_size = max_image_size
         self._store = HeaderStore(paths.headers_dir(), run.folder("headers"))
-        self._parts = Parts(paths.artifacts_dir())
+        self._parts = Parts(paths.artifacts_dir(), list(paths.agents_dir().glob(f"*/{SEGMENTS}")))
         self.ahead = Ahead(self._parts, run.folder("ahead"), max_image_size)
         self._using = ExitStack()
 
