@@ -6,6 +6,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pexpect
@@ -16,7 +17,7 @@ from bot_bottle.engine.engine import BuildRequest, find_engine
 from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
 from tests.support import bottle as bottles
-from tests.support.agents import KEY, bodies, hold_work_came_back, in_world, repository, sent
+from tests.support.agents import KEY, bodies, debian_image, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
 from tests.support.canary import holders
 from tests.support.engines import Docker, Podman
@@ -24,6 +25,7 @@ from tests.support.images import busybox_context
 from tests.support.model_server import LAST
 from tests.support.npm_registry import archive, fake_registry
 from tests.support.repos import Repo, make_repo
+from tests.support.web_proxy import proxy_for_builds
 from tests.support.world import World
 
 PROFILE = """
@@ -57,6 +59,14 @@ ln -s /etc/passwd "$HOME/.history/link"
 echo planted > "$HOME/.mine"
 [ "$2" != long ] || { echo ready; exec sleep 1000; }
 exit 3
+"""
+TOOLS = """
+for each in git cc make curl jq less node npm ssh patch ps python3 pip3 rg unzip xz claude; do
+  command -v $each > /dev/null || echo "no $each"
+done
+pwd
+test -w "$HOME" && test -s /etc/ssl/certs/ca-certificates.crt && echo writable home
+python3 -m venv /tmp/venv && /tmp/venv/bin/python -c 'print("hello")'
 """
 CONTINUE = {
     "claude": ("--continue",),
@@ -193,6 +203,27 @@ def test_a_real_agent_repairs_a_test_and_the_next_one_continues_its_conversation
     assert (again.code, LAST in again.out) == (0, True), again
     assert any("Make the test pass." in each and "And now?" in each for each in bodies(outside)), again
     assert not any(KEY in line for line in holders(KEY.encode()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_an_agent_works_without_a_dockerfile_in_an_image_of_ours(
+    bottle: Bottle, docker: Docker, outside: World, shared_cache: Path, tmp_path: Path
+) -> None:
+    there = repository(tmp_path / "repo", "scratch")
+    there.git("rm", "-q", "Dockerfile")
+    there.commit(message="two")
+    dockerfile = resources.files("bot_bottle.agent") / "image" / "Dockerfile"
+    [name] = re.findall(r"(?m)^FROM (\S+)$", dockerfile.read_text())
+    with debian_image(docker, name), proxy_for_builds(docker, tmp_path / "docker") as changes:
+        own = in_world(bottle, outside, ANTHROPIC_API_KEY=KEY, **changes)
+        shown = bottle("claude", "--backend=docker", there.top, "--", "--version", env=changes, timeout=2000)
+        assert (shown.code, shown.out.strip()) == (0, REAL["claude"][1]), shown
+        assert "no Dockerfile: using bottle's own image, Debian with git and build tools" in shown.err
+        tools = own("run", "-q", "--agent=claude", "--backend=docker", there.top, "--", "sh", "-c", TOOLS)
+        assert (tools.code, tools.out) == (0, "/workspace\nwritable home\nhello\n"), tools
+        done = own("claude", "--backend=docker", "--name=blue", there.top, "-p", "Make the test pass.")
+        hold_work_came_back(own, there, "blue", done)
 
 
 @pytest.mark.slow

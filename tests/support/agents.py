@@ -6,12 +6,14 @@ import json
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.support.bottle import Bottle, Ended
-from tests.support.engines import CHECKOUT, Docker
+from tests.support.engines import CHECKOUT, LABEL, OWNER, Docker
 from tests.support.images import busybox_context
 from tests.support.model_server import LAST, broken_repository
 from tests.support.repos import Repo, make_repo
@@ -24,6 +26,25 @@ def base_image(docker: Docker) -> str:
     """Have an image with what agents call, and return its name. The first time takes minutes."""
     subprocess.run([CHECKOUT / "examples/agent/prepare", "base"], env=docker.env, check=True, timeout=1500)
     return "bot-bottle-base:bookworm"
+
+
+@contextmanager
+def debian_image(docker: Docker, name: str) -> Iterator[None]:
+    """Have the image of Debian that a Dockerfile names, until the block ends. The first time takes minutes.
+
+    Where the engine has none, it is made here, so that no registry is asked.
+    """
+    if name in docker.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").decode().split():
+        yield
+        return
+    subprocess.run([CHECKOUT / "examples/agent/prepare", "slim"], check=True, timeout=1500)
+    tar = CHECKOUT / ".cache/agent/slim.tar"
+    label = f"LABEL {LABEL}={OWNER}"
+    docker.docker("import", "--change", label, "--change", 'CMD ["bash"]', str(tar), name)
+    try:
+        yield
+    finally:
+        docker.docker("image", "rm", name)
 
 
 def musl_image(docker: Docker, folder: Path) -> str:
