@@ -165,6 +165,7 @@ def test_transfers_that_break_or_are_interrupted_are_completed(
         pull.send_signal(signal.SIGINT)
         ended = end(pull)
         assert (ended.code, ended.out, other.artifacts) == (130, "", [])
+        assert "what came stays for the next pull" in ended.err
         assert other.leftovers == []
         relay.passed["down"], relay.holds = 0, False
         assert other("pull", place).path.read_bytes() == artifact.read_bytes()

@@ -26,7 +26,10 @@ def convert_options(ctx: click.Context, settings: Settings) -> ConvertOptions:
 
 
 def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:
-    """Return the shared cache, if one is named. Raises TrustError, UsageError for an invalid name."""
+    """Return the shared cache, if one is named.
+
+    Raises TrustError, UsageError for an invalid name, SpecError for a signing key that is not there.
+    """
     place, pushes = settings.value("cache.remote"), ctx.params.get("cache_push", False)
     if place is None:
         if pushes:
@@ -37,6 +40,7 @@ def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:
         return None
     from bot_bottle.remote.reference import Reference  # only here: few have one, and it takes long to load
     from bot_bottle.remote.shared import SharedCache
+    from bot_bottle.remote.signature import require_key
 
     if settings["cache.remote"].origin == str(settings.file):
         request = Request(settings.project.resolve(), {"cache.remote": place})
@@ -46,4 +50,7 @@ def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:
         raise UsageError(
             f"cache.remote has a tag or a digest: {place!r}", next_step="name the repository alone"
         )
-    return SharedCache(reference, settings.value("cache.trust"), settings.value("cache.sign"), pushes=pushes)
+    signing_key = settings.value("cache.sign")
+    if pushes and signing_key is not None:
+        require_key(signing_key)
+    return SharedCache(reference, settings.value("cache.trust"), signing_key, pushes=pushes)

@@ -183,14 +183,18 @@ def pulled(
     `downloaded` has them. Raises RegistryError, ArtifactError, UntrustedError, DiskFullError.
     """
     with ExitStack() as stack:
-        parts = stack.enter_context(Parts(paths.artifacts_dir()))
+
+        def pieces() -> list[Piece]:
+            parts = stack.enter_context(Parts(paths.artifacts_dir()))
+            return list(_pieces(parts, listed, found.blob.size))
+
         path, moved = stack.enter_context(
             downloaded(
                 session,
                 found.blob.digest,
                 found.blob.size,
                 paths.downloads_dir(),
-                pieces=list(_pieces(parts, listed, found.blob.size)),
+                pieces=pieces,
                 pace=pace,
                 on_bytes=on_bytes,
                 on_wait=on_wait,

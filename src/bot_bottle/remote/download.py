@@ -69,14 +69,15 @@ def downloaded(
     size: int,
     folder: Path,
     *,
-    pieces: Sequence[Piece] = (),
+    pieces: Callable[[], Sequence[Piece]] = tuple,
     pace: Pace | None = None,
     on_bytes: Callable[[int], None] = lambda _count: None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Moved]]:
     """Yield a file in `folder` with a whole blob, to be moved away; what is left of it then is removed.
 
-    `pieces` are in the order of their positions. What came stays for the next time if the registry breaks
+    `pieces` returns those that are here, in the order of their positions; it is called when no other process
+    downloads the same, which may have brought them. What came stays for the next time if the registry breaks
     off, or a signal ends the download; not with a `pace`, as the registry is given up for another way then.
     `on_wait` is called if another process downloads it. Raises RegistryError, SlowError, DiskFullError,
     ArtifactError where the bytes have another digest.
@@ -89,7 +90,7 @@ def downloaded(
         try:
             with disk_full_explained("the artifact", folder):
                 _require_room(folder, partial, size)
-                moved = _Download(session, digest, size, partial, pieces, pace, on_bytes).run()
+                moved = _Download(session, digest, size, partial, pieces(), pace, on_bytes).run()
         except (RegistryError, Interrupted) as error:
             stays = partial.exists() and (pace is None or isinstance(error, Interrupted))
             raise
@@ -205,7 +206,10 @@ class _Download:
         while self._at < stop:
             data = answer.some(min(_PIECE, stop - self._at))
             if not data:
-                raise UnreachableError(f"the registry {self._session.host} ended its answer early")
+                raise UnreachableError(
+                    f"the registry {self._session.host} ended its answer early",
+                    next_step="run the command again, which goes on where this one ended",
+                )
             self._moved.sent += len(data)
             self._write(file, data)
             got += len(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.entry import Entry, list_path
 from bot_bottle.cache.key import Key
+from bot_bottle.errors import Interrupted
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.remote.artifact import Found, find, pulled, read_parts
@@ -61,15 +62,22 @@ def receive(
     """Write the artifact that was found to the new file `out`; return its digest. Raises as `pull` does."""
     size, listed = found.blob.size, read_parts(session, found)
     waiting = partial(progress.note, "waiting for another bot-bottle that pulls the same artifact")
-    with (
-        progress.stage("pull", size) as stage,
-        pulled(session, found, listed, pace=pace, on_bytes=stage.advance, on_wait=waiting) as (path, moved),
-    ):
-        path.replace(out)
-        if listed:
-            list_path(out).write_bytes(listed)
-        here = f"{human_bytes(moved.copied)} of {human_bytes(size)} were here"
-        stage.conclude(f"{human_bytes(moved.sent)} received{f', {here}' if moved.copied else ''}")
+    try:
+        with (
+            progress.stage("pull", size) as stage,
+            pulled(session, found, listed, pace=pace, on_bytes=stage.advance, on_wait=waiting) as (
+                path,
+                moved,
+            ),
+        ):
+            path.replace(out)
+            if listed:
+                list_path(out).write_bytes(listed)
+            here = f"{human_bytes(moved.copied)} of {human_bytes(size)} were here"
+            stage.conclude(f"{human_bytes(moved.sent)} received{f', {here}' if moved.copied else ''}")
+    except Interrupted:
+        progress.note("what came stays for the next pull")
+        raise
     return found.blob.digest
 
 

@@ -18,15 +18,20 @@ LIMIT = 1 << 16  # bytes of a signature
 _SECONDS = 60.0  # a key may be in an agent that asks the user
 
 
+def require_key(key: Path) -> None:
+    """Check that a key is there, before much is done that it is to sign. Raises SpecError."""
+    if not key.is_file():
+        raise SpecError(
+            f"there is no SSH key {key}", next_step="name its file, for example ~/.ssh/id_ed25519"
+        )
+
+
 def sign(data: bytes, key: Path) -> bytes:
     """Return a signature of `data` by a private key, or by the agent's key of a public one.
 
     Raises SpecError.
     """
-    if not key.is_file():
-        raise SpecError(
-            f"there is no SSH key {key}", next_step="name its file, for example ~/.ssh/id_ed25519"
-        )
+    require_key(key)
     with tempfile.TemporaryDirectory(prefix="bottle-") as folder:
         signed = Path(folder, "receipt")
         signed.write_bytes(data)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.support.bottle import wait_until
 from tests.support.crafted import file, layer, saved
 from tests.support.relay import Relay, Reply
 from tests.unit.remote.conftest import Signers
@@ -20,6 +24,7 @@ from bot_bottle.cache.cache import Cache, Key
 from bot_bottle.cache.entry import list_path
 from bot_bottle.errors import ArtifactError, BottleError, DiskFullError, RegistryError, UntrustedError
 from bot_bottle.host import paths
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.image.archive import open_archive
 from bot_bottle.image.spec import Digest
@@ -28,7 +33,7 @@ from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.remote import artifact as remote
 from bot_bottle.remote.download import Pace, SlowError, downloaded
 from bot_bottle.remote.manifests import put_manifest, read_manifest
-from bot_bottle.remote.pull import pull
+from bot_bottle.remote.pull import pull, receive
 from bot_bottle.remote.receipt import Receipt
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
@@ -394,7 +399,6 @@ def test_a_damaged_record_of_what_was_pulled_is_not_taken_for_none(
 
 
 def test_unfinished_downloads_are_removed_unless_one_is_under_way(tmp_path: Path) -> None:
-    from bot_bottle.host.locks import exclusive_lock
     from bot_bottle.remote.download import discard_downloads
 
     for name in "ab":
@@ -461,3 +465,28 @@ def test_without_ssh_keygen_nothing_is_trusted(
     with pytest.raises(UntrustedError, match="cannot be checked") as refused:
         signature.find_signer(b"receipt", signed, signers.trusted)
     assert "openssh-client" in refused.value.next_step
+
+
+def test_a_pull_waits_for_another_of_the_same_and_then_copies_what_that_has_brought(
+    reference: Reference, relay: Relay, tmp_path: Path, guest: Guest
+) -> None:
+    path = large(tmp_path, guest)
+    push(reference, path)
+    lock = paths.downloads_dir() / f"{Digest.of(path.read_bytes()).hex}.lock"
+    lock.parent.mkdir(parents=True)
+    said, out = io.StringIO(), tmp_path / "second"
+    session = Session(reference)
+    second = partial(receive, session, remote.find(session, None), out, Progress("plain", said))
+    thread = threading.Thread(target=second)
+    with exclusive_lock(lock, lambda: None):
+        thread.start()
+        wait_until(lambda: "waiting for another bot-bottle that pulls" in said.getvalue())
+        cache = Cache(paths.artifacts_dir())
+        with cache.locked(key_of(path), source="", on_wait=lambda _: None) as slot:
+            shutil.copy(path, slot.path)
+            shutil.copy(list_path(path), list_path(slot.path))
+            slot.publish()
+        before = relay.sent
+    thread.join(60)
+    assert out.read_bytes() == path.read_bytes()
+    assert relay.sent - before < path.stat().st_size // 10

@@ -23,6 +23,7 @@ from bot_bottle.remote.artifact import push
 from bot_bottle.remote.receipt import NOT_SCANNED
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
+from bot_bottle.remote.signature import require_key
 
 _HELP = """Push a .smolmachine to REF in an OCI registry: that of PATH's Dockerfile, or a FILE.
 
@@ -69,6 +70,8 @@ def command(
     reference = Reference.parse(ref)
     _check(reference, scans=given["scans"], exclude=given["exclude"])
     settings = inputs.settings(ctx)
+    if (signing_key := sign or settings.value("cache.sign")) is not None:
+        require_key(signing_key)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     with ExitStack() as stack:
         if artifact is not None:
@@ -81,7 +84,6 @@ def command(
             stack.enter_context(entry.hold())
         scan = _scanned(path, given["exclude"], progress) if given["scans"] else NOT_SCANNED
         key, created = (entry.key, entry.created) if entry else (None, path.stat().st_mtime)
-        signing_key = sign or settings.value("cache.sign")
         with progress.stage("push", path.stat().st_size) as stage:
             session = Session(reference)
             done = push(
