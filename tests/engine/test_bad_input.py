@@ -148,7 +148,13 @@ def test_an_archive_cut_short_anywhere_is_refused(
 
 
 @pytest.mark.parametrize(
-    "compress", [gzip.compress, zstandard.compress, bytes], ids=["gzip", "zstd", "plain"]
+    "compress",
+    [
+        pytest.param(gzip.compress, marks=pytest.mark.slow),
+        zstandard.compress,
+        pytest.param(bytes, marks=pytest.mark.slow),
+    ],
+    ids=["gzip", "zstd", "plain"],
 )
 def test_a_layer_larger_than_allowed_is_refused(
     bottle: Bottle, tmp_path: Path, compress: Callable[[bytes], bytes]

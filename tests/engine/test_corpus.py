@@ -210,7 +210,7 @@ def test_a_layer_of_gnu_tar_has_the_tree_that_gnu_tar_unpacks(name: str, folder:
 @pytest.mark.each_docker
 @pytest.mark.each_podman
 @pytest.mark.newest
-@pytest.mark.podmans_slow
+@pytest.mark.others_slow
 @pytest.mark.parametrize("name", OURS_ALONE)
 def test_a_layer_that_docker_and_podman_refuse_has_the_tree_that_umoci_shows(
     name: str, asked: dict[str, Witness], folder: Path
@@ -223,7 +223,7 @@ def test_a_layer_that_docker_and_podman_refuse_has_the_tree_that_umoci_shows(
 @pytest.mark.each_docker
 @pytest.mark.each_podman
 @pytest.mark.newest
-@pytest.mark.podmans_slow
+@pytest.mark.others_slow
 @pytest.mark.parametrize("layers", REFUSED.values(), ids=REFUSED)
 def test_a_layer_that_we_refuse_is_refused_by_docker_and_podman(
     layers: list[list[Member]], asked: dict[str, Witness], folder: Path

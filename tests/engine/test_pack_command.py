@@ -206,7 +206,7 @@ def test_an_unchanged_rebuild_hits_and_a_changed_dockerfile_misses(bottle: Bottl
 # --- an image that a configuration names ---
 
 
-@pytest.mark.parametrize("name", ["bottle.toml", ".devcontainer.json"])
+@pytest.mark.parametrize("name", [pytest.param("bottle.toml", marks=pytest.mark.slow), ".devcontainer.json"])
 def test_an_image_that_is_named_is_pulled_once(
     bottle: Bottle, docker: Docker, context: Context, tmp_path: Path, name: str
 ) -> None:

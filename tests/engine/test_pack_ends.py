@@ -44,8 +44,8 @@ class Under:
             ]
         elif stage == "wait":
             self.other = bottle.start("pack", "--transport=save", "--image", large)
-            wait_until(lambda: list(bottle.cache.glob("smolmachines/*.lock")))
-            # stopped, so that it holds the lock until the second one waits, however slowly that starts
+            # it has the lock when it exports, and is stopped until the second one waits for that
+            wait_until(lambda: list(bottle.cache.glob("runs/run-*/export/*")))
             self.other.send_signal(signal.SIGSTOP)
             self.process = bottle.start("pack", "--transport=save", "--image", large)
             assert self.process.stderr is not None

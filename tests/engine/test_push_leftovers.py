@@ -99,7 +99,7 @@ def pack(bottle: Bottle, engine: Engine, image: str, transport: str = "push", **
     ("transport", "names"),
     [
         pytest.param("push", 0, marks=pytest.mark.podmans_slow),
-        pytest.param("push", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
+        pytest.param("push", 1, marks=pytest.mark.slow),
         pytest.param("push", 2, marks=pytest.mark.others_slow),
         pytest.param("save", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
         pytest.param("direct", 1, marks=[pytest.mark.newest, pytest.mark.others_slow]),
@@ -138,9 +138,9 @@ def test_a_push_from_python_leaves_the_engine_as_it_was(engine: Engine, image: s
     ("signal", "when", "places"),
     [
         pytest.param("KILL", "after", "some", marks=[pytest.mark.newest, pytest.mark.podmans_slow]),
-        pytest.param("TERM", "after", "some", marks=pytest.mark.own),
         pytest.param("KILL", "after", "all", marks=pytest.mark.slow),
         # what is removed is the same, by the same program
+        pytest.param("TERM", "after", "some", marks=[pytest.mark.own, pytest.mark.slow]),
         pytest.param("TERM", "after", "all", marks=[pytest.mark.newest, pytest.mark.slow]),
         pytest.param("TERM", "before", "all", marks=[pytest.mark.newest, pytest.mark.slow]),
     ],
