@@ -165,7 +165,7 @@ def check_slug(slug: str) -> str:
     return slug
 
 
-def make_slug(source: Source) -> str:
+def make_slug(source: Source | Path) -> str:
     """Return a readable name: after the folder or image, with a random suffix that makes it unique."""
     stem = Path(str(source)).name.partition("@")[0]
     words = re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-").lower()[:40] or "bottle"

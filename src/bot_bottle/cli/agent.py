@@ -172,13 +172,17 @@ def default_source(agent: Agent) -> Source:
     return Source(build=BuildRequest(_default_folder()), agent=agent)
 
 
+def has_default_image(source: Source) -> bool:
+    """Return whether a source is an image of ours."""
+    return source.build is not None and source.build.context == _default_folder()
+
+
 def announce(spec: BottleSpec, progress: Progress) -> None:
     """Say which credentials an agent lacks, and that it has an image of ours, a line each."""
     agent = spec.source.agent
     if agent is None:
         return
-    build = spec.source.build
-    if build is not None and build.context == _default_folder():
+    if has_default_image(spec.source):
         progress.note(
             f"{'agent':<8} no Dockerfile: using bottle's own image, Debian with git and build tools"
         )

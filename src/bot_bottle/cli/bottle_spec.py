@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
@@ -38,10 +39,12 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
     push = _git(ctx, settings)
     urls = {each.name: each.shown_fetch for each in push.remotes}
     name = ctx.params.get("name")
+    folder: Path = settings.value("image.context")
+    named_after = folder.absolute() if agents.has_default_image(where) else where
     workspace = replace(_workspace(ctx, settings), remotes=urls)
     made = BottleSpec(
         source=where,
-        slug=check_slug(name) if name else make_slug(where),
+        slug=check_slug(name) if name else make_slug(named_after),
         command=settings.value("command"),
         env=tuple(settings.table("env").items()),
         secrets=tuple(map(with_hosts, settings.table("secrets").values())),

@@ -84,7 +84,9 @@ def test_a_prompt_is_put_where_the_agent_has_it(there: Repo) -> None:
 
 def test_a_repository_without_dockerfile_gets_an_image(there: Repo, tmp_path: Path) -> None:
     (there.top / "Dockerfile").unlink()
-    source = Path(plan("claude")["source"])
+    made = plan("claude")
+    assert made["name"].startswith(there.top.name)
+    source = Path(made["source"])
     assert (source / "Dockerfile").read_text().count("FROM debian") == 1
     own = tmp_path / "config" / "bot-bottle" / "agents"
     own.mkdir(parents=True)
