@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bot_bottle.host.locks import exclusive_lock
+from bot_bottle.host.signals import defer_signals
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -78,16 +79,22 @@ def is_published(folder: Path, stamp: str) -> bool:
 def publish_dir(folder: Path, stamp: str) -> Iterator[Path]:
     """Yield a new folder to fill, which takes the place of `folder` with this stamp when the block ends.
 
-    The caller holds a lock on it. If the block fails, `folder` stays as it was. Raises OSError.
+    The caller holds a lock on it. If the block fails, `folder` stays as it was, and the new one is removed.
+    Raises OSError.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    partial.chmod(0o755)
-    yield partial
-    (partial / _STAMP).write_text(stamp)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        partial.mkdir()
+        partial.chmod(0o755)
+        yield partial
+        (partial / _STAMP).write_text(stamp)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except BaseException:
+        with defer_signals():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def read_regular(path: Path, limit: int) -> tuple[bytes, float]:

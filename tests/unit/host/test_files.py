@@ -78,6 +78,7 @@ def test_a_folder_is_published_whole_with_its_stamp(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), publish_dir(folder, "2") as partial:
         raise ZeroDivisionError
     assert is_published(folder, "1")
+    assert not partial.exists()
     with publish_dir(folder, "2") as partial:
         pass
     assert is_published(folder, "2")
