@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from bot_bottle.agent.home import HAVE_HOME
-from bot_bottle.agent.profile import Package, Profile, Seed
+
+if TYPE_CHECKING:  # profiles take long to import, and the packer needs TOP alone
+    from bot_bottle.agent.profile import Package, Profile, Seed
 
 TOP = "/opt/bot-bottle"
 BIN = f"{TOP}/bin"

@@ -173,7 +173,7 @@ def _unreachable(what: str, host: str, error: Exception) -> AgentError:
     return AgentError(
         f"{what} cannot be fetched from {host}",
         why=printable(str(reason), limit=300),
-        next_step=_CONFIGURATION,
+        next_step=f"see whether this machine reaches {host}, and {_CONFIGURATION}",
     )
 
 

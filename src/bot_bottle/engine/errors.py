@@ -222,7 +222,8 @@ def _mend(name: EngineName, why: str) -> str:
     if re.search(
         r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
     ):
-        return f"check the image in FROM and the registry; `{name} login` if it is a private one"
+        network = ", and whether this machine reaches it" if _NO_NETWORK.search(why) else ""
+        return f"check the image in FROM and the registry{network}; `{name} login` if it is a private one"
     if _NO_NETWORK.search(why):
         return (
             f"see whether this machine, and {name}'s builds, reach the network: their name servers and proxy "

@@ -151,6 +151,8 @@ def open_repository(start: Path) -> Repository:
     """Return the repository of a folder. Raises WorkspaceError if there is none, or it cannot be used."""
     check_version()
     top = find_top(start)
+    if not start.is_dir():
+        raise WorkspaceError(f"no folder {start.absolute()}", next_step="give the folder of a repository")
     if top is None:
         raise WorkspaceError(
             f"not a git repository: {start.absolute()}",

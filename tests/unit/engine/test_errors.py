@@ -148,6 +148,7 @@ def test_a_long_output_keeps_its_end(builder: Builder) -> None:
         ("write /x: no space left on device", "docker system prune"),
         ("pull access denied for nowhere/x, repository does not exist", "docker login"),
         ('Head "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: no such host', "FROM"),
+        ('Head "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: no such host', "reaches it"),
         ('Get "https://nowhere.invalid/v2/": dial tcp: lookup nowhere.invalid: i/o timeout', "the network"),
         ("E: Failed to fetch http://nowhere.invalid/x  Temporary failure resolving 'nowhere'", "the network"),
         ("curl: (6) Could not resolve host: nowhere.invalid", "the network"),

@@ -421,6 +421,8 @@ def test_a_branch_in_the_way_is_told(user: Repo, tmp_path: Path, taken: str) -> 
 def test_what_cannot_be_cloned_is_told(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="not a git repository"):
         open_repository(tmp_path)
+    with pytest.raises(WorkspaceError, match=f"no folder {tmp_path}/nowhere"):
+        open_repository(tmp_path / "nowhere")
     empty = make_repo(tmp_path / "empty")
     with pytest.raises(WorkspaceError, match="no commit yet"):
         create(tmp_path / "state/ship", open_repository(empty.top), "ship")
