@@ -18,7 +18,7 @@ from bot_bottle.engine.layers import libc_of
 from bot_bottle.errors import AgentError
 from tests.support import bottle as bottles
 from tests.support.agents import KEY, bodies, debian_image, hold_work_came_back, in_world, repository, sent
-from tests.support.bottle import Bottle
+from tests.support.bottle import Bottle, end
 from tests.support.canary import holders
 from tests.support.engines import Docker, Podman
 from tests.support.images import busybox_context
@@ -94,8 +94,11 @@ def test_an_agent_is_put_on_any_image_once(bottle: Bottle, image: str, tmp_path:
         }  # fmt: skip
         own = replace(bottle, changes={**bottle.changes, **changes})
         given = ("run", "--backend=docker", "--workspace=none", "--agent=mine", "--image", image)
-        done = own(*given)
-    assert (done.code, done.out) == (0, "on --yes\nBOTTLE_PLACE\n"), done
+        both = [own.start(*given, f"--name={name}") for name in ("red", "blue")]
+        for done in map(end, both):
+            assert (done.code, done.out) == (0, "on --yes\nBOTTLE_PLACE\n"), done
+    made = {json.loads(own("show", "--json", name).out)["image_id"] for name in ("red", "blue")}
+    assert len(made) == 1
     asked = own(*given, "-p", "fix it", "-e", "MODE=off")
     assert asked.out == "off --do fix it\nBOTTLE_PLACE\n", asked
     assert "cached  mine 1.0.0" in asked.err

@@ -21,6 +21,7 @@ from bot_bottle.engine.layers import add_layers, libc_of
 from bot_bottle.engine.setup import run_setup
 from bot_bottle.engine.source import Source
 from bot_bottle.host import paths
+from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.spec import Digest, Platform
@@ -64,13 +65,8 @@ def _with_agent(
 ) -> EngineImage:
     """Return the image with the layer of an agent, from the engine if it was made before."""
     arch = Platform.of_this_machine().architecture
-    cache = ConfigDigests(paths.agents_dir() / "images")
-    known = cache.find(_key_of_agent(agent, image, arch))
-    if known is not None:
-        with suppress(NoSuchImageError):
-            found = engine.image(str(known))
-            progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
-            return found
+    if known := _known(engine, agent, _key_of_agent(agent, image, arch), progress):
+        return known
     from concurrent.futures import ThreadPoolExecutor
 
     from bot_bottle.pack.agent_parts import store_parts
@@ -79,13 +75,28 @@ def _with_agent(
     layer = make_layer(agent, arch, libc, progress)
     launcher = run.folder("agent") / "launcher.tar"
     launcher.write_bytes(layer.launcher)
-    with progress.stage("layer") as stage, ThreadPoolExecutor(1, thread_name_prefix="parts") as beside:
-        beside.submit(store_parts, layer.packages)
-        done = add_layers(engine, image, [layer.packages, launcher], BIN, run, stage.say)
-        stage.conclude(f"image {done.id[:19]} with {agent.name} {agent.version}")
-    agent = replace(agent, hashes={**agent.hashes, **layer.hashes})
-    cache.add(_key_of_agent(agent, image, arch), Digest(done.id))
+    key = _key_of_agent(replace(agent, hashes={**agent.hashes, **layer.hashes}), image, arch)
+    wait = f"waiting for another bot-bottle that builds an image with {agent.name}"
+    with exclusive_lock(layer.folder.with_suffix(".lock"), lambda: progress.note(wait)):
+        if known := _known(engine, agent, key, progress):
+            return known
+        with progress.stage("layer") as stage, ThreadPoolExecutor(1, thread_name_prefix="parts") as beside:
+            beside.submit(store_parts, layer.packages)
+            done = add_layers(engine, image, [layer.packages, launcher], BIN, run, stage.say)
+            stage.conclude(f"image {done.id[:19]} with {agent.name} {agent.version}")
+        ConfigDigests(paths.agents_dir() / "images").add(key, Digest(done.id))
     return done
+
+
+def _known(engine: Engine, agent: Agent, key: str, progress: Progress) -> EngineImage | None:
+    """Return the image with an agent that was made before, if the engine still has it."""
+    known = ConfigDigests(paths.agents_dir() / "images").find(key)
+    if known is not None:
+        with suppress(NoSuchImageError):
+            found = engine.image(str(known))
+            progress.note(f"{'agent':<8} cached  {agent.name} {agent.version}, image {str(known)[:19]}")
+            return found
+    return None
 
 
 def _key_of_agent(agent: Agent, image: EngineImage, arch: str) -> str:

@@ -16,7 +16,6 @@ from bot_bottle.agent.launcher import TOP
 from bot_bottle.cache.entry import list_path
 from bot_bottle.errors import BottleError
 from bot_bottle.host.files import write_replacement
-from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.image.layers import Blob, Layer, Layers
 from bot_bottle.image.spec import Digest
 from bot_bottle.pack.chunk_index import PartList, Parts
@@ -36,10 +35,11 @@ _NO_DIGEST = Digest(f"sha256:{'0' * 64}")  # decides keys that are not used
 def store_parts(tar: Path) -> None:
     """Store the parts of the large files of an agent's layer beside its tar, unless they are there.
 
-    An error, such as a full disk, has no other effect than that they are made when an artifact needs them.
+    The caller has the lock of the layer. After an error, such as a full disk, there are none: they are made
+    when an artifact needs them.
     """
     segments, listed = tar.with_name(SEGMENTS), PartList()
-    with suppress(BottleError, OSError), exclusive_lock(tar.parent.with_suffix(".lock"), lambda: None):
+    with suppress(BottleError, OSError):
         if list_path(segments).exists():
             return
         with (
