@@ -10,12 +10,13 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.bottle import PROGRAM, Bottle, wait_until
 
+_BUSY = ("ray::Fan", "ray::bottle ")
 ADDRESS = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that others reach
 
 
@@ -28,11 +29,9 @@ class Cluster:
     client: str
     node: Bottle
 
-    def processes(self) -> list[int]:
-        """The workers that run something, and the actors, by pid."""
-        found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-        lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-        return [int(pid) for pid, args in lines if args.startswith(("ray::Fan", "ray::run_on_node"))]
+    def processes(self) -> dict[int, str]:
+        """The workers that run a bottle, and the actors, by pid."""
+        return {pid: title for pid, title in _all(self.folder).items() if title.startswith(_BUSY)}
 
 
 @contextmanager
@@ -66,19 +65,22 @@ def one_node(
         try:
             started.wait(30)
         finally:
-            _end(folder)
+            for pid in _all(folder):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end(folder: Path) -> None:
-    """End what `ray start` has left: all that has the node's folder in its environment."""
-    mark = f"HOME={folder}".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:
-            continue
+def _all(folder: Path) -> dict[int, str]:
+    """The processes of the node with a folder, by pid; workers have a title instead of a command line."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
+    found: dict[int, str] = {}
+    for _ in range(3):  # a raylet has started the workers, and those what runs the bottles
+        for pid, parent, args in rows:
+            if f"{folder}/" in args or int(parent) in found:
+                found[int(pid)] = args
+    return found
 
 
 def _free_port() -> int:

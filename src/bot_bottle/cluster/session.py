@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bot_bottle.cluster.address import Address, is_loopback
@@ -84,7 +84,16 @@ def connected(address: Address) -> Iterator[Session]:
         ray.shutdown()
 
 
+def _silence() -> None:
+    """Prevent Ray from printing what it reports of dead nodes and workers on our standard output."""
+    with suppress(ImportError):
+        from ray._private import worker
+
+        vars(worker).update(print_to_stdstream=lambda *_, **__: None)
+
+
 def _init(ray: Any, address: Address) -> None:
+    _silence()
     options = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address.ray, **options)
@@ -107,9 +116,9 @@ def _check_port(address: Address) -> None:
 
 
 def _not_connected(address: Address, error: Exception) -> ClusterError:
-    if address.host:
+    if address.host or "connect" in str(error):
         return ClusterError(
-            f"cannot connect to {address}",
+            f"cannot connect to {address if address.host else 'the cluster on this machine'}",
             why=first_line(error),
             next_step="check the versions of Ray and Python there, and the token: RAY_AUTH_MODE=token, and "
             "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token",
