@@ -67,9 +67,7 @@ def _with_agent(
     arch = Platform.of_this_machine().architecture
     if known := _known(engine, agent, _key_of_agent(agent, image, arch), progress):
         return known
-    from concurrent.futures import ThreadPoolExecutor
-
-    from bot_bottle.pack.agent_parts import store_parts
+    from bot_bottle.pack.agent_parts import storing_parts
 
     libc = libc_of(engine, image, arch, run) if agent.depends_on_libc(arch) else None
     layer = make_layer(agent, arch, libc, progress)
@@ -80,8 +78,7 @@ def _with_agent(
     with exclusive_lock(layer.folder.with_suffix(".lock"), lambda: progress.note(wait)):
         if known := _known(engine, agent, key, progress):
             return known
-        with progress.stage("layer") as stage, ThreadPoolExecutor(1, thread_name_prefix="parts") as beside:
-            beside.submit(store_parts, layer.packages)
+        with progress.stage("layer") as stage, storing_parts(layer.packages):
             done = add_layers(engine, image, [layer.packages, launcher], BIN, run, stage.say)
             stage.conclude(f"image {done.id[:19]} with {agent.name} {agent.version}")
         ConfigDigests(paths.agents_dir() / "images").add(key, Digest(done.id))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bot_bottle.agent.launcher import TOP
 from bot_bottle.cache.entry import list_path
 from bot_bottle.errors import BottleError
 from bot_bottle.host.files import write_replacement
+from bot_bottle.host.signals import defer_signals
 from bot_bottle.image.layers import Blob, Layer, Layers
 from bot_bottle.image.spec import Digest
 from bot_bottle.pack.chunk_index import PartList, Parts
@@ -32,11 +35,27 @@ _TOP = os.fsencode(TOP.strip("/")) + b"/"
 _NO_DIGEST = Digest(f"sha256:{'0' * 64}")  # decides keys that are not used
 
 
-def store_parts(tar: Path) -> None:
+@contextmanager
+def storing_parts(tar: Path) -> Iterator[None]:
+    """Call `store_parts` in a thread while the block runs; if that fails, do not wait for the rest."""
+    failed = threading.Event()
+    worker = threading.Thread(target=store_parts, args=(tar, failed.is_set), name="parts", daemon=True)
+    worker.start()
+    try:
+        yield
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        with defer_signals():
+            worker.join()
+
+
+def store_parts(tar: Path, stopped: Callable[[], bool] = lambda: False) -> None:
     """Store the parts of the large files of an agent's layer beside its tar, unless they are there.
 
-    The caller has the lock of the layer. After an error, such as a full disk, there are none: they are made
-    when an artifact needs them.
+    The caller has the lock of the layer. After an error, such as a full disk, or where it is `stopped`, there
+    are none, and they are made when an artifact needs them.
     """
     segments, listed = tar.with_name(SEGMENTS), PartList()
     with suppress(BottleError, OSError):
@@ -50,6 +69,8 @@ def store_parts(tar: Path) -> None:
             root = flatten(Layers((Layer(_NO_DIGEST, None, blob, sound=True),)), verify=False)
             with root.data() as data:
                 for stretch in filter(_is_large, root.stretches()):
+                    if stopped():
+                        raise InterruptedError
                     content = b"".join(stretch.pieces(data))
                     made = segment(content)
                     listed.add(_key(content), out.tell(), len(made))

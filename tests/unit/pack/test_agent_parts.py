@@ -10,7 +10,7 @@ from tests.support.crafted import file, folder, layer, saved
 
 from bot_bottle.image.archive import open_archive
 from bot_bottle.image.spec import Digest
-from bot_bottle.pack.agent_parts import SEGMENTS, segment_maker, store_parts
+from bot_bottle.pack.agent_parts import SEGMENTS, segment_maker, store_parts, storing_parts
 from bot_bottle.pack.artifact import pack_native
 from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, flatten
@@ -79,6 +79,13 @@ def test_they_are_stored_once_and_only_if_there_is_a_sound_layer(segments: Path,
     before = segments.stat()
     store_parts(segments.with_name("layer.tar"))
     assert (segments.stat().st_ino, segments.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    for each in (segments, segments.with_suffix(".parts")):
+        each.unlink()
+    store_parts(segments.with_name("layer.tar"), lambda: True)
+    assert [path.name for path in segments.parent.iterdir()] == ["layer.tar"]
+    with pytest.raises(ZeroDivisionError), storing_parts(segments.with_name("layer.tar")):
+        raise ZeroDivisionError
+    assert not list(segments.parent.glob("*.partial"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/layer.tar").write_bytes(b"x" * 1000)
     store_parts(tmp_path / "other/layer.tar")
