@@ -23,6 +23,7 @@ ALL = (
     "agents",
     "network",
     "caches",
+    "fleet",
     "shared_cache",
 )
 

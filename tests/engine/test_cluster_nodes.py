@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.callers import Caller, caller
+from tests.support.canary import Canary, holders
 from tests.support.engines import Docker, private_docker
-from tests.support.ray_nodes import Nodes, nodes
+from tests.support.ray_nodes import HEAD, PORT, Nodes, nodes
 
 # commits, and goes on until it may end
 HOLD = """
@@ -35,15 +39,24 @@ def cluster() -> Iterator[Nodes]:
 
 @pytest.fixture
 def root(docker: Docker, cluster: Nodes) -> Iterator[Caller]:
+    """Somebody on another machine."""
     with caller(0, docker) as who:
         bottle = Bottle(who.bottle.cache, {**who.bottle.changes, **cluster.auth}, prefix=cluster.prefix)
         yield Caller(who.uid, who.folder, bottle)
         bottle.kill_started()
 
 
-def options(cluster: Nodes, image: str, *more: str) -> list[str]:
+@pytest.fixture
+def at_head(root: Caller, cluster: Nodes) -> Caller:
+    """Somebody on the head, who needs no server of Ray's for clients."""
+    head = cluster[HEAD]
+    changes = {**root.bottle.changes, "RAY_ADDRESS": f"{head.address}:{PORT}"}
+    return replace(root, bottle=replace(root.bottle, changes=changes, prefix=head.prefix))
+
+
+def fan_argv(image: str, count: int, *more: str, on: str = "ray") -> list[str]:
     docker = ("--backend", "docker", "--image", image, "--name", "try", "-m", "256m")
-    return ["--on", cluster.address, *docker, *more]
+    return ["fan", str(count), "--on", on, *docker, *more]
 
 
 def placed(cluster: Nodes) -> dict[str, str]:
@@ -77,10 +90,10 @@ class Following:
 BEGUN, EXIT = r"(\S+) \| begun$", r"exit +(\S+): status"
 
 
-def test_a_fan_goes_on_when_a_node_is_killed(root: Caller, cluster: Nodes, git_image: str) -> None:
-    repo = root.repo()
-    argv = ("fan", "8", *options(cluster, git_image, "--json"), "--", "sh", "-c", HOLD)
-    fan = Following(root.bottle.start(*argv, cwd=repo.top))
+def test_a_fan_goes_on_when_a_node_is_killed(at_head: Caller, cluster: Nodes, git_image: str) -> None:
+    repo = at_head.repo()
+    argv = fan_argv(git_image, 8, "--json", "--", "sh", "-c", HOLD)
+    fan = Following(at_head.bottle.start(*argv, cwd=repo.top))
     begun = {fan.until(BEGUN) for _ in range(6)}  # two on each node; two wait
     where = placed(cluster)
     assert set(where) == begun, fan.lines
@@ -92,9 +105,8 @@ def test_a_fan_goes_on_when_a_node_is_killed(root: Caller, cluster: Nodes, git_i
     release(cluster, finished)
     assert fan.until(EXIT) == finished
     cluster["b"].kill()
-    for name, node in where.items():
-        if node != "b":
-            release(cluster, name)
+    for name in begun - {finished, lost}:
+        release(cluster, name)
     while name := fan.until(BEGUN):
         release(cluster, name)
     ended = end(fan.process)
@@ -110,7 +122,7 @@ def test_a_fan_goes_on_when_a_node_is_killed(root: Caller, cluster: Nodes, git_i
         assert repo.git("log", "-1", "--format=%s", f"bottle/{name}") == "again"
         assert repo.git("log", "-1", "--format=%s", f"bottle/{name}^") == f"from {name}", all_nodes
     assert cluster["b"].bottle("prune").code == 0
-    left_nothing(root, cluster)
+    left_nothing(at_head, cluster)
     cluster.restart("b")
 
 
@@ -118,3 +130,65 @@ def left_nothing(root: Caller, cluster: Nodes) -> None:
     wait_until(lambda: not cluster.runs(), 60, pause=0.2)
     assert cluster.leftovers() == []
     root.left_nothing()
+
+
+def test_who_has_not_the_token_is_refused(root: Caller, cluster: Nodes) -> None:
+    wrong = cluster.folder / "wrong"
+    wrong.write_text("f" * 32)
+    ended = root.bottle("ls", "--on", cluster.address, env={"RAY_AUTH_TOKEN_PATH": str(wrong)})
+    ended.failed(99, "cannot connect", "RAY_AUTH_TOKEN_PATH", "authentication token")
+
+
+@pytest.mark.slow
+def test_a_secret_is_nowhere_in_ray(root: Caller, cluster: Nodes, git_image: str, canary: Canary) -> None:
+    repo = root.repo()
+    secret = ("--secret", f"id=KEY,src={canary.path}")
+    held = (*secret, "-e", "SAME", "--", "sh", "-c", f'[ "$KEY" = "$SAME" ]\n{HOLD}')
+    env = {"SAME": canary.path.read_text()[:-1]}
+    refused = root.bottle(
+        *fan_argv(git_image, 1, "--send-secrets", *held, on=cluster.address), cwd=repo.top, env=env
+    )
+    refused.failed(99, "--send-secrets needs a cluster with TLS")
+    caller_of_it = root.bottle.start(
+        *fan_argv(git_image, 3, *held, on=cluster.address), cwd=repo.top, env=env
+    )
+    fan = Following(caller_of_it)
+    begun = [fan.until(BEGUN) for _ in range(3)]
+    nodes = list(cluster.nodes.values())
+    assert [each for node in nodes for each in node.memory_with(canary.value)] == []
+    theirs = {f"/proc/{pid}" for node in nodes for pid in node.pids()}
+    assert [each for each in holders(canary.value) if each.rpartition("/")[0] in theirs] == []
+    for name in begun:
+        release(cluster, name)
+    ended = end(caller_of_it)
+    assert ended.code == 0, ended
+    assert canary.places(*(node.folder for node in nodes), root.folder) == []
+    left_nothing(root, cluster)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_nodes_killed_at_any_moment_lose_no_commit(root: Caller, cluster: Nodes, git_image: str) -> None:
+    repo = root.repo()
+    script = "for n in 1 2 3 4 5; do git commit -q --allow-empty -m $n; sleep 0.3; done"
+    for number in range(20):
+        own = ("--json", "--retries", "9", "--name", f"round-{number}")
+        argv = fan_argv(git_image, 6, *own, "--", "sh", "-c", script, on=cluster.address)
+        fan = root.bottle.start(*argv, cwd=repo.top)
+        Following(fan).until("(start) +6 bottles")
+        victim = cluster[random.choice("abc")]  # noqa: S311
+        moment = random.uniform(0, 8)  # noqa: S311
+        time.sleep(moment)
+        victim.kill()
+        cluster.restart(victim.name)
+        ended = end(fan, 200)
+        about = (f"round {number}: {victim.name} killed after {moment:.2f} s", ended)
+        assert ended.code == 0, about
+        rows = json.loads(ended.out)
+        assert [(row["exit_status"], row["commits"]) for row in rows] == [(0, 5)] * 6, about
+        for row in rows:
+            assert repo.git("log", "-1", "--format=%s", f"bottle/{row['name']}") == "5", about
+        assert victim.bottle("prune").code == 0
+        left_nothing(root, cluster)
+        again = sum(len(row["nodes"]) - 1 for row in rows)
+        print(f"{about[0]}: {again} bottles ran again")  # noqa: T201 - for `pytest -s`

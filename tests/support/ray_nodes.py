@@ -53,6 +53,7 @@ class Node:
     folder: Path
     engine: Mapping[str, str | None]
     auth: Mapping[str, str]
+    slots: int
     started: list[subprocess.Popen[bytes]] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -75,7 +76,7 @@ class Node:
         role = ("--head", f"--port={PORT}", f"--ray-client-server-port={CLIENT}", "--include-dashboard=false")
         joining = (f"--address={_NET}.2:{PORT}",)
         common = (
-            f"--num-cpus=2 --memory=8000000000 --object-store-memory=100000000 --block "
+            "--memory=8000000000 --object-store-memory=100000000 --include-log-monitor=false --block "
             f"--node-ip-address={self.address} --temp-dir={self.folder}/r --disable-usage-stats"
         )
         argv = [_RAY, "start", *(role if self.name == HEAD else joining), *common.split(), *self._announced()]
@@ -90,7 +91,7 @@ class Node:
             )
 
     def _announced(self) -> list[str]:
-        ended = self.bottle("node", "--options")
+        ended = self.bottle("node", "--options", "--slots", str(self.slots))
         assert ended.code == 0, ended
         return ended.out.split()
 
@@ -203,8 +204,8 @@ class Nodes:
 
 
 @contextmanager
-def nodes(engines: Mapping[str, Mapping[str, str | None]]) -> Iterator[Nodes]:
-    """Run a cluster of a head, on which no bottle runs, and a node for each of these engines."""
+def nodes(engines: Mapping[str, Mapping[str, str | None]], slots: int = 2) -> Iterator[Nodes]:
+    """Run a cluster of a head without an engine and a node for each of these. `slots`: bottles at a time."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix="bb-ray-"))  # short: Ray has sockets in it
     name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}"
@@ -222,7 +223,7 @@ def nodes(engines: Mapping[str, Mapping[str, str | None]]) -> Iterator[Nodes]:
             home.mkdir()
             # without an engine of its own a node has none
             own = engine or {"DOCKER_HOST": f"unix://{home}/none.sock", "BOT_BOTTLE_ENGINE": "docker"}
-            made[each] = Node(each, address, namespace, home, own, auth)
+            made[each] = Node(each, address, namespace, home, own, auth, slots)
             stack.callback(made[each].clean)
             made[each].clean()  # its engine may have some of a test run that was killed
         made[HEAD].start()

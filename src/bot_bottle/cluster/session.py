@@ -18,6 +18,26 @@ _PATIENCE = 5.0  # seconds in which a port has to answer
 _ANSWER = 60.0  # seconds for an answer of what works on the head
 
 
+def _check_access(address: Address) -> None:
+    """Raise ClusterError where the token is not the cluster's: Ray itself waits for half a minute."""
+    if not address.host:
+        return
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+
+    messages: Any = ray_client_pb2
+    channel = init_grpc_channel(f"{address.host}:{address.port}")
+    try:
+        ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+        ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=_PATIENCE)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:  # Ray itself says what else it is
+            raise _not_connected(address, ConnectionError(error.details())) from error
+    finally:
+        channel.close()
+
+
 class Session:
     """A connection. `ray` is the module."""
 
@@ -70,6 +90,7 @@ def connected(address: Address) -> Iterator[Session]:
             next_step="pip install 'bot-bottle[ray]'",
         ) from error
     _check_port(address)
+    _check_access(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
