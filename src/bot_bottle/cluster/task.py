@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.bottle.gc import run_context
+from bot_bottle.bottle.names import is_running
 from bot_bottle.cluster.files import prepare_artifact, prepare_image
 from bot_bottle.cluster.order import FileName, Order, Values
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
@@ -27,6 +28,7 @@ from bot_bottle.errors import BottleError, ClusterError
 from bot_bottle.host import paths, process
 from bot_bottle.host.process import Child
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.wait import wait_until
 from bot_bottle.version import VERSION
 from bot_bottle.workspace.bundle import restore_repository, write_work
 from bot_bottle.workspace.repository import open_repository
@@ -108,6 +110,8 @@ def run_on_node(fan: Any, name: str, order: Order) -> tuple[str, Report]:
         try:
             if order.version != VERSION:
                 raise ClusterError(f"this node has bottle {VERSION}, and the caller {order.version}")
+            # where its worker was killed here, the bottle may still be on its way to an orderly end
+            wait_until(lambda: not is_running(name), 2 * _PATIENCE + _ORDERLY, pause=0.2)
             with run_context() as run:
                 return node_id, _run(link, run, name, order)
         except BottleError as error:
