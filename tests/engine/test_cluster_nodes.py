@@ -6,7 +6,6 @@ import json
 import random
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -170,25 +169,28 @@ def test_a_secret_is_nowhere_in_ray(root: Caller, cluster: Nodes, git_image: str
 @pytest.mark.timeout(2400)
 def test_nodes_killed_at_any_moment_lose_no_commit(root: Caller, cluster: Nodes, git_image: str) -> None:
     repo = root.repo()
-    script = "for n in 1 2 3 4 5; do git commit -q --allow-empty -m $n; sleep 0.3; done"
+    script = "for n in 1 2 3 4 5; do git commit -q --allow-empty -m $n; echo $n; sleep 0.3; done"
     for number in range(20):
         own = ("--json", "--retries", "9", "--name", f"round-{number}")
         argv = fan_argv(git_image, 6, *own, "--", "sh", "-c", script, on=cluster.address)
         fan = root.bottle.start(*argv, cwd=repo.top)
-        Following(fan).until("(start) +6 bottles")
+        following = Following(fan)
+        following.until("(start) +6 bottles")
         victim = cluster[random.choice("abc")]  # noqa: S311
-        moment = random.uniform(0, 8)  # noqa: S311
-        time.sleep(moment)
+        moment = random.randint(0, 25)  # noqa: S311
+        for _ in range(moment):
+            following.until(r"(\S+) \| \d$")
         victim.kill()
         cluster.restart(victim.name)
         ended = end(fan, 200)
-        about = (f"round {number}: {victim.name} killed after {moment:.2f} s", ended)
+        about = (f"round {number}: {victim.name} killed after {moment} commits", ended)
         assert ended.code == 0, about
         rows = json.loads(ended.out)
         assert [(row["exit_status"], row["commits"]) for row in rows] == [(0, 5)] * 6, about
         for row in rows:
             assert repo.git("log", "-1", "--format=%s", f"bottle/{row['name']}") == "5", about
-        assert victim.bottle("prune").code == 0
+        for node in cluster.workers:  # Ray may have given up one that was too slow to answer
+            assert node.bottle("prune").code == 0
         left_nothing(root, cluster)
         again = sum(len(row["nodes"]) - 1 for row in rows)
         print(f"{about[0]}: {again} bottles ran again")  # noqa: T201 - for `pytest -s`

@@ -20,7 +20,7 @@ from pathlib import Path
 from bot_bottle.host.process_tree import start_time
 from tests.support.bottle import PROGRAM, Bottle, wait_until
 from tests.support.canary import remembers
-from tests.support.engines import call
+from tests.support.engines import OWNER, call
 
 HEAD = "head"
 PORT, CLIENT = 6379, 10001
@@ -29,12 +29,12 @@ _RAY = str(PROGRAM.with_name("ray"))
 _NET = "10.77.0"
 _BITS = 24
 _PREFIX = "bottle-ray"
-_SMALL = {  # fewer processes and threads, and a dead node is noticed in 2 s
+_FOLDERS = "bb-rays-"
+_SMALL = {  # fewer processes and threads, and a dead node is noticed in some seconds
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_enable_metrics_collection": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -207,8 +207,9 @@ class Nodes:
 def nodes(engines: Mapping[str, Mapping[str, str | None]], slots: int = 2) -> Iterator[Nodes]:
     """Run a cluster of a head without an engine and a node for each of these. `slots`: bottles at a time."""
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix="bb-ray-"))  # short: Ray has sockets in it
-    name = f"{_PREFIX}-{os.getpid()}-{start_time(os.getpid())}"
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDERS))  # short: Ray has sockets in it
+    (folder / "owner").write_text(OWNER)
+    name = f"{_PREFIX}-{OWNER}"
     (folder / "token").write_text(secrets.token_hex(16))
     auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     with ExitStack() as stack:
@@ -258,11 +259,20 @@ def _join(bridge: str, namespace: str, number: int) -> str:
 
 
 def _sweep(name: str = "") -> None:
-    """Remove the namespaces of that name, or those of test runs that were killed."""
+    """Remove the namespaces of that name, or what test runs that were killed have left."""
     for each in Path("/run/netns").glob(f"{_PREFIX}-*"):
-        pid, started = each.name.removeprefix(f"{_PREFIX}-").split("-")[:2]
-        if each.name.startswith(name) if name else start_time(int(pid)) != started:
+        owner = "-".join(each.name.removeprefix(f"{_PREFIX}-").split("-")[:2])
+        if each.name.startswith(name) if name else not _lives(owner):
             _ip("netns", "delete", each.name)
+    for file in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*/owner"):
+        if not _lives(file.read_text()):  # Ray has ended with its owner
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+
+def _lives(owner: str) -> bool:
+    """Return whether a test run goes on, or has only begun."""
+    pid, _, started = owner.partition("-")
+    return not pid.isdigit() or start_time(int(pid)) == started
 
 
 def _ip(*args: str) -> None:
