@@ -180,6 +180,7 @@ def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
 def _settle() -> None:
     """Remove leftovers of dead commands, and record that their bottles have ended."""
     sweep()
+    names.sweep()
     for each in list_bottles():
         if each.state == "killed":
             records.settle(each.name, Progress())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host import paths
@@ -40,6 +40,13 @@ def locked_names() -> list[str]:
     No lock is taken. Raises OSError.
     """
     return [path.name for path in (paths.runs_dir() / "names").iterdir()]
+
+
+def sweep() -> None:
+    """Remove the lock files of killed bottles. Raises CacheError."""
+    with suppress(OSError):
+        for name in locked_names():
+            is_running(name)  # removes the file of one that does not
 
 
 @contextmanager

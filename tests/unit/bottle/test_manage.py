@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from bot_bottle.bottle import manage
+from bot_bottle.bottle import manage, names
 from bot_bottle.errors import ReceiptError
+from bot_bottle.host import paths
 
 # a bottle without an engine: its name goes at the first SIGTERM, its process one second later
 HOLDER = """
@@ -41,3 +42,12 @@ def test_stop_waits_for_the_process_and_not_for_the_name_alone() -> None:
 def test_stop_of_what_has_never_been_says_so() -> None:
     with pytest.raises(ReceiptError, match="no bottle named blue"):
         manage.stop("blue", patience=0)
+
+
+def test_prune_removes_the_names_of_killed_bottles_and_of_no_other() -> None:
+    """As of one that was killed before it had recorded anything."""
+    held = paths.runs_dir() / "names"
+    with names.lock_name("blue"):
+        (held / "red").touch()
+        assert list(manage.prune()) == []
+        assert [path.name for path in held.iterdir()] == ["blue"]
