@@ -26,10 +26,12 @@ BUSES = {
     name: f"bus=virtio-mmio-bus.{number}" for name, number in (("sessions", 2), ("share", 1), ("network", 0))
 }
 
-# the guest has one user, who is root in it: nothing is hidden from anybody by mitigations
+# The guest has one user, who is root in it: nothing is hidden from anybody by mitigations. The kernel boots
+# with one processor, and init.sh starts the others: as long as it boots it changes its own code
+# (sched_clock_init_late), and another processor of QEMU's can then meet a breakpoint that is there no more.
 _KERNEL = (
     "console=hvc0 loglevel=5 panic=-1 reboot=t root=/dev/vda rootfstype=erofs ro"
-    f" init={INIT} no_timer_check mitigations=off noreplace-smp"
+    f" init={INIT} no_timer_check mitigations=off noreplace-smp maxcpus=1"
 )
 # all that QEMU emulates, but not virtualization: preparing its KVM is a tenth of the kernel's start
 _PROCESSOR = "max,-svm"
@@ -82,7 +84,8 @@ def qemu_argv(qemu: Path, guest: Guest, khz: int | None) -> list[str]:
 
     Sockets are below its current folder: their paths have to be short.
     """
-    clock = "" if khz is None else f" tsc_early_khz={khz} tsc=reliable"
+    # with `lpj`, loops in a tick of 4 ms, no processor measures what is known
+    clock = "" if khz is None else f" tsc_early_khz={khz} tsc=reliable lpj={4 * khz}"
     argv = [str(qemu), "-M", f"microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=off{guest.extras.machine}"]
     argv += ["-accel", f"tcg,thread=multi,tb-size={_TRANSLATION_MIB}", "-cpu", _PROCESSOR]
     argv += ["-smp", str(guest.processors), "-m", f"{guest.memory_mib}M"]

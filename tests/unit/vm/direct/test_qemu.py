@@ -70,7 +70,7 @@ def test_no_device_has_the_interrupt_of_the_clock() -> None:
 
 
 def test_the_clocks_rate_is_only_stated_where_it_is_measured() -> None:
-    assert "tsc_early_khz=2445000" in argv()[argv().index("-append") + 1]
+    assert "tsc_early_khz=2445000 tsc=reliable lpj=9780000" in argv()[argv().index("-append") + 1]
     assert "tsc" not in argv(None)[argv(None).index("-append") + 1]
 
 
