@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ def fan(who: Caller, git_image: str, count: int, script: str, *options: str, on:
     repo = who.folder / "repo"
     repo = repo if repo.exists() else who.repo().top
     return who.bottle(*argv(git_image, count, script, *options, on=on), cwd=repo, timeout=300)
+
+
+def until_begun(started: subprocess.Popen[str], count: int) -> None:
+    """Read a fan's output until so many bottles have begun."""
+    assert started.stderr is not None
+    lines = []
+    while count:
+        lines.append(started.stderr.readline())
+        assert lines[-1], lines  # it has ended
+        count -= "| begun" in lines[-1]
 
 
 def left_nothing(who: Caller, cluster: Cluster) -> None:
@@ -76,10 +87,7 @@ def test_ctrl_c_ends_what_runs_and_what_waits(root: Caller, cluster: Cluster, gi
     repo = root.repo()
     script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
     with root.bottle.start(*argv(git_image, 3, script, "--cpus", "2"), cwd=repo.top) as started:
-        assert started.stderr is not None
-        begun = 0
-        while begun < 2:  # the third waits for processors
-            begun += "| begun" in started.stderr.readline()
+        until_begun(started, 2)  # the third waits for processors
         started.send_signal(signal.SIGINT)
         ended = end(started)
     assert ended.code == 130, ended
@@ -93,10 +101,7 @@ def test_a_fan_is_found_again_when_its_caller_has_gone(
     repo = root.repo()
     script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
     with root.bottle.start(*argv(git_image, 2, script), cwd=repo.top) as started:
-        assert started.stderr is not None
-        begun = 0
-        while begun < 2:
-            begun += "| begun" in started.stderr.readline()
+        until_begun(started, 2)
         started.kill()
     bottle = root.bottle
     rows = json.loads(bottle("ls", "--on", "ray", "--json").out)
@@ -113,6 +118,25 @@ def test_a_fan_is_found_again_when_its_caller_has_gone(
     assert repo.refs("refs/heads/bottle") == ["refs/heads/bottle/try-1", "refs/heads/bottle/try-2"]
     assert bottle("ls", "--on", "ray", "--json").out == "[]\n"
     bottle("prune")
+    left_nothing(root, cluster)
+
+
+def test_a_bottle_whose_worker_is_killed_is_run_again(root: Caller, cluster: Cluster, git_image: str) -> None:
+    repo = root.repo()
+    script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
+    with root.bottle.start(*argv(git_image, 1, script, "--retries", "1", "--json"), cwd=repo.top) as started:
+        for _ in range(2):
+            until_begun(started, 1)
+            wait_until(lambda: "try-1" in str(cluster.processes()), pause=0.2)
+            (worker,) = (pid for pid, title in cluster.processes().items() if "try-1" in title)
+            os.kill(worker, signal.SIGKILL)
+        ended = end(started)
+    assert ended.code == 1, ended
+    (row,) = json.loads(ended.out)
+    assert (row["exit_status"], row["nodes"]) == (99, [ADDRESS, ADDRESS])
+    assert "its node died, 2 times" in row["error"]
+    wait_until(lambda: "attempt" not in str(cluster.processes()), 60, pause=0.5)
+    assert cluster.node("prune").code == 0
     left_nothing(root, cluster)
 
 

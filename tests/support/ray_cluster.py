@@ -73,7 +73,7 @@ def one_node(
 
 def _all(folder: Path) -> dict[int, str]:
     """The processes of the node with a folder, by pid; workers have a title instead of a command line."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
     found: dict[int, str] = {}
     for _ in range(3):  # a raylet has started the workers, and those what runs the bottles
