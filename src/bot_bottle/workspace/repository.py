@@ -30,21 +30,20 @@ _QUICK = 120.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository with a work tree. `folder` is its own git folder, `common` the one its worktrees share."""
+    """A repository with a work tree. `folder` is its own git folder, `common` the one its worktrees share.
+
+    `object_format` is the name of its hash: sha1 or sha256.
+    """
 
     top: Path
     folder: Path
     common: Path
+    object_format: str
 
     @property
     def git(self) -> Git:
         """git in the repository itself, only to read and write references."""
         return Git(self.folder, limit=_QUICK)
-
-    @property
-    def object_format(self) -> str:
-        """The name of its hash: sha1 or sha256."""
-        return self.git.run("rev-parse", "--show-object-format").text
 
     @property
     def is_sparse(self) -> bool:
@@ -169,7 +168,8 @@ def open_repository(start: Path) -> Repository:
     else:
         raise _refused(entry, "it is neither a folder nor a file")
     _check_whole(folder, common)
-    return Repository(top, folder, common)
+    object_format = Git(folder, limit=_QUICK).run("rev-parse", "--show-object-format").text
+    return Repository(top, folder, common, object_format)
 
 
 def _refused(entry: Path, why: str) -> WorkspaceError:
