@@ -129,7 +129,16 @@ def test_a_probe_that_says_nothing_is_a_failed_one(docker: FakeDocker, tmp_path:
     assert not (tmp_path / "started").exists()
 
 
-@pytest.mark.parametrize("dropped", [{"Memory": 0}, {"NetworkMode": "bridge"}, {"Privileged": True}])
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        {"Memory": 0},
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"NetworkMode": "bridge"}, {"Privileged": True})
+        ),
+    ],
+)
 def test_an_engine_that_drops_a_limit_is_refused(docker: FakeDocker, dropped: dict[str, Any]) -> None:
     docker.behave(Behaviour(host_config=dropped))
     with pytest.raises(WallsError, match=next(iter(dropped))):

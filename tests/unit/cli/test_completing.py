@@ -91,7 +91,10 @@ def test_bash_offers_what_the_command_can_take(words: list[str], offered: list[s
     assert completed(*words) == offered
 
 
-@pytest.mark.parametrize("command", ["exec", "logs", "diff", "rm", "show"])
+@pytest.mark.parametrize(
+    "command",
+    ["exec", "show", *(pytest.param(name, marks=pytest.mark.slow) for name in ("logs", "diff", "rm"))],
+)
 def test_where_there_is_nothing_or_no_right_nothing_is_said(command: str, tmp_path: Path) -> None:
     assert completed(command, "") == []
     (tmp_path / "file").touch()

@@ -82,11 +82,11 @@ def bottle(
     "changes",
     [
         {"XDG_CACHE_HOME": "made", "XDG_STATE_HOME": "./made"},
-        {"XDG_CACHE_HOME": "", "XDG_STATE_HOME": ""},
+        slow({"XDG_CACHE_HOME": "", "XDG_STATE_HOME": ""}),
         slow({"XDG_CACHE_HOME": "~/made", "XDG_STATE_HOME": "~"}),
         slow({"BOT_BOTTLE_CACHE_DIR": "", "BOT_BOTTLE_STATE_DIR": ""}),
         slow({"TMPDIR": "made"}),
-        {"TMPDIR": "/nonexistent"},
+        slow({"TMPDIR": "/nonexistent"}),
         {"TMPDIR": "/etc/passwd"},
     ],
     ids=str,
@@ -117,7 +117,7 @@ def test_a_home_that_is_no_path_is_the_users(
     assert paths.state_dir() == home / "bot-bottle"
 
 
-@pytest.mark.parametrize("value", ["/nonexistent", "/etc/passwd"])
+@pytest.mark.parametrize("value", ["/nonexistent", slow("/etc/passwd")])
 def test_a_home_that_is_not_there_is_not_made(value: str, home: Path, here: Path, archive: Path) -> None:
     for args in (["ls"], ["cache", "ls"], ["pack", "--archive", str(archive)]):
         done = bottle(*args, env=environment(home, {"HOME": value}), cwd=here)
@@ -136,7 +136,7 @@ def test_a_number_without_a_user_has_no_home(home: Path, here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("value", ["made", slow("./made"), "~/made", slow("\n/made")])
+@pytest.mark.parametrize("value", ["made", slow("./made"), slow("~/made"), slow("\n/made")])
 def test_a_relative_folder_of_ours_is_refused(name: str, value: str, home: Path, here: Path) -> None:
     args = ["cache", "ls"] if "CACHE" in name else ["ls"]
     done = bottle(*args, env=environment(home, {name: value}), cwd=here)
@@ -149,10 +149,10 @@ def test_a_relative_folder_of_ours_is_refused(name: str, value: str, home: Path,
     "name",
     [
         slow(b"two words"),
-        b"new\nline",
+        slow(b"new\nline"),
         b"'\"$;,:%\\",
         slow("\u00e9\u65e5".encode()),
-        b"\xff\xfe",
+        slow(b"\xff\xfe"),
         slow(b"/".join([b"c" * 100] * 3)),
     ],
 )
@@ -175,7 +175,7 @@ WRITING = (["cache", "prune"], ["stop", "blue"])
 
 
 @pytest.mark.parametrize(
-    "value", ["/etc/passwd", slow("/etc/passwd/below"), "/proc/nothing", slow("/" + "c" * 300)]
+    "value", ["/etc/passwd", slow("/etc/passwd/below"), slow("/proc/nothing"), slow("/" + "c" * 300)]
 )
 def test_a_folder_that_cannot_be_one_is_named(value: str, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, dict.fromkeys(OWN, value))
@@ -314,7 +314,7 @@ def test_receipts_at_the_end_of_time_are_not_taken_for_the_newest(home: Path) ->
     assert records.newest("green").name == "green"
 
 
-@pytest.mark.parametrize("when", [0, 4102444800])
+@pytest.mark.parametrize("when", [0, slow(4102444800)])
 def test_an_artifact_of_any_time_is_listed(when: int, home: Path, here: Path, archive: Path) -> None:
     env = environment(home, {})
     path = Path(os.fsdecode(bottle("pack", "-q", "--archive", archive, env=env, cwd=here).stdout[:-1]))
@@ -387,7 +387,11 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(args: list[str], home: Pa
 
 @pytest.mark.parametrize(
     ("streams", "status"),
-    [(">&-", 0), ("2>&-", 0), ("<&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 108), ("2>/dev/full", 0)],
+    [
+        ("<&- >&- 2>&-", 0),
+        (">/dev/full", 108),
+        *(pytest.param(each, 0, marks=pytest.mark.slow) for each in (">&-", "2>&-", "<&-", "2>/dev/full")),
+    ],
 )
 def test_a_closed_stream_is_replaced_by_no_file(
     streams: str, status: int, home: Path, here: Path, archive: Path

@@ -97,7 +97,6 @@ def test_a_bottle_without_work_leaves_no_branch(repo: Repo, tmp_path: Path) -> N
         {},
         {"head": "0" * 40, "../../heads/main": "0" * 40},
         {"head": "--upload-pack=x"},
-        {"head": "f" * 40},
         {"uncommitted": "f" * 40},
     ],
 )

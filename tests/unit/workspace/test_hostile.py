@@ -321,7 +321,9 @@ def bomb(git: Path) -> None:
     path.write_bytes(head + block * 4096)
 
 
-@pytest.mark.parametrize("damage", [garbage_object, sparse_object, sparse_pack, bomb])
+@pytest.mark.parametrize(
+    "damage", [garbage_object, sparse_object, sparse_pack, pytest.param(bomb, marks=pytest.mark.slow)]
+)
 def test_objects_that_are_none_are_refused(
     user: Repo, agent: Repo, clone: Clone, damage: Callable[[Path], None]
 ) -> None:

@@ -15,7 +15,8 @@ from bot_bottle.workspace.index_file import IndexFile
 from bot_bottle.workspace.repository import open_repository
 
 
-@pytest.fixture(params=["sha1", "sha256"])
+# entries differ by the length of an object's name alone
+@pytest.fixture(params=["sha1", pytest.param("sha256", marks=pytest.mark.slow)])
 def clone(request: pytest.FixtureRequest, tmp_path: Path) -> Clone:
     """A clone with many names, of all lengths, and with files that are not regular."""
     user = make_repo(tmp_path / "user", f"--object-format={request.param}")

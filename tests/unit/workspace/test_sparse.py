@@ -41,7 +41,7 @@ def changes(user: Repo) -> list[str]:
     return user.git("status", "--porcelain", "--untracked-files=all").splitlines()
 
 
-@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("dirty", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_first_commit_of_a_clone_removes_nothing(sparse: Repo, tmp_path: Path, dirty: bool) -> None:
     sparse.write({"near/a": "1\n2\nMINE\n4\n5\n", "near/new": "new\n"})
     clone, agent = cloned(sparse, tmp_path, dirty=dirty)
@@ -60,7 +60,7 @@ def test_the_first_commit_of_a_clone_removes_nothing(sparse: Repo, tmp_path: Pat
     assert sorted(changes(sparse)) == sorted([" M near/a", " M near/b", "?? near/new"])
 
 
-@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("dirty", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_branch_can_be_merged(sparse: Repo, tmp_path: Path, dirty: bool) -> None:
     if dirty:
         sparse.write({"near/a": "1\n2\nMINE\n4\n5\n"})
