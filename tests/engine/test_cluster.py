@@ -95,6 +95,7 @@ def test_ctrl_c_ends_what_runs_and_what_waits(root: Caller, cluster: Cluster, gi
     left_nothing(root, cluster)
 
 
+@pytest.mark.slow
 def test_a_fan_is_found_again_when_its_caller_has_gone(
     root: Caller, cluster: Cluster, git_image: str
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_fan_is_found_again_when_its_caller_has_gone(
     left_nothing(root, cluster)
 
 
+@pytest.mark.slow
 def test_a_bottle_whose_worker_is_killed_is_run_again(root: Caller, cluster: Cluster, git_image: str) -> None:
     repo = root.repo()
     script = "git commit -q --allow-empty -m x; echo begun; exec sleep 1000"
@@ -140,6 +142,7 @@ def test_a_bottle_whose_worker_is_killed_is_run_again(root: Caller, cluster: Clu
     left_nothing(root, cluster)
 
 
+@pytest.mark.slow
 def test_secrets_are_the_nodes_unless_they_are_sent(root: Caller, cluster: Cluster, git_image: str) -> None:
     root.repo()
     (root.folder / "key").write_text("a-value-of-the-caller\n")
