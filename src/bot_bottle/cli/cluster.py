@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bot_bottle.bottle.replicas import Result
-from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import UsageError
-from bot_bottle.host.progress import Progress
-from bot_bottle.pack.options import ConvertOptions
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # commands that are local have these options too
+    from bot_bottle.bottle.replicas import Result
+    from bot_bottle.bottle.spec import BottleSpec
     from bot_bottle.cluster.session import Session
+    from bot_bottle.host.progress import Progress
+    from bot_bottle.pack.options import ConvertOptions
 
 on_option = click.option(
     "--on",
