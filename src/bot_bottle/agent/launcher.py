@@ -11,15 +11,21 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bot_bottle.agent.home import HAVE_HOME
-
-if TYPE_CHECKING:  # profiles take long to import, and the packer needs TOP alone
+if TYPE_CHECKING:  # profiles take long to import, and the packer and every run need constants alone
     from bot_bottle.agent.profile import Package, Profile, Seed
 
 TOP = "/opt/bot-bottle"
 BIN = f"{TOP}/bin"
 
 _VALUE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:: -(\d{1,3}))?\}")
+HAVE_HOME = """\
+if [ -z "${HOME:-}" ] || ! [ -d "$HOME" ] || ! [ -w "$HOME" ]; then
+    HOME=/tmp/bottle-home
+    export HOME
+    mkdir -p "$HOME"
+fi
+"""
+"""Lines of a shell script by which HOME is a folder that an agent can write to."""
 
 _HEAD = f"""\
 #!/bin/sh

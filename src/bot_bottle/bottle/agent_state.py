@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bot_bottle.agent.home import HAVE_HOME
+from bot_bottle.agent.launcher import HAVE_HOME
 from bot_bottle.agent.state import LIMIT, State
 from bot_bottle.backend.base import RunningBottle
 from bot_bottle.errors import AgentError, BottleError
