@@ -15,15 +15,13 @@ from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.files import remove_tree
 from bot_bottle.workspace.clone import Clone, Record, check_names, find_identity, find_start
 from bot_bottle.workspace.fetch import find_commits, set_references, transfer
-from bot_bottle.workspace.git import Git, init
-from bot_bottle.workspace.repository import Repository, open_repository
+from bot_bottle.workspace.git import FETCH_ONLY, Git, init
+from bot_bottle.workspace.repository import OBJECT_ID, Repository, open_repository
 
 _START = "refs/heads/bottle-start"
 _LIMIT = 3600.0  # seconds
-_OBJECT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TIP = re.compile(r"head|uncommitted|other/[A-Za-z0-9_-]{1,80}")
 _MOST_TIPS = 102
-_QUIET = ("-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def write_repository(project: Path, scratch: Path, out: Path, *, include_dirty: 
     with repository.explain_missing():
         base, tags, _ = find_start(repository, scratch, include_dirty=include_dirty)
         source = repository.with_alternate(scratch / "source.git")
-        _create(source, {_START: base, **tags})
+        source.create_references({_START: base, **tags})
         source.run("bundle", "create", "-q", out, "--all")
     shallow = repository.common / "shallow"
     return Origin(
@@ -68,7 +66,7 @@ def restore_repository(bundle: Path, folder: Path, origin: Origin) -> None:
     if origin.shallow:
         (git.folder / "shallow").write_bytes(origin.shallow)
     everything = (f"+{_START}:{_START}", "+refs/tags/*:refs/tags/*")
-    git.run("fetch", "--update-head-ok", *_QUIET, bundle, *everything)
+    git.run("fetch", "--update-head-ok", *FETCH_ONLY, bundle, *everything)
     for key, value in origin.identity.items():
         git.run("config", key, value)
 
@@ -111,7 +109,7 @@ def receive_work(
         with clone.scratch() as scratch:
             intake = repository.with_alternate(scratch / "intake.git")
             if bundle is not None:
-                intake.run("fetch", *_QUIET, bundle, f"+{record.kept}*:refs/received/*")
+                intake.run("fetch", *FETCH_ONLY, bundle, f"+{record.kept}*:refs/received/*")
             if find_commits(intake, dict(tips)) != dict(tips):
                 raise WorkspaceError(f"the work of the bottle {name} is missing commits")
             intake.run("rev-list", "--objects", "--quiet", *tips.values(), "--not", record.base)
@@ -124,11 +122,6 @@ def receive_work(
 
 
 def _check_tips(tips: Mapping[str, str]) -> None:
-    valid = all(_TIP.fullmatch(name) and _OBJECT.fullmatch(value) for name, value in tips.items())
+    valid = all(_TIP.fullmatch(name) and OBJECT_ID.fullmatch(value) for name, value in tips.items())
     if not valid or "head" not in tips or len(tips) > _MOST_TIPS:
         raise WorkspaceError("a node returned what is not a bottle's work")
-
-
-def _create(git: Git, references: Mapping[str, str]) -> None:
-    text = "".join(f"create {name}\0{value}\0" for name, value in references.items())
-    git.run("update-ref", "--stdin", "-z", input=text.encode("utf-8", "surrogateescape"))

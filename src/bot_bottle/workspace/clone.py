@@ -139,8 +139,7 @@ def _create(
         source = repository.with_alternate(Path(scratch) / "source.git")
         repository.update({f"{record.kept}base": (before, base)})
         references = {record.branch: base, **tags}
-        text = "".join(f"create {ref}\0{value}\0" for ref, value in references.items())
-        source.run("update-ref", "--stdin", "-z", input=text.encode("utf-8", "surrogateescape"))
+        source.create_references(references)
         git = _filled(folder, source, record)
     shutil.copy2(git.folder / "index", folder / "index")  # git compares its time with those of the files
     packs = tuple(sorted(path.name for path in (git.folder / "objects/pack").glob("*.pack")))

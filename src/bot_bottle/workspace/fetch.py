@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.workspace.clone import Clone, Record
-from bot_bottle.workspace.git import Git
+from bot_bottle.workspace.git import FETCH_ONLY, Git
 from bot_bottle.workspace.repository import Repository
 from bot_bottle.workspace.snapshot import Snapshot, snapshot
 from bot_bottle.workspace.untrusted_git import References, take
@@ -165,9 +165,8 @@ def transfer(intake: Git, clean: Git, record: Record, tips: dict[str, str]) -> N
     """Move new objects into the user's store; each is checked as git fsck does, or none is stored."""
     _set(clean, {"refs/known/base": record.base})
     _set(intake, {f"{record.kept}{name}": commit for name, commit in tips.items()})
-    options = ("-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
     everything = f"+{record.kept}*:{record.kept}*"
-    clean.run("-c", "fetch.fsckObjects=true", "fetch", *options, intake.folder, everything)
+    clean.run("-c", "fetch.fsckObjects=true", "fetch", *FETCH_ONLY, intake.folder, everything)
 
 
 def _set(git: Git, references: dict[str, str]) -> None:

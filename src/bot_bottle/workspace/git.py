@@ -53,6 +53,9 @@ _SETTINGS = (
     "safe.directory=*",  # git's ownership check of settings, which are not used here anyway
 )
 
+# options of git fetch for a fetch that leaves nothing but references and their objects
+FETCH_ONLY = ("-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the whole environment of a git process: ours, without what would change what git does."""
@@ -105,6 +108,11 @@ class Git:
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether a commit is part of another's history."""
         return self.run("merge-base", "--is-ancestor", older, newer, check=False).code == 0
+
+    def create_references(self, references: Mapping[str, str]) -> None:
+        """Create references with these values, all or none. Raises WorkspaceError if one is there already."""
+        text = "".join(f"create {name}\0{value}\0" for name, value in references.items())
+        self.run("update-ref", "--stdin", "-z", input=text.encode("utf-8", "surrogateescape"))
 
     def argv(self, *args: str | Path) -> list[str]:
         """Return the command line."""

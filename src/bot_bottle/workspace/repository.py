@@ -20,7 +20,7 @@ from bot_bottle.host.text import printable
 from bot_bottle.workspace.git import Git, check_version, environment, init, program
 from bot_bottle.workspace.spec import find_top
 
-_OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CONVERSIONS = r"^core\.(autocrlf|eol|filemode|symlinks|ignorecase)$"
 _SIMPLE = ("true", "false", "input", "lf", "crlf", "native")
 _SMALL = 4096  # bytes of a file with a path
@@ -89,7 +89,7 @@ class Repository:
     def head(self) -> str:
         """Return the commit that is checked out. Raises WorkspaceError if there is none yet."""
         done = self.git.run("rev-parse", "--verify", "-q", "HEAD^{commit}", check=False)
-        if done.code or not _OBJECT_ID.fullmatch(done.text):
+        if done.code or not OBJECT_ID.fullmatch(done.text):
             raise WorkspaceError(
                 f"{self.top} has no commit yet",
                 next_step="commit something first, or use --workspace mount",
