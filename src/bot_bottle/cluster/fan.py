@@ -170,7 +170,7 @@ class Fan:
         return name not in self._stopping
 
     async def piece(self, name: FileName, offset: int) -> Piece | None:
-        """Return a piece of a file of the caller's; None where it is no longer there to send it."""
+        """Return a piece of a file of the caller's; None if the caller has gone away before it sent it."""
         while (piece := self._spool.read(name, offset)) is None:
             if time.monotonic() - self._asked > _AWAY:
                 return None

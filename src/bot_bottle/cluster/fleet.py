@@ -12,7 +12,6 @@ from bot_bottle.bottle.replicas import Result
 from bot_bottle.cluster.fan import About
 from bot_bottle.cluster.following import Output, follow
 from bot_bottle.cluster.session import NAMESPACE, Session
-from bot_bottle.cluster.state import News
 from bot_bottle.errors import BottleError, ClusterError, ReceiptError
 from bot_bottle.host.progress import Progress
 from bot_bottle.workspace.bundle import Origin
@@ -75,12 +74,9 @@ def show_output(session: Session, found: Found, progress: Progress, *, follow: b
                     output.positions[each.name] = each.log_end
                 if each.state == "ended" and output.is_whole(each):
                     ended.add(each.name)
-            if ended >= set(found.names) or not (follow or any(map(_more(output), news)) or not before):
+            is_rest = any(not output.is_whole(each) for each in news)
+            if ended >= set(found.names) or not (follow or is_rest or not before):
                 return
-
-
-def _more(output: Output) -> Callable[[News], bool]:
-    return lambda each: not output.is_whole(each)
 
 
 def stop(
@@ -98,10 +94,8 @@ def stop(
         return []
     _check_repository(found.about.origin, found.name)
     with run_context() as run:
-        names = found.names
-        scratch = run.path
         origin = found.about.origin
-        return follow(session, found.actor, names, origin, scratch, progress, on_end, lambda _: None)
+        return follow(session, found.actor, found.names, origin, run.path, progress, on_end, lambda _: None)
 
 
 def _wait(session: Session, found: Found) -> None:

@@ -41,16 +41,17 @@ def load_image(engine: Engine, archive: IO[bytes], ref: str, run: RunDir) -> Non
 
 def remove_named(engine: Engine, ref: str) -> None:
     """Remove an image by its name, if it is there. Raises CommandFailed while a container uses it."""
-    if engine.exists(ref):
-        process.run([str(engine.program), "image", "rm", ref], timeout=_REMOVED_WITHIN)
+    _remove_named(str(engine.program), ref, dict(os.environ))
 
 
 def sweep_named(stray: Mapping[str, Any]) -> None:
     """Remove the image that a killed command has loaded. Raises CommandFailed while a container uses it."""
-    program, env = stray["program"], engine_environment(stray["variables"])
-    found = process.run([program, "image", "ls", "--quiet", stray["name"]], timeout=_REMOVED_WITHIN, env=env)
-    if found.text:
-        process.run([program, "image", "rm", stray["name"]], timeout=_REMOVED_WITHIN, env=env)
+    _remove_named(stray["program"], stray["name"], engine_environment(stray["variables"]))
+
+
+def _remove_named(program: str, ref: str, env: dict[str, str]) -> None:
+    if process.run([program, "image", "ls", "--quiet", ref], timeout=_REMOVED_WITHIN, env=env).text:
+        process.run([program, "image", "rm", ref], timeout=_REMOVED_WITHIN, env=env)
 
 
 @contextmanager
