@@ -105,16 +105,30 @@ def _locked(path: Path) -> Iterator[bool]:
 def sweep(sweepers: dict[str, Sweeper]) -> int:
     """Remove what dead commands left, and return how many there were.
 
-    `sweepers` has a function for each kind of leftover. If one fails, the folder stays and is tried again.
+    `sweepers` has a function for each kind of leftover. If one fails, its folder is tried again when others
+    were removed, as an image cannot be before the container of another folder; else it stays for the next
+    sweep.
     """
     swept = 0
     base = paths.runs_dir()
-    for path in sorted(base.glob("run-*")) if base.is_dir() else []:
-        with try_lock(path) as dead:  # else its command is alive
-            if dead and path.is_dir() and _sweep_strays(path, sweepers):
-                _remove(path)
-                swept += 1
+    folders = sorted(base.glob("run-*")) if base.is_dir() else []
+    while folders:
+        done = {path: _sweep_folder(path, sweepers) for path in folders}
+        removed = list(done.values()).count(True)
+        swept += removed
+        folders = [path for path, is_removed in done.items() if is_removed is False] if removed else []
     return swept
+
+
+def _sweep_folder(path: Path, sweepers: dict[str, Sweeper]) -> bool | None:
+    """Remove what a dead command left; return whether that succeeded, and None if there is none to remove."""
+    with try_lock(path) as dead:  # else its command is alive
+        if not dead or not path.is_dir():
+            return None
+        if not _sweep_strays(path, sweepers):
+            return False
+        _remove(path)
+        return True
 
 
 def _sweep_strays(path: Path, sweepers: dict[str, Sweeper]) -> bool:

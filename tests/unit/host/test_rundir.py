@@ -108,6 +108,22 @@ def test_a_stray_that_cannot_be_ended_is_tried_again() -> None:
     assert rundir.sweep({"thing": lambda _stray: None}) == 1
 
 
+def test_what_another_folder_holds_is_removed_after_it() -> None:
+    """As an image whose container belongs to another command."""
+    kill_one()
+    kill_one()
+    tried: list[str] = []
+
+    def held_at_first(stray: dict[str, Any]) -> None:
+        tried.append(stray["name"])
+        if len(tried) == 1:
+            raise OSError
+
+    assert rundir.sweep({"thing": held_at_first}) == 2
+    assert tried == ["b", *("b", "a"), *("b", "a")]
+    assert list(paths.runs_dir().iterdir()) == []
+
+
 def test_a_cache_that_cannot_be_made_is_a_clear_error(cache_dir: Path) -> None:
     cache_dir.write_text("a file")
     with pytest.raises(CacheError, match="cannot work in") as caught, rundir.run_dir():
