@@ -18,7 +18,7 @@ from tests.support.crafted import file, layer, saved
 from tests.support.cutting import cutting
 from tests.support.docker_registry import docker_registry
 from tests.support.https_site import make_rsa_certificate
-from tests.support.relay import relaying
+from tests.support.relay import busy_once, relaying
 from tests.support.token_service import TokenService, token_service
 
 PASSWORD = "canary-pass-7d2"  # noqa: S105
@@ -140,6 +140,17 @@ def test_a_token_that_has_expired_is_renewed_once(
         assert own("push", place, "--archive", archive).line
         tokens.life[:] = [-3600]
         own("pull", place).failed(112, "does not let you read")
+
+
+def test_a_registry_that_is_busy_is_asked_again(own: Bottle, archive: Path, tmp_path: Path) -> None:
+    with docker_registry(tmp_path) as port, relaying(port) as relay:
+        place = f"127.0.0.1:{relay.port}/team/agent:1"
+        relay.answer = busy_once(429, "0")
+        done = own("push", place, "--archive", archive)
+        [artifact] = own.artifacts
+        assert "is busy or out of order; it is asked again in 0 s" in done.err
+        relay.answer = busy_once(503, "0")
+        assert own("pull", place, "-o", tmp_path / "copy").path.read_bytes() == artifact.read_bytes()
 
 
 def test_transfers_that_break_or_are_interrupted_are_completed(

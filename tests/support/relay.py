@@ -13,6 +13,7 @@ from tests.support.token_service import serving
 
 Seen = tuple[str, str, dict[str, str]]
 Reply = tuple[int, Mapping[str, str], bytes]
+Answerer = Callable[[str, str, Mapping[str, str]], Reply | None]
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Relay:
     """
 
     upstream: int
-    answer: Callable[[str, str, Mapping[str, str]], Reply | None] = lambda *_: None
+    answer: Answerer = lambda *_: None
     change: Callable[[str, str, Reply], Reply] = lambda _method, _path, reply: reply
     cut: int = 0
     cuts: int = 0
@@ -39,6 +40,19 @@ class Relay:
             for how, path, headers in self.seen
             if how == method and re.search(pattern, path)
         ]
+
+
+def busy_once(status: int, stated: str) -> Answerer:
+    """Answer the first try of each request with a status, and with `stated` as its Retry-After."""
+    seen: set[tuple[str, str]] = set()
+
+    def answer(method: str, path: str, headers: Mapping[str, str]) -> Reply | None:
+        request = (method, headers.get("content-range") or path.partition("?")[0])
+        first = request not in seen
+        seen.add(request)
+        return (status, {"Retry-After": stated}, b"slow down") if first else None
+
+    return answer
 
 
 @contextmanager

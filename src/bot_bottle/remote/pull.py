@@ -15,6 +15,7 @@ from bot_bottle.remote.artifact import Found, find, pulled, read_parts
 from bot_bottle.remote.download import Pace
 from bot_bottle.remote.latest import require_latest
 from bot_bottle.remote.reference import Reference
+from bot_bottle.remote.retry import Retry
 from bot_bottle.remote.session import Session
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
 
@@ -37,7 +38,7 @@ def pull(
 
     Raises RegistryError, ArtifactError, UntrustedError, CacheError, DiskFullError.
     """
-    session = Session(reference)
+    session = Session(reference, retry=Retry(on_wait=progress.note))
     found = find(session, trusted)
     if found.signer and found.receipt is not None:
         require_latest(reference, found.receipt, allow_older=allow_older)

@@ -20,6 +20,7 @@ from bot_bottle.host.text import printable
 from bot_bottle.image.spec import Digest
 from bot_bottle.remote.docker_logins import Login, find_login
 from bot_bottle.remote.reference import Reference, is_loopback
+from bot_bottle.remote.retry import BUSY, Retry
 from bot_bottle.remote.tokens import Authorization, answer_challenge
 
 SECONDS = 30.0  # without any data
@@ -33,6 +34,12 @@ Body = bytes | Callable[[], Iterable[bytes]]
 
 class UnreachableError(RegistryError):
     """The registry does not answer, or its answer ended early."""
+
+
+class BusyError(RegistryError):
+    """The registry says that it is busy or out of order. `stated` is its header Retry-After, or ""."""
+
+    stated = ""
 
 
 class Answer:
@@ -75,12 +82,16 @@ class Answer:
 
 
 class Session:
-    """Requests about one repository. `seconds` is how long it may send nothing."""
+    """Requests about one repository.
 
-    def __init__(self, reference: Reference, seconds: float = SECONDS) -> None:
+    `seconds` is how long it may send nothing, `retry` how long it is waited for while it is busy.
+    """
+
+    def __init__(self, reference: Reference, seconds: float = SECONDS, retry: Retry | None = None) -> None:
         self.reference = reference
         self.host = reference.host
         self.seconds = seconds
+        self.retry = retry or Retry()
         self._plain = reference.is_loopback
         self._authorization: Authorization | None = None
 
@@ -160,6 +171,17 @@ class Session:
         return self._raw(method, url, body, fields)
 
     def _raw(self, method: str, url: str, body: Body, fields: Mapping[str, str]) -> Answer:
+        """Make a request, and again while the server is busy. Raises UnreachableError, BusyError."""
+        tries = 1
+        while (answer := self._once(method, url, body, fields)).status in BUSY:
+            error = self._busy(method, answer)
+            # nobody knows how much of a chunk is there: who sends it asks first
+            if method == "PATCH" or not self.retry.pause(error.message, tries, error.stated):
+                raise error
+            tries += 1
+        return answer
+
+    def _once(self, method: str, url: str, body: Body, fields: Mapping[str, str]) -> Answer:
         data: Any = (body if isinstance(body, bytes) else body()) if method not in ("GET", "HEAD") else None
         asked = request.Request(url, data=data, headers=dict(fields), method=method)  # noqa: S310 - checked
         try:
@@ -183,9 +205,20 @@ class Session:
         with self._raw(method, url, body, {"User-Agent": "bot-bottle", **headers}) as answer:
             return answer.status, answer.document()
 
+    def _busy(self, method: str, answer: Answer) -> BusyError:
+        host = printable(urlsplit(answer.url).netloc, limit=200)
+        with answer:
+            error = BusyError(
+                f"the registry {host} is busy or out of order",
+                why=_why(method, answer),
+                next_step="try again later",
+            )
+        error.stated = answer.header("Retry-After")
+        return error
+
     def _refused(self, method: str, answer: Answer) -> RegistryError:
         reference, status = self.reference, answer.status
-        why = f"{status}: {_words(answer.document(1 << 16))}" if method != "HEAD" else f"{status}"
+        why = _why(method, answer)
         if status in (401, 403):
             verb = "read" if method in ("GET", "HEAD") else "write to"
             return RegistryError(
@@ -219,6 +252,14 @@ def unreachable(host: str, error: Exception) -> UnreachableError:
         why=printable(str(reason) or repr(reason), limit=300),
         next_step="check its name, and the network",
     )
+
+
+def _why(method: str, answer: Answer) -> str:
+    """Return an answer's status, and what it says of the reason."""
+    words = _words(answer.document(1 << 16)) if method != "HEAD" else ""
+    asked = printable(answer.header("Retry-After"), limit=40)
+    again = f" (Retry-After: {asked})" if asked else ""
+    return ": ".join(filter(None, (str(answer.status), words))) + again
 
 
 def _words(body: bytes) -> str:

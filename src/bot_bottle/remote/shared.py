@@ -30,12 +30,15 @@ from bot_bottle.remote.artifact import find, push
 from bot_bottle.remote.download import Pace
 from bot_bottle.remote.pull import receive
 from bot_bottle.remote.reference import Reference
+from bot_bottle.remote.retry import Retry
 from bot_bottle.remote.session import SECONDS, NotThereError, Session, UnreachableError
 
 T = TypeVar("T")
 
 _PATIENCE = 2.0  # seconds for an answer, and for data
+_BUSY_PATIENCE = 1.0  # of that, for a registry that says that it is busy
 _LEAST_PATIENCE = 0.5  # of that, for data after an answer that took long
+_PUSH_PATIENCE = 10.0  # for a busy registry that gets an artifact
 _LEAST = 64 << 10  # bytes that have to come in that time
 
 
@@ -59,7 +62,7 @@ class SharedCache:
         """Write the artifact of a key to the new file `out`; return its digest, or None if there is none."""
         if not self._usable:
             return None
-        session = Session(self._reference.tagged(key.stem), _PATIENCE)
+        session = Session(self._reference.tagged(key.stem), _PATIENCE, Retry(_BUSY_PATIENCE))
         begun = time.monotonic()
         try:
             found = self._soon(session, partial(find, session, self._trusted, key))
@@ -78,12 +81,12 @@ class SharedCache:
         """Put an artifact there, unless it is there, if this pushes. Raises ArtifactError for damage."""
         if not (self._pushes and self._usable):
             return
-        session = Session(self._reference.tagged(entry.key.stem), _PATIENCE)
+        session = Session(self._reference.tagged(entry.key.stem), _PATIENCE, Retry(_BUSY_PATIENCE))
         try:
             if self._has(session, entry):
                 progress.note(f"{'push':<8} it was there already")
                 return
-            session.seconds = SECONDS
+            session.seconds, session.retry = SECONDS, Retry(_PUSH_PATIENCE, progress.note)
             with progress.stage("push", entry.size) as stage:
                 done = push(
                     session,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from bot_bottle.errors import RegistryError
 from bot_bottle.image.spec import Digest
-from bot_bottle.remote.session import Answer, Session, UnreachableError
+from bot_bottle.remote.session import Answer, BusyError, NotThereError, Session, UnreachableError
 
 _CHUNK = 16 << 20  # bytes, unless the registry wants more
 _PIECE = 1 << 20
@@ -28,8 +28,8 @@ def push_bytes(session: Session, data: bytes) -> Digest:
     digest = Digest.of(data)
     if not _exists(session, digest):
         with session.ask("POST", "blobs/uploads/", wanted=(202,)) as begun:
-            place = _with_digest(session.location(begun, "blobs/uploads/"), digest)
-        session.ask("PUT", place, data, {"Content-Type": _OCTETS}, wanted=(201,)).__exit__()
+            place = session.location(begun, "blobs/uploads/")
+        _finish(session, place, digest, data)
     return digest
 
 
@@ -49,18 +49,25 @@ def push_file(
         on_bytes(size)
         return 0
     upload = _Upload(session, fd, size, on_bytes)
-    failures = 0
+    failures, furthest = 0, 0
     while upload.offset < size:
-        before = upload.offset
         try:
             upload.send_chunk()
-        except UnreachableError:
-            failures = failures + 1 if upload.offset <= before else 0
-            if failures == _TRIES:
+        except (UnreachableError, BusyError) as error:
+            failures = failures + 1 if upload.offset <= furthest else 1
+            furthest = max(furthest, upload.offset)
+            if failures == _TRIES or not _paused(session, error, failures):
                 raise
             upload.resume()
     upload.finish(digest)
     return size
+
+
+def _paused(session: Session, error: UnreachableError | BusyError, failures: int) -> bool:
+    """Wait before an upload goes on, unless its connection broke for the first time; return if it may."""
+    if isinstance(error, BusyError):
+        return session.retry.pause(error.message, failures, error.stated)
+    return failures == 1 or session.retry.pause(error.message, failures)
 
 
 class _Upload:
@@ -104,7 +111,7 @@ class _Upload:
 
     def finish(self, digest: Digest) -> None:
         """End the upload: the registry checks the digest, and publishes the blob. Raises RegistryError."""
-        self._session.ask("PUT", _with_digest(self._place, digest), wanted=(201,)).__exit__()
+        _finish(self._session, self._place, digest)
 
     def _begin(self) -> None:
         with self._session.ask("POST", "blobs/uploads/", wanted=(202,)) as answer:
@@ -138,8 +145,14 @@ def _exists(session: Session, digest: Digest) -> bool:
         return answer.status == 200
 
 
-def _with_digest(place: str, digest: Digest) -> str:
-    return f"{place}{'&' if '?' in place else '?'}digest={quote(str(digest))}"
+def _finish(session: Session, place: str, digest: Digest, data: bytes = b"") -> None:
+    """End an upload with its last bytes. Raises RegistryError."""
+    place = f"{place}{'&' if '?' in place else '?'}digest={quote(str(digest))}"
+    try:
+        session.ask("PUT", place, data, {"Content-Type": _OCTETS}, wanted=(201,)).__exit__()
+    except NotThereError:
+        if not _exists(session, digest):  # it is there if only the answer to the first try was lost
+            raise
 
 
 def _least(answer: Answer) -> int:

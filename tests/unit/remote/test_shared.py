@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.support.crafted import file, layer, saved
-from tests.support.relay import Relay
+from tests.support.relay import Relay, busy_once
 from tests.unit.remote.conftest import Signers
 
 from bot_bottle.cache.cache import Cache
@@ -72,6 +72,7 @@ def test_what_one_machine_made_another_does_not_make_again(
 ) -> None:
     made = ci.convert(archive)
     assert (made.fetched, "pack" in made.seconds) == (False, True)
+    relay.answer = busy_once(503, "0")
     got = laptop.convert(archive)
     assert (got.fetched, "pack" in got.seconds) == (True, False)
     assert got.entry.key == made.entry.key

@@ -22,6 +22,7 @@ from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.remote.artifact import push
 from bot_bottle.remote.receipt import NOT_SCANNED
 from bot_bottle.remote.reference import Reference
+from bot_bottle.remote.retry import Retry
 from bot_bottle.remote.session import Session
 from bot_bottle.remote.signature import require_key
 
@@ -85,7 +86,7 @@ def command(
         scan = _scanned(path, given["exclude"], progress) if given["scans"] else NOT_SCANNED
         key, created = (entry.key, entry.created) if entry else (None, path.stat().st_mtime)
         with progress.stage("push", path.stat().st_size) as stage:
-            session = Session(reference)
+            session = Session(reference, retry=Retry(on_wait=progress.note))
             done = push(
                 session, path, key, created, signing_key=signing_key, scan=scan, on_bytes=stage.advance
             )
