@@ -92,7 +92,7 @@ def verify(
             return verify_artifact(artifact, image, run.folder("verify"), stage.advance)
 
 
-def scrub(
+def scan(
     target: Path | Source,
     *,
     exclude: Sequence[str] = (),
@@ -109,12 +109,12 @@ def scrub(
 
     progress = progress or Progress()
     if isinstance(target, Path):
-        with progress.stage("scrub", artifact_format.read(target).size) as stage:
+        with progress.stage("scan", artifact_format.read(target).size) as stage:
             return _included(scan_artifact(target, stage.advance), exclude)
     with (
         run_context() as run,
         Converter(run, progress, ConvertOptions(engine)).opened(target) as image,
-        progress.stage("scrub", sum(layer.size for layer in image.layers)) as stage,
+        progress.stage("scan", sum(layer.size for layer in image.layers)) as stage,
     ):
         return _included(scan_image(image, stage.advance), exclude)
 

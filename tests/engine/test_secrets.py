@@ -136,7 +136,7 @@ def test_a_missing_secret_is_named_before_anything_is_built(bottle: Bottle, cont
         assert "the secret KEY cannot be read from /missing" in done.err
 
 
-def test_scrub_finds_what_the_dockerfile_deleted_and_pack_warns_of_what_it_left(
+def test_scan_finds_what_the_dockerfile_deleted_and_pack_warns_of_what_it_left(
     bottle: Bottle, docker: Docker, context: Context, canary: Canary, tmp_path: Path
 ) -> None:
     token = f"ghp_{canary.value.decode()}aZ9kQ2"
@@ -146,18 +146,18 @@ def test_scrub_finds_what_the_dockerfile_deleted_and_pack_warns_of_what_it_left(
         **{"token": f"x\n{token}\n".encode(), ".npmrc": f"//r/:_authToken={token}\n".encode()},
     )  # fmt: skip
     image = docker.build(folder)
-    done = bottle("scrub", "-q", image)
+    done = bottle("scan", "-q", image)
     assert done.code == 122, done
     for place in ("ENV API_KEY: a variable named", "app/token:2: GitHub Token", "app/.npmrc:1: credentials"):
         assert place in done.out
     packed = bottle("pack", "-q", "--image", image)
     assert "warning: secrets seem to be in the artifact: ENV API_KEY" in packed.err
-    of_artifact = bottle("scrub", "--json", packed.path)
+    of_artifact = bottle("scan", "--json", packed.path)
     found = {each["path"] for each in json.loads(of_artifact.out)["findings"]}
     assert found == {"ENV API_KEY", "app/.npmrc"}
     assert token not in done.out + done.err + packed.err + of_artifact.out + of_artifact.err
 
 
-def test_scrub_finds_nothing_in_a_plain_image(bottle: Bottle, image: str) -> None:
-    done = bottle("scrub", image)
+def test_scan_finds_nothing_in_a_plain_image(bottle: Bottle, image: str) -> None:
+    done = bottle("scan", image)
     assert (done.code, done.out) == (0, f"{image}: nothing looks like a secret\n"), done

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from tests.support.crafted import Member, config, digest, file, files_tar, layer, saved_files
 
-from bot_bottle.api import convert, scrub
+from bot_bottle.api import convert, scan
 from bot_bottle.cli.main import bottle
 from bot_bottle.engine.source import Source
 from bot_bottle.host.progress import Progress
@@ -47,7 +47,7 @@ def saved_image(path: Path, *layers: list[Member], history: tuple[str, ...] = ()
 
 
 def found(path: Path) -> list[tuple[str, str, int, str]]:
-    return [(each.layer, each.path, each.line, each.kind) for each in scrub(Source(archive=path))]
+    return [(each.layer, each.path, each.line, each.kind) for each in scan(Source(archive=path))]
 
 
 def test_a_clean_image_has_nothing(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_an_artifact_is_searched_and_packing_it_warned(
     warned = capfd.readouterr().err
     assert warned.count("warning: secrets seem to be in the artifact: ENV MY_PASSWORD: a variable") == 1
     assert "app/.env; see bottle scan" in warned
-    assert [(each.layer, each.path) for each in scrub(done.entry.path)] == [
+    assert [(each.layer, each.path) for each in scan(done.entry.path)] == [
         ("manifest", "ENV MY_PASSWORD"),
         ("root", "app/.env"),
         ("root", "app/.env"),
@@ -178,12 +178,13 @@ def test_an_artifact_is_searched_and_packing_it_warned(
 def test_the_command_shows_where_and_never_what(tmp_path: Path) -> None:
     members = [file("a/t.txt", GITHUB.encode()), file("b/\x1b[31m", ANTHROPIC.encode())]
     image = saved_image(tmp_path / "i.tar", members)
-    shown = CliRunner().invoke(bottle, ["scrub", str(image)], standalone_mode=False)
+    shown = CliRunner().invoke(bottle, ["scan", str(image)], standalone_mode=False)
     assert shown.return_value == 122
     assert "  a/t.txt:1: GitHub Token\n" in shown.stdout
     assert "2 places look like secrets" in shown.stdout
+    assert shown.stderr.startswith("scan  ")
     as_json = CliRunner().invoke(
-        bottle, ["scrub", "--json", "--exclude", "b/*", str(image)], standalone_mode=False
+        bottle, ["scan", "--json", "--exclude", "b/*", str(image)], standalone_mode=False
     )
     [only] = json.loads(as_json.stdout)["findings"]
     assert only == {
@@ -194,6 +195,6 @@ def test_the_command_shows_where_and_never_what(tmp_path: Path) -> None:
     }
     every = shown.output + as_json.output
     assert not [secret for secret in (GITHUB, ANTHROPIC, "\x1b") if secret in every]
-    clean = CliRunner().invoke(bottle, ["scrub", "--exclude", "*", str(image)], standalone_mode=False)
+    clean = CliRunner().invoke(bottle, ["scan", "--exclude", "*", str(image)], standalone_mode=False)
     assert clean.return_value == 0
     assert "nothing looks like a secret" in clean.stdout

@@ -113,7 +113,7 @@ def _check(reference: Reference, *, scans: bool, exclude: Sequence[str]) -> None
 
 def _scanned(path: Path, exclude: Sequence[str], progress: Progress) -> str:
     """Return the result of a search for secrets, for the receipt. Raises LeakError if there are some."""
-    found = artifacts.scrub(path, exclude=exclude, progress=progress)
+    found = artifacts.scan(path, exclude=exclude, progress=progress)
     if found:
         raise LeakError(
             "the artifact is not pushed: there seem to be secrets in it",

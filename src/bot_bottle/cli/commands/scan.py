@@ -52,7 +52,7 @@ def command(
 ) -> int:
     """Print where secrets are; return the exit status."""
     progress = options.progress(quiet=quiet or as_json, verbose=verbose)
-    found = artifacts.scrub(_source_of(target), exclude=exclude, engine=engine, progress=progress)
+    found = artifacts.scan(_source_of(target), exclude=exclude, engine=engine, progress=progress)
     if as_json:
         document = {"target": target, "ok": not found, "findings": [asdict(each) for each in found]}
         click.echo(json.dumps(document, indent=2))
