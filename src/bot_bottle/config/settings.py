@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
+from bot_bottle.host.durations import parse_duration
 from bot_bottle.secrets.build import BuildSecret, Ssh, parse_ssh
 from bot_bottle.secrets.reference import Reference, make_reference
 
@@ -69,6 +70,12 @@ _LISTS = (  # joined
     "git.branches",
     "git.paths",
 )
+# of which the tighter is in force, unless an option says another, and how large they are
+_LIMITS: dict[str, Callable[[Any], int]] = {
+    "limits.timeout": lambda text: parse_duration(text) or 0,  # an invalid duration is refused later
+    "limits.requests": int,
+    "limits.tokens": int,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,11 @@ class Setting:
     value: Any
     origin: str
     private: bool = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether an option of the command says it."""
+        return self.origin.startswith("-")
 
 
 class Settings(Mapping[str, Setting]):
@@ -152,6 +164,9 @@ def gather(given: Mapping[str, Setting], file: ConfigFile | None, start: Path = 
             both = (of_file[key], given[key])
             value = tuple(dict.fromkeys(item for each in both for item in each.value))
             settings[key] = Setting(value, ", ".join(each.origin for each in both))
+        elif key in _LIMITS and key in given and key in of_file and not given[key].is_asked:
+            size = _LIMITS[key]
+            settings[key] = min(given[key], of_file[key], key=lambda each: size(each.value))
         else:
             settings[key] = given.get(key) or of_file.get(key) or Setting(default, DEFAULT)
     if file is None:

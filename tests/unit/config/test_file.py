@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.config.file import ConfigFile, find
-from bot_bottle.config.settings import gather
+from bot_bottle.config.settings import Setting, gather
 from bot_bottle.errors import SpecError
 from bot_bottle.secrets.build import BuildSecret, Ssh
 from bot_bottle.secrets.reference import Reference
@@ -159,6 +159,18 @@ def test_a_secret_has_hosts_and_says_whether_bodies_get_it(tmp_path: Path) -> No
         "B": Reference("B", "file", "~/b"),
     }
     assert settings.of_file["secrets.A"] == "env A for a.org, bodies too"  # what a grant shows and is for
+
+
+def test_of_limits_the_smaller_is_in_force_unless_an_option_says_another(tmp_path: Path) -> None:
+    written(tmp_path, '[limits]\ntimeout = "90m"\nrequests = 5\ntokens = 100\n')
+    standing = {
+        key: Setting(value, "BOT_BOTTLE_X")
+        for key, value in (("limits.timeout", "2h"), ("limits.requests", 50), ("limits.tokens", 10))
+    }
+    keys = list(standing)
+    assert [gather(standing, found(tmp_path)).value(key) for key in keys] == ["90m", 5, 10]
+    asked = {key: Setting(each.value, "--option") for key, each in standing.items()}
+    assert [gather(asked, found(tmp_path)).value(key) for key in keys] == ["2h", 50, 10]
 
 
 def test_a_build_gets_secrets_by_reference(tmp_path: Path) -> None:

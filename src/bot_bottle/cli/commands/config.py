@@ -20,8 +20,9 @@ from bot_bottle.workspace import lifecycle
 
 _HELP = """Show the settings of `bottle run` with the same PATH and options, and where each value is from.
 
-Options override the environment, which overrides bottle.toml, which overrides the defaults. bottle.toml is
-searched in PATH; without PATH in the current folder and its parents, up to the top of the repository.
+Options override the environment, which overrides bottle.toml, which overrides the defaults; of a limit in
+both the environment and bottle.toml the smaller is in force. bottle.toml is searched in PATH; without PATH in
+the current folder and its parents, up to the top of the repository.
 Settings that `bottle run` refuses are refused here too, with the same message and exit status.
 
 \b
