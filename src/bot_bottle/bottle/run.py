@@ -115,7 +115,8 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
     workdir = spec.workdir or ("" if spec.workspace.mode == "none" else PLACE)
     if backend.boots_artifact:
         conversion = converter.convert(spec.source)
-        image = artifact_format.read(conversion.entry.path).manifest
+        with conversion.entry.hold():
+            image = artifact_format.read(conversion.entry.path).manifest
         command = command or (*image.entrypoint, *image.cmd)
         if not command:
             raise SpecError("the image has no default command", next_step="give one: bottle run . -- COMMAND")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,17 +50,29 @@ class Entry:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Protect the artifact from prune until the block ends. Raises CacheError when it was removed."""
+        """Protect the artifact from prune until the block ends.
+
+        Raises CacheError when it was removed, also where the block misses it or what was made from it: other
+        programs know no lock.
+        """
         with ExitStack() as stack:
             try:
                 stack.enter_context(shared_lock(self.path))
             except OSError as error:
-                raise CacheError(
-                    f"the artifact {self.path.name} is no longer in the cache",
-                    why=str(error),
-                    next_step="run the command again, which makes the artifact again",
-                ) from error
-            yield
+                raise self._gone(error) from error
+            try:
+                yield
+            except FileNotFoundError as error:
+                if Path(os.fsdecode(error.filename or "")) in (self.path, *derived_paths(self.path)):
+                    raise self._gone(error) from error
+                raise
+
+    def _gone(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"the artifact {self.path.name} is no longer in the cache",
+            why=str(error),
+            next_step="run the command again, which makes the artifact again",
+        )
 
 
 def record_path(artifact: Path) -> Path:

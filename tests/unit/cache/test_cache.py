@@ -341,3 +341,15 @@ def test_holding_what_is_gone_says_what_to_do(use: Use, key: Key) -> None:
     with pytest.raises(CacheError) as caught, entry.hold():
         raise AssertionError("held what is gone")
     assert "again" in caught.value.next_step
+
+
+def test_what_another_program_removes_while_it_is_held_is_said_to_be_gone(use: Use, key: Key) -> None:
+    entry = use(key)
+    for path in (entry.path, entry.path.with_suffix(".erofs")):
+        path.unlink(missing_ok=True)
+        entry.path.touch()
+        with pytest.raises(CacheError, match="no longer in the cache"), entry.hold():
+            path.unlink(missing_ok=True)
+            path.read_bytes()
+    with pytest.raises(FileNotFoundError), entry.hold():
+        entry.path.with_name("another").read_bytes()

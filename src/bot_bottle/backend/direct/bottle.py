@@ -61,17 +61,18 @@ _RESOLVERS = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"  # as smolvm has them, w
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an artifact's manifest and files say of its commands."""
+    """What an artifact's manifest and files say of its commands: `passwd` and `group` are those of /etc."""
 
     root: Path
+    passwd: bytes
+    group: bytes
     user: str
     env: Mapping[str, str]
 
     def find_user(self, user: str) -> User:
         """Return a user of the image by `name`, `uid` or with `:group`; "" for its own. Raises ImageError."""
-        passwd, group = (read_file(self.root, name, _LARGEST) or b"" for name in _USER_FILES)
-        uid, gid = resolve(user or self.user or "0", passwd, group)
-        return User(uid, gid, home_of(uid, passwd))
+        uid, gid = resolve(user or self.user or "0", self.passwd, self.group)
+        return User(uid, gid, home_of(uid, self.passwd))
 
     def document(
         self,
@@ -264,7 +265,9 @@ def launch(
 def _image(artifact: Path, progress: Progress) -> Image:
     manifest = artifact_format.read(artifact).manifest
     env = dict(item.partition("=")[::2] for item in manifest.env if "=" in item)
-    return Image(root_image(artifact, progress), manifest.user, {**default_path(env), **env})
+    root = root_image(artifact, progress)
+    passwd, group = (read_file(root, name, _LARGEST) or b"" for name in _USER_FILES)
+    return Image(root, passwd, group, manifest.user, {**default_path(env), **env})
 
 
 def _share(launch: BottleConfig, user: User, folder: Path, stack: ExitStack) -> Share | None:
