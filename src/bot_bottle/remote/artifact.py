@@ -82,7 +82,8 @@ def push(
         fd = file.fileno()
         digest, size = digest_of(fd), os.fstat(fd).st_size
         manifest = artifact.manifest
-        described = Receipt.make(manifest, digest, size, key, created, time.time(), scan)
+        name = session.reference.name
+        described = Receipt.make(name, manifest, digest, size, key, created, time.time(), scan)
         signed = signature.sign(described.raw, signing_key) if signing_key else b""
         sent = push_file(session, fd, digest, size, on_bytes)
         config = os.pread(fd, artifact.footer.manifest_size, artifact.footer.assets_size)
@@ -95,11 +96,11 @@ def push(
     return Pushed(made.digest, digest, size, sent)
 
 
-def find(session: Session, trusted: Path | None, key: Key | None = None) -> Found:
+def find(session: Session, trusted: Path | None, key: Key | None = None, *, name: str = "") -> Found:
     """Find an artifact, and a receipt for it: one that a signer of the file `trusted` has signed, if given.
 
-    Of several signed ones it is that of the last push. With `key` it is any that is for it. Raises
-    NotThereError, RegistryError, ArtifactError, UntrustedError.
+    Of several signed ones it is that of the last push; with `name`, to that repository and tag. With `key` it
+    is any that is for it. Raises NotThereError, RegistryError, ArtifactError, UntrustedError.
     """
     manifest, blob = manifests.find_artifact(session)
     if blob.size > _LARGEST or blob.digest.algorithm != "sha256":
@@ -113,6 +114,8 @@ def find(session: Session, trusted: Path | None, key: Key | None = None) -> Foun
     for layers in manifests.attached(session, manifest, RECEIPT_TYPE):
         try:
             found = _checked(session, manifest, blob, layers, trusted, key)
+            if name and found.signer and found.receipt is not None:
+                found.receipt.check_name(name)
         except UntrustedError as error:
             refused = refused or error
             continue

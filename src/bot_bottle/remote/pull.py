@@ -29,17 +29,20 @@ def pull(
     progress: Progress,
     *,
     allow_older: bool = False,
+    pushed_as: str = "",
 ) -> tuple[Entry, Found]:
     """Pull an artifact into the cache, unless it is there; return its entry, and what was found of it.
 
     It gets the key that a trusted signer says. Others get a key that no build has: who pushed it could
     otherwise decide what the next `bottle run` of any image boots. A signed one that was pushed before what
-    this user has seen at the tag is refused, unless `allow_older`.
+    this user has seen at the tag is refused, unless `allow_older`, and so is one that was pushed to another
+    name than that of the reference, or `pushed_as`.
 
     Raises RegistryError, ArtifactError, UntrustedError, CacheError, DiskFullError.
     """
     session = Session(reference, retry=Retry(on_wait=progress.note))
-    found = find(session, trusted)
+    name = "" if reference.digest else reference.name
+    found = find(session, trusted, name=pushed_as or name)
     if found.signer and found.receipt is not None:
         require_latest(reference, found.receipt, allow_older=allow_older)
     key = _own_key(found)

@@ -1,7 +1,7 @@
 """The receipt of an artifact in a registry: what it was made from, and which bytes it has.
 
-A signature of a receipt binds the artifact's digest, its platform and its key to each other. The receipt's
-bytes are what is signed; they are never written anew.
+A signature of a receipt binds the artifact's digest, its platform, its key and the name that it was pushed to
+to each other. The receipt's bytes are what is signed; they are never written anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from bot_bottle.cache.key import Key
 from bot_bottle.errors import ImageError, UntrustedError
+from bot_bottle.host.text import printable
 from bot_bottle.image.spec import Digest, Platform, parse_json
 from bot_bottle.smolmachine.manifest import Manifest
 from bot_bottle.version import VERSION
@@ -29,11 +30,12 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 class Receipt:
     """A parsed receipt, and its bytes. `key` is None for an artifact that was not made by the cache's rules.
 
-    `created` and `pushed` are times in RFC 3339 form. `scan` is the result of a search for secrets before the
-    push, or NOT_SCANNED.
+    `name` is the repository and tag that it was pushed to. `created` and `pushed` are times in RFC 3339 form.
+    `scan` is the result of a search for secrets before the push, or NOT_SCANNED.
     """
 
     raw: bytes
+    name: str
     digest: Digest
     size: int
     platform: str
@@ -46,6 +48,7 @@ class Receipt:
     @classmethod
     def make(
         cls,
+        name: str,
         manifest: Manifest,
         digest: Digest,
         size: int,
@@ -58,6 +61,7 @@ class Receipt:
         versions = {"bot-bottle": VERSION, "smolvm": manifest.smolvm_version}
         document: dict[str, Any] = {
             "form": _FORM,
+            "name": name,
             "artifact": {"digest": str(digest), "size": size},
             "image_id": manifest.digest,
             "platform": _two_parts(manifest.platform),
@@ -79,19 +83,19 @@ class Receipt:
             if document["form"] != _FORM or (key is not None and parsed is None):
                 raise _malformed("it is of another form")
             versions, size = document["versions"], artifact["size"]
-            texts = [document[name] for name in ("platform", "created", "pushed", "scan")]
+            texts = [document[name] for name in ("name", "platform", "created", "pushed", "scan")]
             good = (
                 type(size) is int
                 and size > 0
                 and isinstance(versions, dict)
                 and all(isinstance(text, str) for text in (*texts, *versions.values()))
-                and all(map(is_time, texts[1:3]))
+                and all(map(is_time, texts[2:4]))
             )
             if not good:
                 raise _malformed("a value in it has another type")
-            platform, created, pushed, scan = texts
+            name, platform, created, pushed, scan = texts
             digest = Digest(artifact["digest"])
-            return cls(raw, digest, size, platform, parsed, created, pushed, scan, dict(versions))
+            return cls(raw, name, digest, size, platform, parsed, created, pushed, scan, dict(versions))
         except (ImageError, KeyError, TypeError) as error:
             raise _malformed(error.message if isinstance(error, ImageError) else repr(error)) from error
 
@@ -110,6 +114,16 @@ class Receipt:
             raise _refused("it has no key, and an artifact of one key was asked for")
         changes = "\n".join(map(str, self.key.changes(key)))
         raise _refused(f"its artifact was made for another key, an older one for example:\n{changes}")
+
+    def check_name(self, name: str) -> None:
+        """Check that it was pushed to this repository and tag. Raises UntrustedError."""
+        if self.name != name:
+            own = printable(self.name, limit=400)
+            raise UntrustedError(
+                "the artifact was pushed to another name",
+                why=f"its signed receipt says {own}, and {name} was asked for",
+                next_step=f"ask who pushes it; if this is meant to be a copy of it, add --pushed-as {own}",
+            )
 
     def check_manifest(self, manifest: Manifest) -> None:
         """Check that an artifact says of itself what its receipt says. Raises UntrustedError."""

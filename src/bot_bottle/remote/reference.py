@@ -64,6 +64,11 @@ class Reference:
         """The digest, or else the tag."""
         return str(self.digest or self.tag)
 
+    @property
+    def name(self) -> str:
+        """The repository and the tag, without the host: a copy in another registry has the same."""
+        return f"{self.repository}:{self.tag}"
+
     def tagged(self, tag: str) -> Reference:
         """Return the reference of another tag in the same repository."""
         return replace(self, tag=tag, digest=None)

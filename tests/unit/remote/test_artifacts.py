@@ -68,9 +68,11 @@ def push(reference: Reference, path: Path, key: Key | None = None, signing_key: 
     return remote.push(Session(reference), path, key, 1e9, signing_key=signing_key).sent
 
 
-def pulled(reference: Reference, trusted: Path | None = None, *, allow_older: bool = False) -> Path:
+def pulled(
+    reference: Reference, trusted: Path | None = None, *, allow_older: bool = False, pushed_as: str = ""
+) -> Path:
     cache = Cache(paths.artifacts_dir())
-    return pull(reference, trusted, cache, Progress(), allow_older=allow_older)[0].path
+    return pull(reference, trusted, cache, Progress(), allow_older=allow_older, pushed_as=pushed_as)[0].path
 
 
 def large(tmp_path: Path, guest: Guest) -> Path:
@@ -290,7 +292,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
     from bot_bottle.smolmachine.format import read
 
     manifest, digest = read(artifact).manifest, Digest.of(b"artifact")
-    made = Receipt.make(manifest, digest, 8, key, 1e9, 2e9)
+    made = Receipt.make("a:1", manifest, digest, 8, key, 1e9, 2e9)
     made.check(digest, 8, key)
     with pytest.raises(UntrustedError) as refused:
         made.check(Digest.of(b"older"), 8, key)
@@ -299,7 +301,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
         made.check(digest, 8, replace(key, config_digest=Digest.of(b"newer image")))
     assert "another key" in refused.value.why
     assert "config digest" in refused.value.why
-    arm = Receipt.make(replace(manifest, platform="linux/arm64"), digest, 8, key, 1e9, 2e9)
+    arm = Receipt.make("a:1", replace(manifest, platform="linux/arm64"), digest, 8, key, 1e9, 2e9)
     with pytest.raises(UntrustedError) as refused:
         arm.check(digest, 8, key)
     assert "for linux/arm64, and this machine runs linux/amd64" in refused.value.why
@@ -309,6 +311,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
     "change",
     [
         {"form": 2},
+        {"name": None},
         {"artifact": {}},
         {"artifact": []},
         {"artifact": {"digest": "sha256:x", "size": 1}},
@@ -324,7 +327,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
 def test_a_malformed_receipt_is_refused(artifact: Path, key: Key, change: dict[str, object]) -> None:
     from bot_bottle.smolmachine.format import read
 
-    made = Receipt.make(read(artifact).manifest, Digest.of(b"artifact"), 8, key, 1e9, 2e9)
+    made = Receipt.make("a:1", read(artifact).manifest, Digest.of(b"artifact"), 8, key, 1e9, 2e9)
     document = {**json.loads(made.raw), **change}
     with pytest.raises(UntrustedError):
         Receipt.parse(json.dumps(document).encode())
@@ -372,6 +375,24 @@ def test_a_tag_that_goes_back_to_an_older_artifact_is_refused(
     assert pulled(by_digest, signers.trusted).read_bytes() == old.read_bytes()
     for older in (True, False):  # it is the one that was seen last then
         assert pulled(reference, signers.trusted, allow_older=older).read_bytes() == old.read_bytes()
+
+
+def test_an_artifact_of_another_name_is_refused_and_a_copy_is_not(
+    reference: Reference, artifact: Path, signers: Signers
+) -> None:
+    push(reference, artifact, None, signers.key)
+    index, media_type = read_manifest(Session(reference), "1")
+    moved = reference.tagged("2")
+    put_manifest(Session(moved), "2", index, media_type)
+    with pytest.raises(UntrustedError, match="pushed to another name") as refused:
+        pulled(moved, signers.trusted)
+    assert f"says {reference.name}, and {moved.name} was asked for" in refused.value.why
+    assert refused.value.next_step.endswith(f"--pushed-as {reference.name}")
+    assert pulled(moved, signers.trusted, pushed_as=reference.name)
+    assert pulled(Reference.parse(f"{moved}@{json.loads(index)['manifests'][0]['digest']}"), signers.trusted)
+    assert pulled(moved)  # nobody is trusted, so that nothing is known of its name
+    push(moved, artifact, None, signers.key)
+    assert pulled(moved, signers.trusted)
 
 
 @pytest.mark.usefixtures("hours")

@@ -22,12 +22,13 @@ _HELP = """Pull a .smolmachine from REF in an OCI registry into the cache, and p
 REF may be what bottle push or smolvm pack push has pushed. What artifacts in the cache have already is not
 sent again, and an interrupted download goes on where it ended. Logins are docker's (docker login). With
 cache.trust in config.toml, an artifact that no trusted key has signed is refused, and so is one that was
-pushed before the one that was pulled from the same tag.
+pushed to another name, or before the one that was pulled from the same tag.
 
 \b
 Examples:
   bottle pull registry.example.org/team/agent:1
   bottle pull registry.example.org/team/agent:1 -o agent.smolmachine
+  bottle pull mirror.example.org/copies/agent:1 --pushed-as team/agent:1
 """
 
 
@@ -35,20 +36,27 @@ Examples:
 @click.argument("ref")
 @output_option
 @click.option("--allow-older", is_flag=True, help="Pull it though a newer one was pulled from this tag.")
+@click.option("--pushed-as", metavar="NAME", help="The name that a copy was pushed to, without its registry.")
 @click.option("--json", "as_json", is_flag=True, help="Print path, digest, size, key, signer and scan.")
 @options.output_options
 def command(
-    ref: str, output: Path | None, allow_older: bool, as_json: bool, quiet: bool, verbose: bool
+    ref: str,
+    output: Path | None,
+    allow_older: bool,
+    pushed_as: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Pull, and print the path."""
     reference = Reference.parse(ref)
+    name = Reference.parse(f"{reference.host}/{pushed_as}").name if pushed_as else ""
     place = find_place(output, as_json=as_json)
     progress = options.progress(quiet=quiet, verbose=verbose)
     trusted = read_user_config()[1].get("cache.trust")
     with run_context():
-        entry, found = pull(
-            reference, trusted, Cache(paths.artifacts_dir()), progress, allow_older=allow_older
-        )
+        cache = Cache(paths.artifacts_dir())
+        entry, found = pull(reference, trusted, cache, progress, allow_older=allow_older, pushed_as=name)
     if found.signer:
         progress.note(f"{'':<8} signed by {printable(found.signer, limit=200)}")
     where = copy_out(entry, place)
