@@ -53,4 +53,9 @@ def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:
     signing_key = settings.value("cache.sign")
     if pushes and signing_key is not None:
         require_key(signing_key)
-    return SharedCache(reference, settings.value("cache.trust"), signing_key, pushes=pushes)
+    scan = None
+    if pushes and settings.value("cache.scan"):
+        from bot_bottle.cli.push_scan import scan_for_push
+
+        scan = partial(scan_for_push, settings.value("cache.scan_exclude"))
+    return SharedCache(reference, settings.value("cache.trust"), signing_key, pushes=pushes, scan=scan)

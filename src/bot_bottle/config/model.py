@@ -153,6 +153,14 @@ class UserCacheTable(CacheTable):
     sign: str | None = Field(
         default=None, description="the SSH key that signs what is pushed, or its `.pub` file"
     )
+    scan: bool | None = Field(
+        default=None,
+        description="`true`: what is pushed is searched for secrets first, and not pushed with some",
+    )
+    scan_exclude: list[str] = Field(
+        default=[],
+        description="patterns of paths in which findings are ignored, as `bottle scan --exclude` does",
+    )
 
 
 class UserFile(_Table):

@@ -57,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "cache.remote": None,
     "cache.trust": None,
     "cache.sign": None,
+    "cache.scan": None,
+    "cache.scan_exclude": (),
 }
 _PATHS = ("image.context", "image.dockerfile")
 _REFERENCES = ("secrets", "image.secrets", "image.ssh")  # the tables that say where something is

@@ -21,6 +21,7 @@ from bot_bottle.errors import (
     BottleError,
     DiskFullError,
     ImageError,
+    LeakError,
     RegistryError,
     UntrustedError,
 )
@@ -29,6 +30,7 @@ from bot_bottle.image.spec import Digest
 from bot_bottle.remote.artifact import find, push
 from bot_bottle.remote.download import Pace
 from bot_bottle.remote.pull import receive
+from bot_bottle.remote.receipt import NOT_SCANNED
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.retry import Retry
 from bot_bottle.remote.session import SECONDS, NotThereError, Session, UnreachableError
@@ -46,16 +48,24 @@ class SharedCache:
     """Artifacts by key in the repository of `reference`.
 
     `trusted` is the file of those whose signature is required, None: nobody's. With `pushes` artifacts are
-    put there, signed with `signing_key` if there is one.
+    put there, signed with `signing_key` if there is one. `scan`, if given, searches them for secrets before:
+    it returns the result for the receipt, or raises LeakError.
     """
 
     def __init__(
-        self, reference: Reference, trusted: Path | None, signing_key: Path | None, *, pushes: bool = False
+        self,
+        reference: Reference,
+        trusted: Path | None,
+        signing_key: Path | None,
+        *,
+        pushes: bool = False,
+        scan: Callable[[Path, Progress], str] | None = None,
     ) -> None:
         self._reference = reference
         self._trusted = trusted
         self._signing_key = signing_key
         self._pushes = pushes
+        self._scan = scan
         self._usable = True
 
     def fetch(self, key: Key, out: Path, progress: Progress) -> Digest | None:
@@ -86,6 +96,7 @@ class SharedCache:
             if self._has(session, entry):
                 progress.note(f"{'push':<8} it was there already")
                 return
+            scanned = NOT_SCANNED if self._scan is None else self._scan(entry.path, progress)
             session.seconds, session.retry = SECONDS, Retry(_PUSH_PATIENCE, progress.note)
             with progress.stage("push", entry.size) as stage:
                 done = push(
@@ -94,11 +105,15 @@ class SharedCache:
                     entry.key,
                     entry.created,
                     signing_key=self._signing_key,
+                    scan=scanned,
                     on_bytes=stage.advance,
                 )
                 stage.conclude(f"{human_bytes(done.sent)} sent to {session.reference}")
         except RegistryError as error:
             self._give_up(error, progress)
+        except LeakError as error:
+            result = error.why.splitlines()[-1]
+            progress.warn(f"not put into the shared cache: {result} (bottle scan {entry.path} shows them)")
 
     def _has(self, session: Session, entry: Entry) -> bool:
         """Return whether it is there in such a form that `fetch` would use it."""

@@ -27,7 +27,7 @@ from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.remote import artifact as remote
 from bot_bottle.remote.reference import Reference
-from bot_bottle.remote.session import Session
+from bot_bottle.remote.session import NotThereError, Session
 from bot_bottle.remote.shared import SharedCache
 
 
@@ -223,6 +223,28 @@ def test_the_users_own_shared_cache_needs_no_grant_and_is_before_that_of_a_repos
     document = json.loads(done.stdout)
     assert (document["cache"], document["digest"]) == ("remote", str(digest))
     assert Cache(paths.artifacts_dir()).list()[0].digest == Digest(document["digest"])
+
+
+def test_what_is_put_there_is_searched_for_secrets_if_the_user_says_so(
+    tmp_path: Path, reference: Reference
+) -> None:
+    leaking, settings = tmp_path / "leaking.tar", tmp_path / "config" / "bot-bottle" / "config.toml"
+    leaking.write_bytes(saved(layer([file("app/.npmrc", b"//example.org/:_authToken=canary-7d2\n")])))
+    settings.parent.mkdir(parents=True)
+    place = f"{reference.host}/{reference.repository}"
+    settings.write_text(f'[cache]\nremote = "{place}"\nscan = true\n')
+    argv = ["pack", "--cache-push", "--archive", str(leaking), "--json"]
+    kept = CliRunner().invoke(bottle, argv)
+    assert f"not put into the shared cache: {json.loads(kept.stdout)['key']}" in kept.stderr
+    assert "1 place looks like a secret" in kept.stderr
+    session = Session(reference.tagged(json.loads(kept.stdout)["key"].removesuffix(".smolmachine")))
+    with pytest.raises(NotThereError):
+        remote.find(session, None)
+    settings.write_text(f'{settings.read_text()}scan_exclude = ["app/*"]\n')
+    CliRunner().invoke(bottle, argv)
+    found = remote.find(session, None).receipt
+    assert found is not None
+    assert found.scan == "nothing found, without app/*"
 
 
 @pytest.mark.parametrize(

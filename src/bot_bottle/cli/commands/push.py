@@ -15,10 +15,11 @@ from bot_bottle.cache.cache import Cache
 from bot_bottle.cache.entry import Entry, read_entry
 from bot_bottle.cli import options
 from bot_bottle.cli import settings as inputs
-from bot_bottle.cli.commands.scan import exclude_option, shown
-from bot_bottle.errors import LeakError, UsageError
+from bot_bottle.cli.commands.scan import exclude_option
+from bot_bottle.cli.push_scan import scan_for_push
+from bot_bottle.errors import UsageError
 from bot_bottle.host import paths
-from bot_bottle.host.progress import Progress, human_bytes
+from bot_bottle.host.progress import human_bytes
 from bot_bottle.remote.artifact import push
 from bot_bottle.remote.receipt import NOT_SCANNED
 from bot_bottle.remote.reference import Reference
@@ -57,7 +58,7 @@ Examples:
     metavar="KEY",
     help="Sign with this SSH key, or the agent's key of this .pub file (default: cache.sign of config.toml).",
 )
-@click.option("--scan", "scans", is_flag=True, help="Search it for secrets first; see bottle scan.")
+@click.option("--scan", "scans", is_flag=True, help="Search it for secrets first (default: cache.scan).")
 @exclude_option
 @click.option("--json", "as_json", is_flag=True, help="Print reference, digests, size, bytes sent and scan.")
 @options.engine_options
@@ -69,8 +70,10 @@ def command(
 ) -> None:
     """Make the artifact if needed, push it, and print the reference."""
     reference = Reference.parse(ref)
-    _check(reference, scans=given["scans"], exclude=given["exclude"])
     settings = inputs.settings(ctx)
+    scans = given["scans"] or settings.value("cache.scan") is True
+    _check(reference, scans=scans, exclude=given["exclude"])
+    exclude = (*settings.value("cache.scan_exclude"), *given["exclude"])
     if (signing_key := sign or settings.value("cache.sign")) is not None:
         require_key(signing_key)
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
@@ -83,7 +86,7 @@ def command(
             entry = artifacts.convert(inputs.source(ctx, settings), **how, progress=progress).entry
             path = entry.path
             stack.enter_context(entry.hold())
-        scan = _scanned(path, given["exclude"], progress) if given["scans"] else NOT_SCANNED
+        scan = scan_for_push(exclude, path, progress) if scans else NOT_SCANNED
         key, created = (entry.key, entry.created) if entry else (None, path.stat().st_mtime)
         with progress.stage("push", path.stat().st_size) as stage:
             session = Session(reference, retry=Retry(on_wait=progress.note))
@@ -109,18 +112,6 @@ def _check(reference: Reference, *, scans: bool, exclude: Sequence[str]) -> None
         raise UsageError("a digest cannot be pushed to", next_step="give a tag, or nothing after the name")
     if exclude and not scans:
         raise UsageError("--exclude only works with --scan")
-
-
-def _scanned(path: Path, exclude: Sequence[str], progress: Progress) -> str:
-    """Return the result of a search for secrets, for the receipt. Raises LeakError if there are some."""
-    found = artifacts.scan(path, exclude=exclude, progress=progress)
-    if found:
-        raise LeakError(
-            "the artifact is not pushed: there seem to be secrets in it",
-            why=shown(path.name, found),
-            next_step="remove them from the image, or ignore what is none with --exclude PATTERN",
-        )
-    return f"nothing found, without {' '.join(exclude)}" if exclude else "nothing found"
 
 
 def _check_alone(ctx: click.Context) -> None:

@@ -78,5 +78,6 @@ def shown(target: str, found: Sequence[Finding]) -> str:
     lines = []
     for layer, each in groupby(found, lambda finding: finding.layer):
         lines += [layer[:19], *(f"  {finding}" for finding in each)]
-    result = f"{len(found)} places look like secrets" if found else "nothing looks like a secret"
+    places = "1 place looks like a secret" if len(found) == 1 else f"{len(found)} places look like secrets"
+    result = places if found else "nothing looks like a secret"
     return "\n".join([*lines, f"{target}: {result}"])
