@@ -14,6 +14,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.certificates import certify
+
 ADDRESS = "198.51.100.77"  # of a range for documentation (RFC 5737)
 NAMES = ("api.example.org", "other.example.org")
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nhi\n"
@@ -31,7 +33,7 @@ class Api:
 def api(folder: Path) -> Iterator[Api]:
     """Serve HTTPS, and the names, until the block ends."""
     made = Api(folder / "ca.pem")
-    _certify(folder)
+    certify(folder, *(f"DNS:{name}" for name in NAMES))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "leaf.pem", folder / "leaf.key")
     with ExitStack() as stack:
@@ -82,17 +84,3 @@ def _resolve(names: socket.socket) -> None:
         head = query[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_ipv4 else b"\0\0") + bytes(4) + query[12:end]
         answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(ADDRESS) if is_ipv4 else b""
         names.sendto(head + answer, sender)
-
-
-def _certify(folder: Path) -> None:
-    """Make an authority, and a certificate for the names by it."""
-    alternatives = ",".join(f"DNS:{name}" for name in NAMES)
-    (folder / "ext").write_text(f"subjectAltName={alternatives}\nextendedKeyUsage=serverAuth\n")
-    new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    for command in (
-        f"{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        f"{new} -subj /CN={NAMES[0]} -keyout leaf.key -out leaf.csr",
-        "openssl x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext "
-        "-out leaf.pem",
-    ):
-        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=60)

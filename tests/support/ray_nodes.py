@@ -20,6 +20,7 @@ from pathlib import Path
 from bot_bottle.host.process_tree import start_time
 from tests.support.bottle import PROGRAM, Bottle, wait_until
 from tests.support.canary import remembers
+from tests.support.certificates import certify
 from tests.support.engines import OWNER, call
 
 HEAD = "head"
@@ -204,16 +205,17 @@ class Nodes:
 
 
 @contextmanager
-def nodes(engines: Mapping[str, Mapping[str, str | None]], slots: int = 2) -> Iterator[Nodes]:
+def nodes(
+    engines: Mapping[str, Mapping[str, str | None]], slots: int = 2, *, token: bool = True, tls: bool = False
+) -> Iterator[Nodes]:
     """Run a cluster of a head without an engine and a node for each of these. `slots`: bottles at a time."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_FOLDERS))  # short: Ray has sockets in it
     (folder / "owner").write_text(OWNER)
     name = f"{_PREFIX}-{OWNER}"
-    (folder / "token").write_text(secrets.token_hex(16))
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        auth = {**_token(folder, is_on=token), **(_certificates(folder, len(engines) + 1) if tls else {})}
         stack.callback(_sweep, name)
         _bridge(name)
         made: dict[str, Node] = {}
@@ -234,6 +236,25 @@ def nodes(engines: Mapping[str, Mapping[str, str | None]], slots: int = 2) -> It
         for node in others:
             node.wait()
         yield Nodes(folder, name, made, auth)
+
+
+def _token(folder: Path, *, is_on: bool) -> dict[str, str]:
+    (folder / "token").write_text(secrets.token_hex(16))
+    return {
+        "RAY_AUTH_MODE": "token" if is_on else "disabled",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+    }
+
+
+def _certificates(folder: Path, count: int) -> dict[str, str]:
+    """Make one certificate for all nodes and callers, and return the variables with which Ray uses TLS."""
+    certify(folder, "IP:127.0.0.1", *(f"IP:{_NET}.{number}" for number in range(2, count + 2)))
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(folder / "leaf.pem"),
+        "RAY_TLS_SERVER_KEY": str(folder / "leaf.key"),
+        "RAY_TLS_CA_CERT": str(folder / "ca.pem"),
+    }
 
 
 def _bridge(name: str) -> None:

@@ -14,12 +14,13 @@ from bot_bottle.bottle import names
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.cluster.access import no_token, protections
 from bot_bottle.cluster.following import follow
 from bot_bottle.cluster.order import Artifact, FileName, Order, Values
 from bot_bottle.cluster.pieces import Readable, read_pieces
 from bot_bottle.cluster.resources import needs_of
 from bot_bottle.cluster.seal import seal
-from bot_bottle.cluster.session import Session, no_token, protections
+from bot_bottle.cluster.session import Session
 from bot_bottle.engine.push_names import named_for_push
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import ClusterError, UsageError

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot_bottle.bottle.gc import run_context
+from bot_bottle.cluster.access import protections
 from bot_bottle.cluster.order import FileName, Order
 from bot_bottle.cluster.pieces import Piece, Spool
 from bot_bottle.cluster.resources import Needs
 from bot_bottle.cluster.seal import Box, seal
-from bot_bottle.cluster.session import first_line, protections
+from bot_bottle.cluster.session import first_line
 from bot_bottle.cluster.state import BottleOnCluster, News, Report
 from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_count

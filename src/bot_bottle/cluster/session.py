@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from bot_bottle.cluster.access import asks_for_token, no_token, not_connected
 from bot_bottle.cluster.address import Address, is_loopback
 from bot_bottle.errors import ClusterError, UsageError
 
 NAMESPACE = "bot-bottle"
 
-_PATIENCE = 5.0  # seconds in which a port has to answer
 _ANSWER = 60.0  # seconds for an answer of what works on the head
-
-
-def _check_access(address: Address) -> None:
-    """Raise ClusterError where the token is not the cluster's: Ray itself waits for half a minute."""
-    if not address.host:
-        return
-    import grpc
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
-
-    messages: Any = ray_client_pb2
-    channel = init_grpc_channel(f"{address.host}:{address.port}")
-    try:
-        ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
-        ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=_PATIENCE)
-    except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED:  # Ray itself says what else it is
-            raise _not_connected(address, ConnectionError(error.details())) from error
-    finally:
-        channel.close()
 
 
 class Session:
@@ -89,8 +69,7 @@ def connected(address: Address) -> Iterator[Session]:
             why=str(error),
             next_step="pip install 'bot-bottle[ray]'",
         ) from error
-    _check_port(address)
-    _check_access(address)
+    asked = asks_for_token(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
@@ -99,14 +78,16 @@ def connected(address: Address) -> Iterator[Session]:
         raise _not_connected(address, error) from error
     try:
         session = Session(ray, address)
-        _check_token(session)
+        if not asked and not session.is_local:
+            raise no_token(address)
         yield session
     finally:
         ray.shutdown()
 
 
 def _silence() -> None:
-    """Prevent Ray from printing what it reports of dead nodes and workers on our standard output."""
+    """Prevent Ray from printing warnings, and what it reports of dead nodes and workers."""
+    warnings.filterwarnings("ignore", module=r"ray\.")
     with suppress(ImportError):
         from ray._private import worker
 
@@ -122,53 +103,13 @@ def _init(ray: Any, address: Address) -> None:
         ray.init(address.ray, **options)
 
 
-def _check_port(address: Address) -> None:
-    """Raise ClusterError unless something listens there: Ray itself waits for half a minute."""
-    if not address.host:
-        return
-    try:
-        socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE).close()
-    except OSError as error:
-        raise ClusterError(
-            f"no cluster answers at {address}",
-            why=error.strerror or str(error),
-            next_step="give the port of Ray's client server, 10001 unless ray start was given another",
-        ) from error
-
-
 def _not_connected(address: Address, error: Exception) -> ClusterError:
     if address.host or "connect" in str(error):
-        return ClusterError(
-            f"cannot connect to {address if address.host else 'the cluster on this machine'}",
-            why=first_line(error),
-            next_step="check the versions of Ray and Python there, and the token: RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token",
-        )
+        return not_connected(address, first_line(error))
     return ClusterError(
         "there is no Ray cluster on this machine",
         why=first_line(error),
         next_step="start one: ray start --head --node-ip-address 127.0.0.2 $(bottle node --options)",
-    )
-
-
-def protections() -> tuple[str, ...]:
-    """Return what protects the cluster that this process belongs to: `token`, `tls`."""
-    on = {"token": os.environ.get("RAY_AUTH_MODE") == "token", "tls": os.environ.get("RAY_USE_TLS") == "1"}
-    return tuple(name for name, is_on in on.items() if is_on)
-
-
-def _check_token(session: Session) -> None:
-    """Refuse a cluster that others can reach and that asks nobody for a token. Raises ClusterError."""
-    if not session.is_local and "token" not in protections():
-        raise no_token(session.address)
-
-
-def no_token(address: Address) -> ClusterError:
-    """Return the error of a cluster without a token."""
-    return ClusterError(
-        f"the cluster {address} can be reached from other machines and has no token",
-        why="everybody who reaches it can run any program on its nodes",
-        next_step="start it with RAY_AUTH_MODE=token, and set the same here",
     )
 
 
