@@ -91,3 +91,14 @@ def test_a_budget_ends_each_bottle_of_a_fan_and_is_in_its_receipt(
     one = there("run", *given, "--max-requests=1", "--", "sh", "-c", AGENT, cwd=repo.top)
     assert one.code == 3, one
     assert "\nusage    1 request, 100 input and 20 output tokens\n" in one.err
+
+
+def test_a_host_of_a_credential_that_cannot_be_reached_is_named(
+    there: Bottle, client: str, repo: Repo
+) -> None:
+    host = "closed.example.org"
+    given = ["--backend=docker", "-u0", "--image", client, f"--allow={host}"]
+    given.append(f"--secret=id=KEY,env=MY_KEY,host={host}")
+    done = there("run", *given, "--", "curl", "-sS", f"https://{host}", cwd=repo.top)
+    assert done.code != 0
+    assert "warning: closed.example.org:443 cannot be reached from this machine: " in done.err, done

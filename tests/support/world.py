@@ -40,6 +40,7 @@ HOSTS = {
     "looped.example.org": "127.0.0.1",
     "moved.example.org": NOBODY,
     "both.example.org": LAN,
+    "closed.example.org": NOBODY,
     **dict.fromkeys(model_server.HOSTS, MODELS),
 }
 SECOND = {  # addresses that follow others

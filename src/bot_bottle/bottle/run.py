@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bot_bottle.bottle.agent_state import NO_STATE, StateTransfer
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
+from bot_bottle.bottle.unreachable import unreachable_told
 from bot_bottle.errors import SpecError
 from bot_bottle.git.remotes import variables
 from bot_bottle.git.server_process import services
@@ -279,13 +280,23 @@ def run_bottle(
                 proof.require()
                 on_ready()
 
-            with _usage_said(record, progress), progress.timed("command"):
+            watched = _hosts_watched(spec, record, progress, tty=tty)
+            with _usage_said(record, progress), watched, progress.timed("command"):
                 if run_command is not None:
                     record.exit_status = run_command(bottle, on_proved)
                 else:
                     record.exit_status = bottle.run(tty=tty, on_proved=on_proved)
             state.pack(bottle)
         return record.exit_status
+
+
+def _hosts_watched(
+    spec: BottleSpec, record: RunRecord, progress: Progress, *, tty: bool
+) -> AbstractContextManager[None]:
+    """Watch whether the hosts that the bottle's credentials are for can be reached."""
+    hosts = {host for secret in spec.secrets for host in secret.hosts}
+    # the terminal may be in the command's hands, which then ends no line by itself
+    return unreachable_told(record.log, hosts, lambda text: progress.warn(f"{text}\r" if tty else text))
 
 
 @contextmanager

@@ -247,10 +247,12 @@ class Engine:
 
     def _allowed(self, host: str, port: int, addresses: list[str]) -> list[str]:
         """Return those addresses that an allowed name may have. Raises RefusedError if there is none."""
+        if not addresses:
+            raise self.fail(host, port, "it has no address")
         verdicts = [(address, self.policy.decide_resolved(address, port)) for address in addresses]
         allowed = [address for address, verdict in verdicts if verdict.allowed]
         if not allowed:
-            raise self.refuse(host, port, verdicts[0][1].reason if verdicts else "it has no address")
+            raise self.refuse(host, port, verdicts[0][1].reason)
         return allowed
 
 
