@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from bot_bottle.backend.container.commands import bind_option
 from bot_bottle.engine.containers import Containers
 from bot_bottle.engine.engine import Engine
@@ -24,10 +22,9 @@ from bot_bottle.engine.images import import_image
 from bot_bottle.errors import EngineError, WorkspaceError
 from bot_bottle.host import paths
 from bot_bottle.host.process import CommandFailed
-from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
-from bot_bottle.vm.package import prepare_installation
+from bot_bottle.vm.guest_rootfs import find_guest
 from bot_bottle.workspace.idmap import is_mounted, swap_id_map
 from bot_bottle.workspace.spec import Mount
 
@@ -127,12 +124,12 @@ def _run(
 
 def helper_image(engine: Engine, run: RunDir) -> str:
     """Return the helper's image, which is made from smolvm's guest system once for each version."""
-    installed = prepare_installation(Progress())
-    tag = f"bot-bottle-helper:{installed.version}"
+    guest = find_guest()
+    tag = f"bot-bottle-helper:{guest.version}"
     if engine.exists(tag):
         return tag
-    with tempfile.TemporaryFile(dir=run.path) as tar, installed.agent_archive.open("rb") as packed:
-        zstandard.ZstdDecompressor().copy_stream(packed, tar)
+    with tempfile.TemporaryFile(dir=run.path) as tar:
+        tar.writelines(guest.read())
         tar.seek(0)
         done = import_image(engine, tar, tag)
     if done.code:
