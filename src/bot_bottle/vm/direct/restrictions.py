@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bot_bottle.vm.direct.kernel_calls import call, prctl
 
@@ -43,8 +43,7 @@ def landlock_version() -> int:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class FileRules:
+class FileRules(NamedTuple):
     """A Landlock ruleset and the version of its ABI. `ruleset` is None where the kernel has no Landlock."""
 
     version: int
