@@ -32,4 +32,7 @@ def last_output(folder: Path, child: Child, patience: float = 5) -> str:
 
 
 def _text(file: Path) -> str:
-    return file.read_text("utf-8", "replace") if file.is_file() else ""
+    try:
+        return file.read_text("utf-8", "replace")
+    except FileNotFoundError:  # not made yet; or removed since, for a thread that outlives its bottle
+        return ""
