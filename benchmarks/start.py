@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from benchmarks.measure import Claim, rounds
 HELLO = Path(__file__).parents[1] / "examples" / "hello"
 SECONDS = 4.0  # of a bottle whose files are all in the cache
 OURS = 0.5  # seconds of them, before QEMU starts and after the command has ended
+STAGE = 0.05  # seconds of each stage of ours; they are the same with KVM
 MEMORY_MIB = 512
 BESIDE = 150_000_000  # bytes of QEMU's memory that are not the guest's
 
@@ -51,7 +52,18 @@ def _hello(count: int, folder: Path) -> list[Claim]:
         Claim("bottle run hello", "s", took["direct"], (SECONDS,), "the bound", at_most=1),
         Claim("bottle run hello", "s", took["direct"], took["nested"], "--accel nested", at_most=0.12),
         Claim("of it ours, before and after the guest", "s", ours, (OURS,), "the bound", at_most=1),
+        *_own_stages(measured, partial(run, "direct", "--allow", "example.org"), count),
         Claim("QEMU's memory beside the guest's", "MB", beside, (BESIDE / 1e6,), "the bound", at_most=1),
+    ]
+
+
+def _own_stages(closed: Sequence[Start], run: Callable[[], Start], count: int) -> list[Claim]:
+    """Return what is claimed of the stages that are bottle's, or its engine's; `run` allows a host."""
+    took = {name: [each.stages[name] for each in closed] for name in ("load", "prepare")}
+    took["network"] = [run().stages["network"] for _ in range(count)]
+    return [
+        Claim(f"the stage {name}", "s", tuple(seconds), (STAGE,), "the bound", at_most=1)
+        for name, seconds in took.items()
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_receipt_of_a_clone_has_its_first_and_last_commit(docker: Docker, git_
         )
         ended = root.run(repo, *options, "-e", "SECRET=hunter2", "--", "sh", "-c", script)
         assert ended.code == 5
-        assert {"command", "clone", "total"} <= {line.split()[0] for line in ended.err.splitlines()}
+        assert {"load", "command", "clone", "total"} <= {line.split()[0] for line in ended.err.splitlines()}
         found = shown(root.bottle, "ship")
         assert found["git"] == {
             "repository": str(repo.top),

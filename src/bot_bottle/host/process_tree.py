@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +38,13 @@ def start_time(pid: int) -> str:
     """Return when a process started, in clock ticks since boot, or "" if it does not live."""
     process = _process(pid)
     return process.started if process else ""
+
+
+def age() -> float | None:
+    """Return for how many seconds this process has run, exact to a clock tick; None but on Linux."""
+    if sys.platform != "linux" or not (started := start_time(os.getpid())):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
 
 
 def end_session(leader: int, wait: Callable[[float], bool]) -> None:

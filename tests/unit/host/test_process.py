@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,14 @@ def test_a_signal_to_us_ends_the_children(signum: int, tmp_path: Path) -> None:
     _, err = ours.communicate(timeout=20)
     assert b"Interrupted" in err
     assert not alive(int(mark.read_text()))
+
+
+def test_the_age_of_a_process_is_from_its_start_on() -> None:
+    asked = "import time; time.sleep(0.2); from bot_bottle.host.process_tree import age; print(age())"
+    begun = time.monotonic()
+    child = float(process.run([sys.executable, "-c", asked], timeout=60).stdout)
+    own, took = process_tree.age(), time.monotonic() - begun
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert own is not None
+    assert 0.2 <= child <= took + tick
+    assert own > child

@@ -24,7 +24,7 @@ from bot_bottle.cli.groups import GroupedOptions
 from bot_bottle.cli.output import table
 from bot_bottle.cli.shared_cache import convert_options
 from bot_bottle.errors import UsageError
-from bot_bottle.host import terminal
+from bot_bottle.host import process_tree, terminal
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
 
@@ -123,6 +123,8 @@ def command(
         if ask:
             tell_where(spec.slug)
         return _detach(spec.slug)
+    if (age := process_tree.age()) is not None:
+        progress.seconds["load"] = round(age, 3)
     try:
         with progress.timed("total"):
             if holder:
