@@ -99,11 +99,11 @@ def _check_spec(spec: BottleSpec, all_names: list[str]) -> None:
             why="it is about this machine, and the bottles are on others",
             next_step=f"drop {used[0]}",
         )
-    repository = open_repository(spec.workspace.project)
     for name in all_names:
         with names.lock_name(name):
-            check_workspace(spec.workspace, name)
-            check_new(repository, name)
+            pass
+    check_workspace(spec.workspace, *all_names)
+    check_new(open_repository(spec.workspace.project), all_names)
 
 
 def _actor(session: Session, name: str, all_names: list[str], order: Order) -> Any:

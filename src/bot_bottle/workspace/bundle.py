@@ -7,7 +7,7 @@ That one is as hostile as what a bottle leaves here, and is checked in the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -86,9 +86,10 @@ def write_work(repository: Repository, name: str, out: Path) -> dict[str, str]:
     return {reference.removeprefix(kept): commit for reference, commit in there.items()}
 
 
-def check_new(repository: Repository, name: str) -> None:
-    """Refuse the name of a bottle whose references are in use. Raises WorkspaceError."""
-    check_names(repository, Record(name, str(repository.top), repository.object_format, ""))
+def check_new(repository: Repository, names: Iterable[str]) -> None:
+    """Refuse names of bottles whose references are in use. Raises WorkspaceError."""
+    top = str(repository.top)
+    check_names(repository, *(Record(name, top, repository.object_format, "") for name in names))
 
 
 def receive_work(
@@ -107,18 +108,26 @@ def receive_work(
     clone = Clone(folder, record)
     try:
         with clone.scratch() as scratch:
-            intake = repository.with_alternate(scratch / "intake.git")
-            if bundle is not None:
-                intake.run("fetch", *FETCH_ONLY, bundle, f"+{record.kept}*:refs/received/*")
-            if find_commits(intake, dict(tips)) != dict(tips):
-                raise WorkspaceError(f"the work of the bottle {name} is missing commits")
-            intake.run("rev-list", "--objects", "--quiet", *tips.values(), "--not", record.base)
-            transfer(intake, repository.with_shared_objects(scratch / "clean.git"), record, dict(tips))
+            if {*tips.values()} != {record.base}:  # else there is nothing new
+                _take(repository, record, scratch, dict(tips), bundle)
             branch = set_references(repository, record, dict(tips))
         return clone.with_record(branch_at=branch, head=tips["head"], uncommitted=tips.get("uncommitted", ""))
     except BaseException:
         remove_tree(folder)
         raise
+
+
+def _take(
+    repository: Repository, record: Record, scratch: Path, tips: dict[str, str], bundle: Path | None
+) -> None:
+    """Bring the commits of a bundle into the user's store, once they have been checked."""
+    intake = repository.with_alternate(scratch / "intake.git")
+    if bundle is not None:
+        intake.run("fetch", *FETCH_ONLY, bundle, f"+{record.kept}*:refs/received/*")
+    if find_commits(intake, tips) != tips:
+        raise WorkspaceError(f"the work of the bottle {record.name} is missing commits")
+    intake.run("rev-list", "--objects", "--quiet", *tips.values(), "--not", record.base)
+    transfer(intake, repository.with_shared_objects(scratch / "clean.git"), record, tips)
 
 
 def _check_tips(tips: Mapping[str, str]) -> None:

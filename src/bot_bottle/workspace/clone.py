@@ -116,7 +116,7 @@ def create(
     remotes. On failure nothing of it remains. Raises WorkspaceError.
     """
     record = Record(name, str(repository.top), repository.object_format, "")
-    before = check_names(repository, record)
+    before = check_names(repository, record)[0]
     folder.mkdir(mode=0o700, parents=True)
     try:
         with repository.explain_missing():
@@ -198,19 +198,24 @@ def _some(names: Iterable[bytes]) -> str:
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
-def check_names(repository: Repository, record: Record) -> str:
-    """Return the base that an earlier bottle of this name left. Raises WorkspaceError if names are taken."""
-    there = repository.references("refs/heads/bottle", f"refs/heads/bottle/{record.name}", record.kept[:-1])
-    base = there.pop(f"{record.kept}base", "")
-    in_the_way = [ref for ref in there if ref in (record.branch, "refs/heads/bottle")]
-    in_the_way += [ref for ref in there if ref.startswith((record.branch + "/", record.kept))]
-    if in_the_way:
-        shown = in_the_way[0].removeprefix("refs/heads/")
-        raise WorkspaceError(
-            f"{repository.top} has {shown} already",
-            next_step="give another --name, or rename or delete it",
-        )
-    return base
+def check_names(repository: Repository, *records: Record) -> list[str]:
+    """Return the bases that earlier bottles of these names left, "" for none.
+
+    Raises WorkspaceError if names are taken.
+    """
+    patterns = [pattern for record in records for pattern in (record.branch, record.kept[:-1])]
+    there = repository.references("refs/heads/bottle", *patterns)
+    bases = [there.pop(f"{record.kept}base", "") for record in records]
+    for record in records:
+        in_the_way = [ref for ref in there if ref in (record.branch, "refs/heads/bottle")]
+        in_the_way += [ref for ref in there if ref.startswith((record.branch + "/", record.kept))]
+        if in_the_way:
+            shown = in_the_way[0].removeprefix("refs/heads/")
+            raise WorkspaceError(
+                f"{repository.top} has {shown} already",
+                next_step="give another --name, or rename or delete it",
+            )
+    return bases
 
 
 def _filled(folder: Path, source: Git, record: Record) -> Git:

@@ -44,10 +44,11 @@ def based_on(request: Request) -> dict[str, Any]:
         return {}
 
 
-def check_workspace(request: Request, name: str) -> None:
-    """Refuse what cannot be cloned or mounted for the bottle `name`. Raises WorkspaceError."""
+def check_workspace(request: Request, *names: str) -> None:
+    """Refuse what cannot be cloned or mounted for bottles of these names. Raises WorkspaceError."""
     if request.mode == "clone":
-        _check_new(name)
+        for name in names:
+            _check_new(name)
         open_repository(request.project).head()
     elif request.mode == "mount":
         mount_of(request.top)

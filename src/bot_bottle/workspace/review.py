@@ -41,6 +41,8 @@ class Summary:
 
 def summary(clone: Clone, work: Work) -> Summary:
     """Count what was fetched."""
+    if work.newest == work.base:
+        return Summary(0, 0, 0, 0)
     with clone.scratch() as scratch:
         git = clone.repository().with_shared_objects(scratch / "clean.git")
         commits = int(git.run("rev-list", "--count", work.head, f"^{work.base}").text)
