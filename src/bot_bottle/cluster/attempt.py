@@ -1,7 +1,9 @@
-"""The process of one bottle on a node: `python -m bot_bottle.cluster.attempt`.
+"""The processes of a node's bottles: `python -m bot_bottle.cluster.attempt`.
 
-Its standard input is a socket: the order comes in, the report goes out, and its end means that nobody waits
-for the bottle any more.
+Loading the program takes longer than much of what a bottle does, so it is loaded once, and forks for each
+bottle. Its standard input is a socket: for each bottle two descriptors come in, the pid goes out, and then
+the exit status. The first of the two is a socket too: the bottle's order comes in, its report goes out, and
+its end means that nobody waits for the bottle any more. The second takes the bottle's output.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import records
 from bot_bottle.bottle.run import run_bottle
 from bot_bottle.cluster.files import found_artifact
 from bot_bottle.cluster.order import Order, Values
+from bot_bottle.cluster.starter import NUMBER
 from bot_bottle.errors import BottleError, Interrupted
 from bot_bottle.host import signals
 from bot_bottle.host.progress import Progress
@@ -36,11 +40,33 @@ _PATIENCE = 10.0  # seconds between the two signals to a bottle that nobody wait
 
 
 def main() -> None:
-    """Run the bottle of the order that comes in, and report how it ended."""
-    signals.install()
-    channel = socket.socket(fileno=os.dup(0))
+    """Fork for each bottle that comes in, one after the other, until no more can come."""
+    backend_for(*sys.argv[1:])  # type: ignore[arg-type]  # which loads it
+    starter = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    order, values = _receive(channel)
+    with suppress(ConnectionError):  # the worker was killed: its bottle ends by itself
+        while descriptors := socket.recv_fds(starter, 1, 2)[1]:
+            if not (pid := os.fork()):
+                signals.install()
+                os.setsid()
+                starter.sendall(os.getpid().to_bytes(NUMBER))
+                starter.close()
+                _bottle(*descriptors)
+                break
+            for each in descriptors:
+                os.close(each)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            starter.sendall(code.to_bytes(NUMBER, signed=True))
+
+
+def _bottle(given: int, output: int) -> None:
+    """Run the bottle of the order that comes in, and report how it ended."""
+    channel = socket.socket(fileno=given)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+    order, values, state = _receive(channel)
+    os.environ["BOT_BOTTLE_STATE_DIR"] = state
     threading.Thread(target=_end_alone, args=(channel,), daemon=True).start()
     begun: list[bool] = []
     error: BottleError | None = None
@@ -76,10 +102,10 @@ def _run(order: Order, values: Values, on_ready: Callable[[], None]) -> int:
     return run_bottle(spec, ConvertOptions(found=found), Progress(), on_ready=on_ready)
 
 
-def _receive(channel: socket.socket) -> tuple[Order, Values]:
+def _receive(channel: socket.socket) -> tuple[Order, Values, str]:
     with channel.makefile("rb") as stream:
         size = int.from_bytes(stream.read(8), "big")
-        given: tuple[Order, Values] = pickle.loads(stream.read(size))  # noqa: S301 - of our own parent
+        given: tuple[Order, Values, str] = pickle.loads(stream.read(size))  # noqa: S301 - of our own parent
     return given
 
 

@@ -75,7 +75,7 @@ def fan(
             values = _values(spec, choices, progress)
             sealed = seal(values, about.key) if values.env or values.secrets else b""
             files.supply("repository")
-            session.get(actor.start.remote(order, needs, choices.retries, sealed))
+            session.get(actor.start.remote(needs, choices.retries, sealed))
         except BaseException:
             session.ray.kill(actor)
             raise
@@ -118,7 +118,7 @@ def _actor(session: Session, name: str, all_names: list[str], order: Order) -> A
         "resources": {"node:__internal_head__": 0.001},
     }
     try:
-        return session.ray.remote(Fan).options(**options).remote(all_names, order.origin)
+        return session.ray.remote(Fan).options(**options).remote(all_names, order.packed(), order.image)
     except ValueError as error:
         raise ClusterError(
             f"a fan named {name} is on the cluster already",

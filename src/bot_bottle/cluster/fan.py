@@ -16,7 +16,7 @@ from typing import Any
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cluster.access import protections
-from bot_bottle.cluster.order import FileName, Order
+from bot_bottle.cluster.order import FileName, Packed
 from bot_bottle.cluster.pieces import Piece, Spool
 from bot_bottle.cluster.resources import Needs
 from bot_bottle.cluster.seal import Box, seal
@@ -25,7 +25,6 @@ from bot_bottle.cluster.state import BottleOnCluster, News, Report
 from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_count
 from bot_bottle.version import VERSION
-from bot_bottle.workspace.bundle import Origin
 
 _POLL = 1.0  # seconds that a caller waits for news
 _FILE = 5.0  # seconds that a node waits for a piece
@@ -43,17 +42,21 @@ class About:
     version: str
     protected: tuple[str, ...]
     key: bytes
-    origin: Origin
+    order: Packed
     followed: bool
     bottles: tuple[News, ...]
 
 
 class Fan:
-    """The bottles of a fan by name. Made by `ray.remote`."""
+    """The bottles of a fan by name. Made by `ray.remote`.
 
-    def __init__(self, names: Sequence[str], origin: Origin) -> None:
+    `image` is the name of the image on nodes that have loaded it for this fan.
+    """
+
+    def __init__(self, names: Sequence[str], order: Packed, image: str) -> None:
         self._bottles = {name: BottleOnCluster(name) for name in names}
-        self._origin = origin
+        self._order = order
+        self._image = image
         self._box = Box()
         self._sealed = b""
         self._folder = ExitStack()
@@ -63,28 +66,30 @@ class Fan:
         self._version = 0
         self._asked = time.monotonic()
         self._stopping: set[str] = set()
+        self._run_on_node: Any = None  # one task: what ends a call of it takes the next
         self._tasks: dict[str, Any] = {}
         self._running: list[asyncio.Task[None]] = []
-        self._image = ""  # that nodes have loaded
         self._used: set[str] = set()  # ids of nodes
 
     async def about(self) -> About:
         """Return what the head says of itself and of the fan."""
         followed = time.monotonic() - self._asked < _FOLLOWED
         bottles = tuple(each.news(each.log.end) for each in self._bottles.values())
-        return About(VERSION, protections(), self._box.public, self._origin, followed, bottles)
+        return About(VERSION, protections(), self._box.public, self._order, followed, bottles)
 
     # of the caller
 
-    async def start(self, order: Order, needs: Needs, retries: int, sealed: bytes) -> None:
+    async def start(self, needs: Needs, retries: int, sealed: bytes) -> None:
         """Start all bottles. Each is retried `retries` times after its node has died.
 
         `sealed` are values for them, if there are any.
         """
+        import ray
+
         self._sealed = sealed
-        self._image = order.image
+        self._run_on_node = ray.remote(run_on_node)
         for bottle in self._bottles.values():
-            self._running.append(asyncio.create_task(self._run(bottle, order, needs, retries)))
+            self._running.append(asyncio.create_task(self._run(bottle, needs, retries)))
 
     async def supply(self, name: FileName, offset: int, piece: Piece) -> None:
         """Take a piece of a file of the caller's."""
@@ -203,11 +208,11 @@ class Fan:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _run(self, bottle: BottleOnCluster, order: Order, needs: Needs, retries: int) -> None:
+    async def _run(self, bottle: BottleOnCluster, needs: Needs, retries: int) -> None:
         """Run a bottle until it has ended, on other nodes than those that refuse it."""
         report = Report(130, error="it was stopped before it began")
         while bottle.name not in self._stopping:
-            report = await self._attempt(bottle, order, needs, retries)
+            report = await self._attempt(bottle, needs, retries)
             if not report.refused or not self._others(bottle, needs):
                 break
             bottle.state = "queued"
@@ -215,11 +220,9 @@ class Fan:
         bottle.report, bottle.state = report, "ended"
         self._change(bottle)
 
-    async def _attempt(self, bottle: BottleOnCluster, order: Order, needs: Needs, retries: int) -> Report:
+    async def _attempt(self, bottle: BottleOnCluster, needs: Needs, retries: int) -> Report:
         import ray
         from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
-
-        from bot_bottle.cluster.task import run_on_node
 
         options = {**needs.options(), "max_retries": retries, "name": f"bottle {bottle.name}"}
         if bottle.refusals:
@@ -228,7 +231,7 @@ class Fan:
             )
         me = ray.get_runtime_context().current_actor
         begun = bottle.attempt
-        task = ray.remote(run_on_node).options(**options).remote(me, bottle.name, order)
+        task = self._run_on_node.options(**options).remote(me, bottle.name, self._order)
         self._tasks[bottle.name] = task
         try:
             node_id, report = await task
@@ -251,3 +254,10 @@ class Fan:
             node["Alive"] and node["NodeID"] not in bottle.refusals and needs.fits(node["Resources"])
             for node in ray.nodes()
         )
+
+
+def run_on_node(fan: Any, name: str, order: Packed) -> tuple[str, Report]:
+    """Run a bottle, and return the id of this node and how it has ended. This is the Ray task."""
+    from bot_bottle.cluster.task import run  # not on the head
+
+    return run(fan, name, order)

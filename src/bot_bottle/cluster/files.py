@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from bot_bottle.host import paths
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.pack.converter import Conversion
 
 if TYPE_CHECKING:
+    from bot_bottle.pack.converter import Conversion
     from bot_bottle.remote.shared import SharedCache
 
 
@@ -36,7 +37,7 @@ def prepare_image(order: Order, run: RunDir, fetch: Fetch) -> Order:
 
     Raises EngineError, ClusterError.
     """
-    engine = find_engine(None)
+    engine = _engine()
     image = _found(engine, order)
     if not image:
         with exclusive_lock(paths.runs_dir() / "images.lock", lambda: None):
@@ -58,10 +59,16 @@ def _load(engine: Engine, order: Order, run: RunDir, fetch: Fetch) -> str:
     return order.image
 
 
+@functools.cache
+def _engine() -> Engine:
+    """Return this node's engine. A worker asks it once who it is."""
+    return find_engine(None)
+
+
 def forget_image(image: str) -> None:
     """Remove an image that was loaded for a fan that has ended."""
     with suppress(BottleError):  # a container uses it still: the next command removes it
-        remove_named(find_engine(None), image)
+        remove_named(_engine(), image)
 
 
 def prepare_artifact(artifact: Artifact, fetch: Fetch) -> None:
@@ -89,6 +96,8 @@ def prepare_artifact(artifact: Artifact, fetch: Fetch) -> None:
 
 def found_artifact(artifact: Artifact) -> Conversion:
     """Return an artifact that `prepare_artifact` has put into the cache. Raises CacheError."""
+    from bot_bottle.pack.converter import Conversion  # not for the worker
+
     entry = Cache(paths.artifacts_dir()).find(artifact.key)
     if entry is None or entry.digest != artifact.digest:
         raise CacheError("the artifact is no longer in the cache of this node", next_step="run the fan again")

@@ -11,6 +11,7 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.cluster.fan import About
 from bot_bottle.cluster.following import Output, follow
+from bot_bottle.cluster.order import unpacked
 from bot_bottle.cluster.session import NAMESPACE, Session
 from bot_bottle.errors import BottleError, ClusterError, ReceiptError
 from bot_bottle.host.progress import Progress
@@ -92,9 +93,9 @@ def stop(
     if found.about.followed or not whole:
         _wait(session, found)
         return []
-    _check_repository(found.about.origin, found.name)
+    origin = unpacked(found.about.order).origin
+    _check_repository(origin, found.name)
     with run_context() as run:
-        origin = found.about.origin
         return follow(session, found.actor, found.names, origin, run.path, progress, on_end, lambda _: None)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NewType
 
-from bot_bottle.bottle.spec import BottleSpec
-from bot_bottle.cache.key import Key
-from bot_bottle.image.spec import Digest
-from bot_bottle.workspace.bundle import Origin
+if TYPE_CHECKING:  # the head need not load what an order is about
+    from bot_bottle.bottle.spec import BottleSpec
+    from bot_bottle.cache.key import Key
+    from bot_bottle.image.spec import Digest
+    from bot_bottle.workspace.bundle import Origin
 
 FileName = Literal["repository", "image", "artifact"]
 """The files that a node may ask for."""
+
+
+Packed = NewType("Packed", bytes)
+"""An order on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,17 @@ class Order:
     image_id: str = ""
     artifact: Artifact | None = None
 
+    def packed(self) -> Packed:
+        """Return it for its way to the nodes."""
+        return Packed(pickle.dumps(self))
+
     @property
     def image(self) -> str:
         """The name of the image on the nodes that do not have it already."""
         return f"localhost/bot-bottle-fan:{self.fan}"
+
+
+def unpacked(order: Packed) -> Order:
+    """Return an order that has arrived."""
+    given: Order = pickle.loads(order)  # noqa: S301 - who sends it could run any program here
+    return given

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bot_bottle.backend.choice import backend_for
-from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import ClusterError
-from bot_bottle.vm.host import Accel
+
+if TYPE_CHECKING:  # the head needs none of it
+    from bot_bottle.bottle.spec import BottleSpec
+    from bot_bottle.vm.host import Accel
 
 CONTAINER, KVM, EMULATED = "container", "kvm", "emulated"
 MICROVMS = (KVM, EMULATED)
@@ -38,6 +39,8 @@ class Needs:
 
 def needs_of(spec: BottleSpec, nodes: Sequence[Mapping[str, float]]) -> Needs:
     """Return what a spec's bottle needs on a cluster of nodes with these resources. Raises ClusterError."""
+    from bot_bottle.backend.choice import backend_for
+
     backend = backend_for(spec.backend, spec.accel)
     memory = (spec.memory_mib + backend.host_overhead_mib(spec.accel)) << 20
     kinds = _kinds(spec.accel) if backend.boots_artifact else (CONTAINER,)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pickle
 import select
 import signal
-import socket
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +15,13 @@ from typing import Any
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.names import is_running
 from bot_bottle.cluster.files import prepare_artifact, prepare_image
-from bot_bottle.cluster.order import FileName, Order, Values
+from bot_bottle.cluster.order import FileName, Order, Packed, Values, unpacked
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
 from bot_bottle.cluster.seal import Box
+from bot_bottle.cluster.starter import BottleProcess, starter
 from bot_bottle.cluster.state import Report
 from bot_bottle.errors import BottleError, ClusterError
-from bot_bottle.host import paths, process
-from bot_bottle.host.process import Child
+from bot_bottle.host import paths
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.version import VERSION
@@ -98,8 +93,8 @@ class Link:
                 offset += len(piece.data)
 
 
-def run_on_node(fan: Any, name: str, order: Order) -> tuple[str, Report]:
-    """Run a bottle, and return the id of this node and how it has ended. This is the Ray task."""
+def run(fan: Any, name: str, packed: Packed) -> tuple[str, Report]:
+    """Run a bottle, and return the id of this node and how it has ended."""
     import ray
 
     node_id = str(ray.get_runtime_context().get_node_id())
@@ -108,6 +103,7 @@ def run_on_node(fan: Any, name: str, order: Order) -> tuple[str, Report]:
         if not link.begin():
             return node_id, Report(130, error="it was stopped before it began")
         try:
+            order = unpacked(packed)
             if order.version != VERSION:
                 raise ClusterError(f"this node has bottle {VERSION}, and the caller {order.version}")
             # where its worker was killed here, the bottle may still be on its way to an orderly end
@@ -130,8 +126,8 @@ def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
     state = _state_folder(run)
     spec = replace(order.spec, slug=name, workspace=replace(order.spec.workspace, project=project))
     order = replace(order, spec=spec)
-    with _child(state, order, link.values()) as (child, output, channel):
-        document = _attend(link, child, output, channel)
+    with starter(spec).started(order, link.values(), state) as child:
+        document = _attend(link, child)
     report = _report(child, document)
     out = run.path / "work.bundle"
     if not report.refused:
@@ -149,30 +145,9 @@ def _state_folder(run: RunDir) -> Path:
     return state
 
 
-@contextlib.contextmanager
-def _child(state: Path, order: Order, values: Values) -> Iterator[tuple[Child, int, socket.socket]]:
-    """Start a bottle's process. It ends in order when the other end of its standard input is closed."""
-    ours, theirs = socket.socketpair()
-    reading, writing = os.pipe()
-    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    argv = [sys.executable, "-m", "bot_bottle.cluster.attempt"]
-    try:
-        with ours, os.fdopen(writing, "wb") as sink:
-            started = process.background(
-                argv, env={**env, "BOT_BOTTLE_STATE_DIR": str(state)}, output=sink, channel=theirs
-            )
-            with started as child:
-                sink.close()
-                data = pickle.dumps((order, values))
-                ours.sendall(len(data).to_bytes(8, "big") + data)
-                yield child, reading, ours
-    finally:
-        os.close(reading)
-
-
-def _attend(link: Link, child: Child, output: int, channel: socket.socket) -> bytes:
+def _attend(link: Link, child: BottleProcess) -> bytes:
     """Send output until the bottle has ended, and end it where the fan asks for that; return its report."""
-    document, open_ends = b"", {output, channel.fileno()}
+    document, open_ends = b"", {child.output, child.channel.fileno()}
     signals = iter(((signal.SIGTERM, _PATIENCE), (signal.SIGTERM, _ORDERLY), (signal.SIGKILL, _ORDERLY)))
     stop_at = 0.0  # 0: nobody has asked for the end
     going_on = True
@@ -185,7 +160,7 @@ def _attend(link: Link, child: Child, output: int, channel: socket.socket) -> by
                 data = os.read(end, _PART)
                 if not data:
                     open_ends.discard(end)
-                elif end == output:
+                elif end == child.output:
                     until = until if pending else min(until, time.monotonic() + _SOON)
                     pending += data
                 else:
@@ -200,7 +175,7 @@ def _attend(link: Link, child: Child, output: int, channel: socket.socket) -> by
     return document
 
 
-def _report(child: Child, document: bytes) -> Report:
+def _report(child: BottleProcess, document: bytes) -> Report:
     """Return what a bottle's process has reported; one that was killed has reported nothing."""
     code = child.code
     try:
