@@ -22,7 +22,7 @@ from bot_bottle.version import VERSION
 LIMIT = 1 << 18  # bytes
 NOT_SCANNED = "not scanned"
 
-_FORM = 1
+_FORM = 2
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 

@@ -310,7 +310,7 @@ def test_a_receipt_of_other_bytes_another_machine_or_another_key_is_refused(arti
 @pytest.mark.parametrize(
     "change",
     [
-        {"form": 2},
+        {"form": 1},
         {"name": None},
         {"artifact": {}},
         {"artifact": []},
