@@ -22,8 +22,8 @@ printf 'given' | @bottle@ run --time --cpus 1 -m 1g --archive image.tar -- sh -c
 echo $? > status
 @bottle@ run -q --cpus 1 -m 1g --archive image.tar > own 2>> err
 uname -r > kernel
-@bottle@ run -q --cpus 1 -m 1g --name victim --archive image.tar -- sh -c 'echo works; sleep 600' \
-  > victim 2> victim-err &
+@bottle@ run -q --cpus 1 -m 1g --name victim -e COLOUR=blue --archive image.tar -- \
+  sh -c 'echo works; sleep 600' > victim 2> victim-err &
 victim=$!
 for second in $(seq 300); do
   ! grep -q works victim || break
@@ -40,7 +40,9 @@ ps -ef | grep -v grep | grep -c bottle- > running
 # another command in the same machine, on a terminal, when the machine's monitor is killed
 ENDS = """
 import subprocess, pexpect
-child = pexpect.spawn("@bottle@ exec victim -- sh -c 'tty; sleep 600'", encoding="utf-8", timeout=120)
+script = "sh -c 'echo $COLOUR; tty; sleep 600'"
+child = pexpect.spawn("@bottle@ exec victim -- " + script, encoding="utf-8", timeout=120)
+child.expect("blue")
 child.expect("/dev/pts/[0-9]+")
 subprocess.run(["pkill", "-KILL", "-f", "_boot-vm"], check=True)
 child.expect(pexpect.EOF)
@@ -52,7 +54,7 @@ print(child.before, child.exitstatus)
 @pytest.mark.slow  # for three boots in two emulations; test_nested boots the same smolvm in one
 @pytest.mark.timeout(1000)
 def test_a_good_kvm_is_used(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    results, fast = nested.provisions(docker, image, tmp_path)
     (results / "ends.py").write_text(ENDS.replace("@bottle@", str(COMMAND[0])))
     job = JOB.replace("@bottle@", str(COMMAND[0])).replace("@python@", sys.executable)
     console = nested.run(job, results, fast, timeout=900)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from bot_bottle.backend.base import Boot, BottleConfig, Machine
 from bot_bottle.backend.microvm import bottle, probes
+from bot_bottle.backend.microvm.variables import read_variables
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
@@ -82,7 +84,8 @@ class MicrovmBackend:
                 f"the bottle {machine.slug} cannot run another command: it is on an emulated host",
                 next_step="include it in the bottle's own command, or use --backend docker",
             )
-        return bottle.execute(config, progress, tty=tty)
+        env = {**read_variables(machine.slug), **config.env}
+        return bottle.execute(replace(config, env=env), progress, tty=tty)
 
     def probe(self, machine: Machine, policy: Policy, progress: Progress) -> Proof:
         """Probe again from inside what the microVM can reach."""

@@ -15,6 +15,7 @@ from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_ident
 from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.backend.microvm.network import Network, network
 from bot_bottle.backend.microvm.tools import machine_tools
+from bot_bottle.backend.microvm.variables import variables_served
 from bot_bottle.backend.microvm.watch import watched
 from bot_bottle.backend.users import UNKNOWN_USER, of_artifact
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
@@ -191,11 +192,11 @@ def launch(
             net.check()
             net.forget()
             stage.conclude("microVM is up")
-        if net.namespace is None:  # else the forwarder has printed them
-            for port in launch.ports:
-                progress.note(port.describe())
+        for port in launch.ports if net.namespace is None else ():  # else the forwarder has printed them
+            progress.note(port.describe())
         if net.proxy is not None:
             stack.enter_context(watched(launch, host, net, record))
+        stack.enter_context(variables_served(launch.slug, launch.env, run.path))
         yield Bottle(launch, host, proof, progress)
 
 

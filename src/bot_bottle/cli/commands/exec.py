@@ -16,8 +16,8 @@ from bot_bottle.host.terminal import is_terminal
 
 _HELP = """Run another command in the running bottle NAME, on your own streams; its exit status is ours.
 
-It runs like the bottle's own command: the same user, the same folder, the image's variables. A bottle with
---accel nested cannot run another command.
+It runs like the bottle's own command: the same user, folder and variables, but without its secrets. A bottle
+with --accel nested cannot run another command.
 
 \b
 Examples:
