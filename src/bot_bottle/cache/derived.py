@@ -16,7 +16,7 @@ from pathlib import Path
 from bot_bottle.cache.entry import DERIVED_SUFFIXES, sum_path
 from bot_bottle.cache.prune import remove_derived
 from bot_bottle.cache.scratch import disk_full_explained, scratch_folder, sync
-from bot_bottle.host.files import read_regular, replace_file
+from bot_bottle.host.files import open_unbuffered, read_regular, replace_file
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.system_errors import folder_error
 from bot_bottle.smolmachine import format as artifact_format
@@ -115,18 +115,14 @@ def _fault(path: Path, known: _Sum | None) -> str:
     if known is None:
         return "it has no record"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open_unbuffered(path)
     except OSError as error:
         return error.strerror or str(error)
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            return "it is not a regular file"
-        if facts.st_size != known.size:
-            return f"it has {facts.st_size} bytes and should have {known.size}"
-        return "" if crc_of(fd, known.size) == known.crc else "its checksum is not the recorded one"
-    finally:
-        os.close(fd)
+    with file:
+        if (size := os.fstat(file.fileno()).st_size) != known.size:
+            return f"it has {size} bytes and should have {known.size}"
+        sound = crc_of(file.fileno(), known.size) == known.crc
+        return "" if sound else "its checksum is not the recorded one"
 
 
 def _publish(made: Path, path: Path, version: int, source: int) -> None:

@@ -102,14 +102,11 @@ def read_regular(path: Path, limit: int) -> tuple[bytes, float]:
 
     Raises OSError for anything else in its place, and for one of more than `limit` bytes.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-            raise OSError(errno.EINVAL, "not a regular file, or too large", str(path))
-        return os.read(fd, facts.st_size), facts.st_mtime
-    finally:
-        os.close(fd)
+    with open_unbuffered(path) as file:
+        facts = os.fstat(file.fileno())
+        if facts.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+        return file.read(facts.st_size), facts.st_mtime
 
 
 @contextmanager
@@ -140,7 +137,7 @@ def open_unbuffered(path: Path | str, inside: int | None = None) -> io.FileIO:
     file = io.FileIO(os.open(path, _FILE, dir_fd=inside))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(f"{path} is not a regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return file
 
 

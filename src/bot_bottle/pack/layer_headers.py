@@ -22,6 +22,7 @@ from types import TracebackType
 
 import zstandard
 
+from bot_bottle.host.files import open_unbuffered
 from bot_bottle.host.locks import shared_lock, try_lock
 from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.archive import Image
@@ -86,16 +87,11 @@ class HeaderStore:
         """Return a key's segment; None if there is none, or it is damaged and therefore removed."""
         path = self._path(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open_unbuffered(path) as file:
+                data = file.read(os.fstat(file.fileno()).st_size)
+                os.utime(file.fileno())  # when it was last used
         except OSError:
             return None
-        try:
-            data = os.read(fd, os.fstat(fd).st_size)
-            os.utime(fd)  # when it was last used
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
         if is_segment(data):
             return data
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ import h11
 
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.first_bytes import LARGEST
-from bot_bottle.network.proxy.relay import Counts, relay
+from bot_bottle.network.proxy.relay import CHUNK, Counts, relay
 from bot_bottle.network.proxy.request_head import (
     Target,
     forwarded,
@@ -18,8 +18,6 @@ from bot_bottle.network.proxy.request_head import (
     is_websocket,
 )
 from bot_bottle.network.proxy.upstream import Upstream
-
-_CHUNK = 64 << 10  # bytes
 
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]  # what h11 returns
 
@@ -50,7 +48,7 @@ async def next_event(http: h11.Connection, reader: asyncio.StreamReader) -> Even
         event = http.next_event()
         if event is not h11.NEED_DATA:
             return event
-        http.receive_data(await reader.read(_CHUNK))
+        http.receive_data(await reader.read(CHUNK))
 
 
 class Exchange:

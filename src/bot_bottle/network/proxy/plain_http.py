@@ -19,10 +19,9 @@ from bot_bottle.network.policy import Verdict
 from bot_bottle.network.proxy.engine import Engine, RefusedError
 from bot_bottle.network.proxy.exchange import BadGatewayError, Exchange, Server, next_event
 from bot_bottle.network.proxy.first_bytes import LARGEST
-from bot_bottle.network.proxy.relay import Counts
+from bot_bottle.network.proxy.relay import CHUNK, Counts
 from bot_bottle.network.proxy.request_head import Target, checked_target
 
-_CHUNK = 64 << 10  # bytes
 _LINGER = 1.0  # seconds for a client to read what it is answered
 _LINGERING = 1 << 20  # bytes that it may send meanwhile
 
@@ -185,7 +184,7 @@ class HttpConnection:
             writer.write_eof()
             # a reset, because of a body that was not read, could overtake the answer
             async with asyncio.timeout(_LINGER):
-                for _ in range(_LINGERING // _CHUNK):
-                    if not await reader.read(_CHUNK):
+                for _ in range(_LINGERING // CHUNK):
+                    if not await reader.read(CHUNK):
                         break
         writer.close()

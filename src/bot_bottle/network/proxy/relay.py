@@ -13,7 +13,7 @@ from typing import Literal, cast
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.splicing import Pipe
 
-_CHUNK = 64 << 10  # bytes; about what a receiver that stalls makes us hold, for each direction
+CHUNK = 64 << 10  # bytes; about what a receiver that stalls makes us hold, for each direction
 _TURNS = 16  # times as much is passed on for a connection before others get their turn
 
 _LINGER = 30.0  # seconds in which what was asked for may still arrive
@@ -68,7 +68,7 @@ async def _buffered(streams: Streams) -> bytes:
 class _Side(asyncio.BufferedProtocol):
     """One of the two connections."""
 
-    _shared = memoryview(bytearray(_CHUNK))  # what is received is passed on before anything else is received
+    _shared = memoryview(bytearray(CHUNK))  # what is received is passed on before anything else is received
     _pipe = Pipe()
 
     peer: _Side
@@ -104,10 +104,10 @@ class _Side(asyncio.BufferedProtocol):
         for _ in range(_TURNS):
             if not self._can_splice:
                 break
-            moved, rest = self._pipe.move(self._socket, self.peer._socket, _CHUNK)
+            moved, rest = self._pipe.move(self._socket, self.peer._socket, CHUNK)
             self._count(moved)
             self.pass_on(rest)
-            if moved < _CHUNK:
+            if moved < CHUNK:
                 break
         return self._shared[:1] if self.peer._full else self._shared
 

@@ -16,10 +16,10 @@ import h11
 from bot_bottle.network.proxy.client_hello import parse_client_hello
 from bot_bottle.network.proxy.engine import Engine
 from bot_bottle.network.proxy.first_bytes import LARGEST, classify
+from bot_bottle.network.proxy.relay import CHUNK
 from bot_bottle.network.proxy.request_head import header, parse_authority
 from bot_bottle.network.proxy.tunnel import serve_tunnel
 
-_CHUNK = 64 << 10  # bytes
 _SILENCE = 0.3  # seconds; a client that says nothing then waits for its server to begin, as with SSH
 _PATIENCE = 20.0  # seconds, where only a name in what it says could be allowed: an emulated client is slow
 _MOST_NAMES = 64  # that are resolved to find the one of an address
@@ -55,7 +55,7 @@ async def _beginning(reader: asyncio.StreamReader, seconds: float) -> tuple[byte
     first = b""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            first = await reader.read(_CHUNK)
+            first = await reader.read(CHUNK)
     while first:
         kind = classify(first)
         name: str | None = ""
@@ -66,7 +66,7 @@ async def _beginning(reader: asyncio.StreamReader, seconds: float) -> tuple[byte
             name = _host(first)
         if kind is not None and name is not None:
             return first, name
-        if not (more := await reader.read(_CHUNK)):
+        if not (more := await reader.read(CHUNK)):
             return first, ""
         first += more
     return first, ""

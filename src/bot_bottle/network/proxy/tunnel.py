@@ -14,10 +14,7 @@ from bot_bottle.network.proxy.client_hello import parse_client_hello
 from bot_bottle.network.proxy.engine import Engine, RefusedError
 from bot_bottle.network.proxy.first_bytes import Kind, classify
 from bot_bottle.network.proxy.plain_http import serve_requests
-from bot_bottle.network.proxy.relay import Counts, relay
-
-_CHUNK = 64 << 10  # bytes
-
+from bot_bottle.network.proxy.relay import CHUNK, Counts, relay
 
 # how a client is answered: that its connection is made, or why it is not
 Reply = Callable[[RefusedError | None], Awaitable[None]]
@@ -135,7 +132,7 @@ class _Tunnel:
         greeting = None if server is None else asyncio.create_task(self._greet(server))
         try:
             while (kind := classify(first)) is None:
-                more = await self._client[0].read(_CHUNK)
+                more = await self._client[0].read(CHUNK)
                 if not more:
                     if first[:1] == b"\x16":
                         raise ValueError("the ClientHello is incomplete")
@@ -154,7 +151,7 @@ class _Tunnel:
     async def _greet(self, server: Streams) -> None:
         """Pass on what the server says before the client does."""
         with suppress(OSError):
-            while data := await server[0].read(_CHUNK):
+            while data := await server[0].read(CHUNK):
                 self._counts.down += len(data)
                 self._client[1].write(data)
                 await self._client[1].drain()
