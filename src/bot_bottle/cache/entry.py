@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.cache.key import Key
-from bot_bottle.errors import CacheError, ImageError
+from bot_bottle.errors import BottleError, CacheError, ImageError
 from bot_bottle.host.files import read_regular
 from bot_bottle.host.locks import shared_lock
 from bot_bottle.image.spec import Digest
@@ -62,15 +62,17 @@ class Entry:
                 raise self._gone(error) from error
             try:
                 yield
-            except FileNotFoundError as error:
-                if Path(os.fsdecode(error.filename or "")) in (self.path, *derived_paths(self.path)):
+            except (FileNotFoundError, BottleError) as error:
+                own = (self.path, *derived_paths(self.path))
+                if any(str(path) in str(error) and not os.path.lexists(path) for path in own):
                     raise self._gone(error) from error
                 raise
 
-    def _gone(self, error: OSError) -> CacheError:
+    def _gone(self, error: Exception) -> CacheError:
+        why = f"{error.message}\n{error.why}" if isinstance(error, BottleError) else str(error)
         return CacheError(
             f"the artifact {self.path.name} is no longer in the cache",
-            why=str(error),
+            why=why,
             next_step="run the command again, which makes the artifact again",
         )
 
