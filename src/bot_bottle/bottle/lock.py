@@ -95,22 +95,23 @@ class Lock:
             ) from error
 
 
-def require_locked(path: Path, source: Source, conversion: Conversion, converter: Converter) -> None:
+def read_pinned(path: Path) -> Lock:
+    """Read the lock that a run has to be as. Raises SpecError, also where there is none."""
+    if (pinned := Lock.read(path)) is None:
+        raise SpecError(f"there is no {path}", next_step="bottle lock writes it")
+    return pinned
+
+
+def require_locked(
+    pinned: Lock, path: Path, source: Source, conversion: Conversion, converter: Converter
+) -> None:
     """Check that nothing differs from what a lock pins. Raises SpecError that says what does."""
-    pinned = Lock.read(path)
-    if pinned is None:
-        raise no_lock(path)
     if changes := pinned.changes(Lock.of(source, conversion, converter)):
         raise SpecError(
             f"this bottle differs from {path}",
             why="\n".join(map(str, changes)),
             next_step="bottle lock --update shows and pins the difference",
         )
-
-
-def no_lock(path: Path) -> SpecError:
-    """Return the error of a file that is missing."""
-    return SpecError(f"there is no {path}", next_step="bottle lock writes it")
 
 
 def _shown(digest: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bot_bottle.bottle.grants import Request, require_grant
-from bot_bottle.bottle.lock import NAME, require_locked
+from bot_bottle.bottle.lock import NAME, read_pinned, require_locked
 from bot_bottle.cli.settings import ask
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import UsageError
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def convert_options(ctx: click.Context, settings: Settings) -> ConvertOptions:
-    """Return how a command's image becomes an artifact. Raises as `shared_cache` does."""
+    """Return how a command's image becomes an artifact.
+
+    Raises as `shared_cache` does, and SpecError where --locked has no lock: before a build.
+    """
     chosen = {name: ctx.params[name] for name in CONVERT_OPTIONS}
-    check = partial(require_locked, settings.project / NAME) if ctx.params.get("locked") else None
+    path = settings.project / NAME
+    check = partial(require_locked, read_pinned(path), path) if ctx.params.get("locked") else None
     return ConvertOptions(**chosen, shared=shared_cache(ctx, settings), on_conversion=check)
 
 

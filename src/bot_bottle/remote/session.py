@@ -227,7 +227,8 @@ class Session:
                 next_step=f"docker login {self.host}",
             )
         if status == 404:
-            return NotThereError(f"{reference} is not in the registry", why=why)
+            step = "check its name and its tag"
+            return NotThereError(f"{reference} is not in the registry", why=why, next_step=step)
         return RegistryError(f"{self.host} refused a request about {reference.repository}", why=why)
 
 

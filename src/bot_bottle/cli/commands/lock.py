@@ -47,12 +47,13 @@ def command(ctx: click.Context, /, update: bool, **given: Any) -> None:
         made.append(Lock.of(source, conversion, converter))
 
     how = {name: given[name] for name in ("engine", "packer", "accel", "max_image_size")}
+    progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
     artifacts.convert(
         inputs.source(ctx, settings),
         **how,
         shared=shared_cache(ctx, settings),
         on_conversion=on_conversion,
-        progress=options.progress(quiet=given["quiet"], verbose=given["verbose"]),
+        progress=progress,
     )
     changes = pinned.changes(made[0]) if pinned is not None else []
     if changes and not update:
@@ -66,3 +67,5 @@ def command(ctx: click.Context, /, update: bool, **given: Any) -> None:
     if pinned is None or changes:
         made[0].write(path)
         click.echo(path)
+    else:
+        progress.note(f"{'lock':<8} nothing differs from {path}")

@@ -108,14 +108,14 @@ def command(
     spec = bottle_spec(ctx, settings)
     spec = replace(spec, slug=holder.name) if holder else spec
     progress = options.progress(quiet=given["quiet"], verbose=given["verbose"])
-    chosen = convert_options(ctx, settings)
     if twin:
         from bot_bottle.cli import compare as comparison
 
-        return comparison.run(ctx, spec, progress, chosen, as_json=as_json)
+        return comparison.run(ctx, spec, progress, convert_options(ctx, settings), as_json=as_json)
     if not holder:
         agents.announce(spec, progress)
     _check_choices(ctx, spec, as_json=as_json and not (plan_only or given["prompt"]))
+    chosen = convert_options(ctx, settings)
     if plan_only:
         _show(bottle.make_plan(spec, chosen, progress).described(), as_json=as_json)
         return 0
