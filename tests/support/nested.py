@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from bot_bottle.host import paths
@@ -18,6 +17,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.vm.emulated.host import prepare_emulation
 from bot_bottle.vm.emulated.kernel import busybox
 from bot_bottle.vm.emulated.qemu import KERNEL_ARGUMENTS, find_qemu, processor_argv
+from bot_bottle.vm.smolvm import find_smolvm
 from tests.support.engines import Docker
 
 _INIT = """\
@@ -76,15 +76,15 @@ def run(
     return done.stdout + done.stderr
 
 
-def provisions(docker: Docker, image: str, tmp_path: Path, command: Sequence[str]) -> tuple[Path, Path]:
+def provisions(docker: Docker, image: str, tmp_path: Path) -> tuple[Path, Path]:
     """Make a folder for results, which has the image in image.tar, and one for /fast, with smolvm made ready.
 
-    `command` is bottle's: it makes smolvm and the kit ready here, which takes minutes there.
+    That is made here, as it takes minutes there.
     """
     results, fast = tmp_path / "results", tmp_path / "fast"
     results.mkdir()
     docker.docker("save", "--output", str(results / "image.tar"), image)
-    subprocess.run([*command, "doctor"], capture_output=True, timeout=120, check=False)
+    find_smolvm(Progress())
     (fast / "cache").mkdir(parents=True)
     subprocess.run(["cp", "-a", "--sparse=always", paths.cache_dir() / "smolvm", fast / "cache"], check=True)
     fast.chmod(0o755)  # smolvm's machines have users of their own, who have to reach it

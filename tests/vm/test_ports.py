@@ -168,7 +168,7 @@ cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6 > after
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_on_kvm_smolvm_listens(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    results, fast = nested.provisions(docker, image, tmp_path)
     console = nested.run(JOB.replace("@bottle@", str(COMMAND[0])), results, fast, timeout=800)
     told = {path.name: path.read_text() for path in results.iterdir() if path.suffix != ".tar"}
     assert told.get("answer") == "hello\n", (told, console)

@@ -60,7 +60,7 @@ DROPPED=--egress-interceptor run alone --allow 192.31.196.10
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_walls_are_proved_on_kvm(docker: Docker, image: str, shared_cache: Path, tmp_path: Path) -> None:
-    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    results, fast = nested.provisions(docker, image, tmp_path)
     version = next(path.name for path in (fast / "cache/smolvm").iterdir() if (path / "smolvm").is_file())
     (results / "smolvm").write_text(FAKE.replace("@version@", version))
     (results / "smolvm").chmod(0o755)
@@ -97,7 +97,7 @@ echo $? > status
 def test_a_kernel_without_landlock_is_refused(
     docker: Docker, image: str, shared_cache: Path, tmp_path: Path
 ) -> None:
-    results, fast = nested.provisions(docker, image, tmp_path, COMMAND)
+    results, fast = nested.provisions(docker, image, tmp_path)
     job = UNCONFINED.replace("@bottle@", str(COMMAND[0]))
     console = nested.run(job, results, fast, timeout=800, kernel="lsm=capability")
     told = {path.name: path.read_text() for path in results.iterdir() if path.suffix != ".tar"}
