@@ -125,7 +125,7 @@ def clear(path: Path) -> None:
 def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict[str, Any]]:
     """Yield the entries of a log, and those that are added while `lasts` returns true."""
     while not path.exists():
-        if not lasts():
+        if not lasts() and not path.exists():  # it may have been made since it was looked for
             return
         time.sleep(_POLL)
     with path.open("rb") as file:
