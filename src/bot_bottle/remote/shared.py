@@ -78,6 +78,7 @@ class SharedCache:
             found = self._soon(session, partial(find, session, self._trusted, key))
             left = max(_LEAST_PATIENCE, _PATIENCE - (time.monotonic() - begun))
             session.seconds = left
+            session.retry.seconds = min(left, session.retry.seconds)
             return receive(session, found, out, progress, Pace(left, _LEAST))
         except NotThereError:
             pass
