@@ -59,9 +59,15 @@ def _lasting_failure(log: Path, hosts: Collection[str], over: threading.Event) -
             missing.discard(host)
         elif _is_failed_connection(entry):
             last, now = entry, time.monotonic()
-            if now - began.setdefault(host, now) >= _PATIENCE:
+            lasted = now - began.setdefault(host, now) + _seconds(entry)
+            if lasted >= _PATIENCE:
                 return entry
     return last if last is not None and last["host"] in missing else None
+
+
+def _seconds(entry: dict[str, Any]) -> float:
+    found = entry.get("seconds")
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _is_failed_connection(entry: dict[str, Any]) -> bool:

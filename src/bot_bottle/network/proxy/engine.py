@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,9 +200,9 @@ class Engine:
         self.record(Request(host, port, "refused", reason, method=method, path=path))
         return RefusedError(f"{host}:{port}: {reason}; see bottle logs --egress")
 
-    def fail(self, host: str, port: int, reason: str) -> RefusedError:
-        """Log that an allowed destination could not be reached, and return it as an error."""
-        self.record(Request(host, port, "failed", reason))
+    def fail(self, host: str, port: int, reason: str, seconds: float = 0.0) -> RefusedError:
+        """Log that an allowed destination could not be reached in these seconds; return it as an error."""
+        self.record(Request(host, port, "failed", reason, seconds=seconds))
         return RefusedError(f"{host}:{port}: {reason}", 502)
 
     async def connect(self, host: str, port: int) -> Streams:
@@ -228,6 +229,7 @@ class Engine:
         return streams
 
     async def _connect(self, host: str, port: int, upstream: Upstream | None, *, plain: bool) -> Streams:
+        begun = time.monotonic()
         try:
             if (place := self._services.get(f"{host}:{port}")) is not None:
                 return await self._outside.connect_service(place)
@@ -236,7 +238,8 @@ class Engine:
                 addresses = self._allowed(host, port, addresses)
             return await self._outside.connect(host, port, addresses, upstream, plain=plain)
         except OSError as error:
-            raise self.fail(host, port, str(error) or type(error).__name__) from error
+            seconds = time.monotonic() - begun
+            raise self.fail(host, port, str(error) or type(error).__name__, seconds) from error
 
     async def resolve(self, name: str, port: int) -> list[str]:
         """Return the addresses of a name; none if it has none."""
