@@ -166,6 +166,24 @@ def test_secrets_are_the_nodes_unless_they_are_sent(root: Caller, cluster: Clust
     assert seen.stdout == b""
 
 
+@pytest.mark.slow
+def test_work_that_is_too_large_does_not_come_back(root: Caller, cluster: Cluster, git_image: str) -> None:
+    script = """
+    [ "$(git branch --show-current)" = bottle/try-1 ] && head -c 3000000 /dev/urandom > noise
+    git add -A && git commit -q --allow-empty -m work
+    """
+    ended = fan(root, git_image, 2, script, "--max-work", "2MB", "--json")
+    assert ended.code == 1, ended
+    large, small = json.loads(ended.out)
+    assert (large["exit_status"], large["commits"], len(large["nodes"])) == (116, 0, 1)
+    assert "the commits of try-1 are too large" in large["error"]
+    assert "the work of try-1 was not taken" in ended.err
+    assert "--max-work" in ended.err
+    assert (small["exit_status"], small["commits"]) == (0, 1)
+    assert Repo(root.folder / "repo").refs("refs/heads/bottle") == ["refs/heads/bottle/try-2"]
+    left_nothing(root, cluster)
+
+
 def test_what_is_about_this_machine_is_refused(root: Caller, cluster: Cluster, git_image: str) -> None:
     fan(root, git_image, 1, "true", "-p", "8000").failed(2, "--publish does not work with --on")
     fan(root, git_image, 1, "true", "--cpus", "64").failed(99, "no node", "large enough", "--cpus")

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle.errors import UsageError
+from bot_bottle.host.sizes import parse_disk_size
 
 if TYPE_CHECKING:  # commands that are local have these options too
     from bot_bottle.bottle.replicas import Result
@@ -39,7 +40,24 @@ send_secrets_option = click.option(
     help="With --on: send the values of secrets, encrypted, instead of looking them up on the node.",
 )
 
-_ONLY_ON = ("retries", "send_secrets")
+
+def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
+    size = parse_disk_size(text)
+    if size is None:
+        raise UsageError(f"invalid size: {text[:50]!r}", next_step="write it as 500MB or 4GB")
+    return size
+
+
+max_work_option = click.option(
+    "--max-work",
+    callback=_size,
+    default="1GB",
+    show_default=True,
+    metavar="SIZE",
+    help="With --on: take back no more than this of what a bottle has committed.",
+)
+
+_ONLY_ON = ("retries", "send_secrets", "max_work")
 
 
 def session(address: str) -> AbstractContextManager[Session]:
@@ -74,6 +92,6 @@ def fan(
     from bot_bottle.cluster import caller  # only here: most fans are local
 
     given: dict[str, Any] = ctx.params
-    choices = caller.Choices(given["retries"], given["send_secrets"])
+    choices = caller.Choices(given["retries"], given["send_secrets"], given["max_work"])
     with session(given["on"]) as connection:
         return caller.fan(connection, spec, count, progress, on_end, chosen, choices)

@@ -30,7 +30,7 @@ from bot_bottle.login.values import resolve
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
 from bot_bottle.version import VERSION
-from bot_bottle.workspace.bundle import Origin, check_new, write_repository
+from bot_bottle.workspace.bundle import MOST_WORK, Origin, check_new, write_repository
 from bot_bottle.workspace.open import check_workspace
 from bot_bottle.workspace.repository import open_repository
 from bot_bottle.workspace.spec import Request
@@ -43,10 +43,14 @@ OnEnd = Callable[[Result], None]
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How a fan runs on a cluster. `retries` is for each bottle, after its node has died."""
+    """How a fan runs on a cluster. `retries` is for each bottle, after its node has died.
+
+    `most_work` are the bytes of a bottle's work that are taken back at most.
+    """
 
     retries: int = 2
     send_secrets: bool = False
+    most_work: int = MOST_WORK
 
 
 def fan(
@@ -66,7 +70,7 @@ def fan(
     _check_spec(spec, all_names)
     needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
     with run_context() as run:
-        files = CallersFiles(session, run, spec, progress, options)
+        files = CallersFiles(session, run, spec, progress, options, choices.most_work)
         order = files.order()
         actor = files.actor = _actor(session, spec.slug, all_names, order)
         try:
@@ -158,12 +162,19 @@ class CallersFiles:
     """What the nodes may ask the caller for."""
 
     def __init__(
-        self, session: Session, run: RunDir, spec: BottleSpec, progress: Progress, options: ConvertOptions
+        self,
+        session: Session,
+        run: RunDir,
+        spec: BottleSpec,
+        progress: Progress,
+        options: ConvertOptions,
+        most_work: int,
     ) -> None:
         self._session = session
         self._run = run
         self._spec = spec
         self._progress = progress
+        self._most_work = most_work
         self._converter = Converter(run, progress, options)
         self._order: Order | None = None
         self._artifact = Path()
@@ -202,12 +213,13 @@ class CallersFiles:
 
     def _bundle(self) -> Origin:
         request = self._spec.workspace
-        return write_repository(
+        origin = write_repository(
             request.project,
             self._run.folder("bundle"),
             self._run.path / "repository.bundle",
             include_dirty=request.include_dirty,
         )
+        return replace(origin, most=self._most_work)
 
     def supply(self, name: FileName) -> None:
         """Send a file to the cluster."""

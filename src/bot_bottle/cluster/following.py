@@ -14,7 +14,7 @@ from bot_bottle.cluster.order import FileName
 from bot_bottle.cluster.pieces import receive
 from bot_bottle.cluster.session import Session
 from bot_bottle.cluster.state import News, Report
-from bot_bottle.errors import BottleError, Interrupted
+from bot_bottle.errors import BottleError, Interrupted, WorkspaceError
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.signals import capture_signals
 from bot_bottle.host.text import printable
@@ -122,25 +122,44 @@ def _ended(
     progress: Progress,
 ) -> Result:
     """Bring the work of a bottle that has ended into the user's repository, and record its run."""
-    record = records.received(news.name, news.node, report.record, report.exit_status, report.error)
-    record.progress = progress
     facts: dict[str, Any] = {"repository": origin.repository, "base": origin.base}
+    lost = report.lost or _take_work(session, actor, news.name, report, origin, scratch, facts)
+    status = report.exit_status or (WorkspaceError.exit_code if lost else 0)
+    record = records.received(news.name, news.node, report.record, status, report.error or lost)
+    record.progress = progress
     if report.error and report.refused:
         progress.warn(f"{news.name} was refused by every node: {report.error}")
     elif report.error and report.record is None:
         progress.warn(f"{news.name}: {report.error}")
-    if report.tips:
-        bundle = scratch / f"{news.name}.bundle"
-        try:
-            if report.has_bundle:
-                receive(lambda offset: session.get(actor.work.remote(news.name, offset)), bundle)
-            found = bundle if report.has_bundle else None
-            clone = receive_work(clone_folder(news.name), origin, news.name, report.tips, found)
-            with suppress(BottleError):
-                report_work(clone, facts)
-        except BottleError as error:
-            progress.warn(f"the work of {news.name} was not taken: {error}")
-        bundle.unlink(missing_ok=True)
+    if lost:
+        progress.warn(f"the work of {news.name} was not taken: {lost}")
     record.git = facts
     record.save()
-    return Result(news.name, report.exit_status, record, news.nodes)
+    return Result(news.name, status, record, news.nodes)
+
+
+def _take_work(
+    session: Session,
+    actor: Any,
+    name: str,
+    report: Report,
+    origin: Origin,
+    scratch: Path,
+    facts: dict[str, Any],
+) -> str:
+    """Bring a bottle's work into the user's repository and add to `facts` about it; return why not."""
+    if not report.tips:
+        return ""
+    bundle = scratch / f"{name}.bundle"
+    try:
+        if report.has_bundle:
+            receive(lambda at: session.get(actor.work.remote(name, at)), bundle, most=origin.most)
+        found = bundle if report.has_bundle else None
+        clone = receive_work(clone_folder(name), origin, name, report.tips, found)
+        with suppress(BottleError):
+            report_work(clone, facts)
+    except BottleError as error:
+        return str(error)
+    finally:
+        bundle.unlink(missing_ok=True)
+    return ""

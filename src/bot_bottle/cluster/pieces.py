@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bot_bottle.errors import ClusterError
+from bot_bottle.host.progress import human_bytes
 
 SIZE = 4 << 20  # bytes
 
@@ -38,15 +39,19 @@ def read_pieces(file: Readable) -> Iterator[Piece]:
     yield Piece(b"", hashed.hexdigest())
 
 
-def receive(fetch: Callable[[int], Piece], out: Path, *, digest: str = "") -> None:
+def receive(fetch: Callable[[int], Piece], out: Path, *, digest: str = "", most: int = 1 << 62) -> None:
     """Write the pieces that `fetch` returns for an offset to the new file `out`, and sync it.
 
-    Raises ClusterError where what came is not what was sent, or has another SHA-256 than `digest`.
+    Raises ClusterError where what came is not what was sent, has another SHA-256 than `digest`, or is more
+    than `most` bytes.
     """
     hashed, offset = hashlib.sha256(), 0
     with out.open("xb") as file:
         while True:
             piece = fetch(offset)
+            if offset + len(piece.data) > most:
+                out.unlink()
+                raise ClusterError(f"{out.name} is larger than {human_bytes(most)}")
             hashed.update(piece.data)
             file.write(piece.data)
             offset += len(piece.data)

@@ -16,7 +16,8 @@ LOG_PART = 64 << 10  # bytes of a log in one answer
 class Report:
     """How a bottle has ended: `tips` are its commits, `record` the JSON object of its run's record.
 
-    `refused` says that the node could not run it: its command has not started.
+    `refused` says that the node could not run it: its command has not started. `lost` says why its work does
+    not come back.
     """
 
     exit_status: int
@@ -25,6 +26,7 @@ class Report:
     refused: bool = False
     tips: dict[str, str] = field(default_factory=dict)
     has_bundle: bool = False
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

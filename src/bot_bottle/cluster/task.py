@@ -130,12 +130,15 @@ def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
         document = _attend(link, child)
     report = _report(child, document)
     out = run.path / "work.bundle"
-    if not report.refused:
-        report = replace(report, tips=write_work(open_repository(project), name, out))
+    if report.refused:
+        return report
+    try:
+        tips = write_work(open_repository(project), name, out, order.origin.most)
+    except BottleError as error:  # its command has run: it is not for another node
+        return replace(report, lost=str(error))
     if out.exists():
         link.deliver(out)
-        report = replace(report, has_bundle=True)
-    return report
+    return replace(report, tips=tips, has_bundle=out.exists())
 
 
 def _state_folder(run: RunDir) -> Path:

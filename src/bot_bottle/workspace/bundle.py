@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.files import remove_tree
+from bot_bottle.host.progress import human_bytes
 from bot_bottle.workspace.clone import Clone, Record, check_names, find_identity, find_start
 from bot_bottle.workspace.fetch import find_commits, set_references, transfer
 from bot_bottle.workspace.git import FETCH_ONLY, Git, init
@@ -20,6 +21,7 @@ from bot_bottle.workspace.repository import OBJECT_ID, Repository, open_reposito
 
 _START = "refs/heads/bottle-start"
 _LIMIT = 3600.0  # seconds
+MOST_WORK = 10**9  # bytes
 _TIP = re.compile(r"head|uncommitted|other/[A-Za-z0-9_-]{1,80}")
 _MOST_TIPS = 102
 
@@ -29,6 +31,7 @@ class Origin:
     """What bottles on other machines start from: the commit `base` of the `repository` here.
 
     `tags` are those in its history, `identity` is who commits, `shallow` what git records of a shallow clone.
+    The work of a bottle that comes back has `most` bytes at most.
     """
 
     repository: str
@@ -37,6 +40,7 @@ class Origin:
     tags: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, str] = field(default_factory=dict)
     shallow: bytes = b""
+    most: int = MOST_WORK
 
 
 def write_repository(project: Path, scratch: Path, out: Path, *, include_dirty: bool) -> Origin:
@@ -71,10 +75,11 @@ def restore_repository(bundle: Path, folder: Path, origin: Origin) -> None:
         git.run("config", key, value)
 
 
-def write_work(repository: Repository, name: str, out: Path) -> dict[str, str]:
+def write_work(repository: Repository, name: str, out: Path, most: int = MOST_WORK) -> dict[str, str]:
     """Write the work of a bottle that has ended to the bundle `out`, if there is any.
 
     Returns the commits by their names under refs/bottle/NAME/; none where the bottle did not get that far.
+    Raises WorkspaceError where that is more than `most` bytes.
     """
     kept = f"refs/bottle/{name}/"
     there = repository.references(kept[:-1])
@@ -82,8 +87,22 @@ def write_work(repository: Repository, name: str, out: Path) -> dict[str, str]:
     new = [reference for reference, commit in there.items() if commit != base]
     if new:
         git = replace(repository.git, limit=_LIMIT)
+        size = int(git.run("rev-list", "--objects", "--disk-usage", *new, f"^{base}").text)
+        if size > most:
+            raise _too_large(name, most, size)
         git.run("bundle", "create", "-q", out, *new, f"^{base}")
+        if (size := out.stat().st_size) > most:
+            raise _too_large(name, most, size)
     return {reference.removeprefix(kept): commit for reference, commit in there.items()}
+
+
+def _too_large(name: str, most: int, size: int) -> WorkspaceError:
+    """Return the error of work that is larger than what is taken back."""
+    return WorkspaceError(
+        f"the commits of {name} are too large",
+        why=f"they have {human_bytes(size)}, and --max-work allows {human_bytes(most)}",
+        next_step="run it again with a larger --max-work, or let it commit less",
+    )
 
 
 def check_new(repository: Repository, names: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def test_another_file_than_was_sent_is_removed(digest: str, wanted: str, tmp_pat
     pieces = {0: data, 4: Piece(b"", digest or end.digest)}
     with pytest.raises(ClusterError, match="not what was sent"):
         receive(lambda offset: pieces[offset], tmp_path / "out", digest=wanted)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_is_taken_is_removed(tmp_path: Path) -> None:
+    endless = itertools.repeat(Piece(bytes(1000)))
+    with pytest.raises(ClusterError, match=r"larger than 5\.0 kB"):
+        receive(lambda _: next(endless), tmp_path / "out", most=5000)
     assert not (tmp_path / "out").exists()
 
 

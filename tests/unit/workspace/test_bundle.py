@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,22 @@ def test_what_is_no_work_changes_nothing(repo: Repo, tips: dict[str, str], tmp_p
         received(repo, origin, tips, bundle, tmp_path)
     assert repo.git("for-each-ref") == before
     assert not (tmp_path / "here").exists()
+
+
+def test_work_that_is_too_large_is_not_sent(repo: Repo, tmp_path: Path) -> None:
+    _, there = sent(repo, tmp_path)
+    clone = create(tmp_path / "clone-there", open_repository(there.top), "blue")
+    (clone.work / "noise").write_bytes(os.urandom(300_000))
+    Repo(clone.work).git("add", "noise")
+    Repo(clone.work).git("commit", "-q", "-m", "noise")
+    collect(clone, ended=True)
+    repository, out = open_repository(there.top), tmp_path / "work.bundle"
+    with pytest.raises(WorkspaceError, match="the commits of blue are too large") as refused:
+        write_work(repository, "blue", out, 200_000)
+    assert not out.exists()
+    assert "--max-work" in str(refused.value)
+    assert write_work(repository, "blue", out, 400_000)["head"] == Repo(clone.work).git("rev-parse", "HEAD")
+    assert 300_000 < out.stat().st_size < 400_000
 
 
 def test_a_damaged_bundle_changes_nothing(repo: Repo, tmp_path: Path) -> None:

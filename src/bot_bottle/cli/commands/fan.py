@@ -52,6 +52,7 @@ _USED = ("REQUESTS", "TOKENS")
 @cluster.on_option
 @cluster.retries_option
 @cluster.send_secrets_option
+@cluster.max_work_option
 @options.engine_options
 @options.cache_push_option
 @options.output_options
