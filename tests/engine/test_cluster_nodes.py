@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.support import fake_engines
 from tests.support.bottle import Bottle, end, wait_until
 from tests.support.callers import Caller, caller
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker, private_docker
-from tests.support.ray_nodes import HEAD, PORT, Nodes, nodes
+from tests.support.ray_nodes import HEAD, PORT, Node, Nodes, nodes
 
 # commits, and goes on until it may end
 HOLD = """
@@ -194,3 +199,112 @@ def test_nodes_killed_at_any_moment_lose_no_commit(root: Caller, cluster: Nodes,
         left_nothing(root, cluster)
         again = sum(len(row["nodes"]) - 1 for row in rows)
         print(f"{about[0]}: {again} bottles ran again")  # noqa: T201 - for `pytest -s`
+
+
+@contextmanager
+def without_a_key(node: Node) -> Iterator[str]:
+    key = node.folder / "key"
+    key.rename(key.with_name("away"))
+    yield "the secret KEY cannot be read"
+    key.with_name("away").rename(key)
+
+
+@contextmanager
+def without_an_answer(node: Node) -> Iterator[str]:
+    socket = Path(str(node.engine["DOCKER_HOST"]).removeprefix("unix://"))
+    away = socket.with_name("away")
+    socket.rename(away)
+    yield "the docker daemon"
+    away.rename(socket)
+
+
+@contextmanager
+def without_walls(node: Node) -> Iterator[str]:
+    real = shutil.which("docker", path=node.engine.get("PATH") or os.environ["PATH"])
+    assert real
+    fake_engines.dropping_network(node.programs, Path(real), lies=True)
+    yield "not in force"
+    (node.programs / "docker").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [without_a_key, without_an_answer, without_walls])
+def test_what_a_node_cannot_run_runs_on_another(
+    at_head: Caller, cluster: Nodes, git_image: str, fault: Callable[[Node], AbstractContextManager[str]]
+) -> None:
+    repo = at_head.repo()
+    for node in cluster.workers:
+        (node.folder / "key").write_text("of the node\n")
+    script = 'echo started && git commit -q --allow-empty -m "$KEY"'
+    more = ("--json", "--secret", "id=KEY,src=~/key", "--", "sh", "-c", script)
+    with fault(cluster["b"]):
+        ended = at_head.bottle(*fan_argv(git_image, 6, *more), cwd=repo.top)
+    assert ended.code == 0, ended
+    rows = json.loads(ended.out)
+    assert [(row["exit_status"], row["commits"]) for row in rows] == [(0, 1)] * 6
+    names = {node.address: node.name for node in cluster.nodes.values()}
+    ran = [[names[address] for address in row["nodes"]] for row in rows]
+    assert any("b" in nodes for nodes in ran), ran
+    assert not any(nodes[-1] == "b" or nodes.count("b") > 1 for nodes in ran), ran
+    assert ended.err.count("| started") == 6
+    with ExitStack() as stack:
+        [why] = {stack.enter_context(fault(node)) for node in cluster.workers}
+        ended = at_head.bottle(*fan_argv(git_image, 1, "--name", "no", *more), cwd=repo.top)
+    assert ended.code == 1, ended
+    [row] = json.loads(ended.out)
+    assert sorted(names[address] for address in row["nodes"]) == ["a", "b", "c"]
+    assert "no-1 was refused by every node" in ended.err
+    assert why in row["error"]
+    assert "| started" not in ended.err
+    left_nothing(at_head, cluster)
+
+
+def hold(who: Caller, cluster: Nodes, git_image: str, name: str) -> Following:
+    """Start a fan that has one bottle on each node, and wait until these have begun."""
+    argv = fan_argv(git_image, 3, "--name", name, "--cpus", "2", "--", "sh", "-c", HOLD)
+    fan = Following(who.bottle.start(*argv, cwd=who.folder / "repo"))
+    begun = {fan.until(BEGUN) for _ in range(3)}
+    assert begun == {f"{name}-{number}" for number in (1, 2, 3)}, fan.lines
+    assert sorted(placed(cluster).values()) == ["a", "b", "c"]
+    return fan
+
+
+@pytest.mark.slow
+def test_what_a_killed_fan_leaves_on_nodes_goes_with_the_next(
+    at_head: Caller, cluster: Nodes, git_image: str
+) -> None:
+    at_head.repo()
+    fan = hold(at_head, cluster, git_image, "lost")
+    [actor] = cluster[HEAD].pids("ray::Fan")
+    os.kill(actor, signal.SIGKILL)
+    ended = end(fan.process)
+    assert ended.code == 99, (ended, fan.lines)
+    wait_until(lambda: not cluster.runs(), 60, pause=0.2)
+    lost = {image for node in cluster.workers for image in node.images()}
+    assert len(lost) == 1
+    for node in cluster.workers:
+        assert node.bottle("prune").code == 0
+        assert set(node.images()) == lost  # for all that the node knows, it is in use
+    fan = hold(at_head, cluster, git_image, "next")
+    assert not lost & {image for node in cluster.workers for image in node.images()}
+    for name in placed(cluster):
+        release(cluster, name)
+    assert end(fan.process).code == 0
+    left_nothing(at_head, cluster)
+
+
+@pytest.mark.slow
+def test_without_a_head_nodes_stop_their_bottles_and_keep_nothing(
+    root: Caller, cluster: Nodes, git_image: str
+) -> None:
+    """The last one: the cluster is gone then."""
+    root.repo()
+    fan = hold(root, cluster, git_image, "headless")
+    cluster[HEAD].kill()
+    ended = end(fan.process)
+    assert ended.code == 99, (ended, fan.lines)
+    # Ray itself gives up after a minute
+    wait_until(lambda: not any(node.pids() for node in cluster.workers), 120, pause=0.5)
+    for node in cluster.nodes.values():
+        assert node.bottle("prune").code == 0
+    assert cluster.leftovers() == []

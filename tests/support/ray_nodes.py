@@ -66,11 +66,20 @@ class Node:
     @property
     def bottle(self) -> Bottle:
         """`bottle` on this node."""
-        own = {"HOME": str(self.folder), "BOT_BOTTLE_STATE_DIR": str(self.folder / "state")}
+        own = {
+            "HOME": str(self.folder),
+            "BOT_BOTTLE_STATE_DIR": str(self.folder / "state"),
+            "PATH": f"{self.programs}:{self.engine.get('PATH') or os.environ['PATH']}",
+        }
         mark = f"{self.folder.parent.name}-{self.name}"
         return Bottle(
             self.folder / "cache", {**self.engine, **self.auth, **_SMALL, **own}, mark, prefix=self.prefix
         )
+
+    @property
+    def programs(self) -> Path:
+        """A folder whose programs are this node's alone."""
+        return self.folder / "bin"
 
     def start(self) -> None:
         """Start Ray with the resources that `bottle node` prints; it has not joined yet."""
@@ -124,9 +133,13 @@ class Node:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            for process in self.started:
-                process.wait(30)
+            self._reap()
+        self._reap()  # what has ended by itself
         self.started.clear()
+
+    def _reap(self) -> None:
+        for process in self.started:
+            process.wait(30)
 
     def docker(self, *args: str) -> str:
         """Run the docker client of this node's engine."""
@@ -142,11 +155,18 @@ class Node:
         """All containers of this node's engine."""
         return [] if self.name == HEAD else self.docker("ps", "-aq").split()
 
+    def images(self) -> list[str]:
+        """The images that this node's engine has loaded for fans."""
+        listing = ("image", "ls", "--format", "{{.Tag}}", "localhost/bot-bottle-fan")
+        return [] if self.name == HEAD else self.docker(*listing).split()
+
     def clean(self) -> None:
         """Remove all that there is."""
         self.kill()
         if found := self.containers():
             self.docker("rm", "--force", *found)
+        for each in self.images():
+            self.docker("image", "rm", f"localhost/bot-bottle-fan:{each}")
 
     def runs(self) -> list[int]:
         """The processes of Ray that run a bottle, or the fan."""
@@ -155,7 +175,7 @@ class Node:
     def leftovers(self) -> list[str]:
         """What bottles that have ended must not leave on this node."""
         own = [str(pid) for pid in self.runs()]
-        return [*own, *self.bottle.scraps(), *self.containers()]
+        return [*own, *self.bottle.scraps(), *self.containers(), *self.images()]
 
     def memory_with(self, value: bytes) -> list[str]:
         """The processes of Ray itself whose memory, the object store among it, holds a value."""
@@ -223,7 +243,7 @@ def nodes(
             namespace = f"{name}-{number}"
             address = _join(name, namespace, number)
             home = folder / each
-            home.mkdir()
+            (home / "bin").mkdir(parents=True)
             # without an engine of its own a node has none
             own = engine or {"DOCKER_HOST": f"unix://{home}/none.sock", "BOT_BOTTLE_ENGINE": "docker"}
             made[each] = Node(each, address, namespace, home, own, auth, slots)

@@ -31,7 +31,7 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "look-container": _container,
     "registry-container": _container,
     "trial-image": partial(_later, "engine.images", "sweep"),
-    "loaded-image": partial(_later, "engine.images", "sweep_named"),
+    "fan-image": partial(_later, "cluster.loaded", "sweep_image"),
     "image-name": partial(_later, "engine.push_names", "sweep"),
     "build-name": partial(_later, "engine.build_names", "sweep"),
 }

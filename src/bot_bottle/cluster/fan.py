@@ -142,7 +142,7 @@ class Fan:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from bot_bottle.cluster.files import forget_image
+        from bot_bottle.cluster.loaded import forget_image
 
         await asyncio.gather(*self._running)
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bot_bottle.cache.cache import Cache
+from bot_bottle.cluster.loaded import load
 from bot_bottle.cluster.order import Artifact, FileName, Order
 from bot_bottle.config.user import read_user_config
 from bot_bottle.engine.engine import Engine, find_engine
-from bot_bottle.engine.images import load_image, remove_named
 from bot_bottle.engine.source import Source
-from bot_bottle.errors import BottleError, CacheError, ClusterError
+from bot_bottle.errors import CacheError, ClusterError
 from bot_bottle.host import paths
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
@@ -54,7 +53,7 @@ def _load(engine: Engine, order: Order, run: RunDir, fetch: Fetch) -> str:
     archive = run.path / "image.tar"
     fetch("image", archive)
     with archive.open("rb") as file:
-        load_image(engine, file, order.image, run)
+        load(engine, file, order, run)
     archive.unlink()
     return order.image
 
@@ -63,12 +62,6 @@ def _load(engine: Engine, order: Order, run: RunDir, fetch: Fetch) -> str:
 def _engine() -> Engine:
     """Return this node's engine. A worker asks it once who it is."""
     return find_engine(None)
-
-
-def forget_image(image: str) -> None:
-    """Remove an image that was loaded for a fan that has ended."""
-    with suppress(BottleError):  # a container uses it still: the next command removes it
-        remove_named(_engine(), image)
 
 
 def prepare_artifact(artifact: Artifact, fetch: Fetch) -> None:

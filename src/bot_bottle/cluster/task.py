@@ -15,6 +15,7 @@ from typing import Any
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.names import is_running
 from bot_bottle.cluster.files import prepare_artifact, prepare_image
+from bot_bottle.cluster.loaded import forget_others
 from bot_bottle.cluster.order import FileName, Order, Packed, Values, unpacked
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
 from bot_bottle.cluster.seal import Box
@@ -56,6 +57,11 @@ class Link:
         address = self._ray.util.get_node_ip_address()
         node_id = self._ray.get_runtime_context().get_node_id()
         return bool(self._get(self._fan.begin.remote(self._name, address, node_id)))
+
+    def fans(self) -> list[str]:
+        """Return the names of the fans on the cluster."""
+        listed = self._waiting.submit(self._ray.util.list_named_actors).result()
+        return [str(name) for name in listed]
 
     def say(self, output: bytes) -> bool:
         """Send output; return whether the bottle may go on. It may not once the fan has ended."""
@@ -108,6 +114,7 @@ def run(fan: Any, name: str, packed: Packed) -> tuple[str, Report]:
                 raise ClusterError(f"this node has bottle {VERSION}, and the caller {order.version}")
             # where its worker was killed here, the bottle may still be on its way to an orderly end
             wait_until(lambda: not is_running(name), 2 * _PATIENCE + _ORDERLY, pause=0.2)
+            forget_others(order, link.fans)
             with run_context() as run:
                 return node_id, _run(link, run, name, order)
         except BottleError as error:

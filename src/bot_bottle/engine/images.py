@@ -15,8 +15,6 @@ from bot_bottle.host import process
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 
-STRAY = "loaded-image"
-
 _IMPORTED_WITHIN = 120.0  # seconds
 _REMOVED_WITHIN = 60.0  # seconds
 _LOADED_WITHIN = 3600.0  # seconds
@@ -27,29 +25,23 @@ def import_image(engine: Engine, tar: IO[bytes], ref: str) -> process.Completed:
     return process.run(import_argv(engine.program, ref), timeout=_IMPORTED_WITHIN, input=tar, check=False)
 
 
-def load_image(engine: Engine, archive: IO[bytes], ref: str, run: RunDir) -> None:
-    """Load an image from an archive that an engine has saved under the name `ref`. Raises EngineError.
+def record_loaded(engine: Engine, ref: str, run: RunDir, kind: str, **facts: Any) -> None:
+    """Record an image in `run` before it is loaded as `ref`, with facts and with what `sweep_named` needs."""
+    run.record(kind, name=ref, **facts, **engine_record(engine.program))
 
-    It is recorded in `run`, for `sweep_named` to remove after a kill.
-    """
-    run.record(STRAY, name=ref, **engine_record(engine.program))
+
+def load_image(engine: Engine, archive: IO[bytes]) -> None:
+    """Load an image from an archive that an engine has saved. Raises EngineError."""
     try:
         process.run([str(engine.program), "load"], timeout=_LOADED_WITHIN, input=archive)
     except process.CommandFailed as error:
         raise EngineError(f"{engine.name} cannot load the image", why=error.done.complaint) from error
 
 
-def remove_named(engine: Engine, ref: str) -> None:
-    """Remove an image by its name, if it is there. Raises CommandFailed while a container uses it."""
-    _remove_named(str(engine.program), ref, dict(os.environ))
-
-
 def sweep_named(stray: Mapping[str, Any]) -> None:
-    """Remove the image that a killed command has loaded. Raises CommandFailed while a container uses it."""
-    _remove_named(stray["program"], stray["name"], engine_environment(stray["variables"]))
-
-
-def _remove_named(program: str, ref: str, env: dict[str, str]) -> None:
+    """Remove an image that was loaded, if it is there. Raises CommandFailed while a container uses it."""
+    program, ref = stray["program"], stray["name"]
+    env = engine_environment(stray["variables"])
     if process.run([program, "image", "ls", "--quiet", ref], timeout=_REMOVED_WITHIN, env=env).text:
         process.run([program, "image", "rm", ref], timeout=_REMOVED_WITHIN, env=env)
 
