@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bot_bottle.cache.cache import Cache
+from bot_bottle.cluster.files import prepare_artifact
+from bot_bottle.cluster.order import Artifact, FileName
+from bot_bottle.host import paths
 from bot_bottle.vm.package import link, package_folder
 from tests.support.bottle import Bottle, end
 from tests.support.crafted import file, layer, saved
@@ -206,3 +211,33 @@ def test_an_artifact_of_the_shared_cache_costs_what_differs_from_those_that_are_
             each.read_bytes() for each in own.artifacts
         }
         assert not laptop.leftovers
+
+
+def test_a_node_of_a_cluster_takes_what_its_shared_cache_has(
+    own: Bottle, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: FileName, out: Path, digest: str = "") -> None:
+        asked.append((name, digest))
+        shutil.copyfile(other.path, out)
+
+    settings = tmp_path / "config" / "bot-bottle"
+    settings.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with docker_registry(tmp_path) as port, paths.override_cache_dir(tmp_path / "node"):
+        (settings / "config.toml").write_text(f'[cache]\nremote = "127.0.0.1:{port}/team/bottles"\n')
+        assert own("pack", "--cache-push", "--archive", archive).path
+        [made] = Cache(own.cache / "smolmachines").list()
+        prepare_artifact(Artifact(made.key, made.digest, ""), fetch)
+        assert asked == []
+        [found] = Cache(paths.artifacts_dir()).list()
+        assert (found.key, found.path.read_bytes()) == (made.key, made.path.read_bytes())
+        found.path.unlink()
+        archive.write_bytes(saved(layer([file("app", b"another")])))
+        assert own("pack", "--archive", archive).path
+        [other] = (each for each in Cache(own.cache / "smolmachines").list() if each.key != made.key)
+        # the caller's is not what is there
+        prepare_artifact(Artifact(made.key, other.digest, ""), fetch)
+        assert asked == [("artifact", other.digest.hex)]
+        assert found.path.read_bytes() == other.path.read_bytes()
