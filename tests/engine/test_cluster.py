@@ -13,6 +13,7 @@ import pytest
 from tests.support.bottle import Bottle, Ended, end, wait_until
 from tests.support.callers import AGENT, Caller, caller
 from tests.support.engines import Docker
+from tests.support.npm_registry import archive, fake_registry
 from tests.support.ray_cluster import ADDRESS, Cluster, one_node
 from tests.support.repos import Repo
 
@@ -181,6 +182,54 @@ def test_work_that_is_too_large_does_not_come_back(root: Caller, cluster: Cluste
     assert "--max-work" in ended.err
     assert (small["exit_status"], small["commits"]) == (0, 1)
     assert Repo(root.folder / "repo").refs("refs/heads/bottle") == ["refs/heads/bottle/try-2"]
+    left_nothing(root, cluster)
+
+
+PROFILE = """
+version = "1.0.0"
+release = "mine"
+command = []
+headless = ["{prompt}"]
+state = [".history"]
+[[packages]]
+name = "mine"
+program = ["agent"]
+integrity = "HASH"
+"""
+REMEMBERS = b"""#!/bin/sh
+cat "$HOME/.history/one" 2>/dev/null || echo nothing
+mkdir -p "$HOME/.history"
+echo "$1" >> "$HOME/.history/one"
+"""
+
+
+@pytest.mark.slow
+def test_an_agents_state_goes_to_nodes_and_comes_back(root: Caller, cluster: Cluster, git_image: str) -> None:
+    repo = root.repo()
+    agents = root.folder / "config" / "bot-bottle" / "agents"
+    agents.mkdir(parents=True)
+    with fake_registry() as registry:
+        found = registry.add("mine", "1.0.0", archive({"agent": REMEMBERS}))
+        (agents / "mine.toml").write_text(PROFILE.replace("HASH", found))
+        env = {
+            "XDG_CONFIG_HOME": str(root.folder / "config"),
+            "npm_config_registry": registry.url,
+            "npm_config_userconfig": str(root.folder / "npmrc"),
+        }
+
+        def said(prompt: str, *options: str) -> list[str]:
+            image = ("--backend", "docker", "--image", git_image, "--user", "1000", "-m", "256m")
+            argv = ("fan", "2", "--on", "ray", *image, "--name", prompt, "--agent", "mine", "-p", prompt)
+            ended = root.bottle(*argv, *options, cwd=repo.top, env=env)
+            assert ended.code == 0, ended
+            return sorted(line for line in ended.err.splitlines() if " | " in line)
+
+        assert said("first") == ["first-1 | nothing", "first-2 | nothing"]
+        assert said("again") == ["again-1 | first", "again-2 | first"]
+        assert said("none", "--no-state") == ["none-1 | nothing", "none-2 | nothing"]
+        third = said("third")
+    assert third == ["third-1 | again", "third-1 | first", "third-2 | again", "third-2 | first"]
+    assert root.bottle("rm", "--state", "--agent", "mine", cwd=repo.top).line == "mine"
     left_nothing(root, cluster)
 
 

@@ -16,19 +16,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from bot_bottle.agent.state import State
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import records
 from bot_bottle.bottle.run import run_bottle
 from bot_bottle.cluster.files import found_artifact
-from bot_bottle.cluster.order import Order, Values
+from bot_bottle.cluster.order import GIVEN_STATE, NEW_STATE, Order, Values
 from bot_bottle.cluster.starter import NUMBER
 from bot_bottle.errors import BottleError, Interrupted
-from bot_bottle.host import signals
+from bot_bottle.host import paths, signals
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import redacted
 from bot_bottle.host.system_errors import explained
@@ -99,7 +100,30 @@ def _run(order: Order, values: Values, on_ready: Callable[[], None]) -> int:
     )
     spec = replace(order.spec, env=tuple(values.env.items()), secrets=secrets)
     found = None if order.artifact is None else found_artifact(order.artifact)
-    return run_bottle(spec, ConvertOptions(found=found), Progress(), on_ready=on_ready)
+    with _agent_state(spec.state):
+        return run_bottle(spec, ConvertOptions(found=found), Progress(), on_ready=on_ready)
+
+
+@contextmanager
+def _agent_state(state: State | None) -> Iterator[None]:
+    """Keep what was sent of an agent's state for the block, and write what there is then, if it is new."""
+    if state is None:
+        yield
+        return
+    with suppress(FileNotFoundError), (paths.state_dir() / GIVEN_STATE).open("rb") as given:
+        state.keep(given)
+    before = state.kept()
+    try:
+        yield
+    finally:
+        returned = paths.state_dir() / NEW_STATE
+        try:
+            if state.kept() != before:
+                with returned.open("xb") as file:
+                    state.copy_to(file)
+        except (BottleError, OSError) as error:
+            returned.unlink(missing_ok=True)
+            Progress().warn(f"the state of {state.agent} is not kept: {error}")
 
 
 def _receive(channel: socket.socket) -> tuple[Order, Values, str]:

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.agent.state import State
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import names
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.access import no_token, protections
-from bot_bottle.cluster.following import follow
+from bot_bottle.cluster.following import Target, follow
 from bot_bottle.cluster.order import Artifact, FileName, Order, Values
 from bot_bottle.cluster.pieces import Readable, read_pieces
 from bot_bottle.cluster.resources import needs_of
@@ -85,7 +86,8 @@ def fan(
             raise
         progress.note(f"{'start':<8} {human_count(count, 'bottle')} on {session.address}, as {spec.slug}")
         scratch = run.folder("work")
-        return follow(session, actor, all_names, order.origin, scratch, progress, on_end, files.supply)
+        target = Target(order.origin, scratch, spec.state)
+        return follow(session, actor, all_names, target, progress, on_end, files.supply)
 
 
 def _check_spec(spec: BottleSpec, all_names: list[str]) -> None:
@@ -199,7 +201,6 @@ class CallersFiles:
             user=user,
             remote_user=False,
             workspace=Request("clone"),
-            state=None,
         )
         self._order = Order(
             fan=secrets.token_hex(8),
@@ -208,6 +209,7 @@ class CallersFiles:
             origin=origin,
             image_id="" if artifact else image_id,
             artifact=artifact,
+            has_state=bool(spec.state and self._write_state(spec.state)),
         )
         return self._order
 
@@ -220,6 +222,10 @@ class CallersFiles:
             include_dirty=request.include_dirty,
         )
         return replace(origin, most=self._most_work)
+
+    def _write_state(self, state: State) -> int:
+        with (self._run.path / "state.tar").open("xb") as file:
+            return state.copy_to(file)
 
     def supply(self, name: FileName) -> None:
         """Send a file to the cluster."""
@@ -239,7 +245,8 @@ class CallersFiles:
                 send(file, stage.advance)
                 stage.conclude("the artifact, which a node lacks")
         else:
-            with (self._run.path / "repository.bundle").open("rb") as file:
+            file_name = "state.tar" if name == "state" else "repository.bundle"
+            with (self._run.path / file_name).open("rb") as file:
                 send(file, lambda _: None)
 
     def _send(self, name: FileName, file: Readable, on_bytes: Callable[[int], None]) -> None:

@@ -21,7 +21,7 @@ from bot_bottle.cluster.pieces import Piece, Spool
 from bot_bottle.cluster.resources import Needs
 from bot_bottle.cluster.seal import Box, seal
 from bot_bottle.cluster.session import first_line
-from bot_bottle.cluster.state import BottleOnCluster, News, Report
+from bot_bottle.cluster.state import BottleOnCluster, News, Report, Returned
 from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_count
 from bot_bottle.version import VERSION
@@ -122,9 +122,9 @@ class Fan:
         wanted, self._wanted = self._wanted, []
         return version, news, wanted
 
-    async def work(self, name: str, offset: int) -> Piece:
-        """Return a piece of a bottle's work."""
-        piece = self._spool.read(self._bottles[name].work, offset)
+    async def returned(self, name: str, what: Returned, offset: int) -> Piece:
+        """Return a piece of what a bottle has returned."""
+        piece = self._spool.read(self._bottles[name].file(what), offset)
         return piece or Piece(b"", "incomplete")
 
     async def stop(self, names: Sequence[str]) -> None:
@@ -195,9 +195,9 @@ class Fan:
         """Return whether there are values for the bottles."""
         return bool(self._sealed)
 
-    async def deliver(self, name: str, offset: int, piece: Piece) -> None:
-        """Take a piece of a bottle's work."""
-        self._spool.add(self._bottles[name].work, offset, piece)
+    async def deliver(self, name: str, what: Returned, offset: int, piece: Piece) -> None:
+        """Take a piece of what a bottle returns."""
+        self._spool.add(self._bottles[name].file(what), offset, piece)
 
     # of its own
 

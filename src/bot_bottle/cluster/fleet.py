@@ -10,7 +10,7 @@ from typing import Any
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.cluster.fan import About
-from bot_bottle.cluster.following import Output, follow
+from bot_bottle.cluster.following import Output, Target, follow
 from bot_bottle.cluster.order import unpacked
 from bot_bottle.cluster.session import NAMESPACE, Session
 from bot_bottle.errors import BottleError, ClusterError, ReceiptError
@@ -96,7 +96,8 @@ def stop(
     origin = unpacked(found.about.order).origin
     _check_repository(origin, found.name)
     with run_context() as run:
-        return follow(session, found.actor, found.names, origin, run.path, progress, on_end, lambda _: None)
+        target = Target(origin, run.path)
+        return follow(session, found.actor, found.names, target, progress, on_end, lambda _: None)
 
 
 def _wait(session: Session, found: Found) -> None:

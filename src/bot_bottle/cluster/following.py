@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.agent.state import LIMIT, State
 from bot_bottle.bottle import logs, records
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.cluster.order import FileName
 from bot_bottle.cluster.pieces import receive
 from bot_bottle.cluster.session import Session
-from bot_bottle.cluster.state import News, Report
+from bot_bottle.cluster.state import News, Report, Returned
 from bot_bottle.errors import BottleError, Interrupted, WorkspaceError
 from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.signals import capture_signals
@@ -24,12 +27,20 @@ from bot_bottle.workspace.open import clone_folder, report_work
 _LONGEST = 4096  # bytes of a line that are shown
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where what bottles return goes; without `state` that of their agents stays on the cluster."""
+
+    origin: Origin
+    scratch: Path
+    state: State | None = None
+
+
 def follow(
     session: Session,
     actor: Any,
     names: Sequence[str],
-    origin: Origin,
-    scratch: Path,
+    target: Target,
     progress: Progress,
     on_end: Callable[[Result], None],
     supply: Callable[[FileName], None],
@@ -47,7 +58,7 @@ def follow(
             for each in news:
                 output.add(each)
                 if each.report is not None and each.name not in results and output.is_whole(each):
-                    results[each.name] = _ended(session, actor, each, each.report, origin, scratch, progress)
+                    results[each.name] = _ended(session, actor, each, each.report, target, progress)
                     on_end(results[each.name])
             for name in wanted:
                 supply(name)
@@ -117,13 +128,13 @@ def _ended(
     actor: Any,
     news: News,
     report: Report,
-    origin: Origin,
-    scratch: Path,
+    target: Target,
     progress: Progress,
 ) -> Result:
     """Bring the work of a bottle that has ended into the user's repository, and record its run."""
-    facts: dict[str, Any] = {"repository": origin.repository, "base": origin.base}
-    lost = report.lost or _take_work(session, actor, news.name, report, origin, scratch, facts)
+    facts: dict[str, Any] = {"repository": target.origin.repository, "base": target.origin.base}
+    fetch = partial(_fetch, session, actor, news.name, target.scratch)
+    lost = report.lost or _take_work(fetch, news.name, report, target.origin, facts)
     status = report.exit_status or (WorkspaceError.exit_code if lost else 0)
     record = records.received(news.name, news.node, report.record, status, report.error or lost)
     record.progress = progress
@@ -133,33 +144,47 @@ def _ended(
         progress.warn(f"{news.name}: {report.error}")
     if lost:
         progress.warn(f"the work of {news.name} was not taken: {lost}")
+    if target.state and report.has_state:
+        try:
+            _take_state(fetch, target.state)
+        except (BottleError, OSError) as error:
+            progress.warn(f"the state of {target.state.agent} in {news.name} is not kept: {error}")
     record.git = facts
     record.save()
     return Result(news.name, status, record, news.nodes)
 
 
-def _take_work(
-    session: Session,
-    actor: Any,
-    name: str,
-    report: Report,
-    origin: Origin,
-    scratch: Path,
-    facts: dict[str, Any],
-) -> str:
+Fetch = Callable[[Returned, int], AbstractContextManager[Path]]
+
+
+@contextmanager
+def _fetch(
+    session: Session, actor: Any, name: str, scratch: Path, what: Returned, most: int
+) -> Iterator[Path]:
+    """Yield a file with what a bottle has returned, which has `most` bytes at most. Raises ClusterError."""
+    path = scratch / f"{name}.{what}"
+    try:
+        receive(lambda offset: session.get(actor.returned.remote(name, what, offset)), path, most=most)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _take_work(fetch: Fetch, name: str, report: Report, origin: Origin, facts: dict[str, Any]) -> str:
     """Bring a bottle's work into the user's repository and add to `facts` about it; return why not."""
     if not report.tips:
         return ""
-    bundle = scratch / f"{name}.bundle"
     try:
-        if report.has_bundle:
-            receive(lambda at: session.get(actor.work.remote(name, at)), bundle, most=origin.most)
-        found = bundle if report.has_bundle else None
-        clone = receive_work(clone_folder(name), origin, name, report.tips, found)
+        with fetch("work", origin.most) if report.has_bundle else nullcontext() as bundle:
+            clone = receive_work(clone_folder(name), origin, name, report.tips, bundle)
         with suppress(BottleError):
             report_work(clone, facts)
     except BottleError as error:
         return str(error)
-    finally:
-        bundle.unlink(missing_ok=True)
     return ""
+
+
+def _take_state(fetch: Fetch, state: State) -> None:
+    """Keep what a bottle has returned of its agent's state. Raises AgentError, ClusterError, OSError."""
+    with fetch("state", LIMIT) as path, path.open("rb") as returned:
+        state.keep(returned)

@@ -12,8 +12,11 @@ if TYPE_CHECKING:  # the head need not load what an order is about
     from bot_bottle.image.spec import Digest
     from bot_bottle.workspace.bundle import Origin
 
-FileName = Literal["repository", "image", "artifact"]
+FileName = Literal["repository", "image", "artifact", "state"]
 """The files that a node may ask for."""
+
+# what the agents of earlier bottles have left, and what that is after this one; in a bottle's state folder
+GIVEN_STATE, NEW_STATE = "given.tar", "new.tar"
 
 
 Packed = NewType("Packed", bytes)
@@ -42,7 +45,8 @@ class Order:
     """One bottle of a fan, whose number in hexadecimal digits is `fan`.
 
     The values of variables are not in its spec, which has only the references of secrets. A container's image
-    is `image_id`, or `image` where an engine had to load it.
+    is `image_id`, or `image` where an engine had to load it. `has_state`: the caller has state of the
+    agent, which the bottle gets.
     """
 
     fan: str
@@ -51,6 +55,7 @@ class Order:
     origin: Origin
     image_id: str = ""
     artifact: Artifact | None = None
+    has_state: bool = False
 
     def packed(self) -> Packed:
         """Return it for its way to the nodes."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from bot_bottle.cluster.ring import Ring
 
 State = Literal["queued", "running", "ended"]
+Returned = Literal["work", "state"]
+"""What a bottle returns: its work as a bundle, and the state of its agent as a tar."""
 
 LOG_PART = 64 << 10  # bytes of a log in one answer
 
@@ -17,7 +19,7 @@ class Report:
     """How a bottle has ended: `tips` are its commits, `record` the JSON object of its run's record.
 
     `refused` says that the node could not run it: its command has not started. `lost` says why its work does
-    not come back.
+    not come back. With `has_state` that of its agent does.
     """
 
     exit_status: int
@@ -27,6 +29,7 @@ class Report:
     tips: dict[str, str] = field(default_factory=dict)
     has_bundle: bool = False
     lost: str = ""
+    has_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,6 @@ class BottleOnCluster:
         node = self.nodes[-1] if self.nodes else ""
         return News(self.name, self.state, node, tuple(self.nodes), data, start, self.log.end, self.report)
 
-    @property
-    def work(self) -> str:
-        """The name of the file with the work of the current attempt."""
-        return f"work-{self.name}-{self.attempt}"
+    def file(self, what: Returned) -> str:
+        """Return the name of a file of the current attempt."""
+        return f"{what}-{self.name}-{self.attempt}"

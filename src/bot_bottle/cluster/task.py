@@ -14,13 +14,14 @@ from typing import Any
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.names import is_running
+from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.files import prepare_artifact, prepare_image
 from bot_bottle.cluster.loaded import forget_others
-from bot_bottle.cluster.order import FileName, Order, Packed, Values, unpacked
+from bot_bottle.cluster.order import GIVEN_STATE, NEW_STATE, FileName, Order, Packed, Values, unpacked
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
 from bot_bottle.cluster.seal import Box
 from bot_bottle.cluster.starter import BottleProcess, starter
-from bot_bottle.cluster.state import Report
+from bot_bottle.cluster.state import Report, Returned
 from bot_bottle.errors import BottleError, ClusterError
 from bot_bottle.host import paths
 from bot_bottle.host.rundir import RunDir
@@ -90,12 +91,12 @@ class Link:
             )
         return piece
 
-    def deliver(self, path: Path) -> None:
-        """Send the bottle's work to the fan, where it is safe when this node dies."""
+    def deliver(self, what: Returned, path: Path) -> None:
+        """Send what the bottle returns to the fan, where it is safe when this node dies."""
         offset = 0
         with path.open("rb") as file:
             for piece in read_pieces(file):
-                self._get(self._fan.deliver.remote(self._name, offset, piece))
+                self._get(self._fan.deliver.remote(self._name, what, offset, piece))
                 offset += len(piece.data)
 
 
@@ -131,21 +132,32 @@ def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
     restore_repository(bundle, project, order.origin)
     bundle.unlink()
     state = _state_folder(run)
-    spec = replace(order.spec, slug=name, workspace=replace(order.spec.workspace, project=project))
-    order = replace(order, spec=spec)
-    with starter(spec).started(order, link.values(), state) as child:
+    if order.has_state:
+        link.fetch("state", state / GIVEN_STATE)
+    order = replace(order, spec=_spec_here(order.spec, name, project))
+    with starter(order.spec).started(order, link.values(), state) as child:
         document = _attend(link, child)
     report = _report(child, document)
     out = run.path / "work.bundle"
     if report.refused:
         return report
+    if (kept := state / NEW_STATE).exists():
+        link.deliver("state", kept)
+        report = replace(report, has_state=True)
     try:
         tips = write_work(open_repository(project), name, out, order.origin.most)
     except BottleError as error:  # its command has run: it is not for another node
         return replace(report, lost=str(error))
     if out.exists():
-        link.deliver(out)
+        link.deliver("work", out)
     return replace(report, tips=tips, has_bundle=out.exists())
+
+
+def _spec_here(spec: BottleSpec, name: str, project: Path) -> BottleSpec:
+    """Return a spec for the bottle of a name, with its repository as it is on this node."""
+    workspace = replace(spec.workspace, project=project)
+    state = spec.state and replace(spec.state, repository=project)
+    return replace(spec, slug=name, workspace=workspace, state=state)
 
 
 def _state_folder(run: RunDir) -> Path:
