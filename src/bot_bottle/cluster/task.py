@@ -123,6 +123,7 @@ def run(fan: Any, name: str, packed: Packed) -> tuple[str, Report]:
 
 
 def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
+    starter(order.spec)  # loads the program meanwhile
     if order.image_id:
         order = prepare_image(order, run, link.fetch)
     if order.artifact is not None:
