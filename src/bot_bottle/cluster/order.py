@@ -6,6 +6,8 @@ import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NewType
 
+from bot_bottle.errors import ClusterError
+
 if TYPE_CHECKING:  # the head need not load what an order is about
     from bot_bottle.bottle.spec import BottleSpec
     from bot_bottle.cache.key import Key
@@ -68,6 +70,9 @@ class Order:
 
 
 def unpacked(order: Packed) -> Order:
-    """Return an order that has arrived."""
-    given: Order = pickle.loads(order)  # noqa: S301 - who sends it could run any program here
+    """Return an order that has arrived. Raises ClusterError for what another version of bottle has sent."""
+    try:
+        given: Order = pickle.loads(order)  # noqa: S301 - who sends it could run any program here
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise ClusterError("the order is of another version of bottle", why=str(error)) from error
     return given

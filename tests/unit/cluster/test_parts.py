@@ -14,7 +14,7 @@ from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cli.main import bottle
 from bot_bottle.cluster.address import Address, is_loopback, parse_address
 from bot_bottle.cluster.node import Ability, ray_options
-from bot_bottle.cluster.order import Values
+from bot_bottle.cluster.order import Packed, Values, unpacked
 from bot_bottle.cluster.pieces import SIZE, Piece, Spool, read_pieces, receive
 from bot_bottle.cluster.resources import needs_of
 from bot_bottle.cluster.ring import Ring
@@ -110,6 +110,11 @@ LARGE = {"CPU": 8.0, "memory": 16.0 * 2**30}
 
 def spec(**more: object) -> BottleSpec:
     return BottleSpec(source=Source(image="x"), slug="try", backend="docker", memory_mib=1024, **more)  # type: ignore[arg-type]
+
+
+def test_an_order_of_another_version_is_refused() -> None:
+    with pytest.raises(ClusterError, match="another version"):
+        unpacked(Packed(b"cbot_bottle.cluster.order\nOlder\n."))
 
 
 def test_a_bottle_takes_what_it_needs() -> None:
