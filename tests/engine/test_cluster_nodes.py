@@ -295,11 +295,11 @@ def test_what_a_killed_fan_leaves_on_nodes_goes_with_the_next(
 
 @pytest.mark.slow
 def test_without_a_head_nodes_stop_their_bottles_and_keep_nothing(
-    root: Caller, cluster: Nodes, git_image: str
+    at_head: Caller, cluster: Nodes, git_image: str
 ) -> None:
     """The last one: the cluster is gone then."""
-    root.repo()
-    fan = hold(root, cluster, git_image, "headless")
+    at_head.repo()
+    fan = hold(at_head, cluster, git_image, "headless")
     cluster[HEAD].kill()
     ended = end(fan.process)
     assert ended.code == 99, (ended, fan.lines)
