@@ -94,8 +94,21 @@ def _silence() -> None:
         vars(worker).update(print_to_stdstream=lambda *_, **__: None)
 
 
+def _end_logs_at_once() -> None:
+    """Prevent Ray's client from waiting for the end of its logs, which we do not use.
+
+    When a connection fails, that end may never come, and neither would the failure.
+    """
+    from ray.util.client import logsclient
+
+    logs: Any = logsclient.LogstreamClient
+    logs.close = lambda self: self.request_queue.put(None)
+
+
 def _init(ray: Any, address: Address) -> None:
     _silence()
+    if address.host:
+        _end_logs_at_once()
     options = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address.ray, **options)
