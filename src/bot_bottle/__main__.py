@@ -20,9 +20,7 @@ def main() -> None:
     gc.set_threshold(20_000)  # imports leave nothing to collect, and looking takes a tenth of their time
     from bot_bottle.cli.main import run
 
-    status = run(sys.argv[1:])
-    gc.freeze()  # nor is there anything at the end
-    sys.exit(status)
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":
