@@ -75,8 +75,10 @@ class Docker:
         """Remove the images of this test run, and those of runs that were killed."""
         shown = f'{{{{.ID}}}} {{{{index .Config.Labels "{LABEL}"}}}}'
         ids = sorted(set(self.docker("image", "ls", "-aq", "--filter", f"label={LABEL}").decode().split()))
-        listing = self.docker("image", "inspect", "--format", shown, *ids).decode() if ids else ""
-        for line in listing.splitlines():
+        # another process may remove some of them now: the others are listed all the same
+        argv = ["docker", "image", "inspect", "--format", shown, *ids]
+        listing = subprocess.run(argv, env=self.env, capture_output=True, timeout=60).stdout if ids else b""
+        for line in listing.decode().splitlines():
             image, _, owner = line.partition(" ")
             pid, _, started = owner.partition("-")
             if owner == OWNER or not started or start_time(int(pid)) != started:
