@@ -19,6 +19,7 @@ from bot_bottle.bottle.names import is_running, lock_name
 from bot_bottle.bottle.pushes import unforwarded
 from bot_bottle.bottle.records import RunRecord
 from bot_bottle.bottle.spec import check_slug
+from bot_bottle.cache.prune import sweep_scraps
 from bot_bottle.errors import BottleError, ReceiptError, SpecError
 from bot_bottle.host import paths, process_tree
 from bot_bottle.host.files import remove_tree
@@ -164,10 +165,11 @@ def _remove_folder(name: str) -> None:
 def prune(*, dry_run: bool = False) -> Iterator[tuple[str, list[str]]]:
     """Remove what exited bottles left; yield each name with the reasons why it has to stay, if any.
 
-    Leftovers of dead commands are removed first.
+    Leftovers of dead commands are removed first, those in the cache too.
     """
     if not dry_run:
         _settle()
+        sweep_scraps(paths.artifacts_dir())
     folder = paths.state_dir() / "bottles"
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if _is_name(path) and not names.is_running(path.name):

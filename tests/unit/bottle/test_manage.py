@@ -10,6 +10,7 @@ import pytest
 from bot_bottle.bottle import manage, names
 from bot_bottle.errors import ReceiptError
 from bot_bottle.host import paths
+from bot_bottle.host.locks import exclusive_lock
 
 # a bottle without an engine: its name goes at the first SIGTERM, its process one second later
 HOLDER = """
@@ -51,3 +52,17 @@ def test_prune_removes_the_names_of_killed_bottles_and_of_no_other() -> None:
         (held / "red").touch()
         assert list(manage.prune()) == []
         assert [path.name for path in held.iterdir()] == ["blue"]
+
+
+def test_prune_removes_what_a_killed_command_left_in_the_cache() -> None:
+    """As of one that was killed while it packed."""
+    stem = f"{'0' * 16}-{'1' * 16}"
+    half, held = (paths.artifacts_dir() / f"{stem[:-1]}{each}.abc.tmp" for each in "12")
+    half.mkdir(parents=True)
+    held.mkdir()
+    with exclusive_lock(paths.artifacts_dir() / f"{stem[:-1]}2.lock", lambda: None):
+        assert list(manage.prune(dry_run=True)) == []
+        assert half.exists()
+        assert list(manage.prune()) == []
+        assert held.exists()
+    assert not half.exists()
