@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.support.bottle import PROGRAM, Bottle, wait_until
 
 _BUSY = ("ray::Fan", "ray::bottle ")
+# no workers before they are needed, as docs/fleet.md advises
+SPARING = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
 ADDRESS = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that others reach
 
 
@@ -44,7 +46,7 @@ def one_node(
     (folder / "token").write_text(secrets.token_hex(16))
     auth = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
     # a busy machine takes longer than half a minute to start a client's server
-    patient = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
+    patient = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120", **SPARING}
     ray = {**auth, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"{ADDRESS}:{gcs}"}
     home = {"HOME": str(folder), "BOT_BOTTLE_STATE_DIR": str(folder / "state")}
     node = Bottle(folder / "cache", {**variables, **home})

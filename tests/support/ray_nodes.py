@@ -22,6 +22,7 @@ from tests.support.bottle import PROGRAM, Bottle, wait_until
 from tests.support.canary import remembers
 from tests.support.certificates import certify
 from tests.support.engines import OWNER, call
+from tests.support.ray_cluster import SPARING
 
 HEAD = "head"
 PORT, CLIENT = 6379, 10001
@@ -32,8 +33,7 @@ _BITS = 24
 _PREFIX = "bottle-ray"
 _FOLDERS = "bb-rays-"
 _SMALL = {  # fewer processes and threads, and a dead node is noticed in some seconds
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_enable_worker_prestart": "0",
+    **SPARING,
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",

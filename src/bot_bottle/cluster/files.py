@@ -34,14 +34,20 @@ class Fetch(Protocol):
 def prepare_image(order: Order, run: RunDir, fetch: Fetch) -> Order:
     """Return the order for an image that this node's engine has, loaded into it if necessary.
 
-    Raises EngineError, ClusterError.
+    The engine is asked once for each fan: where the image is removed later, the bottle itself fails to find
+    it, and the node refuses it. Raises EngineError, ClusterError.
     """
-    engine = _engine()
-    image = _found(engine, order)
-    if not image:
-        with exclusive_lock(paths.runs_dir() / "images.lock", lambda: None):
-            image = _found(engine, order) or _load(engine, order, run, fetch)
+    if (image := _images.get(order.fan)) is None:
+        engine = _engine()
+        image = _found(engine, order)
+        if not image:
+            with exclusive_lock(paths.runs_dir() / "images.lock", lambda: None):
+                image = _found(engine, order) or _load(engine, order, run, fetch)
+        _images[order.fan] = image
     return replace(order, spec=replace(order.spec, source=Source(image=image)))
+
+
+_images: dict[str, str] = {}  # by fan, as this worker has found them
 
 
 def _found(engine: Engine, order: Order) -> str:
