@@ -84,5 +84,9 @@ def parse_pattern(text: str) -> str:
 
 
 def is_plain(segment: str) -> bool:
-    """Return whether all servers read a segment of a canonical path alike."""
-    return bool(segment) and not _AMBIGUOUS.search(segment)
+    """Return whether all servers read a segment of a canonical path alike.
+
+    Some normalize it (NFKC, Unicode Standard Annex 15), which makes slashes of other characters.
+    """
+    compatible = unicodedata.normalize("NFKC", segment)
+    return bool(segment) and "/" not in compatible and not _AMBIGUOUS.search(compatible)

@@ -236,6 +236,7 @@ def test_no_server_takes_an_allowed_path_for_one_outside_the_prefix(rest: str) -
 
 @given(st.lists(PIECES, max_size=8).map("".join))
 @example("a%2fb/c/git-upload-pack")
+@example("\uff0f/org")
 def test_no_server_takes_a_path_that_a_star_matches_for_another(rest: str) -> None:
     if POLICY.decide_request("git.example.org", 443, "POST", f"/{rest}/git-upload-pack").allowed:
         for server in SERVERS:
