@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from bot_bottle.errors import UsageError
-from bot_bottle.host.sizes import parse_disk_size
+from bot_bottle.host.sizes import require_disk_size
 
 if TYPE_CHECKING:  # commands that are local have these options too
     from bot_bottle.bottle.replicas import Result
@@ -41,16 +41,9 @@ send_secrets_option = click.option(
 )
 
 
-def _size(_ctx: click.Context, _parameter: click.Parameter, text: str) -> int:
-    size = parse_disk_size(text)
-    if size is None:
-        raise UsageError(f"invalid size: {text[:50]!r}", next_step="write it as 500MB or 4GB")
-    return size
-
-
 max_work_option = click.option(
     "--max-work",
-    callback=_size,
+    callback=lambda _ctx, _parameter, text: require_disk_size(text),
     default="1GB",
     show_default=True,
     metavar="SIZE",

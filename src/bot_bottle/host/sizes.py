@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from bot_bottle.errors import UsageError
+
 _MEMORY_SIZE = re.compile(r"(\d{1,18})(b|k|m|g)?", re.IGNORECASE)
 _DISK_SIZE = re.compile(r"(\d{1,18})\s*([kmgt]?)b?", re.IGNORECASE)
 
@@ -23,6 +25,13 @@ def parse_disk_size(text: str) -> int | None:
     """Return the bytes of a size like `500MB` or `20GB`, in units of 1000; None for anything else."""
     found = _DISK_SIZE.fullmatch(text.strip())
     return int(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ") if found else None
+
+
+def require_disk_size(text: str) -> int:
+    """Return the bytes that `parse_disk_size` does. Raises UsageError for anything else."""
+    if (size := parse_disk_size(text)) is None:
+        raise UsageError(f"invalid size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
+    return size
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:

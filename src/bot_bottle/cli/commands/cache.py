@@ -25,7 +25,7 @@ from bot_bottle.cli.output import ago, table
 from bot_bottle.errors import UsageError, VerifyError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import human_bytes, human_count
-from bot_bottle.host.sizes import parse_disk_size
+from bot_bottle.host.sizes import require_disk_size
 from bot_bottle.host.text import printable
 from bot_bottle.pack.layer_headers import PrunedHeaders
 from bot_bottle.pack.layer_headers import prune as prune_headers
@@ -140,7 +140,7 @@ def prune(
     """Remove, and print what was removed."""
     if everything and (keep_bytes or older_than):
         raise UsageError("--all cannot be combined with --keep-bytes or --older-than", next_step="drop one")
-    keep = 0 if everything else _size(keep_bytes) if keep_bytes is not None else None
+    keep = 0 if everything else require_disk_size(keep_bytes) if keep_bytes is not None else None
     age = _age(older_than) if older_than is not None else None
     with run_context():  # which removes leftovers of killed commands
         cache = Cache(paths.artifacts_dir())
@@ -256,13 +256,6 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 def _host(file: StoredFile) -> str:
     return urlsplit(file.url).hostname or ""
-
-
-def _size(text: str) -> int:
-    size = parse_disk_size(text)
-    if size is None:
-        raise UsageError(f"invalid size: {text[:50]!r}", next_step="write it as 500MB or 20GB")
-    return size
 
 
 def _age(text: str) -> float:
