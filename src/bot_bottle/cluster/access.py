@@ -48,13 +48,17 @@ def asks_for_token(address: Address) -> bool:
 def _check_port(address: Address) -> None:
     """Raise ClusterError unless something listens there."""
     try:
-        socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE).close()
+        _connect(address).close()
     except OSError as error:
         raise ClusterError(
             f"no cluster answers at {address}",
             why=error.strerror or str(error),
             next_step="give the port of Ray's client server, 10001 unless ray start was given another",
         ) from error
+
+
+def _connect(address: Address) -> socket.socket:
+    return socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE)
 
 
 def _ping(address: Address, *, with_token: bool) -> grpc.Call | None:
@@ -108,10 +112,7 @@ def _speaks_tls(address: Address) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE) as plain,
-            context.wrap_socket(plain),
-        ):
+        with _connect(address) as plain, context.wrap_socket(plain):
             return True
     except OSError:  # ssl.SSLError is one
         return False

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from bot_bottle.remote.shared import SharedCache
 
 
+_images: dict[str, str] = {}  # by fan, as this worker has found them
+
+
 class Fetch(Protocol):
     """Fetches a file of the caller's."""
 
@@ -45,9 +48,6 @@ def prepare_image(order: Order, run: RunDir, fetch: Fetch) -> Order:
                 image = _found(engine, order) or _load(engine, order, run, fetch)
         _images[order.fan] = image
     return replace(order, spec=replace(order.spec, source=Source(image=image)))
-
-
-_images: dict[str, str] = {}  # by fan, as this worker has found them
 
 
 def _found(engine: Engine, order: Order) -> str:
