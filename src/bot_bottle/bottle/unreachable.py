@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.host.text import printable
+from bot_bottle.host.threads import working_beside
 from bot_bottle.network import audit_log
 
 _PATIENCE = 5.0  # seconds in which a network may come back
@@ -22,9 +23,8 @@ def unreachable_told(log: Path, hosts: Collection[str], warn: Callable[[str], No
     if not hosts:
         yield
         return
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         failure = _lasting_failure(log, hosts, over)
         if failure is not None:
             place = printable(f"{failure.get('host')}:{failure.get('port')}", limit=300)
@@ -34,13 +34,8 @@ def unreachable_told(log: Path, hosts: Collection[str], warn: Callable[[str], No
                 "HTTPS_PROXY (bottle doctor). The command may try again for a long time; Ctrl-C ends it"
             )
 
-    thread = threading.Thread(target=watch, name="unreachable", daemon=True)
-    thread.start()
-    try:
+    with working_beside(watch):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _lasting_failure(log: Path, hosts: Collection[str], over: threading.Event) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.errors import BottleError, UsageError
 from bot_bottle.host import terminal
 from bot_bottle.host.text import printable
+from bot_bottle.host.threads import working_beside
 from bot_bottle.network.proposals import entry_for
 from bot_bottle.network.questions import Answer, Question, listening, received
 
@@ -97,20 +97,14 @@ def _empty_input() -> Iterator[None]:
 
 @contextmanager
 def _answering(name: str, handle: int) -> Iterator[None]:
-    over = threading.Event()
-
-    def serve(listener: socket.socket) -> None:
-        for question in received(listener, lambda: not over.is_set()):
-            _reply(name, handle, question, over.is_set)
-
     with listening(egress.questions(name)) as listener:
-        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
-        thread.start()
-        try:
+
+        def serve(over: threading.Event) -> None:
+            for question in received(listener, lambda: not over.is_set()):
+                _reply(name, handle, question, over.is_set)
+
+        with working_beside(serve):
             yield
-        finally:
-            over.set()
-            thread.join()
 
 
 def _reply(name: str, handle: int, question: Question, is_over: Callable[[], bool] = lambda: False) -> None:

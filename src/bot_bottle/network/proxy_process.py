@@ -23,6 +23,7 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.host.threads import working_beside
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.audit_log import clear
 from bot_bottle.network.authorities import has_own_authorities, write_authorities
@@ -183,21 +184,15 @@ def _channel(store: CredentialStore) -> Iterator[socket.socket | None]:
 @contextmanager
 def _reported(proxy: ProxyProcess, progress: Progress) -> Iterator[None]:
     """Say it at once when a proxy ends before the block: nothing is reached from then on."""
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         while not over.wait(_TICK):
             if proxy.ended:
                 progress.warn("the bottle's proxy has exited: nothing can be reached any more")
                 return
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    with working_beside(watch):
         yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 def _config(
