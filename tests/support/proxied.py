@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.host.helper_process import environment, helper
+from bot_bottle.host.unix_sockets import connect, listening_for_all
 from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.policy import load_policy, parse_policy, save_policy
 from bot_bottle.network.proxy.config import ProxyConfig
@@ -111,19 +112,24 @@ def proxied(
     save_policy(replace(parse_policy(allow), caches=tuple(caches)), folder / "policy")
     given = ProxyConfig(str(folder / "policy"), str(folder / "log"), **config)
     given.save(folder / "proxy.json")
-    argv = helper("bot_bottle.network.proxy.main", "socket", folder / "proxy.json")
+    place = folder / "socket"
     source = None if channel is None else channel.fileno()
     listeners = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(ports + 1)]
     with (
         (folder / "words").open("wb") as words,
-        subprocess.Popen(argv, env=environment(), cwd=folder, stdin=source, stderr=words) as process,
+        listening_for_all(folder, place.name) as server,
+        subprocess.Popen(
+            helper("bot_bottle.network.proxy.main", server.fileno(), place, folder / "proxy.json"),
+            env=environment(),
+            stdin=source,
+            stderr=words,
+            pass_fds=[server.fileno()],
+        ) as process,
     ):
         try:
-            wait_until(lambda: (folder / "socket").exists() or process.poll() is not None, 20)
-            with socket.socket(socket.AF_UNIX) as channel:
-                channel.connect(str(folder / "socket"))
-                socket.send_fds(channel, [b"l"], [each.fileno() for each in (*listeners, *others)])
-                channel.recv(1)
+            with connect(folder, place.name) as plug:
+                socket.send_fds(plug, [b"l"], [each.fileno() for each in (*listeners, *others)])
+            wait_until(lambda: not place.exists() or process.poll() is not None, 20)
             port = listeners[0].getsockname()[1]
             for each in listeners:
                 each.close()

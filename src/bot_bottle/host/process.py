@@ -241,14 +241,18 @@ def background(
     cwd: Path | None = None,
     output: IO[bytes] | None = None,
     channel: socket.socket | None = None,
+    inherited: Sequence[int] = (),
 ) -> Iterator[Child]:
     """Run a program in the background and end it when the block ends. `output` takes both of its streams.
 
-    `channel` is its standard input, and is closed here once the program has it.
+    `channel` is its standard input, and is closed here once the program has it. `inherited` are descriptors
+    that it has too, with the same numbers.
     """
     sink: Any = output if output is not None else subprocess.DEVNULL
     source: Any = channel if channel is not None else subprocess.DEVNULL
-    with _started(argv, env=env, cwd=cwd, stdin=source, stdout=sink, stderr=sink) as child:
+    with _started(
+        argv, env=env, cwd=cwd, stdin=source, stdout=sink, stderr=sink, inherited=inherited
+    ) as child:
         if channel is not None:
             channel.close()
         yield Child(child, argv)
@@ -283,6 +287,7 @@ def _started(
     stdout: Any,
     stderr: Any,
     session: bool = True,
+    inherited: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     log.info("+ %s", shown(argv))
     with ExitStack() as stack:
@@ -291,7 +296,7 @@ def _started(
                 streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr, "cwd": cwd}
                 env = paths.correct_environment(redact.environment(env))
                 child = subprocess.Popen(  # noqa: S603 - a list of arguments, never a shell
-                    list(argv), env=env, start_new_session=session, **streams
+                    list(argv), env=env, start_new_session=session, pass_fds=inherited, **streams
                 )
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)

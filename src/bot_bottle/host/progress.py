@@ -161,15 +161,18 @@ class Progress:
         else:
             stage = _PlainStage(name, total, self.stream) if self.mode == "plain" else Stage(name, total)
             yield stage
-        self.seconds[name] = self.seconds.get(name, 0.0) + round(stage.seconds, 3)
+        self._add(name, stage.seconds)
         result = f"  {stage.result}" if stage.result else ""
         self.note(f"{name:<8} {stage.measure()}{result}")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Record the block's seconds under `name`, however it ends, and show nothing."""
+        """Record the block's seconds under `name`, besides earlier ones, however it ends; show nothing."""
         begun = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = round(time.monotonic() - begun, 3)
+            self._add(name, time.monotonic() - begun)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)

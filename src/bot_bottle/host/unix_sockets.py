@@ -28,6 +28,16 @@ def bind(listener: socket.socket, folder: Path, name: str) -> None:
 
 
 @contextmanager
+def listening_for_all(folder: Path, name: str) -> Iterator[socket.socket]:
+    """Yield a listening socket to which other users may connect who can enter the folder. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        bind(listener, folder, name)
+        (folder / name).chmod(0o666)
+        listener.listen(1)
+        yield listener
+
+
+@contextmanager
 def short_path(folder: Path) -> Iterator[str]:
     """Yield a short path of a folder, through /proc, which is valid in this process until the block ends."""
     handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

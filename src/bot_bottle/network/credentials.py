@@ -60,9 +60,12 @@ class CredentialStore:
     bundle: Path
 
     def read_bundle(self, egress: Policy) -> str:
-        """Return the authorities, written when the proxy started; "" if the bottle has its own."""
-        needed = self.secrets or needs_authorities(egress)
-        return self.bundle.read_text("utf-8", "surrogateescape") if needed else ""
+        """Return the authorities, written by the proxy that has started; "" if the bottle has its own."""
+        return self.bundle.read_text("utf-8", "surrogateescape") if self.needs_bundle(egress) else ""
+
+    def needs_bundle(self, egress: Policy) -> bool:
+        """Return whether the bottle is to trust other authorities than its own."""
+        return bool(self.secrets) or needs_authorities(egress)
 
 
 def needs_authorities(egress: Policy) -> bool:

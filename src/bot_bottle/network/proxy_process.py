@@ -3,6 +3,10 @@
 A socket belongs to the network namespace in which it was made, in whatever process it is used. So a program
 inside (PROGRAM) makes one that listens and passes it out (unix(7), SCM_RIGHTS). The proxy then needs no
 address that both sides reach, and the network of the container no device but loopback.
+
+The proxy takes a while to load. The unix socket through which it gets the others is there before it, and the
+kernel holds what is sent to it, and connections to the others, until the proxy takes them. So the bottle is
+booted meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.threads import working_beside
+from bot_bottle.host.unix_sockets import listening_for_all
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.audit_log import clear
 from bot_bottle.network.authorities import has_own_authorities, write_authorities
@@ -43,6 +48,7 @@ _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
 _UPSTREAM = "upstream proxy "  # and its kind: not the name of a secret, which has no space
 _TIMEOUT = 30.0  # seconds
+_PAUSE = 0.002
 _TICK = 0.2
 
 
@@ -59,7 +65,7 @@ def proxy_variables(address: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ProxyProcess:
-    """A proxy that waits for its socket. PROGRAM has to see `folder`; `socket` is the path in it."""
+    """A proxy that starts, or has. PROGRAM has to see `folder`; `socket` is the path in it."""
 
     folder: Path
     process: Child
@@ -68,17 +74,31 @@ class ProxyProcess:
 
     @property
     def socket(self) -> Path:
-        """Where the proxy waits for its listening socket."""
+        """Where the sockets are passed to on which it is to listen. It removes the path when it does."""
         return self.folder / _SOCKET
+
+    @property
+    def started(self) -> bool:
+        """Whether it listens."""
+        return not self.socket.exists()
 
     @property
     def ended(self) -> bool:
         """Whether it has ended."""
         return self.process.code is not None
 
+    def wait(self) -> None:
+        """Wait until it listens, on sockets that have been passed to it. Raises WallsError."""
+        wait_until(lambda: self.started or self.ended, _TIMEOUT, pause=_PAUSE)
+        self.check()
+        if not self.started:
+            raise self._not_started()
+
     def check(self) -> None:
         """Check that it runs. Raises WallsError."""
         if self.ended:
+            if not self.started:
+                raise self._not_started()
             raise WallsError(
                 "the bottle's proxy has exited",
                 why=self.complaint(),
@@ -92,6 +112,9 @@ class ProxyProcess:
     def complaint(self) -> str:
         """Return the end of the proxy's error output; empty as long as all is well."""
         return self.words.read_text("utf-8", "replace")[-2000:].strip()
+
+    def _not_started(self) -> WallsError:
+        return WallsError("the bottle's proxy did not start", why=self.complaint())
 
 
 def check_reading(policy: Policy, *, credentials: bool) -> None:
@@ -131,13 +154,13 @@ def run_proxy(
     services: Mapping[str, str] | None = None,
     token: Secret | None = None,
 ) -> Iterator[ProxyProcess]:
-    """Run a proxy with a policy until the block ends. PROGRAM has to see `folder`.
+    """Run a proxy with a policy until the block ends, which has to wait for it. PROGRAM has to see `folder`.
 
     `services` are those of `proxy.engine.Engine`, besides the policy's ports of this machine. With a `token`
     of a smolvm the proxy waits for sockets on which that hands over connections.
 
-    Raises WallsError when the proxy does not start, or ends before the block, SpecError for variables with an
-    upstream proxy, authorities or a resolver that cannot be used.
+    Raises WallsError when the proxy ends before the block, SpecError for variables with an upstream proxy,
+    authorities or a resolver that cannot be used.
     """
     words = run.path / "proxy.log"
     save_policy(replace(policy, reading=bool(store.secrets) or policy.reads_requests), record.policy)
@@ -155,14 +178,16 @@ def run_proxy(
                 upstreams={kind: pipes[f"{_UPSTREAM}{kind}"] for kind in urls},
             )
             config.save(run.path / "proxy.json")
-            # the path of a socket has 107 bytes at most
-            argv = helper("bot_bottle.network.proxy.main", _SOCKET, run.path / "proxy.json")
             output = stack.enter_context(words.open("wb"))
             channel = stack.enter_context(_channel(store))
-            proxy = process.background(argv, env=environment(), cwd=folder, output=output, channel=channel)
-            child = stack.enter_context(proxy)
-            made = ProxyProcess(folder, child, words, record.log)
-            _wait(made)
+            # open here too until the block ends: with a proxy that ends at once, the program inside does not
+            # fail, and the error is the one of the proxy
+            server = stack.enter_context(listening_for_all(folder, _SOCKET)).fileno()
+            argv = helper("bot_bottle.network.proxy.main", server, folder / _SOCKET, run.path / "proxy.json")
+            proxy = process.background(
+                argv, env=environment(), output=output, channel=channel, inherited=(server,)
+            )
+            made = ProxyProcess(folder, stack.enter_context(proxy), words, record.log)
             with _reported(made, progress):
                 yield made
             made.check()
@@ -183,12 +208,13 @@ def _channel(store: CredentialStore) -> Iterator[socket.socket | None]:
 
 @contextmanager
 def _reported(proxy: ProxyProcess, progress: Progress) -> Iterator[None]:
-    """Say it at once when a proxy ends before the block: nothing is reached from then on."""
+    """Say it at once when a proxy ends that has started: nothing is reached from then on."""
 
     def watch(over: threading.Event) -> None:
         while not over.wait(_TICK):
             if proxy.ended:
-                progress.warn("the bottle's proxy has exited: nothing can be reached any more")
+                if proxy.started:
+                    progress.warn("the bottle's proxy has exited: nothing can be reached any more")
                 return
 
     with working_beside(watch):
@@ -228,12 +254,6 @@ def _config(
     )
 
 
-def _wait(made: ProxyProcess) -> None:
-    wait_until(lambda: made.socket.exists() or made.ended, _TIMEOUT)
-    if not made.socket.exists():
-        raise WallsError("the bottle's proxy did not start", why=made.complaint())
-
-
 # `listen=PATH[,PORT...]`: pass on listening sockets, for a proxy: its own, and those of ports of this
 # machine. `connect=PATH`: for every port that is requested, in two bytes, pass on a connection to it, or
 # report a failure. Then keep the namespace until terminated.
@@ -243,7 +263,6 @@ import signal, socket, sys
 def listen(channel, *ports):
     made = [socket.create_server(("{ADDRESS}", port), backlog=128) for port in ({PORT}, *map(int, ports))]
     socket.send_fds(channel, [b"l"], [each.fileno() for each in made])
-    channel.recv(1)
     for each in made:
         each.close()
 

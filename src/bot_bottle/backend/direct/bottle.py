@@ -240,7 +240,8 @@ def launch(
             with progress.timed("start"):
                 machine = stack.enter_context(boot(program.argv, folder))
             in_force = program.in_force()
-            net.check()
+            with progress.timed("network"):
+                net.wait()  # the proxy has loaded while the guest booted
             if share is not None:
                 share.end_with(machine.child)
             if launch.workspace is not None and launch.workspace.index is not None:

@@ -55,10 +55,10 @@ class Network:
     setup: str = ""
     proxy: ProxyProcess | None = None
 
-    def check(self) -> None:
-        """Check that the proxy runs, if there is one. Raises WallsError."""
+    def wait(self) -> None:
+        """Wait for the proxy, if there is one: once QEMU runs. Raises WallsError."""
         if self.proxy is not None:
-            self.proxy.check()
+            self.proxy.wait()
 
     def forget(self) -> None:
         """Start the log of refused connections again: the probes were refused some."""

@@ -169,6 +169,8 @@ def launch(
         with progress.timed("network"):
             net = stack.enter_context(network(launch, record, run, store, progress, nested=nested))
         host = _host(launch, artifact, run, progress, net, stack, nested=nested)
+        if store.needs_bundle(launch.egress):
+            _wait(net, progress)  # the proxy writes it
         tools = stack.enter_context(machine_tools(store.read_bundle(launch.egress), run, progress))
         with progress.stage("boot") as stage:
             stage.say("unpacking the artifact")
@@ -181,14 +183,12 @@ def launch(
             with progress.timed("create"):
                 host.call(_creation(launch, artifact, host, tools), timeout=_CREATE)
             stage.say("starting the microVM")
+            _wait(net, progress)
             with progress.timed("start"):
                 _start(host, launch, net, stage)
             stage.say("checking its network isolation")
             with progress.timed("proof"):
-                names = [each.partition(":")[0] for each in launch.services]
-                names += [HOST] if launch.egress.host_ports else []
-                published = bool(launch.ports)
-                proof = proving.prove(launch.name, launch.egress, host, published=published, services=names)
+                proof = _prove(launch, host)
             net.check()
             net.forget()
             stage.conclude("microVM is up")
@@ -198,6 +198,17 @@ def launch(
             stack.enter_context(watched(launch, host, net, record))
         stack.enter_context(variables_served(launch.slug, launch.env, run.path))
         yield Bottle(launch, host, proof, progress)
+
+
+def _wait(net: Network, progress: Progress) -> None:
+    with progress.timed("network"):
+        net.wait()
+
+
+def _prove(launch: BottleConfig, host: Host) -> Proof:
+    names = [each.partition(":")[0] for each in launch.services]
+    names += [HOST] if launch.egress.host_ports else []
+    return proving.prove(launch.name, launch.egress, host, published=bool(launch.ports), services=names)
 
 
 def _creation(launch: BottleConfig, artifact: Path, host: Host, tools: Path) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from bot_bottle.backend.base import BottleConfig
-from bot_bottle.errors import WallsError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
@@ -46,6 +45,11 @@ class Network:
     def env(self) -> Mapping[str, str]:
         """Variables for smolvm's start."""
         return {} if self.token is None else {TOKEN: self.token.reveal()}
+
+    def wait(self) -> None:
+        """Wait for the proxy, if there is one: once its sockets are passed to it. Raises WallsError."""
+        if self.proxy is not None:
+            self.proxy.wait()
 
     def check(self) -> None:
         """Check that the proxy runs, if there is one. Raises WallsError."""
@@ -83,7 +87,8 @@ def network(
 ) -> Iterator[Network]:
     """Yield the network of a bottle that is to be booted in the block, and that ends with it.
 
-    An open one is only handed over where credentials have to be put into requests. Raises WallsError.
+    An open one is only handed over where credentials have to be put into requests. The proxy is not waited
+    for.
     """
     egress = launch.egress
     if egress.closed or (egress.open and not store.secrets):
@@ -109,12 +114,6 @@ def network(
 
 
 def _pass_on(listener: socket.socket, proxy: ProxyProcess) -> None:
-    """Pass a listening socket on to the proxy. Raises WallsError."""
-    try:
-        with connect(proxy.folder, proxy.socket.name) as channel:
-            socket.send_fds(channel, [b"l"], [listener.fileno()])
-            taken = channel.recv(1)
-    except OSError:
-        taken = b""
-    if not taken:
-        raise WallsError("the bottle's proxy has exited", why=proxy.complaint())
+    """Pass a listening socket on to the proxy."""
+    with connect(proxy.folder, proxy.socket.name) as channel:
+        socket.send_fds(channel, [b"l"], [listener.fileno()])

@@ -1,8 +1,8 @@
-"""The proxy's process: a helper (see `host.helper_process`) with the arguments SOCKET and CONFIG.
+"""The proxy's process: a helper (see `host.helper_process`) with the arguments DESCRIPTOR, SOCKET and CONFIG.
 
-At SOCKET it receives the sockets on which it listens. They were made inside the bottle's network namespace
-(see `proxy_process`): on the first it is an HTTP proxy, on others the service of their port. For a microVM of
-smolvm they are those of `interception`.
+DESCRIPTOR is of a unix socket, which listens at the path SOCKET. There it receives the sockets on which it
+listens itself. They were made inside the bottle's network namespace (see `proxy_process`): on the first it is
+an HTTP proxy, on others the service of their port. For a microVM of smolvm they are those of `intercepted`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bot_bottle.cache.packages import PackageStore
 from bot_bottle.network.asking import Questions
 from bot_bottle.network.audit_log import Log
 from bot_bottle.network.host_ports import HOST
-from bot_bottle.network.name_server import NameServer
 from bot_bottle.network.proxy.config import ProxyConfig, load_config
 from bot_bottle.network.proxy.credentials import Credentials, ValueChannel
 from bot_bottle.network.proxy.engine import Engine, Reading
-from bot_bottle.network.proxy.intercepted import Interceptor
 from bot_bottle.network.proxy.metering import Meter
 from bot_bottle.network.proxy.outside import Outside
-from bot_bottle.network.proxy.package_cache import PackageCache
 from bot_bottle.network.proxy.resolver import Resolver
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.tunnel import serve_tunnel
 from bot_bottle.network.proxy.upstream import Exceptions, parse_upstream
+
+if TYPE_CHECKING:
+    from bot_bottle.network.proxy.package_cache import PackageCache
 
 _CHANNEL = 0  # the descriptor of standard input
 _MOST_SOCKETS = 65
@@ -85,31 +85,36 @@ async def _serve(serve: Serve, reader: asyncio.StreamReader, writer: asyncio.Str
     writer.transport.close()
 
 
-async def run(path: Path, config: ProxyConfig) -> None:
-    """Serve until SIGTERM."""
+async def run(server: socket.socket, path: Path, config: ProxyConfig) -> None:
+    """Serve what is passed to `server`, which is at `path`, until SIGTERM."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, ended.set)
     engine = make_engine(config)
     if engine.reading is not None:
         await engine.reading.reader(engine)  # writes what the bottle needs before it starts
     async with Listeners() as listeners:
-        sockets = await loop.run_in_executor(None, receive_sockets, path)
+        sockets = await loop.run_in_executor(None, receive_sockets, server)
+        loop.add_signal_handler(signal.SIGTERM, ended.set)  # until here there is nothing to be ended
         if config.token is not None:
-            await _intercept(listeners, Interceptor(engine, Path(config.token).read_text("ascii")), sockets)
+            await _intercept(listeners, engine, Path(config.token).read_text("ascii"), sockets)
         else:
             first, *others = sockets
             await listeners.add(first, lambda reader, writer: serve_proxy(engine, reader, writer))
             for each in others:
                 await listeners.add(each, _service(engine, each.getsockname()[1]))
+        path.unlink()  # its removal says that all of them are served
         await ended.wait()
         engine.meter.save()
 
 
 async def _intercept(
-    listeners: Listeners, interceptor: Interceptor, sockets: Sequence[socket.socket]
+    listeners: Listeners, engine: Engine, token: str, sockets: Sequence[socket.socket]
 ) -> None:
     """Serve what smolvm hands over on the first socket; on others, if there are any, questions for names."""
+    from bot_bottle.network.name_server import NameServer  # only here: most bottles have no smolvm
+    from bot_bottle.network.proxy.intercepted import Interceptor
+
+    interceptor = Interceptor(engine, token)
     first, *others = sockets
     await listeners.add(first, interceptor.serve)
     server = NameServer(interceptor.find)
@@ -141,8 +146,15 @@ def make_engine(config: ProxyConfig) -> Engine:
         meter=Meter(config.budget, Path(config.usage) if config.usage else None),
     )
     if config.packages is not None:
-        engine.packages = PackageCache(engine, PackageStore(Path(config.packages)), config.authorities)
+        engine.packages = _package_cache(engine, Path(config.packages), config.authorities)
     return engine
+
+
+def _package_cache(engine: Engine, folder: Path, authorities: str | None) -> PackageCache:
+    from bot_bottle.cache.packages import PackageStore  # only here: most bottles cache none
+    from bot_bottle.network.proxy.package_cache import PackageCache
+
+    return PackageCache(engine, PackageStore(folder), authorities)
 
 
 def _outside(config: ProxyConfig) -> Outside:
@@ -155,28 +167,21 @@ def _outside(config: ProxyConfig) -> Outside:
     )
 
 
-def receive_sockets(path: Path) -> list[socket.socket]:
+def receive_sockets(server: socket.socket) -> list[socket.socket]:
     """Wait for the sockets that were made inside the bottle's network namespace (unix(7), SCM_RIGHTS)."""
-    with socket.socket(socket.AF_UNIX) as server:
-        unready = path.with_name(f"{path.name}.new")
-        server.bind(str(unready))
-        # in a folder that only the user can enter; the process in the namespace may be another user's
-        unready.chmod(0o666)
-        server.listen(1)
-        unready.rename(path)  # from now on it can be connected to
+    with server:
         connection, _ = server.accept()
         with connection:
             _, descriptors, _, _ = socket.recv_fds(connection, 1, _MOST_SOCKETS)
-            listeners = [socket.socket(fileno=each) for each in descriptors]
-            for each in listeners:
-                each.setblocking(False)
-            connection.sendall(b"\n")
-    path.unlink()  # its removal says that the sockets have arrived
+    listeners = [socket.socket(fileno=each) for each in descriptors]
+    for each in listeners:
+        each.setblocking(False)
     return listeners
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     os.umask(0o077)
-    path, config = map(Path, sys.argv[1:])
-    asyncio.run(run(path, load_config(config)))
+    descriptor, path, config = sys.argv[1:]
+    server = socket.socket(fileno=int(descriptor))
+    asyncio.run(run(server, Path(path), load_config(Path(config))))

@@ -172,7 +172,6 @@ def _share_network(asked: dict[str, Any]) -> socket.socket | None:
         with open_channel(listen["path"]) as channel:
             made = [socket.create_server((_ADDRESS, port), backlog=128) for port in listen["ports"]]
             socket.send_fds(channel, [b"l"], [each.fileno() for each in made])
-            channel.recv(1)
             for each in made:
                 each.close()
     return None if asked["connect"] is None else open_channel(asked["connect"]["path"])

@@ -69,4 +69,3 @@ def _pass_sockets(asked: dict[str, Any]) -> None:
                 made.listen(_BACKLOG)
             handles.append(made.fileno())
         socket.send_fds(channel, [b"l"], handles)
-        channel.recv(1)
