@@ -19,7 +19,7 @@ from bot_bottle.smolmachine import format as artifact_format
 if TYPE_CHECKING:  # imported lazily: most commands do not need it
     from bot_bottle.scan.credential_files import Finding
     from bot_bottle.verify.verify import Report
-    from bot_bottle.vm.host import Accel
+    from bot_bottle.vm.accel import Accel
 
 
 def build(source: Source, *, engine: str | None = None, progress: Progress | None = None) -> str:

@@ -16,7 +16,7 @@ from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.options import PackerName, Transport
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.trial import try_image
+from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.direct.confine import try_confinement
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
+from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 from bot_bottle.vm.guest_rootfs import guest_version
-from bot_bottle.vm.host import Accel, choose_accel
 from bot_bottle.vm.qemu_program import find_qemu, qemu_version
-from bot_bottle.vm.smolvm import find_smolvm, reject_foreign_binary
+from bot_bottle.vm.smolvm import find_smolvm
 
 Mark = Literal["good", "poor", "bad"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.credentials import VARIABLES
-from bot_bottle.network.proxy_process import proxy_variables
+from bot_bottle.network.proxy_address import proxy_variables
 from tests.support.npm_registry import archive, integrity
 from tests.support.serving import running
 

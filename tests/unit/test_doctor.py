@@ -11,10 +11,10 @@ import pytest
 
 from bot_bottle.doctor import Check, examine
 from bot_bottle.errors import AccelError, DoctorError
+from bot_bottle.vm.accel import Accel
 from bot_bottle.vm.capabilities import Kvm, KvmState
 from bot_bottle.vm.emulated import host
 from bot_bottle.vm.emulated.host import check_emulation
-from bot_bottle.vm.host import Accel
 
 TOOLS = {
     "qemu-system-x86_64": 'echo "QEMU emulator version 9.1.2 (Debian)"',

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from bot_bottle.host.process import Completed
     from bot_bottle.host.progress import Progress
     from bot_bottle.host.rundir import RunDir
-    from bot_bottle.network.proxy_process import EgressFiles
+    from bot_bottle.network.egress_files import EgressFiles
     from bot_bottle.secrets.reference import Reference
-    from bot_bottle.vm.host import Accel
+    from bot_bottle.vm.accel import Accel
 
 _POLL = 0.1
 _GRACE = 10.0  # seconds between SIGTERM and the end of a command that ran for too long

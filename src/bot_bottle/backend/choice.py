@@ -6,7 +6,7 @@ from typing import assert_never
 
 from bot_bottle.backend import BackendName
 from bot_bottle.backend.base import Backend, Place
-from bot_bottle.vm.host import Accel, is_direct
+from bot_bottle.vm.accel import Accel, is_direct
 
 
 def backend_for(name: BackendName, accel: Accel = "auto") -> Backend:

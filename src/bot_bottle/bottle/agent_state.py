@@ -51,9 +51,9 @@ done
 
 
 class StateTransfer:
-    """The transfer of one agent's state for one bottle; without a state it does nothing."""
+    """The transfer of one agent's state for one bottle."""
 
-    def __init__(self, state: State | None, progress: Progress) -> None:
+    def __init__(self, state: State, progress: Progress) -> None:
         self._state = state
         self._progress = progress
         self._packed = False
@@ -66,7 +66,7 @@ class StateTransfer:
         has packed is kept; where it cannot be, it is said.
         """
         state = self._state
-        if state is None or mount is None:
+        if mount is None:
             yield ()
             return
         size = _put(state, mount.source / _GIT / _FILE)
@@ -83,8 +83,6 @@ class StateTransfer:
 
     def pack(self, bottle: RunningBottle) -> None:
         """Pack the state in a bottle whose command has exited."""
-        if self._state is None:
-            return
         try:
             done = bottle.run_after(("/bin/sh", "-c", _PACK, "sh", *self._state.paths))
         except BottleError as error:
@@ -107,9 +105,6 @@ class StateTransfer:
 
     def _not_kept(self, state: State, why: str) -> None:
         self._progress.warn(f"the state of {state.agent} is not kept: {why}")
-
-
-NO_STATE = StateTransfer(None, Progress())
 
 
 def _put(state: State, path: Path) -> int:

@@ -27,8 +27,8 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.wait import wait_until
 from bot_bottle.workspace import review
 from bot_bottle.workspace.clone import Clone, whole
+from bot_bottle.workspace.cloned import clone_of
 from bot_bottle.workspace.fetch import Work, collect
-from bot_bottle.workspace.open import clone_of
 
 State = Literal["running", "ended", "killed"]
 

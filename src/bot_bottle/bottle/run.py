@@ -10,36 +10,36 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot_bottle.backend.base import Boot, BottleConfig, OnProved, RunningBottle, default_path
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import names
-from bot_bottle.bottle.agent_state import NO_STATE, StateTransfer
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
 from bot_bottle.bottle.unreachable import unreachable_told
 from bot_bottle.errors import SpecError
-from bot_bottle.git.remotes import variables
 from bot_bottle.git.server_process import services
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Credential, Secret, redacted_document
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.login.values import renewal_of, resolve
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.usage import describe
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
 from bot_bottle.smolmachine import format as artifact_format
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 from bot_bottle.workspace.lifecycle import before_command
 from bot_bottle.workspace.lifecycle import shown as shown_command
 from bot_bottle.workspace.open import based_on, check_workspace, opened
 from bot_bottle.workspace.spec import PLACE, Request
+
+if TYPE_CHECKING:  # loaded for what a bottle has of it
+    from bot_bottle.bottle.agent_state import StateTransfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,10 @@ def prepare(spec: BottleSpec, converter: Converter) -> Plan:
         spec.source.build.find_dockerfile()
     own = backend.variables(spec.network)
     env = {**own, **dict(spec.env)}
-    env |= variables(spec.git.remotes, own.get("http_proxy", ""), env)
+    if spec.git.remotes:
+        from bot_bottle.git.remotes import variables
+
+        env |= variables(spec.git.remotes, own.get("http_proxy", ""), env)
     command, conversion = spec.command, None
     workdir = spec.workdir or ("" if spec.workspace.mode == "none" else PLACE)
     if backend.boots_artifact:
@@ -156,17 +159,17 @@ def launch(
     *,
     receipt: RunRecord | None = None,
     secrets: Mapping[str, Secret] | None = None,
-    state: StateTransfer = NO_STATE,
+    state: StateTransfer | None = None,
 ) -> Iterator[RunningBottle]:
     """Start a plan's bottle; however the block ends, nothing of it remains.
 
     The caller has locked its name. `image_id` and `git` are added to `receipt`. `secrets` are already
-    resolved values; resolving twice may prompt the user twice. `state` is that of its agent.
+    resolved values; resolving twice may prompt the user twice. `state` is that of its agent, if it has one.
     """
     spec = plan.spec
     if spec.egress.open:
         progress.warn("the network is unrestricted: this bottle can reach everything that this machine can")
-    values = resolve(spec.secrets, progress.warn) if secrets is None else secrets
+    values = _resolved(spec, progress) if secrets is None else secrets
     record = RunRecord(spec.slug, path=run.path / "receipt") if receipt is None else receipt
     record.image_id = plan.conversion.image_id if plan.conversion else converter.image_id(spec.source)
     user = spec.user or (converter.remote_user(record.image_id) if spec.remote_user else "")
@@ -188,7 +191,10 @@ def launch(
             ports=spec.ports,
             secrets={each.name: values[each.name] for each in spec.secrets if not each.hosts},
             credentials=_credentials(spec, values, progress),
-            before=(*stack.enter_context(state.placed(mount)), *before_command(spec.start)),
+            before=(
+                *(stack.enter_context(state.placed(mount)) if state else ()),
+                *before_command(spec.start),
+            ),
             timeout=spec.limits.timeout,
         )
         boot = Boot(record.image_id, _artifact(plan, stack), lambda: converter.engine)
@@ -210,8 +216,30 @@ def _files(spec: BottleSpec, record: RunRecord) -> EgressFiles:
     return EgressFiles(record.log, record.policy, ask, record.usage_file, spec.limits.budget)
 
 
+def _resolved(spec: BottleSpec, progress: Progress) -> dict[str, Secret]:
+    """Return the values of the secrets, by name. Raises SecretError, SpecError."""
+    if not spec.secrets:
+        return {}
+    from bot_bottle.login.values import resolve
+
+    return resolve(spec.secrets, progress.warn)
+
+
+def _state(spec: BottleSpec, progress: Progress) -> StateTransfer | None:
+    """Return the transfer of the agent's state, if there is one."""
+    if spec.state is None:
+        return None
+    from bot_bottle.bottle.agent_state import StateTransfer
+
+    return StateTransfer(spec.state, progress)
+
+
 def _credentials(spec: BottleSpec, values: Mapping[str, Secret], progress: Progress) -> dict[str, Credential]:
     """Return the secrets that only the proxy has, by name."""
+    if not any(each.hosts for each in spec.secrets):
+        return {}
+    from bot_bottle.login.values import renewal_of
+
     return {
         each.name: Credential(
             values[each.name], each.hosts, each.body, renewal_of(each, values[each.name], progress.warn)
@@ -263,11 +291,11 @@ def run_bottle(
         record = stack.enter_context(recorded(spec.slug, progress))
         folder = stack.enter_context(run_context())
         converter = Converter(folder, progress, options)
-        values = resolve(spec.secrets, progress.warn)  # a missing secret is reported before anything is built
+        values = _resolved(spec, progress)  # a missing secret is reported before anything is built
         with progress.timed("prepare"):
             plan = prepare(spec, converter)
         record.plan = plan.described()
-        state = StateTransfer(spec.state, progress)
+        state = _state(spec, progress)
         started = launch(plan, converter, folder, progress, receipt=record, secrets=values, state=state)
         with started as bottle:
             record.versions.update(converter.versions())
@@ -286,7 +314,8 @@ def run_bottle(
                     record.exit_status = run_command(bottle, on_proved)
                 else:
                     record.exit_status = bottle.run(tty=tty, on_proved=on_proved)
-            state.pack(bottle)
+            if state is not None:
+                state.pack(bottle)
         return record.exit_status
 
 

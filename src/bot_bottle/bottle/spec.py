@@ -8,24 +8,24 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bot_bottle.agent.state import State
 from bot_bottle.backend import BACKENDS, BackendName
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle.limits import Limits, check_budget
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
-from bot_bottle.git.server_process import check_backend
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host.sizes import parse_memory_size
-from bot_bottle.login.values import with_hosts
-from bot_bottle.network.policy import NOTHING, Policy
+from bot_bottle.network.policy import NOTHING, Policy, check_reading
 from bot_bottle.network.ports import Port
-from bot_bottle.network.proxy_process import check_reading
-from bot_bottle.secrets.reference import Reference
-from bot_bottle.vm.host import Accel
-from bot_bottle.workspace.lifecycle import Command
+from bot_bottle.vm.accel import Accel
 from bot_bottle.workspace.spec import MODES, Request
+
+if TYPE_CHECKING:
+    from bot_bottle.agent.state import State
+    from bot_bottle.secrets.reference import Reference
+    from bot_bottle.workspace.lifecycle import Command
 
 # smolvm's names are `[A-Za-z0-9][A-Za-z0-9_-]*`; ours have a prefix and stay readable
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -49,7 +49,7 @@ _NO_LIMITS = Limits()
 class BottleSpec:
     """One bottle to run. Empty fields mean: as in the image.
 
-    `accel` says how microVMs run (see `vm.host.choose_accel`). Without `storage_mib` a microVM has 20 GiB.
+    `accel` says how microVMs run (see `vm.accel.choose_accel`). Without `storage_mib` a microVM has 20 GiB.
     With `ask` the user is asked about connections that the policy does not allow.
     `start` are commands that run before it, by name. `state` is what it gets of its agent's earlier bottles.
     With `remote_user`, the user is the one that the image's label for devcontainer.json has, where `user` is
@@ -114,6 +114,8 @@ class BottleSpec:
                 "--git-push needs the proxy, and an open network has none",
                 next_step="allow hosts instead (--allow)",
             )
+        from bot_bottle.git.server_process import check_backend
+
         check_backend()
 
     def _check_command(self) -> None:
@@ -129,6 +131,10 @@ class BottleSpec:
             )
 
     def _check_secrets(self) -> None:
+        if not self.secrets:
+            return
+        from bot_bottle.login.values import with_hosts
+
         names = {name for name, _ in self.env}
         passed_on = names | {name for name, _ in (self.source.build.build_args if self.source.build else ())}
         for each in self.secrets:

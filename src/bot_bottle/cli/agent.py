@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,4 +217,4 @@ def _command(ctx: click.Context, agent: Agent) -> tuple[str, ...]:
 
 
 def _default_folder() -> Path:
-    return Path(str(resources.files("bot_bottle.agent"))) / "image"
+    return Path(__file__).parents[1] / "agent" / "image"

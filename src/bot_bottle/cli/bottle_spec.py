@@ -15,13 +15,12 @@ from bot_bottle.cli import agent as agents
 from bot_bottle.cli.settings import ask, require_build_grant, source
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
-from bot_bottle.git.remotes import find_remotes
 from bot_bottle.git.rules import make_rules
 from bot_bottle.git.spec import GitPush
-from bot_bottle.login.values import with_hosts
 from bot_bottle.network.caches import load_caches
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
+from bot_bottle.secrets.reference import Reference
 from bot_bottle.workspace.spec import Request
 
 _OVERRIDDEN = ("egress.", "git.")  # the keys of bottle.toml that --network overrides
@@ -47,7 +46,7 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
         slug=check_slug(name) if name else make_slug(named_after),
         command=settings.value("command"),
         env=tuple(settings.table("env").items()),
-        secrets=tuple(map(with_hosts, settings.table("secrets").values())),
+        secrets=_secrets(settings),
         user=settings.value("user"),
         workdir=settings.value("workdir"),
         cpus=settings.value("cpus"),
@@ -74,6 +73,15 @@ def bottle_spec(ctx: click.Context, settings: Settings, *, shown: bool = False) 
     if not shown:
         require_build_grant(ctx, settings)
     return made
+
+
+def _secrets(settings: Settings) -> tuple[Reference, ...]:
+    secrets = settings.table("secrets")
+    if not secrets:
+        return ()
+    from bot_bottle.login.values import with_hosts
+
+    return tuple(map(with_hosts, secrets.values()))
 
 
 def _egress(ctx: click.Context, settings: Settings) -> Policy:
@@ -105,6 +113,10 @@ def _git(ctx: click.Context, settings: Settings) -> GitPush:
         hold=settings.value("git.hold"),
         secrets=settings.value("git.secrets"),
     )
+    if not names:
+        return GitPush(settings.project, (), rules)
+    from bot_bottle.git.remotes import find_remotes
+
     return GitPush(settings.project, find_remotes(settings.project, names), rules)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from bot_bottle.bottle.grants import Request, require_grant
-from bot_bottle.bottle.lock import NAME, read_pinned, require_locked
 from bot_bottle.cli.settings import ask
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import UsageError
 from bot_bottle.pack.options import CONVERT_OPTIONS, ConvertOptions
 
 if TYPE_CHECKING:
+    from bot_bottle.engine.source import Source
+    from bot_bottle.pack.converter import Conversion, Converter
     from bot_bottle.remote.shared import SharedCache
 
 
@@ -24,9 +26,15 @@ def convert_options(ctx: click.Context, settings: Settings) -> ConvertOptions:
     Raises as `shared_cache` does, and SpecError where --locked has no lock: before a build.
     """
     chosen = {name: ctx.params[name] for name in CONVERT_OPTIONS}
-    path = settings.project / NAME
-    check = partial(require_locked, read_pinned(path), path) if ctx.params.get("locked") else None
+    check = _lock_check(settings) if ctx.params.get("locked") else None
     return ConvertOptions(**chosen, shared=shared_cache(ctx, settings), on_conversion=check)
+
+
+def _lock_check(settings: Settings) -> Callable[[Source, Conversion, Converter], None]:
+    from bot_bottle.bottle.lock import NAME, read_pinned, require_locked
+
+    path = settings.project / NAME
+    return partial(require_locked, read_pinned(path), path)
 
 
 def shared_cache(ctx: click.Context, settings: Settings) -> SharedCache | None:

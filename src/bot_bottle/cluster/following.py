@@ -22,7 +22,8 @@ from bot_bottle.host.progress import Progress, human_bytes
 from bot_bottle.host.signals import capture_signals
 from bot_bottle.host.text import printable
 from bot_bottle.workspace.bundle import Origin, receive_work
-from bot_bottle.workspace.open import clone_folder, report_work
+from bot_bottle.workspace.cloned import report_work
+from bot_bottle.workspace.open import clone_folder
 
 _LONGEST = 4096  # bytes of a line that are shown
 

@@ -13,7 +13,7 @@ from bot_bottle.errors import ClusterError
 
 if TYPE_CHECKING:  # the head needs none of it
     from bot_bottle.bottle.spec import BottleSpec
-    from bot_bottle.vm.host import Accel
+    from bot_bottle.vm.accel import Accel
 
 CONTAINER, KVM, EMULATED = "container", "kvm", "emulated"
 MICROVMS = (KVM, EMULATED)

@@ -18,7 +18,7 @@ from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.order import Order, Values
 from bot_bottle.errors import ClusterError
 from bot_bottle.host import process, process_tree
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 
 NUMBER = 4  # bytes of a pid, and of an exit status
 _SOON = 5.0  # seconds in which the end of a process is reported

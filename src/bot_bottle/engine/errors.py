@@ -13,57 +13,49 @@ from bot_bottle.errors import BottleError, BuildError, EngineError
 from bot_bottle.host import process
 from bot_bottle.host.text import printable
 
-_NO_IMAGE = re.compile(
-    r"no such image|image not known|reference does not exist|does not exist locally with the tag"
-    r"|failed to get digest sha256:",
-    re.I,
+# re compiles each when it is first used: most commands meet none of these errors
+_NO_IMAGE = (
+    r"(?i)no such image|image not known|reference does not exist|does not exist locally with the tag"
+    r"|failed to get digest sha256:"
 )
-_DENIED = re.compile(r"permission denied while trying to connect|dial unix [^\n]*permission denied", re.I)
-_SILENT = re.compile(
-    r"cannot connect to (the docker daemon|podman)|error during connect|failed to connect to the docker api"
-    r"|unable to connect to podman|did not end within|error reading from server|connection reset by peer"
-    r"|: unexpected EOF$|^unexpected EOF$",
-    re.I | re.M,
+_DENIED = r"(?i)permission denied while trying to connect|dial unix [^\n]*permission denied"
+_SILENT = (
+    r"(?im)cannot connect to (the docker daemon|podman)|error during connect|unable to connect to podman"
+    r"|failed to connect to the docker api|did not end within|error reading from server"
+    r"|connection reset by peer"
+    r"|: unexpected EOF$|^unexpected EOF$"
 )
 
-_OLD_CLIENT = re.compile(r"client version \S+ is too old", re.I)
-_OLD_SERVER = re.compile(
-    r"client version \S+ is too new|API version \S+ is (too old|not supported by this)", re.I
-)
-_NO_CONTEXT = re.compile(
-    r"context \"?[^\s\"]+\"?: context not found|context \"?[^\s\"]+\"? is not found", re.I
-)
-_INCOMPLETE = re.compile(
-    r"content digest \S+: not found|unable to create manifests file|no suitable export target found"
-    r"|does not provide the specified platform|cannot overwrite digest",
-    re.I,
+_OLD_CLIENT = r"(?i)client version \S+ is too old"
+_OLD_SERVER = r"(?i)client version \S+ is too new|API version \S+ is (too old|not supported by this)"
+_NO_CONTEXT = r"(?i)context \"?[^\s\"]+\"?: context not found|context \"?[^\s\"]+\"? is not found"
+_INCOMPLETE = (
+    r"(?i)content digest \S+: not found|unable to create manifests file|no suitable export target found"
+    r"|does not provide the specified platform|cannot overwrite digest"
 )
 # podman copies the media types of an image's layers, and docker's manifests have none for zstd
-_NO_DOCKER_FORMAT = re.compile(r"zstd compression is not supported for docker images", re.I)
-_OTHER_LOOPBACK = re.compile(r"dial tcp (127\.0\.0\.1|\[::1\]):\d+: connect: connection refused", re.I)
+_NO_DOCKER_FORMAT = r"(?i)zstd compression is not supported for docker images"
+_OTHER_LOOPBACK = r"(?i)dial tcp (127\.0\.0\.1|\[::1\]):\d+: connect: connection refused"
 # of the engine, for FROM; of apt, curl, git and pip in a step
-_NO_NETWORK = re.compile(
-    r"dial tcp|network is unreachable|temporary failure (in name resolution|resolving)|could not resolve"
-    r"|name or service not known",
-    re.I,
+_NO_NETWORK = (
+    r"(?i)dial tcp|network is unreachable|temporary failure (in name resolution|resolving)|could not resolve"
+    r"|name or service not known"
 )
-_NO_ROOM = re.compile(r"no space left on device|disk quota exceeded", re.I)
-_USER_SOCKET = re.compile(r"/run/user/(\d+)/")
+_NO_ROOM = r"(?i)no space left on device|disk quota exceeded"
+_USER_SOCKET = r"/run/user/(\d+)/"
 # the classic builder's message about a Dockerfile that is written for BuildKit
-_FOR_BUILDKIT = re.compile(
-    r"requires BuildKit|Unknown flag: (mount|link|parents|exclude|checksum|network|security)", re.I
-)
-_UNKNOWN = re.compile(r"unknown instruction", re.I)
-_HEREDOC = re.compile(rb"^\s*(RUN|COPY|ADD)\b[^\n]*<<-?['\"]?\w", re.I | re.M)
+_FOR_BUILDKIT = r"(?i)requires BuildKit|Unknown flag: (mount|link|parents|exclude|checksum|network|security)"
+_UNKNOWN = r"(?i)unknown instruction"
+_HEREDOC = rb"(?im)^\s*(RUN|COPY|ADD)\b[^\n]*<<-?['\"]?\w"
 
-_STEP = re.compile(r"Step \d+/\d+ :|(\[\d+/\d+\] )?STEP \d+(/\d+)?:")
-_NOISE = re.compile(
+_STEP = r"Step \d+/\d+ :|(\[\d+/\d+\] )?STEP \d+(/\d+)?:"
+_NOISE = (
     r"#\d+ (sha256:|DONE|CACHED|CANCELED|\[internal\]|transferring |extracting |\.\.\.|$)"
     r"|\s*$|-{4,}$|( ---|--)> |Removing intermediate|Sending build context|subprocess exited with"
     r"|DEPRECATED: The legacy| {12}(BuildKit is currently|environment-variable|Install the buildx|https:)"
 )
-_PREFIX = re.compile(r"(#\d+ )?(\d+\.\d+ )?")
-_ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])")
+_PREFIX = r"(#\d+ )?(\d+\.\d+ )?"
+_ESCAPE = r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])"
 _WHY_LINES = 20
 
 
@@ -77,53 +69,53 @@ class NoDockerArchiveError(EngineError):
 
 def clean_line(line: str) -> str:
     """Return the text that a line of a build's output finally shows, without colours, safe for a terminal."""
-    line = _ESCAPE.sub("", line).rstrip("\r").rpartition("\r")[2]
+    line = re.sub(_ESCAPE, "", line).rstrip("\r").rpartition("\r")[2]
     return printable(line, keep="\t")
 
 
 def refused(name: EngineName, verb: str, ref: str, words: str) -> EngineError:
     """Return the error for an engine that failed to `verb` the image `ref` ("" for none)."""
-    if _DENIED.search(words):
+    if re.search(_DENIED, words):
         return EngineError(f"{name} cannot be used by this user", why=words, next_step=_admit(name, words))
-    if _OLD_CLIENT.search(words):
+    if re.search(_OLD_CLIENT, words):
         return EngineError(
             f"the {name} client is too old for its server", why=words, next_step=_update(name, "client")
         )
-    if _OLD_SERVER.search(words):
+    if re.search(_OLD_SERVER, words):
         return EngineError(
             f"the {name} server is too old for its client", why=words, next_step=_update(name, "server")
         )
-    if _NO_CONTEXT.search(words):
+    if re.search(_NO_CONTEXT, words):
         return EngineError(
             f"{name} has no such context",
             why=words,
             next_step="`docker context ls` lists them; unset DOCKER_CONTEXT, or `docker context use default`",
         )
-    if _SILENT.search(words):
+    if re.search(_SILENT, words):
         return EngineError(f"{name} does not answer", why=words, next_step=start(name, words))
-    if _NO_IMAGE.search(words):
+    if re.search(_NO_IMAGE, words):
         return NoSuchImageError(
             f"no such image: {ref}",
             why=words,
             next_step=f"check the name with `{name} image ls`, or pull it with `{name} pull {ref}`",
         )
     message = f"{name} could not {f'{verb} {ref}'.strip()}"
-    if _NO_DOCKER_FORMAT.search(words):
+    if re.search(_NO_DOCKER_FORMAT, words):
         return NoDockerArchiveError(message, why=words)
     return EngineError(message, why=words, next_step=_next_step(name, verb, ref, words))
 
 
 def _next_step(name: EngineName, verb: str, ref: str, words: str) -> str:
-    if _NO_ROOM.search(words):
+    if re.search(_NO_ROOM, words):
         return _make_room(name)
-    if verb == "push" and _OTHER_LOOPBACK.search(words):
+    if verb == "push" and re.search(_OTHER_LOOPBACK, words):
         return (
             f"{name} runs in another network than bottle, as rootless docker does, and cannot reach its "
             "registry: use --transport save"
         )
     if "empty export" in words:  # docker with overlay2
         return "the image has no files, so nothing can run in it: copy some in its Dockerfile"
-    if _INCOMPLETE.search(words):
+    if re.search(_INCOMPLETE, words):
         return (
             "the engine lacks parts of the image, perhaps those of other platforms: "
             f"`{name} pull --platform linux/ARCHITECTURE {ref or 'NAME'}`, or build it again"
@@ -152,7 +144,7 @@ def not_replaced(error: EngineError, meant: str) -> EngineError:
 def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str) -> BottleError:
     """Return the error for a failed build, with the end of its own output."""
     last = "\n".join(output.splitlines()[-3:])
-    if _DENIED.search(last) or _SILENT.search(last):
+    if re.search(_DENIED, last) or re.search(_SILENT, last):
         return refused(name, "build", str(dockerfile), last)
     why = build_words(builder, output)
     if builder == "buildx" and (next_step := _mend_builder(why)):
@@ -163,10 +155,10 @@ def not_built(name: EngineName, builder: Builder, dockerfile: Path, output: str)
 
 def _need_buildkit(dockerfile: Path, why: str) -> str:
     """Return the next step for a Dockerfile that needs BuildKit; "" for another."""
-    needed = bool(_FOR_BUILDKIT.search(why))
-    if not needed and _UNKNOWN.search(why):  # the lines of a heredoc, parsed as instructions
+    needed = bool(re.search(_FOR_BUILDKIT, why))
+    if not needed and re.search(_UNKNOWN, why):  # the lines of a heredoc, parsed as instructions
         with suppress(OSError), dockerfile.open("rb") as file:
-            needed = bool(_HEREDOC.search(file.read(1 << 20)))
+            needed = bool(re.search(_HEREDOC, file.read(1 << 20)))
     if not needed:
         return ""
     if os.environ.get("DOCKER_BUILDKIT"):
@@ -182,9 +174,9 @@ def build_words(builder: Builder, output: str) -> str:
     lines = [clean_line(line) for line in output.splitlines()]
     if builder in ("buildkit", "buildx"):
         return "\n".join(_buildkit_words(lines))
-    steps = [index for index, line in enumerate(lines) if _STEP.match(line)]
+    steps = [index for index, line in enumerate(lines) if re.match(_STEP, line)]
     lines = lines[steps[-1] if steps else 0 :]
-    return "\n".join([line for line in lines if not _NOISE.match(line)][-_WHY_LINES:])
+    return "\n".join([line for line in lines if not re.match(_NOISE, line)][-_WHY_LINES:])
 
 
 def _buildkit_words(lines: list[str]) -> list[str]:
@@ -193,13 +185,15 @@ def _buildkit_words(lines: list[str]) -> list[str]:
     failed = [match[1] for line in lines if (match := re.match(r"#(\d+) ERROR", line))]
     titles = [index for index, line in enumerate(lines) if line.startswith(" > ")]
     if not failed or not titles:
-        return [_PREFIX.sub("", line, count=1) for line in lines if not _NOISE.match(line)][-_WHY_LINES:]
+        return [re.sub(_PREFIX, "", line, count=1) for line in lines if not re.match(_NOISE, line)][
+            -_WHY_LINES:
+        ]
     said = re.compile(rf"#{failed[-1]} \d+\.\d+ ")
-    words = [_PREFIX.sub("", line, count=1) for line in lines if said.match(line)][-_WHY_LINES:]
+    words = [re.sub(_PREFIX, "", line, count=1) for line in lines if said.match(line)][-_WHY_LINES:]
     block = lines[titles[-1] + 1 :]
     rule = next((index for index, line in enumerate(block) if line == "------"), 0)
-    words = words or [_PREFIX.sub("", line, count=1) for line in block[:rule]]
-    return [lines[titles[-1]].strip(), *words, *(line for line in block[rule:] if not _NOISE.match(line))]
+    words = words or [re.sub(_PREFIX, "", line, count=1) for line in block[:rule]]
+    return [lines[titles[-1]].strip(), *words, *(line for line in block[rule:] if not re.match(_NOISE, line))]
 
 
 def _mend_builder(why: str) -> str:
@@ -222,9 +216,9 @@ def _mend(name: EngineName, why: str) -> str:
     if re.search(
         r"pull access denied|manifest unknown|unauthorized|no such host|failed to resolve", why, re.I
     ):
-        network = ", and whether this machine reaches it" if _NO_NETWORK.search(why) else ""
+        network = ", and whether this machine reaches it" if re.search(_NO_NETWORK, why) else ""
         return f"check the image in FROM and the registry{network}; `{name} login` if it is a private one"
-    if _NO_NETWORK.search(why):
+    if re.search(_NO_NETWORK, why):
         return (
             f"see whether this machine, and {name}'s builds, reach the network: their name servers and proxy "
             "are settings of the engine and its client"
@@ -291,7 +285,7 @@ def install() -> str:
 
 def _start_socket(words: str) -> str:
     """Return the command that starts the docker of the socket in the message; "" for the usual socket."""
-    if found := _USER_SOCKET.search(words):
+    if found := re.search(_USER_SOCKET, words):
         own = "" if int(found[1]) == os.geteuid() else f", as the user {found[1]}"
         return f"`systemctl --user start docker`{own}"
     if "/.docker/desktop/" in words:
@@ -305,7 +299,7 @@ def _is_snap() -> bool:
 
 
 def _admit(name: EngineName, words: str) -> str:
-    if (found := _USER_SOCKET.search(words)) and int(found[1]) != os.geteuid():
+    if (found := re.search(_USER_SOCKET, words)) and int(found[1]) != os.geteuid():
         meant = meant_endpoint() or "the docker context"
         return f"{meant} is the engine of the user {found[1]}: run bottle as that user, or select your own"
     if name == "docker" and _is_snap():

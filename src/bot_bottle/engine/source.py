@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from bot_bottle.engine.commands import BuildRequest, check_build_args, check_ref
 from bot_bottle.errors import UsageError
-from bot_bottle.workspace.features import Features
-from bot_bottle.workspace.lifecycle import Setup
 
-if TYPE_CHECKING:  # profiles are only loaded where there is an agent
+if TYPE_CHECKING:  # these are only loaded where there is one
     from bot_bottle.agent.choice import Agent
+    from bot_bottle.workspace.features import Features
+    from bot_bottle.workspace.lifecycle import Setup
 
 STANDARD_INPUT = Path("-")
 

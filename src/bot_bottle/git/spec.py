@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bot_bottle.git.remotes import Remote
 from bot_bottle.git.rules import PushRules
+
+if TYPE_CHECKING:
+    from bot_bottle.git.remotes import Remote
 
 _NO_RULES = PushRules()
 

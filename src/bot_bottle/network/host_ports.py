@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bot_bottle.errors import SpecError
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import PORT
 
 HOST = "host.bottle"  # names below `bottle` exist in a bottle only
 MOST = 64

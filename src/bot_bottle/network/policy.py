@@ -9,6 +9,7 @@ Rules add up: what one of them allows is allowed, whatever others say of the sam
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
@@ -218,6 +219,17 @@ def load_policy(path: Path) -> Policy:
     proxied, reading = (document.get(name) is True for name in ("proxied", "reading"))
     caches = tuple(PackageFiles(**each) for each in document.get("caches", ()))
     return replace(policy, proxied=proxied, reading=reading, caches=caches)
+
+
+def check_reading(policy: Policy, *, credentials: bool) -> None:
+    """Check that requests can be read, where a rule, a credential or a cache needs it. Raises SpecError."""
+    if (credentials or policy.reads_requests) and importlib.util.find_spec("mitmproxy") is None:
+        raise SpecError(
+            "a secret with hosts, a rule for some requests, or a cache of packages needs mitmproxy, which is"
+            " not installed",
+            next_step="pip install 'bot-bottle[egress]'; or allow the host for all requests (--allow),"
+            " give the secret without hosts, and use --no-cache-packages",
+        )
 
 
 NOTHING = Policy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, CLOSED, Outcome, Probe
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import PORT
 
 NOBODY = "bottle-probe.invalid"  # never exists (RFC 2606)
 # documentation addresses (RFC 5737, RFC 3849) stand for the internet: no answer from it is needed

@@ -11,16 +11,15 @@ booted meanwhile.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bot_bottle.errors import SpecError, WallsError
+from bot_bottle.errors import WallsError
 from bot_bottle.host import paths, process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.process import Child
@@ -33,16 +32,15 @@ from bot_bottle.host.wait import wait_until
 from bot_bottle.network.audit_log import clear
 from bot_bottle.network.authorities import has_own_authorities, write_authorities
 from bot_bottle.network.credentials import CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.host_ports import host_services
 from bot_bottle.network.policy import Policy, save_policy
-from bot_bottle.network.proxy.config import PORT, ProxiedSecret, ProxyConfig, ReadingConfig
+from bot_bottle.network.proxy.config import ProxiedSecret, ProxyConfig, ReadingConfig
 from bot_bottle.network.proxy.resolver import VARIABLE, parse_resolver
 from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
-from bot_bottle.network.usage import Budget
+from bot_bottle.network.proxy_address import ADDRESS, PORT
 from bot_bottle.network.values import served
 from bot_bottle.secrets.fifo import secret_fifos
-
-ADDRESS = "127.0.0.1"
 
 _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
@@ -50,17 +48,6 @@ _UPSTREAM = "upstream proxy "  # and its kind: not the name of a secret, which h
 _TIMEOUT = 30.0  # seconds
 _PAUSE = 0.002
 _TICK = 0.2
-
-
-def proxy_variables(address: str) -> dict[str, str]:
-    """Return the variables that configure programs for a proxy at this address of the bottle's network."""
-    return {
-        **dict.fromkeys(
-            ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), f"http://{address}:{PORT}"
-        ),
-        **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),  # the bottle's own loopback
-        "NODE_USE_ENV_PROXY": "1",  # without it Node's fetch and http look at none of them
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,32 +102,6 @@ class ProxyProcess:
 
     def _not_started(self) -> WallsError:
         return WallsError("the bottle's proxy did not start", why=self.complaint())
-
-
-def check_reading(policy: Policy, *, credentials: bool) -> None:
-    """Check that requests can be read, where a rule, a credential or a cache needs it. Raises SpecError."""
-    if (credentials or policy.reads_requests) and importlib.util.find_spec("mitmproxy") is None:
-        raise SpecError(
-            "a secret with hosts, a rule for some requests, or a cache of packages needs mitmproxy, which is"
-            " not installed",
-            next_step="pip install 'bot-bottle[egress]'; or allow the host for all requests (--allow),"
-            " give the secret without hosts, and use --no-cache-packages",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EgressFiles:
-    """The log that a proxy writes, and the policy that it reads, again whenever it has changed.
-
-    `ask` is the socket on which it asks about what it would refuse (see `questions`), if it is to ask.
-    `usage` is the file in which it counts what is used with credentials, of which `budget` is the most.
-    """
-
-    log: Path
-    policy: Path
-    ask: Path | None = None
-    usage: Path | None = None
-    budget: Budget = field(default_factory=Budget)
 
 
 @contextmanager

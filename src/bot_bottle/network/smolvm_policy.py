@@ -26,7 +26,7 @@ from bot_bottle.network.host_ports import HOST as HOST_NAME
 from bot_bottle.network.interceptor import HOST, PROVED, PROXY
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import ANY, Outcome, Probe
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import PORT
 from bot_bottle.network.proxy_probes import FOREIGN, LOOPBACK, NOBODY, REFUSED
 from bot_bottle.network.rules import Network
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bot_bottle.host.progress import Progress
     from bot_bottle.image.spec import Digest
     from bot_bottle.pack.converter import Conversion, Converter
-    from bot_bottle.vm.host import Accel
+    from bot_bottle.vm.accel import Accel
 
 PackerName = Literal["native", "smolvm"]
 Via = Literal["archive", "registry"]

@@ -16,9 +16,10 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import as_tar, open_archive
 from bot_bottle.pack.artifact import PackResult, pack_smolvm
 from bot_bottle.pack.export import check_image_id
+from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host
-from bot_bottle.vm.host import Accel, Host, NativeHost, choose_accel
+from bot_bottle.vm.host import Host, NativeHost
 from bot_bottle.vm.smolvm import GUEST_ENDED, find_smolvm
 
 if TYPE_CHECKING:  # an archive needs no registry

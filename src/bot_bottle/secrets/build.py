@@ -9,8 +9,6 @@ Sources: docker buildx build --secret, --ssh; buildah-build(1); moby/buildkit se
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -116,6 +114,9 @@ def _checked_file(secret: BuildSecret) -> Path:
 
 def _fields(*fields: str) -> str:
     """Return one line of comma-separated values, as the engines read an option."""
+    import csv  # only here: most builds have no secret
+    import io
+
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()

@@ -6,7 +6,6 @@ compared; the value is read once, wrapped in a `Secret`, and written nowhere.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import stat
@@ -99,6 +98,8 @@ def parse(items: Iterable[str]) -> dict[str, Reference]:
 
 def parse_one(item: str, kind_of: type[R]) -> R:
     """Parse one of them. Raises SpecError."""
+    import csv  # only here: most commands have no secret
+
     write = f"write {kind_of.example}"
     fields: dict[str, list[str]] = {}
     for part in next(csv.reader([item]), []):

@@ -38,8 +38,6 @@ from bot_bottle.smolmachine.crc import crc32, crc_of
 from bot_bottle.smolmachine.frames import read_frames
 from bot_bottle.smolmachine.manifest import MANIFEST_LIMIT, Manifest
 from bot_bottle.smolmachine.unpack import decompress
-from bot_bottle.tar.pieces import PieceStream
-from bot_bottle.tar.reader import Headers
 
 MAGIC = b"SMOLPACK"
 VERSION = 1
@@ -218,6 +216,9 @@ def _check_members(
 ) -> None:
     wanted = manifest.assets.required()
     layers = {layer.path for layer in manifest.assets.layers}
+    from bot_bottle.tar.pieces import PieceStream  # only here: a manifest is read without
+    from bot_bottle.tar.reader import Headers
+
     stream = PieceStream(_limited(pieces))
     headers = Headers(stream, "the artifact's tar", strict_end=True)
     try:

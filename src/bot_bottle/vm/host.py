@@ -12,15 +12,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
-from bot_bottle.errors import AccelError, SmolvmError
+from bot_bottle.errors import SmolvmError
 from bot_bottle.host import process
 from bot_bottle.host.process import Child, CommandFailed, Completed
 from bot_bottle.host.redact import Secret
 from bot_bottle.secrets.fifo import secret_fifos
-from bot_bottle.vm.capabilities import Kvm, probe_kvm
 from bot_bottle.vm.smolvm import AS_CALLER, Smolvm, start_argv
-
-Accel = Literal["auto", "kvm", "direct", "nested"]
 
 
 class Attached(Protocol):
@@ -80,22 +77,6 @@ class Host(Protocol):
 
     def folder(self, path: Path) -> str:
         """Return the path under which smolvm finds the folder of ours that a machine shares."""
-
-
-def choose_accel(accel: Accel, kvm: Kvm) -> Literal["kvm", "direct", "nested"]:
-    """Decide how microVMs run. `auto` uses KVM where it can boot a guest. Raises AccelError."""
-    if accel == "auto":
-        return "kvm" if kvm.state == "good" else "direct"
-    if accel == "kvm" and kvm.state != "good":
-        raise AccelError(
-            "KVM cannot be used here", why=kvm.reason, next_step=f"{kvm.next_step}; or --accel direct"
-        )
-    return accel
-
-
-def is_direct(accel: Accel) -> bool:
-    """Return whether QEMU emulates microVMs without smolvm."""
-    return accel == "direct" or (accel == "auto" and choose_accel(accel, probe_kvm()) == "direct")
 
 
 class NativeHost:

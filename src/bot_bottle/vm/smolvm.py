@@ -67,18 +67,18 @@ class Smolvm:
 def find_smolvm(progress: Progress) -> Smolvm:
     """Return a smolvm that is ready to run. Raises SmolvmError, which says what was found instead."""
     if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
-        return _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
+        return asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
     on_path = process.find("smolvm")
     if on_path is not None:
         try:
-            return _asked(on_path, "PATH", {})
+            return asked(on_path, "PATH", {})
         except SmolvmError:
             if package_folder() is None:
                 raise
     ready = prepare_installation(progress)
     env = {"SMOLVM_LIB_DIR": str(ready.folder), "SMOLVM_AGENT_ROOTFS_TAR": str(ready.agent_archive)}
     env |= state_environment(paths.machines_dir())
-    return _asked(ready.program, "package smolmachines", env)
+    return asked(ready.program, "package smolmachines", env)
 
 
 def state_environment(folder: Path) -> dict[str, str]:
@@ -92,18 +92,7 @@ def state_environment(folder: Path) -> dict[str, str]:
     return dict.fromkeys(("XDG_CACHE_HOME", "XDG_DATA_HOME"), str(folder))
 
 
-def reject_foreign_binary() -> None:
-    """Check that BOT_BOTTLE_SMOLVM is not set: without KVM it is not used. Raises SmolvmError."""
-    if named := os.environ.get("BOT_BOTTLE_SMOLVM"):
-        _asked(Path(named), "BOT_BOTTLE_SMOLVM", {})
-        raise SmolvmError(
-            f"without KVM, bottle does not run {named}",
-            why="what runs then is part of the package smolmachines",
-            next_step="unset BOT_BOTTLE_SMOLVM, or use --accel kvm",
-        )
-
-
-def _asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
+def asked(program: Path, origin: str, env: dict[str, str]) -> Smolvm:
     """Ask a program for its name and version. Raises SmolvmError unless it is a recent smolvm."""
     candidate = Smolvm(program, "", origin, env)
     try:

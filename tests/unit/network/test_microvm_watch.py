@@ -25,8 +25,9 @@ from bot_bottle.host import process
 from bot_bottle.host.process import Completed
 from bot_bottle.host.redact import Secret
 from bot_bottle.network.audit_log import read
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import parse_policy, save_policy
-from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess
+from bot_bottle.network.proxy_process import ProxyProcess
 from bot_bottle.vm.host import Host
 
 

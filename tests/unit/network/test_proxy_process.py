@@ -18,8 +18,9 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.unix_sockets import connect
 from bot_bottle.network.credentials import CredentialStore
-from bot_bottle.network.policy import parse_policy
-from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess, check_reading, run_proxy
+from bot_bottle.network.egress_files import EgressFiles
+from bot_bottle.network.policy import check_reading, parse_policy
+from bot_bottle.network.proxy_process import ProxyProcess, run_proxy
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from bot_bottle.host.redact import Secret, redacted, redacted_document
 from bot_bottle.network.policy import parse_policy
 from bot_bottle.secrets.fifo import secret_fifos
 from bot_bottle.secrets.reference import LARGEST, Reference, parse, resolve
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 
 CANARY = "canary-5a17-value"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bot_bottle.errors import AccelError
+from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import Kvm, KvmState, _hardware_virtualization, probe_kvm
-from bot_bottle.vm.host import Accel, choose_accel
 
 
 def test_a_missing_device_is_absent(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from bot_bottle.errors import SpecError
 from bot_bottle.host import rundir
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import ADDRESS, EgressFiles, proxy_variables
+from bot_bottle.network.proxy_address import ADDRESS, proxy_variables
 from bot_bottle.secrets.reference import Reference
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 
 
 class ContainerBackend:

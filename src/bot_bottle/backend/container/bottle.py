@@ -42,8 +42,8 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.credentials import BUNDLE, CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.probes import BUSYBOX, TOOLKIT, Probe, Proof, canary
-from bot_bottle.network.proxy_process import EgressFiles
 
 STRAY = "bottle-container"
 _LABEL = "bot-bottle.bottle"

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bot_bottle.backend import users
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container import idmap_helper as helper
 from bot_bottle.backend.container.commands import bind_option
+from bot_bottle.backend.image_users import of_image
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.info import is_rootless, remaps_users
 from bot_bottle.errors import WorkspaceError
@@ -33,7 +33,7 @@ def mount_options(launch: BottleConfig, engine: Engine, image: str, run: RunDir)
     if mount is None:
         yield []
         return
-    uid, gid = users.of_image(engine, image, launch.user, run)
+    uid, gid = of_image(engine, image, launch.user, run)
     with ExitStack() as stack:
         info = engine.info()
         if remaps_users(info):

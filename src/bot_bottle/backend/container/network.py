@@ -24,14 +24,10 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.credentials import CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.host_ports import HOST
-from bot_bottle.network.proxy_process import (
-    ADDRESS,
-    PROGRAM,
-    EgressFiles,
-    ProxyProcess,
-    run_proxy,
-)
+from bot_bottle.network.proxy_address import ADDRESS
+from bot_bottle.network.proxy_process import PROGRAM, ProxyProcess, run_proxy
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.direct.container import hosts_file
 

@@ -13,9 +13,8 @@ from bot_bottle.engine.engine import Engine
 from bot_bottle.errors import EngineError
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, script
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import ADDRESS, PORT
 from bot_bottle.network.proxy_probes import NOWHERE, of_host_ports, past_proxy, through_proxy
-from bot_bottle.network.proxy_process import ADDRESS
 
 _GATEWAY = "172.17.0.1"  # docker's own bridge, by default
 

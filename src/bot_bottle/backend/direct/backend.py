@@ -10,14 +10,14 @@ from bot_bottle.backend.direct import bottle, probes
 from bot_bottle.backend.direct.network import check_network, network_variables
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.accel import Accel
 from bot_bottle.vm.capabilities import probe_kvm
-from bot_bottle.vm.host import Accel
-from bot_bottle.vm.smolvm import reject_foreign_binary
+from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 
 OWN_MEMORY_MIB = 330  # of QEMU, besides the guest's: 75, and what it translates, 256 at most
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait, with_placeholders
 from bot_bottle.backend.direct import probes
@@ -25,9 +25,9 @@ from bot_bottle.host.process import Completed
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import BUNDLE, CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.probes import TOOLKIT, Proof
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.vm.channel import write_to
 from bot_bottle.vm.direct.clock import TickRate
@@ -45,9 +45,11 @@ from bot_bottle.vm.direct.installation import Installation, find_installation
 from bot_bottle.vm.direct.machine import Attached, Machine, Session, boot
 from bot_bottle.vm.direct.qemu import Extras, Files, Guest, qemu_argv
 from bot_bottle.vm.direct.sessions import SOCKET, remote_session, served
-from bot_bottle.vm.direct.share import Share, shared_folder
 from bot_bottle.vm.direct.storage import write_storage
 from bot_bottle.vm.qemu_program import find_qemu
+
+if TYPE_CHECKING:
+    from bot_bottle.vm.direct.share import Share
 
 _SETUP = 120.0  # seconds
 _QUICK = 60.0
@@ -275,6 +277,8 @@ def _share(launch: BottleConfig, user: User, folder: Path, stack: ExitStack) -> 
     mount = launch.workspace
     if mount is None:
         return None
+    from bot_bottle.vm.direct.share import shared_folder
+
     return stack.enter_context(shared_folder(mount.source, user.uid, user.gid, mount.kept, folder))
 
 

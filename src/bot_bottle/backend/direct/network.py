@@ -17,21 +17,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import allocate_host_ports
-from bot_bottle.network.proxy.config import PORT
-from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess, proxy_variables, run_proxy
+from bot_bottle.network.proxy_address import PORT, proxy_variables
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.direct.confine import Relay
 from bot_bottle.vm.direct.confine_helper import PUBLISHED
 from bot_bottle.vm.direct.qemu import BUSES
+
+if TYPE_CHECKING:
+    from bot_bottle.network.proxy_process import ProxyProcess
 
 # of QEMU's user network. GATEWAY is there by default, and leads to loopback; here PROXY does instead
 GATEWAY, RESOLVER, PROXY = "10.0.2.2", "10.0.2.3", "10.0.2.100"
@@ -100,6 +103,8 @@ def network(
         made = None
         user = [f"ipv6=off,host={PROXY},dns={RESOLVER}"]
         if not egress.closed:
+            from bot_bottle.network.proxy_process import run_proxy  # only here: most bottles have none
+
             proxy = run_proxy(egress, record, folder, run, store, progress, launch.services)
             made = stack.enter_context(proxy)
         inner = dict(zip((port.guest for port in ports), count(_FIRST_PORT), strict=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import PORT
 from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, of_host_ports, past_proxy, through_proxy
 from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from bot_bottle.cache.derived import derived_file
 from bot_bottle.host.progress import Progress
-from bot_bottle.vm.direct.root import write_root_image
 
 
 def root_image(artifact: Path, progress: Progress) -> Path:
@@ -14,10 +13,10 @@ def root_image(artifact: Path, progress: Progress) -> Path:
 
     Raises ArtifactError, CacheError, DiskFullError.
     """
-    return derived_file(
-        artifact,
-        ".erofs",
-        lambda path: write_root_image(artifact, path, progress),
-        progress.note,
-        on_damage=progress.warn,
-    )
+
+    def write(path: Path) -> None:
+        from bot_bottle.vm.direct.root import write_root_image  # only here: most bottles find it
+
+        write_root_image(artifact, path, progress)
+
+    return derived_file(artifact, ".erofs", write, progress.note, on_damage=progress.warn)

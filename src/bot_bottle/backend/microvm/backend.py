@@ -12,15 +12,16 @@ from bot_bottle.backend.microvm.variables import read_variables
 from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv, widening_argv
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB
-from bot_bottle.vm.host import Accel, NativeHost, choose_accel
+from bot_bottle.vm.host import NativeHost
 from bot_bottle.vm.smolvm import find_smolvm
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, process_identity, wait, with_placeholders
+from bot_bottle.backend.image_users import of_artifact
 from bot_bottle.backend.microvm import probes as proving
 from bot_bottle.backend.microvm.network import Network, network
 from bot_bottle.backend.microvm.tools import machine_tools
 from bot_bottle.backend.microvm.variables import variables_served
 from bot_bottle.backend.microvm.watch import watched
-from bot_bottle.backend.users import UNKNOWN_USER, of_artifact
+from bot_bottle.backend.users import UNKNOWN_USER
 from bot_bottle.errors import BootError, BottleError, Interrupted, SmolvmError
 from bot_bottle.host import signals
 from bot_bottle.host.process import Completed
@@ -25,15 +26,16 @@ from bot_bottle.host.progress import Progress, Stage
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.credentials import BUNDLE, CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.probes import TOOLKIT, Proof
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host
-from bot_bottle.vm.host import Accel, Attached, Host, NativeHost, choose_accel
+from bot_bottle.vm.host import Attached, Host, NativeHost
 from bot_bottle.vm.smolvm import (
     GUEST_ENDED,
     GUEST_GONE,

@@ -19,8 +19,9 @@ from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.unix_sockets import connect
 from bot_bottle.network.credentials import CredentialStore
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.interceptor import TOKEN, make_token
-from bot_bottle.network.proxy_process import EgressFiles, ProxyProcess, run_proxy
+from bot_bottle.network.proxy_process import ProxyProcess, run_proxy
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.emulated.namespace import Namespace
 from bot_bottle.vm.emulated.qemu import interceptor_address

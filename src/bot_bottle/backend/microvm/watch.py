@@ -18,8 +18,8 @@ from bot_bottle.backend.microvm.probes import PAUSE, TIMEOUT, refusals
 from bot_bottle.errors import BottleError
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.network.audit_log import Log
+from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy, load_policy
-from bot_bottle.network.proxy_process import EgressFiles
 from bot_bottle.network.smolvm_policy import batches, narrowing_argv, widening_argv
 from bot_bottle.vm.host import Host
 from bot_bottle.vm.smolvm import update_argv

@@ -35,7 +35,7 @@ Examples:
 def command(name: str, hosts: tuple[str, ...], *, remove: bool, ask: bool) -> None:
     """Change the rules and print the whole policy, or answer questions."""
     if ask:
-        from bot_bottle.cli.asking import answer_questions
+        from bot_bottle.cli.answering import answer_questions
 
         if hosts or remove:
             raise UsageError("--ask takes neither --remove nor HOST")

@@ -10,7 +10,7 @@ import click
 from bot_bottle import doctor
 from bot_bottle.cli import options
 from bot_bottle.errors import DoctorError
-from bot_bottle.vm.host import Accel
+from bot_bottle.vm.accel import Accel
 
 _HELP = """Check whether `bottle run` would work here: engine, smolvm, KVM, QEMU, memory, disk, cache.
 

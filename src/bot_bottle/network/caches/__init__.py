@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from urllib.parse import quote
 
 from bot_bottle.errors import SpecError
@@ -22,6 +22,7 @@ from bot_bottle.host.files import read_regular
 from bot_bottle.host.text import printable
 from bot_bottle.network.request_paths import canonical_path
 
+_FOLDER = Path(__file__).parent
 _SUFFIX = ".txt"
 _LIMIT = 1 << 20  # bytes of a file
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -95,7 +96,7 @@ def load_caches(names: Iterable[str]) -> tuple[PackageFiles, ...]:
     found: dict[PackageFiles, None] = {}
     for name in names:
         if name in _own():
-            text = resources.files(__name__).joinpath(name + _SUFFIX).read_text("utf-8")
+            text = (_FOLDER / f"{name}{_SUFFIX}").read_text("utf-8")
         elif name in _of_user():
             text = read_regular(paths.config_dir() / "caches" / (name + _SUFFIX), _LIMIT)[0].decode()
         else:
@@ -132,7 +133,7 @@ def _compiled(path: str) -> re.Pattern[str]:
 
 @cache
 def _own() -> frozenset[str]:
-    files = [file.name for file in resources.files(__name__).iterdir()]
+    files = [path.name for path in _FOLDER.iterdir()]
     return frozenset(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
 
 

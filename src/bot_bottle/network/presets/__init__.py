@@ -7,11 +7,12 @@ same host also accepts uploads.
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
 
+_FOLDER = Path(__file__).parent
 _PREFIX = "preset:"
 _SUFFIX = ".txt"
 
@@ -19,7 +20,7 @@ _SUFFIX = ".txt"
 @cache
 def preset_names() -> tuple[str, ...]:
     """Return the names of all presets, sorted."""
-    files = (file.name for file in resources.files(__name__).iterdir())
+    files = (path.name for path in _FOLDER.iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
 
 
@@ -30,7 +31,7 @@ def expand_preset(entry: str) -> tuple[str, ...]:
     """
     name = entry.strip().removeprefix(_PREFIX)
     if name in preset_names():
-        lines = resources.files(__name__).joinpath(name + _SUFFIX).read_text("utf-8").splitlines()
+        lines = (_FOLDER / f"{name}{_SUFFIX}").read_text("utf-8").splitlines()
         return tuple(line for line in lines if line and not line.startswith("#"))
     if entry.strip().startswith(_PREFIX):
         raise SpecError(

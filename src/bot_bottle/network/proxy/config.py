@@ -11,8 +11,6 @@ from typing import Any
 from bot_bottle.host.files import write_private
 from bot_bottle.network.usage import Budget
 
-PORT = 3128  # of the proxy in a bottle: the customary one of proxies
-
 
 @dataclass(frozen=True, slots=True)
 class ProxiedSecret:

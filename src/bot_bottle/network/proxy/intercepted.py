@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from bot_bottle.network.interceptor import ACCEPTED, HOST, PROVED, PROXY, ProtocolError, read_head
 from bot_bottle.network.policy import Policy
-from bot_bottle.network.proxy.config import PORT
 from bot_bottle.network.proxy.engine import Engine
 from bot_bottle.network.proxy.server import serve_proxy
 from bot_bottle.network.proxy.transparent import serve_transparent
 from bot_bottle.network.proxy.tunnel import serve_tunnel
+from bot_bottle.network.proxy_address import PORT
 
 _USUAL_PORT = 443  # of a rule without a port
 _SECONDS = 10.0

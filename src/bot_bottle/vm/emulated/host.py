@@ -45,11 +45,12 @@ from bot_bottle.vm.emulated.qemu import (
     published_port,
     qemu_argv,
 )
+from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 from bot_bottle.vm.host import Attached, checked
 from bot_bottle.vm.package import Installation, prepare_installation
 from bot_bottle.vm.preparation import prepared_folder
 from bot_bottle.vm.qemu_program import qemu_version
-from bot_bottle.vm.smolvm import AS_CALLER, reject_foreign_binary, start_argv
+from bot_bottle.vm.smolvm import AS_CALLER, start_argv
 
 _QUICK = 30.0
 _READY = 180.0  # seconds; ten on an idle machine

@@ -16,7 +16,7 @@ import pytest
 from tests.support.dns_server import dns_server
 from tests.support.proxied import Proxied, proxied, read_head, server
 
-from bot_bottle.network.proxy_process import proxy_variables
+from bot_bottle.network.proxy_address import proxy_variables
 
 INDEX = {
     "name": "one",

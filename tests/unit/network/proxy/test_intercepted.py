@@ -13,7 +13,7 @@ import pytest
 from tests.support.proxied import Proxied, echo, proxied, read_all, read_head, server
 
 from bot_bottle.network.interceptor import HOST, PROVED, PROXY
-from bot_bottle.network.proxy.config import PORT
+from bot_bottle.network.proxy_address import PORT
 
 TOKEN = "0123456789abcdef" * 4
 SOMEWHERE = "192.31.196.7"  # on the internet, and nobody's
