@@ -71,7 +71,6 @@ def test_its_only_network_can_be_the_sockets_of_a_proxy(cache_dir: Path, tmp_pat
         with channel:
             _, handles, _, _ = socket.recv_fds(channel, 1, 10)
             found = {kind: socket.socket(fileno=each) for kind, each in zip("idn", handles, strict=True)}
-            channel.sendall(b"\n")
         with found["i"], found["i"].accept()[0] as client:
             client.sendall(b"from the proxy\n")
         with found["d"], found["n"]:

@@ -51,7 +51,6 @@ def serve(listener: socket.socket) -> None:
     channel, _ = listener.accept()
     with channel:
         _, handles, _, _ = socket.recv_fds(channel, 1, 10)
-        channel.sendall(b"\n")
     for kind, handle in zip("idn", handles, strict=True):
         made = socket.socket(fileno=handle)
         threading.Thread(target=answer, args=(made, kind.encode()), daemon=True).start()
