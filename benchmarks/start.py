@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,13 +60,37 @@ def _hello(count: int, folder: Path) -> list[Claim]:
 
 
 def _own_stages(closed: Sequence[Start], run: Callable[[], Start], count: int) -> list[Claim]:
-    """Return what is claimed of the stages that are bottle's, or its engine's; `run` allows a host."""
+    """Return what is claimed of the stages that are bottle's, or its engine's; `run` allows a host.
+
+    Of `load` the floor is apart: Python, with the libraries that a run loads and without what is ours.
+    """
     took = {name: [each.stages[name] for each in closed] for name in ("load", "prepare")}
     took["network"] = [run().stages["network"] for _ in range(count)]
+    floor = tuple(_floor(_libraries()) for _ in range(count))
+    took["load without Python and libraries"] = [each - statistics.median(floor) for each in took["load"]]
     return [
-        Claim(f"the stage {name}", "s", tuple(seconds), (STAGE,), "the bound", at_most=1)
-        for name, seconds in took.items()
+        *(
+            Claim(f"the stage {name}", "s", tuple(seconds), (STAGE,), "the bound", at_most=1)
+            for name, seconds in took.items()
+        ),
+        Claim("the stage load", "s", tuple(took["load"]), floor, "Python and the libraries of a run"),
     ]
+
+
+def _libraries() -> list[str]:
+    """Return the modules that a run loads and that are not ours."""
+    ours = "bot_bottle.cli.commands.run, bot_bottle.backend.direct.backend"
+    program = f"import sys; begun = {{*sys.modules}}; import {ours}; print(*{{*sys.modules}} - begun)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return [name for name in loaded.stdout.split() if not name.startswith("bot_bottle")]
+
+
+def _floor(libraries: Sequence[str]) -> float:
+    """Return the seconds from Python's start until it has loaded these."""
+    program = f"import time, {', '.join(libraries)}; print(time.monotonic())"
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return float(done.stdout) - begun
 
 
 def _agent(count: int, folder: Path) -> list[Claim]:

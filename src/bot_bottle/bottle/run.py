@@ -20,7 +20,6 @@ from bot_bottle.bottle.records import RunRecord, recorded
 from bot_bottle.bottle.spec import DEFAULT_CPUS, BottleSpec
 from bot_bottle.bottle.unreachable import unreachable_told
 from bot_bottle.errors import SpecError
-from bot_bottle.git.server_process import services
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Credential, Secret, redacted_document
@@ -187,7 +186,7 @@ def launch(
             storage_mib=spec.storage_mib,
             workspace=(mount := stack.enter_context(opened(spec.workspace, spec.slug, progress, record.git))),
             egress=spec.network,
-            services=stack.enter_context(services(spec.git, spec.slug, run, progress, record.git)),
+            services=_services(spec, run, progress, record.git, stack),
             ports=spec.ports,
             secrets={each.name: values[each.name] for each in spec.secrets if not each.hosts},
             credentials=_credentials(spec, values, progress),
@@ -201,6 +200,17 @@ def launch(
         backend = backend_for(spec.backend, spec.accel)
         started = backend.start(config, boot, _files(spec, record), run, progress, spec.accel)
         yield stack.enter_context(started)
+
+
+def _services(
+    spec: BottleSpec, run: RunDir, progress: Progress, facts: dict[str, Any], stack: ExitStack
+) -> Mapping[str, str]:
+    """Return the services of the remotes, if there are any, which end with the stack; see `services`."""
+    if not spec.git.remotes:
+        return {}
+    from bot_bottle.git.server_process import services
+
+    return stack.enter_context(services(spec.git, spec.slug, run, progress, facts))
 
 
 def _artifact(plan: Plan, stack: ExitStack) -> Path | None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bot_bottle.errors import SpecError, WorkspaceError
+from bot_bottle.git import push_log
+from bot_bottle.git.held import settle, write_project
+from bot_bottle.git.remotes import SERVICE
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host import paths, process
 from bot_bottle.host.helper_process import PARENT, helper
@@ -48,13 +51,6 @@ def services(
     What is held outlives the block. What was pushed is put into `facts`, and printed. Raises WorkspaceError
     when the server does not start.
     """
-    if not push.remotes:
-        yield {}
-        return
-    from bot_bottle.git import push_log  # only here: most bottles have no remotes
-    from bot_bottle.git.held import settle, write_project
-    from bot_bottle.git.remotes import SERVICE
-
     folder = held_folder(bottle) if push.rules.hold else run.folder("remotes")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_project(folder, push.project)

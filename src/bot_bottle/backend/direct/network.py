@@ -30,7 +30,7 @@ from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.proxy_address import PORT, proxy_variables
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.direct.confine import Relay
-from bot_bottle.vm.direct.confine_helper import PUBLISHED
+from bot_bottle.vm.direct.confinement import PUBLISHED
 from bot_bottle.vm.direct.qemu import BUSES
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import bot_bottle
 from bot_bottle.errors import WallsError
 from bot_bottle.host import process
-from bot_bottle.vm.direct.confine_helper import REPORT
+from bot_bottle.vm.direct.confinement import REPORT
 
 Network = Literal["none", "relayed"]
 """`none`: no sockets but unix ones. `relayed`: a network namespace that only `Relay` leads out of and into,

@@ -19,14 +19,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot_bottle.vm.direct import kernel_calls, restrictions
-from bot_bottle.vm.direct.private_root import DEVICES, SYSTEM, enter_private_root
-
-REPORT = "confinement.json"
-FAILED = 125  # the exit status when the confinement that was asked for cannot be had
+from bot_bottle.vm.direct.confinement import FAILED, PUBLISHED, REPORT, SYSTEM
+from bot_bottle.vm.direct.private_root import DEVICES, enter_private_root
 
 _ADDRESS = "127.0.0.1"
-# where QEMU listens for published ports: the way that the guest has leads to the other one
-PUBLISHED = "127.0.0.2"
 
 _CONNECT_SECONDS = 5
 _MOST_FILES, _MOST_PROCESSES = 4096, 1024

@@ -10,7 +10,6 @@ from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.vm.direct import guest
 from bot_bottle.vm.guest_rootfs import find_guest
-from bot_bottle.vm.preparation import prepared_folder
 
 _FORMAT = "1"  # raise it when one of these files is made in another way
 
@@ -26,6 +25,8 @@ def prepare_files(progress: Progress) -> tuple[Path, Path]:
     system = folder / f"system-{source.version}-{_FORMAT}-{_scripts_digest()}.erofs"
     if kernel.is_file() and system.is_file():
         return kernel, system
+    from bot_bottle.vm.preparation import prepared_folder  # only here: most commands find both files
+
     waiting = "waiting for another bot-bottle that prepares the microVM"
     with prepared_folder(folder, "the microVM", waiting, 0o755, progress):
         _make(source.path.parent, kernel, system, progress)
@@ -33,7 +34,6 @@ def prepare_files(progress: Progress) -> tuple[Path, Path]:
 
 
 def _make(package: Path, kernel: Path, system: Path, progress: Progress) -> None:
-    # only here: most commands find both files
     from bot_bottle.vm.direct.kernel import LIBRARY, write_kernel
     from bot_bottle.vm.direct.system import write_system
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bot_bottle.errors import AccelError
 from bot_bottle.host import process
 from bot_bottle.host.process import CommandFailed
-from bot_bottle.vm.direct.private_root import SYSTEM
+from bot_bottle.vm.direct.confinement import SYSTEM
 
 
 @dataclass(frozen=True, slots=True)

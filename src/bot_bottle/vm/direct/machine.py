@@ -21,7 +21,7 @@ from bot_bottle.host.unix_sockets import connect
 from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.channel import ControlPort, Sink, StreamRelay, connect_control
 from bot_bottle.vm.console import QEMU_LOG, kernel_panic, last_output
-from bot_bottle.vm.direct.confine_helper import FAILED
+from bot_bottle.vm.direct.confinement import FAILED
 from bot_bottle.vm.direct.container import encoded
 from bot_bottle.vm.direct.qemu import DATA, SESSIONS, TERMINALS, port_names, terminal_name
 

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable
 
+from bot_bottle.vm.direct.confinement import SYSTEM
 from bot_bottle.vm.direct.kernel_calls import (
     ATTR_NO_DEVICES,
     ATTR_NO_SUID,
@@ -24,8 +25,6 @@ from bot_bottle.vm.direct.kernel_calls import (
     restrict_mount,
 )
 
-# programs' libraries, and files that they read, where they exist
-SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 _PLACE = "/tmp"  # noqa: S108 - a folder that exists everywhere, to mount the new root on
