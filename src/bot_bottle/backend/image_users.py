@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bot_bottle.backend.users import resolve
 from bot_bottle.engine.engine import Engine
-from bot_bottle.engine.info import part
 from bot_bottle.errors import EngineError
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.smolmachine import format as artifact_format
@@ -60,7 +59,7 @@ def of_image(engine: Engine, image: str, user: str, run: RunDir) -> tuple[int, i
 
     A container is created from it and not started. Raises ImageError, EngineError.
     """
-    user = user or str(part(engine.inspect(image), "Config").get("User") or "0")
+    user = user or str(engine.config(image).get("User") or "0")
     if _is_numeric(user):
         return resolve(user, b"", b"")
     label = f"{_LABEL}={run.path.name}"

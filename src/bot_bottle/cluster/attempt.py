@@ -29,6 +29,7 @@ from bot_bottle.bottle.run import run_bottle
 from bot_bottle.cluster.files import found_artifact
 from bot_bottle.cluster.order import GIVEN_STATE, NEW_STATE, Order, Values
 from bot_bottle.cluster.starter import NUMBER
+from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import BottleError, Interrupted
 from bot_bottle.host import paths, signals
 from bot_bottle.host.progress import Progress
@@ -43,7 +44,8 @@ _PATIENCE = 10.0  # seconds between the two signals to a bottle that nobody wait
 
 def main() -> None:
     """Fork for each bottle that comes in, one after the other, until no more can come."""
-    backend_for(*sys.argv[1:])  # type: ignore[arg-type]  # which loads it
+    backend = backend_for(*sys.argv[1:])  # type: ignore[arg-type]  # which loads it
+    engine = None if backend.boots_artifact else _engine()
     starter = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     gc.freeze()  # the program stays: no bottle has to search it for garbage
@@ -54,12 +56,21 @@ def main() -> None:
                 os.setsid()
                 starter.sendall(os.getpid().to_bytes(NUMBER))
                 starter.close()
-                _bottle(*descriptors)
+                _bottle(engine, *descriptors)
                 _leave()
             for each in descriptors:
                 os.close(each)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             starter.sendall(code.to_bytes(NUMBER, signed=True))
+
+
+def _engine() -> Engine | None:
+    """Return this node's engine, which all bottles use; without an answer they ask, and say what is wrong."""
+    with suppress(BottleError):
+        engine = find_engine()
+        engine.info()
+        return engine
+    return None
 
 
 def _leave() -> NoReturn:
@@ -70,7 +81,7 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-def _bottle(given: int, output: int) -> None:
+def _bottle(engine: Engine | None, given: int, output: int) -> None:
     """Run the bottle of the order that comes in, and report how it ended."""
     channel = socket.socket(fileno=given)
     for stream in (1, 2):
@@ -82,7 +93,7 @@ def _bottle(given: int, output: int) -> None:
     begun: list[bool] = []
     error: BottleError | None = None
     try:
-        status = _run(order, values, lambda: begun.append(True))
+        status = _run(order, values, engine, lambda: begun.append(True))
     except BottleError as failure:
         error, status = failure, failure.exit_code
     except Exception as failure:
@@ -100,7 +111,7 @@ def _bottle(given: int, output: int) -> None:
         channel.sendall(json.dumps(report).encode())
 
 
-def _run(order: Order, values: Values, on_ready: Callable[[], None]) -> int:
+def _run(order: Order, values: Values, engine: Engine | None, on_ready: Callable[[], None]) -> int:
     """Run the bottle and return its command's status. Its spec is checked again, for this machine."""
     sent = {name: f"{_SENT}{name}" for name in values.secrets}
     os.environ.update({sent[name]: value for name, value in values.secrets.items()})
@@ -111,7 +122,8 @@ def _run(order: Order, values: Values, on_ready: Callable[[], None]) -> int:
     spec = replace(order.spec, env=tuple(values.env.items()), secrets=secrets)
     found = None if order.artifact is None else found_artifact(order.artifact)
     with _agent_state(spec.state):
-        return run_bottle(spec, ConvertOptions(found=found), Progress(), on_ready=on_ready)
+        options = ConvertOptions(found=found, found_engine=engine)
+        return run_bottle(spec, options, Progress(), on_ready=on_ready)
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class Engine:
     fixed_builder: Builder | None
     timeout: float = 60.0
     _answers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _configs: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def builder(self) -> Builder:
@@ -121,7 +122,18 @@ class Engine:
     def image(self, ref: str) -> EngineImage:
         """Return what identifies an image. Raises NoSuchImageError."""
         inspected = self.inspect(ref)
-        return image_of(_id(self.name, str(inspected.get("Id", ""))), inspected)
+        image = image_of(_id(self.name, str(inspected.get("Id", ""))), inspected)
+        self._configs[image.id] = part(inspected, "Config")
+        return image
+
+    def config(self, image_id: str) -> dict[str, Any]:
+        """Return the engine's description of the configuration of an image, by its id.
+
+        Raises NoSuchImageError, unless it was asked about the image before.
+        """
+        if image_id not in self._configs:
+            image_id = self.image(image_id).id
+        return self._configs[image_id]
 
     def fingerprint(self, image: EngineImage) -> str:
         """Return a value that identifies an image's config, where its digest is not known.

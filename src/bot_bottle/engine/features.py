@@ -73,7 +73,7 @@ def install_features(
 
 def label(engine: Engine, image: str) -> str:
     """Return what an image says of the features that are in it."""
-    labels = part(part(engine.inspect(image), "Config"), "Labels")
+    labels = part(engine.config(image), "Labels")
     found = labels.get(LABEL)
     return found if isinstance(found, str) else ""
 

@@ -18,7 +18,6 @@ from bot_bottle.engine.build_names import named_for_build
 from bot_bottle.engine.commands import NO_MOUNTS, BuildRequest
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.identity import EngineImage
-from bot_bottle.engine.info import part
 from bot_bottle.errors import BuildError, EngineError, SpecError
 from bot_bottle.host.files import read_regular
 from bot_bottle.host.rundir import RunDir
@@ -55,7 +54,7 @@ def run_setup(
             why=f"{setup.file} has {', '.join(setup.commands)}",
             next_step="install the buildx plugin, unset DOCKER_BUILDKIT, or use --engine podman",
         )
-    user = str(part(engine.inspect(image.id), "Config").get("User") or "")
+    user = str(engine.config(image.id).get("User") or "")
     with named_for_build(engine, image.id, run) as (base, env), engine.scratch() as folder:
         mounts = _secret_options(setup)
         mounts = MountOptions(mounts.argv, mounts.env | env)

@@ -71,7 +71,7 @@ class Converter:
         self._run = run
         self._progress = progress
         self._chosen = options
-        self._engine: Engine | None = None
+        self._engine = options.found_engine
         self._archives: dict[Path, Path] = {}
         self.cache = Cache(paths.artifacts_dir())
 

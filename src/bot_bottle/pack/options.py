@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bot_bottle.cache.entry import Entry
     from bot_bottle.cache.key import Key
+    from bot_bottle.engine.engine import Engine
     from bot_bottle.engine.source import Source
     from bot_bottle.host.progress import Progress
     from bot_bottle.image.spec import Digest
@@ -47,7 +48,8 @@ class ConvertOptions:
     smolvm takes one, else a registry. `transport` is how the image leaves the engine (see export.py); smolvm
     cannot read an engine's storage. `max_image_size` (bytes; None: MAX_IMAGE_SIZE) is for the native packer.
     `shared` is asked for what the cache lacks. `on_conversion` is called with each conversion before it is
-    used; what it raises ends the command. `found` is the artifact, where it is chosen already.
+    used; what it raises ends the command. `found` is the artifact, where it is chosen already, and
+    `found_engine` the engine, where it has answered already.
     """
 
     engine: str | None = None
@@ -59,6 +61,7 @@ class ConvertOptions:
     shared: Shared | None = None
     on_conversion: Callable[[Source, Conversion, Converter], None] | None = None
     found: Conversion | None = None
+    found_engine: Engine | None = None
 
     def __post_init__(self) -> None:
         if self.packer != "smolvm" and self.via:

@@ -54,8 +54,12 @@ def test_one_process_starts_those_of_all_bottles(starter: Starter, tmp_path: Pat
 
 
 def test_the_next_bottle_starts_where_one_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = tmp_path / "begun"
-    (tmp_path / "docker").write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 1000\n")
+    begun, asked = tmp_path / "begun", tmp_path / "asked"
+    version = json.dumps(dict.fromkeys(("Client", "Server"), {"Version": "28.5.1"}))
+    (tmp_path / "docker").write_text(
+        f"#!/bin/sh\ncase $1 in\nversion|info) echo $1 >> {asked}; echo '{version}'; exit;;\nesac\n"
+        f"touch {begun}\nexec sleep 1000\n"
+    )
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     starter = Starter("docker", "auto")
@@ -70,6 +74,7 @@ def test_the_next_bottle_starts_where_one_was_killed(tmp_path: Path, monkeypatch
         assert process.code == code
     assert starter.is_ready
     starter.close()
+    assert asked.read_text().split() == ["version", "info"]  # once for all of them
 
 
 def test_a_starter_that_was_killed_is_replaced(tmp_path: Path) -> None:

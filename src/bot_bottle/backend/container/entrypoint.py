@@ -173,7 +173,7 @@ def lost_in_shell(env: Mapping[str, str]) -> dict[str, str]:
 
 def inspect_image(engine: Engine, image: str, launch: BottleConfig) -> Image:
     """Inspect the image. Raises SpecError if there is no command, ImageError for an invalid configuration."""
-    config = engine.inspect(image).get("Config") or {}
+    config = engine.config(image)
     try:
         own = (*_texts(config.get("Entrypoint")), *_texts(config.get("Cmd")))
         pairs = [item.partition("=")[::2] for item in _texts(config.get("Env"))]
