@@ -31,7 +31,8 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "look-container": _container,
     "registry-container": _container,
     "trial-image": partial(_later, "engine.images", "sweep"),
-    "fan-image": partial(_later, "cluster.loaded", "sweep_image"),
+    "fan": partial(_later, "cluster.kept", "sweep_folder"),
+    "fan-image": partial(_later, "cluster.kept", "sweep_image"),
     "image-name": partial(_later, "engine.push_names", "sweep"),
     "build-name": partial(_later, "engine.build_names", "sweep"),
 }

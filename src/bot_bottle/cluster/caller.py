@@ -124,7 +124,7 @@ def _actor(session: Session, name: str, all_names: list[str], order: Order) -> A
         "resources": {"node:__internal_head__": 0.001},
     }
     try:
-        return session.ray.remote(Fan).options(**options).remote(all_names, order.packed(), order.image)
+        return session.ray.remote(Fan).options(**options).remote(all_names, order.packed(), order.fan)
     except ValueError as error:
         raise ClusterError(
             f"a fan named {name} is on the cluster already",

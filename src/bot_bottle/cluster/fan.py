@@ -50,13 +50,13 @@ class About:
 class Fan:
     """The bottles of a fan by name. Made by `ray.remote`.
 
-    `image` is the name of the image on nodes that have loaded it for this fan.
+    `fan` is its number in the order.
     """
 
-    def __init__(self, names: Sequence[str], order: Packed, image: str) -> None:
+    def __init__(self, names: Sequence[str], order: Packed, fan: str) -> None:
         self._bottles = {name: BottleOnCluster(name) for name in names}
         self._order = order
-        self._image = image
+        self._fan = fan
         self._box = Box()
         self._sealed = b""
         self._folder = ExitStack()
@@ -142,15 +142,15 @@ class Fan:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from bot_bottle.cluster.loaded import forget_image
+        from bot_bottle.cluster.kept import forget
 
         await asyncio.gather(*self._running)
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        for node in (self._used & alive) if self._spool.has("image") else ():
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
-            task = ray.remote(forget_image).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+        task = ray.remote(num_cpus=0, max_retries=0)(forget)
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in self._used & alive]
+        for each in [task.options(scheduling_strategy=place).remote(self._fan) for place in places]:
             with contextlib.suppress(ray.exceptions.RayError):
-                await task.remote(self._image)
+                await each
         self._folder.close()
 
     # of the nodes

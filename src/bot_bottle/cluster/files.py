@@ -1,14 +1,15 @@
-"""The image and the artifact on a node: what it lacks is fetched once, and the others wait for it."""
+"""A fan's image, artifact and repository on a node: each is fetched once, and the others wait for it."""
 
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bot_bottle.cache.cache import Cache
-from bot_bottle.cluster.loaded import load
+from bot_bottle.cluster.kept import kept_folder, load
 from bot_bottle.cluster.order import Artifact, FileName, Order
 from bot_bottle.config.user import read_user_config
 from bot_bottle.engine.engine import Engine, find_engine
@@ -18,6 +19,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.workspace.bundle import restore_repository
 
 if TYPE_CHECKING:
     from bot_bottle.pack.converter import Conversion
@@ -44,8 +46,9 @@ def prepare_image(order: Order, run: RunDir, fetch: Fetch) -> Order:
         engine = _engine()
         image = _found(engine, order)
         if not image:
-            with exclusive_lock(paths.runs_dir() / "images.lock", lambda: None):
-                image = _found(engine, order) or _load(engine, order, run, fetch)
+            kept = kept_folder(order, run)
+            with _locked(kept):
+                image = _found(engine, order) or _load(engine, order, kept, fetch)
         _images[order.fan] = image
     return replace(order, spec=replace(order.spec, source=Source(image=image)))
 
@@ -55,13 +58,33 @@ def _found(engine: Engine, order: Order) -> str:
     return next((each for each in (order.image_id, order.image) if engine.exists(each)), "")
 
 
-def _load(engine: Engine, order: Order, run: RunDir, fetch: Fetch) -> str:
-    archive = run.path / "image.tar"
+def _load(engine: Engine, order: Order, kept: RunDir, fetch: Fetch) -> str:
+    archive = kept.path / "image.tar"
+    archive.unlink(missing_ok=True)
     fetch("image", archive)
     with archive.open("rb") as file:
-        load(engine, file, order, run)
+        load(engine, file, order, kept)
     archive.unlink()
     return order.image
+
+
+def prepare_repository(order: Order, run: RunDir, fetch: Fetch) -> Path:
+    """Return the fan's repository on this node, to be copied. Raises ClusterError, WorkspaceError."""
+    kept = kept_folder(order, run)
+    repository = kept.path / "repository"
+    with _locked(kept):
+        if not repository.exists():
+            bundle, restored = run.path / "repository.bundle", run.path / "restored"
+            fetch("repository", bundle)
+            restore_repository(bundle, restored, order.origin)
+            restored.rename(repository)
+            bundle.unlink()
+    return repository
+
+
+def _locked(kept: RunDir) -> AbstractContextManager[object]:
+    """Lock what this node keeps for a fan for the block."""
+    return exclusive_lock(kept.path / "lock", lambda: None)
 
 
 @functools.cache

@@ -15,8 +15,8 @@ from typing import Any
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.names import is_running
 from bot_bottle.bottle.spec import BottleSpec
-from bot_bottle.cluster.files import prepare_artifact, prepare_image
-from bot_bottle.cluster.loaded import forget_others
+from bot_bottle.cluster.files import prepare_artifact, prepare_image, prepare_repository
+from bot_bottle.cluster.kept import forget_others
 from bot_bottle.cluster.order import GIVEN_STATE, NEW_STATE, FileName, Order, Packed, Values, unpacked
 from bot_bottle.cluster.pieces import Piece, read_pieces, receive
 from bot_bottle.cluster.seal import Box
@@ -27,7 +27,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.version import VERSION
-from bot_bottle.workspace.bundle import restore_repository, write_work
+from bot_bottle.workspace.bundle import copy_repository, write_work
 from bot_bottle.workspace.repository import open_repository
 
 _BEAT = 1.0  # seconds after which the fan is asked whether to go on
@@ -128,10 +128,8 @@ def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
         order = prepare_image(order, run, link.fetch)
     if order.artifact is not None:
         prepare_artifact(order.artifact, link.fetch)
-    bundle, project = run.path / "repository.bundle", run.path / "repository"
-    link.fetch("repository", bundle)
-    restore_repository(bundle, project, order.origin)
-    bundle.unlink()
+    project = run.path / "repository"
+    copy_repository(prepare_repository(order, run, link.fetch), project)
     state = _state_folder(run)
     if order.has_state:
         link.fetch("state", state / GIVEN_STATE)

@@ -6,7 +6,9 @@ That one is as hostile as what a bottle leaves here, and is checked in the same 
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,6 +75,21 @@ def restore_repository(bundle: Path, folder: Path, origin: Origin) -> None:
     git.run("fetch", "--update-head-ok", *FETCH_ONLY, bundle, *everything)
     for key, value in origin.identity.items():
         git.run("config", key, value)
+
+
+def copy_repository(restored: Path, folder: Path) -> None:
+    """Copy to a new folder what `restore_repository` has made; both have the same files of objects."""
+
+    def place(source: str, target: str) -> None:
+        if Path(source).is_relative_to(restored / ".git/objects"):  # git never changes those
+            try:
+                os.link(source, target)
+                return
+            except OSError:  # not every file system has hard links
+                pass
+        shutil.copy2(source, target)
+
+    shutil.copytree(restored, folder, copy_function=place)
 
 
 def write_work(repository: Repository, name: str, out: Path, most: int = MOST_WORK) -> dict[str, str]:

@@ -55,7 +55,7 @@ def test_one_process_starts_those_of_all_bottles(starter: Starter, tmp_path: Pat
 
 def test_the_next_bottle_starts_where_one_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, asked = tmp_path / "begun", tmp_path / "asked"
-    version = json.dumps(dict.fromkeys(("Client", "Server"), {"Version": "28.5.1"}))
+    version = json.dumps({key: {"Version": "28.5.1"} for key in ("Client", "Server")})
     (tmp_path / "docker").write_text(
         f"#!/bin/sh\ncase $1 in\nversion|info) echo $1 >> {asked}; echo '{version}'; exit;;\nesac\n"
         f"touch {begun}\nexec sleep 1000\n"

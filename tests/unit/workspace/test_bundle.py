@@ -9,7 +9,14 @@ import pytest
 from tests.support.repos import Repo, make_repo
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.workspace.bundle import Origin, receive_work, restore_repository, write_repository, write_work
+from bot_bottle.workspace.bundle import (
+    Origin,
+    copy_repository,
+    receive_work,
+    restore_repository,
+    write_repository,
+    write_work,
+)
 from bot_bottle.workspace.clone import Clone, create
 from bot_bottle.workspace.fetch import collect
 from bot_bottle.workspace.repository import open_repository
@@ -31,7 +38,8 @@ def sent(repo: Repo, tmp_path: Path, *, include_dirty: bool = False) -> tuple[Or
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     origin = write_repository(repo.top, scratch, tmp_path / "repository.bundle", include_dirty=include_dirty)
-    restore_repository(tmp_path / "repository.bundle", tmp_path / "there", origin)
+    restore_repository(tmp_path / "repository.bundle", tmp_path / "kept", origin)
+    copy_repository(tmp_path / "kept", tmp_path / "there")
     return origin, Repo(tmp_path / "there")
 
 
@@ -48,6 +56,17 @@ def worked(there: Repo, tmp_path: Path, name: str = "blue") -> tuple[dict[str, s
 
 def received(repo: Repo, origin: Origin, tips: dict[str, str], bundle: Path | None, tmp_path: Path) -> Clone:
     return receive_work(tmp_path / "here", origin, "blue", tips, bundle)
+
+
+def test_a_copy_has_the_same_objects_and_is_independent(repo: Repo, tmp_path: Path) -> None:
+    _, there = sent(repo, tmp_path)
+    kept = tmp_path / "kept"
+    objects = [path for path in (kept / ".git/objects").rglob("*") if path.is_file()]
+    assert objects
+    assert all(path.samefile(there.top / path.relative_to(kept)) for path in objects)
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    worked(there, tmp_path)
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
 
 
 def test_work_comes_back_as_from_a_bottle_here(repo: Repo, tmp_path: Path) -> None:

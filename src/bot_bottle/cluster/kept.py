@@ -1,0 +1,90 @@
+"""What a node keeps for all bottles of a fan: a folder, and the image that its engine has loaded.
+
+The folder outlives the bottles. Each sweep of the node removes it, and the image, once its fan has ended: the
+fan marks it then. Where the fan was killed, the next bottle of another fan marks it, and without Ray on the
+node no mark is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any
+
+from bot_bottle.bottle.gc import sweep
+from bot_bottle.cluster.order import Order
+from bot_bottle.engine.engine import Engine
+from bot_bottle.engine.images import load_image, record_loaded, sweep_named
+from bot_bottle.errors import ClusterError
+from bot_bottle.host import paths
+from bot_bottle.host.process_tree import start_time
+from bot_bottle.host.rundir import RunDir
+
+FOLDER, IMAGE = "fan", "fan-image"  # the kinds of leftovers
+
+_ENDED = "ended"  # a file in the folder of a fan that has ended
+_FAN = "fan.json"  # the name of its actor, and the Ray that it belongs to
+
+
+def kept_folder(order: Order, run: RunDir) -> RunDir:
+    """Return the folder of a fan, made if it is missing. The process that calls this is Ray's child."""
+    folder = _folder(order.fan)
+    if not folder.exists():
+        made = RunDir(run.folder("fan"))
+        (made.path / _FAN).write_text(json.dumps({"name": order.spec.slug, "ray": os.getppid()}), "utf-8")
+        made.record(FOLDER, **_facts(order))
+        try:
+            made.path.rename(folder)  # as a whole: any sweep may look at it from now on
+        except OSError:
+            if not folder.is_dir():  # else another worker was faster
+                raise
+    return RunDir(folder)
+
+
+def load(engine: Engine, archive: IO[bytes], order: Order, run: RunDir) -> None:
+    """Load the image of a fan, whose folder is `run`. Raises EngineError."""
+    record_loaded(engine, order.image, run, IMAGE, **_facts(order))
+    load_image(engine, archive)
+
+
+def _facts(order: Order) -> dict[str, Any]:
+    ray = os.getppid()
+    return {"folder": str(_folder(order.fan)), "ray": ray, "started": start_time(ray)}
+
+
+def forget(fan: str) -> None:
+    """Remove what is kept for a fan that has ended; an image that a container still uses is removed later."""
+    folder = _folder(fan)
+    if folder.is_dir():
+        (folder / _ENDED).touch()
+        sweep()
+
+
+def forget_others(order: Order, living: Callable[[], Collection[str]]) -> None:
+    """Mark what is kept for other fans as removable where their actors, which Ray lists, are gone."""
+    for folder in set(paths.runs_dir().glob(_folder("*").name)) - {_folder(order.fan)}:
+        try:
+            fan = json.loads((folder / _FAN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # it was removed just now
+        ours = fan["ray"] == os.getppid()  # else it belongs to another cluster, and is removed with that
+        if ours and (fan["name"] == order.spec.slug or fan["name"] not in living()):
+            (folder / _ENDED).touch()
+
+
+def sweep_folder(stray: dict[str, Any]) -> None:
+    """Let a folder be removed. Raises ClusterError while its fan goes on."""
+    if not (Path(stray["folder"]) / _ENDED).exists() and start_time(stray["ray"]) == stray["started"]:
+        raise ClusterError(f"the fan of {stray['folder']} goes on")
+
+
+def sweep_image(stray: dict[str, Any]) -> None:
+    """Remove an image. Raises ClusterError while its fan goes on, CommandFailed while a container uses it."""
+    sweep_folder(stray)
+    sweep_named(stray)
+
+
+def _folder(fan: str) -> Path:
+    return paths.runs_dir() / f"run-fan-{fan}"
