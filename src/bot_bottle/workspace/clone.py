@@ -256,12 +256,11 @@ def _identity(record: Record) -> dict[str, str]:
 def find_identity(folder: Path) -> dict[str, str]:
     """Return the settings user.name and user.email of a repository, those that are set."""
     env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
-    found = {}
-    for key in ("user.name", "user.email"):
-        done = process.run([program(), "config", "--get", key], timeout=30, check=False, env=env, cwd=folder)
-        if done.text and is_printable(done.text):
-            found[key] = done.text
-    return found
+    asked = [program(), "config", "-z", "--get-regexp", r"^user\.(name|email)$"]
+    done = process.run(asked, timeout=30, check=False, env=env, cwd=folder)
+    settings = done.stdout.decode("utf-8", "replace").split("\0")
+    found = {key: value.strip() for key, _, value in (each.partition("\n") for each in settings)}
+    return {key: value for key, value in found.items() if value and is_printable(value)}
 
 
 def whole(folder: Path) -> bool:

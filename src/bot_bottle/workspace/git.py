@@ -8,6 +8,7 @@ program that it could name, and get settings from us that override its own.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -152,11 +153,16 @@ def program() -> str:
 
 def check_version() -> None:
     """Raise WorkspaceError if git is too old to ignore the user's settings."""
-    done = process.run([program(), "--version"], timeout=15, env=environment())
-    found = re.search(r"(\d+)\.(\d+)", done.text)
+    version = _version(program())
+    found = re.search(r"(\d+)\.(\d+)", version)
     if found is None or tuple(map(int, found.groups())) < _MINIMUM:
         wanted = ".".join(map(str, _MINIMUM))
-        raise WorkspaceError(f"a clone as workspace needs git {wanted} or newer", why=done.text[:100])
+        raise WorkspaceError(f"a clone as workspace needs git {wanted} or newer", why=version[:100])
+
+
+@functools.cache
+def _version(git: str) -> str:
+    return process.run([git, "--version"], timeout=15, env=environment()).text
 
 
 def _explained(error: CommandFailed, what: str) -> WorkspaceError | DiskFullError:
