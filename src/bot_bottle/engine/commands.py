@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from bot_bottle.engine.build_result import BuildResult
 from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import EngineError, SpecError
 from bot_bottle.secrets.build import BuildSecret, MountOptions, Ssh
@@ -84,13 +85,6 @@ def check_ref(ref: str) -> str:
             f"invalid image reference: {ref[:200]!r}", next_step="write it as name:tag or sha256:..."
         )
     return ref
-
-
-class BuildResult(NamedTuple):
-    """The files that a build writes: its image's id, and with buildx all of its digests as JSON."""
-
-    iidfile: Path
-    metadata: Path
 
 
 def build_argv(

@@ -10,13 +10,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bot_bottle.engine import commands as argv
 from bot_bottle.engine import errors as words
+from bot_bottle.engine.build_result import BuildResult
 from bot_bottle.engine.builder import choose_builder, has_buildx
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.containers import Containers, engine_record
@@ -86,20 +87,20 @@ class Engine:
         mounts = MountOptions(request.mounts.argv + mounts.argv, request.mounts.env | mounts.env)
         env = argv.build_env(self.builder, request, os.environ) | mounts.env
         with self.scratch() as folder:
-            result = argv.BuildResult(folder / "image-id", folder / "metadata")
+            result = BuildResult(folder / "image-id", folder / "metadata")
             command = argv.build_argv(self.program, self.builder, request, dockerfile, result, mounts)
             done = self._follow(command, "build", str(dockerfile), on_line, env)
             if done.code:
                 raise words.not_built(self.name, self.builder, dockerfile, done.complaint)
             return self._built(result, done.complaint)
 
-    def _built(self, result: argv.BuildResult, complaint: str) -> EngineImage:
+    def _built(self, result: BuildResult, complaint: str) -> EngineImage:
         """Return the image of a build: by the first of the digests in its result that the engine knows.
 
         Which of them it knows depends on its image store and on buildx's version.
         """
         missing: NoSuchImageError | None = None
-        digests, config = _build_digests(result)
+        digests, config = result.digests()
         for digest in digests:
             try:
                 return replace(self.image(_id(self.name, digest)), config_digest=config)
@@ -290,27 +291,6 @@ class Engine:
             return process.follow(command, lambda line: on_line(redacted(words.clean_line(line))), env=env)
         except process.CommandFailed as error:  # it could not be started
             raise words.refused(self.name, verb, ref, _said(error)) from error
-
-
-def _build_digests(result: argv.BuildResult) -> tuple[list[str], Digest | None]:
-    """Return the digests of a build's image, first the one that every image store knows.
-
-    The second is of its config, where the build states which one that is.
-
-    buildx's metadata file has the digest of its result: of a manifest or an index, or where docker has no
-    other, of the config. The id file has that of the config, in some versions of buildx the other.
-    """
-    metadata: Any = {}
-    with suppress(OSError, ValueError, RecursionError):
-        metadata = json.loads(result.metadata.read_bytes()[:_ANSWER_LIMIT])
-    metadata = metadata if isinstance(metadata, dict) else {}
-    found = [metadata.get("containerimage.digest"), metadata.get("containerimage.config.digest")]
-    config: Digest | None = None
-    with suppress(ImageError):
-        config = Digest(found[1] or "")
-    with suppress(OSError, ValueError):
-        found.insert(1, result.iidfile.read_text(encoding="ascii").strip())
-    return list(dict.fromkeys(digest for digest in found if isinstance(digest, str) and digest)), config
 
 
 def find_engine(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_bottle.engine import commands as argv
+from bot_bottle.engine.build_result import BuildResult
 from bot_bottle.engine.commands import Builder, BuildRequest, EngineName
 from bot_bottle.engine.limits import podman_limits
 from bot_bottle.errors import EngineError, SpecError
@@ -28,7 +29,7 @@ FULL = BuildRequest(
 
 
 def build(builder: Builder, request: BuildRequest) -> list[str]:
-    result = argv.BuildResult(Path("/run/id"), Path("/run/metadata"))
+    result = BuildResult(Path("/run/id"), Path("/run/metadata"))
     return list(argv.build_argv(PROGRAM, builder, request, Path("/src/Dockerfile"), result))
 
 
@@ -211,7 +212,7 @@ SECRETS = BuildRequest(Path("/src"), secrets=(BuildSecret("token", "env", "TOKEN
 def test_secrets_and_agents_are_options_of_the_build(builder: Builder) -> None:
     argv.check_builder(builder, SECRETS, {})
     mounts = MountOptions(("--secret=id=token,env=A", "--ssh=default"), {"A": "canary"})
-    result = argv.BuildResult(Path("/run/id"), Path("/run/metadata"))
+    result = BuildResult(Path("/run/id"), Path("/run/metadata"))
     command = argv.build_argv(PROGRAM, builder, SECRETS, Path("/src/Dockerfile"), result, mounts)
     assert command[-3:] == (*mounts.argv, "/src")
 
