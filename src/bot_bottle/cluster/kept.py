@@ -75,7 +75,7 @@ def forget_others(order: Order, living: Callable[[], Collection[str]]) -> None:
 
 
 def sweep_folder(stray: dict[str, Any]) -> None:
-    """Let a folder be removed. Raises ClusterError while its fan goes on."""
+    """Allow the removal of a folder. Raises ClusterError while its fan goes on."""
     if not (Path(stray["folder"]) / _ENDED).exists() and start_time(stray["ray"]) == stray["started"]:
         raise ClusterError(f"the fan of {stray['folder']} goes on")
 
