@@ -6,8 +6,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle import api as artifacts
 from bot_bottle.bottle.gc import run_context
@@ -16,11 +17,11 @@ from bot_bottle.errors import BottleError
 from bot_bottle.host import paths
 from bot_bottle.host.progress import Progress
 from bot_bottle.pack.options import PackerName, Transport
+from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """A packer, and how the image gets to it."""
 
     packer: PackerName
@@ -31,8 +32,7 @@ NATIVE = (Way("native", "direct"), Way("native", "save"), Way("native", "push"))
 SMOLVM = (Way("smolvm", "save"),)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """The time of a method in seconds, as medians: `cold` with an empty cache, `warm` with unchanged input.
 
     `stages` are the parts of the cold time; `size` is the artifact's in bytes. `failure` says why the method
@@ -47,8 +47,7 @@ class Timing:
     failure: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """All methods for one image. `first_build` and `next_build` are seconds, None where nothing was built."""
 
     image_id: str

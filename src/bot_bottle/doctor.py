@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
@@ -32,8 +34,7 @@ _DISK_NEEDED = 5 << 30
 _MEMORY_NEEDED = 3 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """The result of one check. `poor` works, but not well; `bad` prevents `bottle run` from working."""
 
     name: str

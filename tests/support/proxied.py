@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from bot_bottle.host.unix_sockets import connect, listening_for_all
 from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.policy import load_policy, parse_policy, save_policy
 from bot_bottle.network.proxy.config import ProxyConfig
+from bot_bottle.structs import replace
 from tests.support.bottle import wait_until
 
 Handle = Callable[[socket.socket], None]

@@ -19,7 +19,7 @@ MODULES = sorted(SOURCES.rglob("*.py"))
 
 # What is in a line imports from the lines above it only, and not from its neighbours in the line.
 LAYERS = """
-errors version
+errors structs version
 host tar
 image secrets workspace
 agent
@@ -126,6 +126,43 @@ def test_only_text_decides_what_a_terminal_may_be_shown() -> None:
         if re.search(r"\bisprintable\b|unicode_escape", module.read_text())
     }
     assert users == {"host/text.py"}
+
+
+def test_a_record_is_a_struct_where_it_can_be_one() -> None:
+    """A dataclass takes Python thirty times as long to make, and each command loads many."""
+    found = set()
+    for module in MODULES:
+        if "vm/direct/virtiofs" in str(module):
+            continue  # its process has no other packages
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ClassDef) and is_needless_dataclass(node):
+                found.add(f"{module.relative_to(SOURCES)}:{node.name}")
+    assert not found
+
+
+def is_needless_dataclass(node: ast.ClassDef) -> bool:
+    decorated = any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+    return decorated and not re.search(r"\bfield\(.*\b(repr|compare)=False\b", ast.unparse(node))
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [("x: int = 0", True), ("x: int = field(default=0)", True), ("x: int = field(repr=False)", False)],
+)
+def test_a_needless_dataclass_is_seen(field: str, expected: bool) -> None:
+    [node] = ast.parse(f"@dataclass(frozen=True)\nclass A:\n    {field}").body
+    assert isinstance(node, ast.ClassDef)
+    assert is_needless_dataclass(node) is expected
+
+
+def test_what_dataclasses_alone_have_is_not_used_on_records() -> None:
+    """At run time these refuse a Struct, of which mypy does not know."""
+    users = {
+        str(module.relative_to(SOURCES))
+        for module in MODULES
+        if re.search(r"^ *from dataclasses import .*\b(replace|asdict|astuple)\b", module.read_text(), re.M)
+    }
+    assert users == {"structs.py"}
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from bot_bottle.agent import profile as profiles
 from bot_bottle.agent.profile import Libc, Package, Profile
@@ -26,8 +27,7 @@ _LIMIT = 1 << 20  # bytes of a record
 _MOST = 200  # hashes in a record; the oldest are dropped
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """What a bottle.toml says of an agent: its version, and hashes by package name."""
 
     name: str
@@ -35,8 +35,7 @@ class Pin:
     integrity: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Struct, frozen=True):
     """An agent in one version. `hashes` are those of its packages that are known, by `NAME@VERSION`.
 
     `origin` says what chose the version. With `from_image` the image's own program is used.
@@ -127,8 +126,7 @@ def _of_packages(profile: Profile, version: str, by_name: Mapping[str, str]) -> 
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What was recorded of an agent: the version of its last update, and the hashes of packages."""
 
     version: str = ""

@@ -14,9 +14,10 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from bot_bottle.agent import launcher as launchers
 from bot_bottle.agent.choice import Agent, add_hashes, is_newer
@@ -41,8 +42,7 @@ _LONGEST = 1000  # bytes of a path
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """What an agent adds to an image: the tar of its packages in a folder of the cache, and its launcher.
 
     `hashes` are those of its packages, by `NAME@VERSION`.

@@ -14,12 +14,13 @@ import json
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct
 
 from bot_bottle.agent.npmrc import Npmrc, read_npmrc
 from bot_bottle.agent.profile import INTEGRITY
@@ -33,8 +34,7 @@ _PIECE = 1 << 20
 _CONFIGURATION = "see `registry`, `proxy`, `cafile` and //HOST/:_authToken in your .npmrc"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """One version of a package, as the registry has it."""
 
     name: str

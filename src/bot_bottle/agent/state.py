@@ -14,9 +14,10 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import AgentError, ImageError
 from bot_bottle.host import paths
@@ -36,8 +37,7 @@ _LATEST = (1 << 33) - 1  # seconds since 1970: eleven octal digits of a header
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """How much is kept of an agent: files, bytes, and when it was last written (seconds since 1970)."""
 
     files: int
@@ -45,8 +45,7 @@ class Kept:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """What is kept of an agent in one repository, whose top folder is `repository`.
 
     `paths` are files and folders of $HOME; what is in `without` is not kept.

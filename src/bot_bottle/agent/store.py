@@ -7,8 +7,9 @@ import re
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.agent.layer import ABOUT, FILE
 from bot_bottle.host import paths
@@ -20,8 +21,7 @@ _NAME = re.compile(r"[0-9a-f]{64}(\.partial)?\Z")
 _LIMIT = 1 << 16  # bytes of what is said of a layer
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A layer in the cache: of which agent, its size (bytes), when it was used (seconds since 1970)."""
 
     path: Path

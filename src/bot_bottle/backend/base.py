@@ -10,18 +10,22 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct
 
 from bot_bottle.errors import Interrupted, TimeLimitError
 from bot_bottle.host import process_tree
 from bot_bottle.host.durations import human_duration
-from bot_bottle.host.redact import Credential, Secret
+from bot_bottle.host.redact import Secret
 from bot_bottle.network.credentials import ProxiedCredential, variables
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
+from bot_bottle.secrets.credential import Credential
+from bot_bottle.structs import replace
 from bot_bottle.workspace.spec import Mount
 
 if TYPE_CHECKING:
@@ -106,8 +110,7 @@ OnProved = Callable[[Proof], None]
 """Called with the result of the probes before the command, which does not start if it raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(Struct, frozen=True):
     """What a bottle is started from: an image of an engine, and for a microVM the artifact made from it.
 
     `engine` returns the engine; only a backend that needs one calls it.
@@ -118,8 +121,7 @@ class Boot:
     engine: Callable[[], Engine]
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """A running bottle as other commands see it. `engine` is docker or podman, "" for a microVM.
 
     `user` and `workdir` are those of its own command; `published` says whether it has published ports.

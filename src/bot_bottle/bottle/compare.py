@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.backend import BackendName
 from bot_bottle.backend.base import OnProved, RunningBottle
@@ -34,6 +36,7 @@ from bot_bottle.login.values import resolve
 from bot_bottle.network.probes import STATUS
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.structs import replace
 
 _ORDER: tuple[BackendName, ...] = ("docker", "smolmachines")  # the faster one first
 
@@ -170,8 +173,7 @@ class Side:
     record: RunRecord = field(default_factory=lambda: RunRecord(""))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One thing that was compared, with the value of each run. `same` is None where it is not known."""
 
     what: str

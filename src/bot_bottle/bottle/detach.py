@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.bottle import logs
 from bot_bottle.errors import BottleError
@@ -102,8 +103,7 @@ def detach(name: str, arguments: Sequence[str]) -> int:
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class DetachedRunner:
+class DetachedRunner(Struct, frozen=True):
     """What the process that runs a detached bottle knows of its task."""
 
     name: str

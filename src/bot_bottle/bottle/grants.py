@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.config.settings import Settings
 from bot_bottle.errors import TrustError
@@ -41,8 +42,7 @@ _EACH = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What a bottle.toml requests: settings by key. Empty, if it requests nothing."""
 
     project: Path

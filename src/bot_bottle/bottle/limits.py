@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.durations import parse_duration
@@ -16,8 +17,7 @@ _LONGEST = 365 * 24 * 3600  # seconds
 _MOST = 1 << 40  # requests or tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The limits. `timeout` are seconds, from the start of the command; None: as long as it takes."""
 
     timeout: int | None = None

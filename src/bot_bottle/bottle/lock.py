@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.cache.key import Change, Key
 from bot_bottle.engine.bases import base_images, digest_of
@@ -24,8 +25,7 @@ _FORM = 1
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{64})?\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     """What is pinned: the artifact's digest and key, base images by name, agents' versions by name.
 
     The digest of a base image is "" where the engine does not know it.

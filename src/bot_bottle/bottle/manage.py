@@ -7,9 +7,10 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.choice import backend_at
@@ -36,8 +37,7 @@ _POLL = 0.05  # seconds
 _ORDERLY = 60.0  # seconds in which a bottle has to clean up
 
 
-@dataclass(frozen=True, slots=True)
-class BottleState:
+class BottleState(Struct, frozen=True):
     """A bottle, by its last run. `kept` lists what is left of it: a `clone`, `held` pushes, a `log`."""
 
     name: str

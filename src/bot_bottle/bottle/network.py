@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from bot_bottle.network import audit_log
 from bot_bottle.network.policy import Policy, load_policy, parse_policy, save_policy
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.proposals import Proposals, propose
+from bot_bottle.structs import replace
 
 
 def requests(name: str, *, everything: bool = False, follow: bool = False) -> Iterator[dict[str, Any]]:

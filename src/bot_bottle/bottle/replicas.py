@@ -6,7 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import detach, names, records
@@ -30,8 +31,7 @@ _POLL = 0.1  # seconds
 _SPARE = 1 << 30  # bytes of the disk that stay free
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """The result of one bottle. `record` is its run's, empty if it did not get that far.
 
     `nodes` are the machines of a cluster that it was started on, in order.

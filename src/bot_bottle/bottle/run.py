@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import Boot, BottleConfig, OnProved, RunningBottle, default_path
 from bot_bottle.backend.choice import backend_for
@@ -22,7 +23,7 @@ from bot_bottle.bottle.unreachable import unreachable_told
 from bot_bottle.errors import SpecError
 from bot_bottle.git.spec import GitPush
 from bot_bottle.host.progress import Progress
-from bot_bottle.host.redact import Credential, Secret, redacted_document
+from bot_bottle.host.redact import Secret, redacted_document
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
@@ -30,7 +31,9 @@ from bot_bottle.network.probes import Proof
 from bot_bottle.network.usage import describe
 from bot_bottle.pack.converter import Conversion, Converter
 from bot_bottle.pack.options import ConvertOptions, PackerName
+from bot_bottle.secrets.credential import Credential
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel
 from bot_bottle.workspace.lifecycle import before_command
 from bot_bottle.workspace.lifecycle import shown as shown_command
@@ -41,8 +44,7 @@ if TYPE_CHECKING:  # loaded for what a bottle has of it
     from bot_bottle.bottle.agent_state import StateTransfer
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What will run. Nothing has been started.
 
     `command` and the variables in `env` are those of the spec, for a microVM with those of its image; empty:

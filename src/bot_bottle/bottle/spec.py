@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from bot_bottle.git.spec import GitPush
 from bot_bottle.host.sizes import parse_memory_size
 from bot_bottle.network.policy import NOTHING, Policy, check_reading
 from bot_bottle.network.ports import Port
+from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel
 from bot_bottle.workspace.spec import MODES, Request
 

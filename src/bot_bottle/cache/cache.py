@@ -14,8 +14,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.cache import derived
 from bot_bottle.cache import prune as tidy
@@ -29,20 +30,19 @@ from bot_bottle.host.locks import exclusive_lock, shared_lock
 from bot_bottle.host.system_errors import folder_error
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.structs import replace
 
 __all__ = ["Cache", "Damaged", "Entry", "Explanation", "Key", "Pruned", "Slot"]
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged:
+class Damaged(Struct, frozen=True):
     """A damaged entry, and what is wrong with it."""
 
     entry: Entry
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Why a run would find its artifact or make it. `changes` are from the nearest entry's key to this one.
 
     `damage` says what is wrong with the artifact that should have been found. `image_id` is the engine's id
@@ -81,8 +81,7 @@ class Explanation:
             yield f"  config digest of the image: {self.config_digest}"
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """The exclusively locked place of one artifact. `entry` is the entry that was found.
 
     If it is None, the artifact is to be written to `path`, a new file, and published.

@@ -10,8 +10,10 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from bot_bottle.cache.entry import DERIVED_SUFFIXES, sum_path
 from bot_bottle.cache.prune import remove_derived
@@ -21,12 +23,12 @@ from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.system_errors import folder_error
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.smolmachine.crc import crc_of
+from bot_bottle.structs import replace
 
 _RECORD_LIMIT = 4096  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
+class _Sum(Struct, frozen=True):
     """What is recorded of a file. `version` is that of its maker, `source` the artifact's CRC-32."""
 
     version: int

@@ -7,9 +7,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.cache.key import Key
 from bot_bottle.errors import BottleError, CacheError, ImageError
@@ -24,8 +25,7 @@ _RECORD_LIMIT = 1 << 20  # bytes
 _END_OF_TIME = 1e12  # seconds since 1970; no clock is later
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """An artifact in the cache. `hit` is true if it existed before.
 
     `size` is in bytes, `digest` the file's SHA-256, `source` what it was made from (a folder's absolute path,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.spec import Digest
@@ -19,8 +21,7 @@ _TEXTS = (_CONFIG, "platform", "packer", "smolvm_version")
 _NUMBERS = ("format_version", "flatten_version")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A part of a key that differs between two keys. A missing part is empty."""
 
     part: str
@@ -31,8 +32,7 @@ class Change:
         return f"{self.part.replace('_', ' ')}: {self.old or '(none)'} -> {self.new or '(none)'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """The parts of a key. `options` are the packer's, as (name, value) pairs in the order of their names.
 
     `config_digest` is the digest of the image's config, which has the digests of all its layers.
@@ -47,7 +47,7 @@ class Key:
     options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", tuple(sorted(self.options)))
+        force_setattr(self, "options", tuple(sorted(self.options)))
 
     @property
     def stem(self) -> str:

@@ -17,9 +17,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.host.files import open_unbuffered
 from bot_bottle.host.locks import try_lock
@@ -35,8 +36,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\Z")
 _PARTIAL = re.compile(r"([0-9a-f]{64})\.[0-9a-f]{16}\.partial\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What is recorded of a file: `headers` are those of the response, `stored` is in seconds since 1970."""
 
     url: str
@@ -46,8 +46,7 @@ class Record:
     stored: float
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
+class StoredFile(Struct, frozen=True):
     """A file in the cache. `size` is in bytes on the disk, `last_used` in seconds since 1970."""
 
     path: Path
@@ -56,8 +55,7 @@ class StoredFile:
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Struct, frozen=True):
     """How many files were removed, or would be, and their bytes."""
 
     count: int

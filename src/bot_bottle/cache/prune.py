@@ -7,8 +7,9 @@ import shutil
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.cache.entry import Entry, derived_paths, list_path, read_entry, record_path
 from bot_bottle.cache.key import SUFFIX, stem_of
@@ -20,8 +21,7 @@ from bot_bottle.host.system_errors import next_step
 _SCRAP = ".tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """What prune removed, or would: entries and leftover files. `in_use` would have been removed too."""
 
     removed: tuple[Entry, ...]

@@ -7,7 +7,6 @@ granted; what the user chooses does not.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from bot_bottle.engine.source import Source
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.host.progress import Progress
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.structs import replace
 
 if TYPE_CHECKING:  # profiles are only loaded where there is an agent
     from bot_bottle.agent.choice import Agent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,6 +20,7 @@ from bot_bottle.network.caches import load_caches
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.structs import replace
 from bot_bottle.workspace.spec import Request
 
 _OVERRIDDEN = ("egress.", "git.")  # the keys of bottle.toml that --network overrides

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.image.spec import Platform
 from bot_bottle.secrets import reference
 from bot_bottle.secrets.build import parse_build_secrets, parse_ssh
+from bot_bottle.structs import replace
 
 if TYPE_CHECKING:
     from bot_bottle.agent.choice import Agent

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.errors import UsageError
 from bot_bottle.host.text import printable
@@ -12,8 +13,7 @@ from bot_bottle.host.text import printable
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A cluster on this machine, or the host and port of Ray's client server. `host` is "" for the former."""
 
     host: str = ""

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from bot_bottle.agent.state import State
@@ -37,6 +36,7 @@ from bot_bottle.host.redact import redacted
 from bot_bottle.host.system_errors import explained
 from bot_bottle.host.text import printable_lines
 from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.structs import replace
 
 _SENT = "BOT_BOTTLE_SENT_SECRET_"
 _PATIENCE = 10.0  # seconds between the two signals to a bottle that nobody waits for

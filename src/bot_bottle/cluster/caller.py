@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.agent.state import State
 from bot_bottle.backend.choice import backend_for
@@ -30,6 +31,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.login.values import resolve
 from bot_bottle.pack.converter import Converter
 from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.structs import replace
 from bot_bottle.version import VERSION
 from bot_bottle.workspace.bundle import MOST_WORK, Origin, check_new, write_repository
 from bot_bottle.workspace.open import check_workspace
@@ -42,8 +44,7 @@ Supply = Callable[[FileName], None]
 OnEnd = Callable[[Result], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Choices:
+class Choices(Struct, frozen=True):
     """How a fan runs on a cluster. `retries` is for each bottle, after its node has died.
 
     `most_work` are the bytes of a bottle's work that are taken back at most.

@@ -11,8 +11,9 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.cluster.access import protections
@@ -33,8 +34,7 @@ _FOLLOWED = 5.0  # seconds in which a caller that is there asks again
 _AWAY = 60.0  # seconds after which a caller that does not ask is taken to have gone away
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(Struct, frozen=True):
     """A head and a fan. `protected` has `token` and `tls`, where they are in force.
 
     `key` is the one to seal values for; `followed` is true while its caller is there. `bottles` have no logs.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
@@ -21,8 +22,7 @@ from bot_bottle.workspace.repository import open_repository
 _NO_ACTOR = (ValueError, ClusterError)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A fan on a cluster. `names` are those of its bottles that were asked for."""
 
     name: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.agent.state import LIMIT, State
 from bot_bottle.bottle import logs, records
@@ -28,8 +29,7 @@ from bot_bottle.workspace.open import clone_folder
 _LONGEST = 4096  # bytes of a line that are shown
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where what bottles return goes; without `state` that of their agents stays on the cluster."""
 
     origin: Origin

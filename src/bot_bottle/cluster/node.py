@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.cluster.resources import CONTAINER, EMULATED, KVM
 from bot_bottle.engine.engine import find_engine
@@ -14,8 +15,7 @@ from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.qemu_program import find_qemu, qemu_version
 
 
-@dataclass(frozen=True, slots=True)
-class Ability:
+class Ability(Struct, frozen=True):
     """A kind of bottle. `resource` is what the node announces; without one `finding` says why it does not."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NewType
+
+from msgspec import Struct
 
 from bot_bottle.errors import ClusterError
 
@@ -25,8 +26,7 @@ Packed = NewType("Packed", bytes)
 """An order on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """The artifact that a microVM boots: its key, and the SHA-256 of the file."""
 
     key: Key
@@ -34,16 +34,14 @@ class Artifact:
     image_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(Struct, frozen=True):
     """What is sealed on its way: the values of variables, and those of secrets that are sent along."""
 
     env: dict[str, str]
     secrets: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """One bottle of a fan, whose number in hexadecimal digits is `fan`.
 
     The values of variables are not in its spec, which has only the references of secrets. A container's image

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_bytes
@@ -22,8 +23,7 @@ class Readable(Protocol):
         """Return the next bytes, `count` at most; none at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part of a file. The last one may be empty, and has the SHA-256 of the whole file."""
 
     data: bytes

@@ -6,8 +6,9 @@ A node announces how many bottles it runs at a time as one of these resources.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ClusterError
 
@@ -19,8 +20,7 @@ CONTAINER, KVM, EMULATED = "container", "kvm", "emulated"
 MICROVMS = (KVM, EMULATED)
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """What one bottle takes while it runs; `memory` is in bytes."""
 
     cpus: int

@@ -8,8 +8,9 @@ That a key is the fan's is not proven here: all who can answer in its place can 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
 
 from bot_bottle.cluster.order import Values
 from bot_bottle.errors import ClusterError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from bot_bottle.cluster.ring import Ring
 
@@ -14,8 +15,7 @@ Returned = Literal["work", "state"]
 LOG_PART = 64 << 10  # bytes of a log in one answer
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """How a bottle has ended: `tips` are its commits, `record` the JSON object of its run's record.
 
     `refused` says that the node could not run it: its command has not started. `lost` says why its work does
@@ -32,8 +32,7 @@ class Report:
     has_state: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(Struct, frozen=True):
     """What has changed about a bottle. `log` begins at `log_start`; `log_end` is the end of all output."""
 
     name: str
@@ -46,8 +45,7 @@ class News:
     report: Report | None
 
 
-@dataclass(slots=True)
-class BottleOnCluster:
+class BottleOnCluster(Struct):
     """A bottle. `nodes` are those that it was started on, in order; `refusals` the reasons by node id."""
 
     name: str

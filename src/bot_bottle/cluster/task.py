@@ -8,7 +8,6 @@ import select
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from bot_bottle.errors import BottleError, ClusterError
 from bot_bottle.host import paths
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
+from bot_bottle.structs import replace
 from bot_bottle.version import VERSION
 from bot_bottle.workspace.bundle import copy_repository, write_work
 from bot_bottle.workspace.repository import open_repository

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import json5
+from msgspec import Struct, field
 
 from bot_bottle.config.model import File, parse
 from bot_bottle.config.variables import Variables
@@ -53,8 +53,7 @@ _INSTEAD = {
 _TOML = "bottle init writes a bottle.toml, which goes before it"
 
 
-@dataclass(frozen=True, slots=True)
-class Devcontainer:
+class Devcontainer(Struct, frozen=True):
     """What a devcontainer.json says, as a bottle.toml would.
 
     `variables` are those of this machine that it takes values of, `private` the keys that have such values.

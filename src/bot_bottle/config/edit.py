@@ -8,9 +8,10 @@ import stat
 import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import open_folder, open_regular
@@ -21,8 +22,7 @@ _LARGEST = 1 << 20  # bytes
 _MARK = "\ufeff"  # some editors begin a file with it
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A bottle.toml as it was at some time; `data` is None where there was none."""
 
     path: Path

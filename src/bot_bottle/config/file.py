@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import SpecError
 
@@ -20,8 +21,7 @@ _DOCKERFILES = ("Dockerfile", "Containerfile")
 _LIMIT = 1 << 20  # bytes; a configuration has some hundred
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(Struct, frozen=True):
     """A configuration file. `root` is the folder that its paths are relative to and cannot leave.
 
     `variables` are those of this machine that values were taken from, `private` the keys that have such

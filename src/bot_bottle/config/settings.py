@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.config.file import ConfigFile
 from bot_bottle.errors import SpecError
@@ -80,8 +81,7 @@ _LIMITS: dict[str, Callable[[Any], int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """A value in force. `origin` says where it came from: a flag, a variable, a file, or `default`.
 
     A `private` value is not to be shown: it holds what a variable of this machine holds.

@@ -13,8 +13,9 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.redact import hide
@@ -32,8 +33,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _ID_LENGTH = 52  # of SHA-256 with 5 bits a digit
 
 
-@dataclass(slots=True)
-class Variables:
+class Variables(Struct):
     """Values for the variables of one file.
 
     `project` is the folder that the file is for, `workspace` where a bottle sees it. `container` are the

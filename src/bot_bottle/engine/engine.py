@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bot_bottle.host import paths, process, rundir
 from bot_bottle.host.redact import redacted
 from bot_bottle.image.spec import Digest
 from bot_bottle.secrets.build import MountOptions, resolve_mounts
+from bot_bottle.structs import replace
 from bot_bottle.tar.stream import TarStream
 
 __all__ = ["BuildRequest", "Engine", "EngineName", "NoSuchImageError", "find_engine"]

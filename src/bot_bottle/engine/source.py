@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from bot_bottle.engine.commands import BuildRequest, check_build_args, check_ref
 from bot_bottle.errors import UsageError
@@ -21,8 +22,7 @@ STANDARD_INPUT = Path("-")
 Pull = Literal["never", "missing", "always"]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where the image comes from: a build, an image in the engine, or an archive. Exactly one of them.
 
     `pull` says when the engine is to pull the image from its registry first. `archive_name` chooses among the

@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from bot_bottle.errors import BottleError, ImageError
 from bot_bottle.image.archive import Image, image_of
 from bot_bottle.image.layers import Blob, Layer, LayerReader, LayerStream
 from bot_bottle.image.spec import Digest, Platform
+from bot_bottle.structs import replace
 
 _LIMIT = 64 << 20  # bytes of one of the engine's documents
 _NOWHERE = Blob(-1, 0, 0)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import IO, BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.git.rules import PushRules
 from bot_bottle.host import process
@@ -34,8 +35,7 @@ class Refusal(Exception):
         self.lines = lines
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(Struct, frozen=True):
     """A reference that is to be changed; "" as a value means that there is none."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.git.checks import HEADS
@@ -16,8 +17,7 @@ from bot_bottle.host.files import remove_tree, write_private
 _PROJECT = "project.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """A branch that a bottle has pushed and the remote does not have; `commits` has a line for each."""
 
     remote: str

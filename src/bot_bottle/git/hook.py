@@ -14,9 +14,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+
+from msgspec import Struct
 
 FOLDER, SOCKET = "hooks", "hook"
 
@@ -47,8 +48,7 @@ sys.exit(0 if answer[:1] == b"0" else 1)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A push that git has received: its repository, the variables that name object stores, the updates."""
 
     repository: Path

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host import process, redact
@@ -31,8 +32,7 @@ _LONGEST = 2000  # characters of a URL
 _QUICK = 60.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Struct, frozen=True):
     """A remote of the user's repository: what `fetch` and `push` use, which may have credentials in them."""
 
     name: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import is_printable, printable
@@ -40,8 +42,7 @@ _PATTERN = re.compile(r"[^\s\\~^:?\[\x00-\x1f-][^\s\\~^:?\[\x00-\x1f]*")  # git-
 _MOST = 100  # patterns
 
 
-@dataclass(frozen=True, slots=True)
-class PushRules:
+class PushRules(Struct, frozen=True):
     """What may be pushed: branches that match a pattern, fast-forward, of at most `largest` bytes.
 
     `paths` are those of PROTECTED that may be changed all the same. With `hold` nothing is pushed on before

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.git.rules import PushRules
 
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
 _NO_RULES = PushRules()
 
 
-@dataclass(frozen=True, slots=True)
-class GitPush:
+class GitPush(Struct, frozen=True):
     """The remotes of a bottle, none by default. `project` is in the user's repository."""
 
     project: Path = Path()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.git.remotes import SCHEMES, Remote, without_credentials
@@ -51,8 +52,7 @@ _SETTINGS = {
 _HEAD = re.compile(r"ref: (refs/heads/\S+)\tHEAD")
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(Struct, frozen=True):
     """A remote, as seen from a git folder of ours. `objects` are variables that name more object stores."""
 
     remote: Remote

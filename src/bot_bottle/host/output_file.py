@@ -13,9 +13,10 @@ import re
 import shutil
 import stat
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, UsageError
 from bot_bottle.host.files import copy_range, disk_full
@@ -31,8 +32,7 @@ _REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
+class OutputFile(Struct, frozen=True):
     """A place that can be written to.
 
     `path` is what the user named, absolute. `target` is the file to make or to replace, or None where the

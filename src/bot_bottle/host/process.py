@@ -22,9 +22,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import CommandError
 from bot_bottle.host import paths, process_tree, redact
@@ -68,8 +69,7 @@ def shown(argv: Sequence[str]) -> str:
     return redact.redacted(shlex.join(part.shown if isinstance(part, Masked) else part for part in argv))
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """The result of a program. `code` is negative for a signal, as in subprocess."""
 
     argv: tuple[str, ...]

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.host.wait import wait_until
 
@@ -24,8 +25,7 @@ _POLITE = 5.0  # seconds
 _observers: list[Callable[[int], None]] = []
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
+class _Process(Struct, frozen=True):
     """A row of the process table. `started` is in clock ticks since boot."""
 
     pid: int

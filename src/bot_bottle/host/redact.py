@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 MASK = "***"
@@ -39,19 +38,6 @@ class Secret:
 
 Renew = Callable[[bool], Secret]
 """Returns the value in force. It is called before each use; with True after a server has refused the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A value that a bottle never has: the proxy puts it into requests to these hosts for a placeholder.
-
-    With `body` it is put into their bodies too. A value that may change while the bottle runs has `renew`.
-    """
-
-    value: Secret
-    hosts: tuple[str, ...]
-    body: bool = False
-    renew: Renew | None = None
 
 
 def hide(value: str) -> None:

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_bottle.errors import DiskFullError, ImageError
@@ -25,6 +25,7 @@ from bot_bottle.image.layers import Blob, Layer
 from bot_bottle.image.platforms import suits
 from bot_bottle.image.saved import read_saved
 from bot_bottle.image.spec import Digest, ImageConfig, Platform
+from bot_bottle.structs import replace
 from bot_bottle.tar.stream import TarStream
 
 _LAYER_LIMIT = 500  # the limit of the kernel's overlayfs, and more than any engine makes

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import zstandard
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.gunzip import GZIP_MAGIC, GzipError, open_gzip
@@ -30,8 +31,7 @@ _FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4"}
 _BROKEN = (OSError, EOFError, GzipError, zstandard.ZstdError)
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Struct, frozen=True):
     """A range of bytes in an open file. The file stays open as long as the archive does."""
 
     fd: int
@@ -106,8 +106,7 @@ class LayerReader(Protocol):
         """Close what was opened."""
 
 
-@dataclass(slots=True)
-class Verification:
+class Verification(Struct):
     """Whether a layer has been read to its end, and its digests were right."""
 
     done: bool = False

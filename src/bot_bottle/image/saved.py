@@ -6,8 +6,9 @@ Source: Docker image-spec v1.2, "Combined Image JSON + Filesystem Changeset Form
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.archive_index import Members, document, shown, whole
@@ -20,8 +21,7 @@ _IMAGES_LIMIT = 1000
 _SHOWN = 20  # images in one message
 
 
-@dataclass(slots=True)
-class _Saved:
+class _Saved(Struct):
     """One image: its config, the names of its layers, and its own names."""
 
     config: bytes

@@ -9,8 +9,9 @@ import hashlib
 import json
 import platform as _host
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError
 
@@ -30,8 +31,7 @@ INDEX_TYPES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(Struct, frozen=True, order=True):
     """A content digest, `algorithm:hex` (image-spec descriptor.md, Digests), with sha256 or sha512."""
 
     text: str
@@ -59,8 +59,7 @@ class Digest:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """An operating system and architecture, in the words of Go's GOOS and GOARCH."""
 
     os: str
@@ -85,8 +84,7 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """What an image's config says of running it (image-spec config.md). Lists are never None."""
 
     platform: Platform

@@ -13,10 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import SecretError
 from bot_bottle.host import paths
@@ -31,8 +32,7 @@ _PAUSE = 0.1
 _WAIT = 30.0  # seconds for an agent's lock
 
 
-@dataclass(frozen=True, slots=True)
-class OwnFile:
+class OwnFile(Struct, frozen=True):
     """The content of an agent's file."""
 
     path: Path

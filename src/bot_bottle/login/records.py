@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from bot_bottle.errors import CommandError, SecretError
 from bot_bottle.host import paths, process
@@ -30,8 +31,7 @@ _TIMEOUT = 60.0  # seconds; a keychain may ask the user
 Form = Literal["key", "own"]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A login: an API key for a variable, or the agent's own login on this machine.
 
     The key is the `value`, or in the keychain's entry `keychain`.

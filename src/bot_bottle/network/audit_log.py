@@ -10,10 +10,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from bot_bottle.host.redact import Mask
 
@@ -25,8 +26,7 @@ _OPTIONAL = ("rule", "method", "path")  # left out where they are empty
 _LINE = 64 << 10  # bytes of one that is read
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """One connection, or one request where requests are read.
 
     `rule` is the entry that allowed it; `reason` says why it was refused, or failed. `method` and `path`

@@ -13,9 +13,10 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote_plus
+
+from msgspec import Struct, field
 
 from bot_bottle.host.redact import Renew, Secret
 from bot_bottle.network.authorities import names_other_authorities
@@ -40,8 +41,7 @@ VARIABLES = dict.fromkeys(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProxiedCredential:
+class ProxiedCredential(Struct, frozen=True):
     """A secret in the variable `name`, for `hosts` only."""
 
     name: str
@@ -52,8 +52,7 @@ class ProxiedCredential:
     placeholder: str = field(default_factory=lambda: f"BOTTLE_PLACEHOLDER_{secrets.token_hex(16)}")
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialStore:
+class CredentialStore(Struct, frozen=True):
     """The credentials of a bottle, and the file with the authorities that the bottle is to trust."""
 
     secrets: Sequence[ProxiedCredential]

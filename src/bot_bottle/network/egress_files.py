@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.network.usage import Budget
 
 
-@dataclass(frozen=True, slots=True)
-class EgressFiles:
+class EgressFiles(Struct, frozen=True):
     """The log that a proxy writes, and the policy that it reads, again whenever it has changed.
 
     `ask` is the socket on which it asks about what it would refuse (see `questions`), if it is to ask.

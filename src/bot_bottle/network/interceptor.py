@@ -17,7 +17,8 @@ import asyncio
 import hmac
 import ipaddress
 import secrets
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.network.rules import plain
 
@@ -40,8 +41,7 @@ class ProtocolError(ValueError):
     """What arrived is not the head of a connection of our smolvm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True):
     """Where a connection of the machine leads to. An IPv4-mapped IPv6 address is given as IPv4."""
 
     address: str

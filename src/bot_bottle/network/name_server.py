@@ -12,8 +12,9 @@ import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 NO_SUCH_NAME, FAILED = 3, 2  # RCODE
 
@@ -31,8 +32,7 @@ _MOST_AT_ONCE = 64
 _SECONDS = 10.0  # for a question over TCP
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """One question: the name in lower case, and the kind of record. `raw` is as it has to be repeated."""
 
     number: bytes

@@ -13,9 +13,11 @@ import importlib.util
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
@@ -24,12 +26,12 @@ from bot_bottle.network.host_ports import check_host_ports
 from bot_bottle.network.presets import expand_preset
 from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
 from bot_bottle.network.rules import Address, Rule, address_of, name_of, parse, plain
+from bot_bottle.structs import replace
 
 MOST = 20_000  # entries
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether a destination may be reached: `rule` is the entry that allows it, or `reason` why not."""
 
     allowed: bool
@@ -41,8 +43,7 @@ _YES = Verdict(allowed=True)
 _INVALID = Verdict(allowed=False, reason="it is not a valid host name")
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Struct, frozen=True, dict=True):
     """The rules in force. `open` allows everything, and is never the default.
 
     With `proxied` a bottle has its proxy even where there is no rule: it logs and can ask, and rules can be

@@ -7,17 +7,18 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import printable
 from bot_bottle.network.probes import PORTS
+from bot_bottle.structs import replace
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """A TCP port of the bottle, and the port of 127.0.0.1 that leads to it; 0 means any free port."""
 
     host: int

@@ -16,8 +16,9 @@ import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from msgspec import Struct
 
 from bot_bottle.errors import WallsError
 
@@ -48,8 +49,7 @@ CLOSED: frozenset[Outcome] = frozenset({"refused", "unreachable", "silent"})
 ANY: frozenset[Outcome] = frozenset(_OUTCOMES)
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """One attempt to get out, and the outcomes that are expected under network isolation.
 
     `ask` is the name to resolve with `dns` and `dnstcp`, and HOST:PORT with `proxy`. `routes` needs no
@@ -184,8 +184,7 @@ def outcomes(output: bytes, probes: Sequence[Probe]) -> dict[str, Outcome]:
     return {name: each[0] if len(each) == 1 else "error" for name, each in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """The outcome of each probe, and whether it is as expected."""
 
     results: Mapping[str, tuple[str, bool]]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.presets import preset_names
 from bot_bottle.network.questions import ASKED
 from bot_bottle.network.rules import address_of, parse
+from bot_bottle.structs import replace
 
 MOST = 100  # entries that are proposed
 _PATHS = 8  # of one host and port, that are proposed one by one
@@ -36,8 +38,7 @@ def entry_for(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """What was refused: a host, a port (0: any), and where requests were read a method and a path."""
 
     host: str
@@ -51,16 +52,14 @@ class Need:
         return entry_for(self.host, self.port)
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """An entry of `egress.allow`, and what it would have allowed."""
 
     entry: str
     covers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Proposals:
+class Proposals(Struct, frozen=True):
     """The entries that would have been needed, and for what none is proposed, with the reason."""
 
     entries: tuple[Proposal, ...] = ()

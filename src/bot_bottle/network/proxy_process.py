@@ -16,8 +16,9 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import WallsError
 from bot_bottle.host import paths, process
@@ -41,6 +42,7 @@ from bot_bottle.network.proxy.upstream import no_proxy, upstream_urls
 from bot_bottle.network.proxy_address import ADDRESS, PORT
 from bot_bottle.network.values import served
 from bot_bottle.secrets.fifo import secret_fifos
+from bot_bottle.structs import replace
 
 _SOCKET = "socket"
 _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
@@ -50,8 +52,7 @@ _PAUSE = 0.002
 _TICK = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyProcess:
+class ProxyProcess(Struct, frozen=True):
     """A proxy that starts, or has. PROGRAM has to see `folder`; `socket` is the path in it."""
 
     folder: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from bot_bottle.network.request_paths import canonical_path, is_plain
 from bot_bottle.network.rules import Address, Rule
@@ -14,8 +15,7 @@ _Key = str | tuple[int, int, int]  # a name; version, prefix length and first ad
 _Methods = dict[str, Rule]  # by method; "" for all of them
 
 
-@dataclass(slots=True)
-class RequestRules:
+class RequestRules(Struct):
     """The rules of one target and port, by their paths and methods."""
 
     exact: dict[str, _Methods] = field(default_factory=dict)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.text import is_printable, printable
@@ -28,8 +29,7 @@ _LONGEST = 2000  # characters of an entry
 _LONGEST_HOST = 300  # characters; a name has 253
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What one entry allows. `target` is a name, `.example.org` for all names below it, or a range.
 
     `port` is None for all ports, no `methods` are all methods, and "" is any path. With `*` at its end a path

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 MOST = 100  # hosts in a summary
 
 
-@dataclass(slots=True)
-class _Count:
+class _Count(Struct):
     """Connections and requests; `up` and `down` are bytes from and to the bottle."""
 
     requests: int = 0

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from bot_bottle.host.progress import human_count
 
@@ -19,8 +21,7 @@ _ROOM = 256  # bytes of a file: it is overwritten in its place, always as a whol
 Kind = Literal["requests", "tokens"]
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """The most requests with a bottle's credentials, and the most tokens of their answers. None: any number.
 
     Tokens of input and output count alike.
@@ -35,8 +36,7 @@ class Budget:
         return "tokens" if self.tokens is not None else "requests" if self.requests is not None else None
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(Struct):
     """The counts. `estimated` are the requests whose tokens are an estimate, as their answer reported none.
 
     `refused` is what of the budget was used up, once a request was refused for that; else "".
@@ -82,7 +82,7 @@ def load_usage(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(document, dict):
         return None
-    return {each.name: document.get(each.name, each.default) for each in fields(Usage)}
+    return {name: document.get(name, default) for name, default in asdict(Usage()).items()}
 
 
 def describe(usage: dict[str, Any]) -> str:

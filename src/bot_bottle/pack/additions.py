@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from bot_bottle.agent.choice import Agent
@@ -25,6 +24,7 @@ from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.spec import Digest, Platform
+from bot_bottle.structs import replace
 from bot_bottle.workspace.features import (
     Features,
     commands_of_features,

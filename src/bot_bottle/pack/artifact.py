@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, ImageError, UsageError
 from bot_bottle.host.signals import defer_signals
@@ -36,8 +37,7 @@ from bot_bottle.vm.guest_rootfs import MEMBER, Guest
 _NAME_MAX = 512
 
 
-@dataclass(frozen=True, slots=True)
-class PackResult:
+class PackResult(Struct, frozen=True):
     """An artifact that was made: size in bytes, SHA-256, the manifest in it, and what the image has besides.
 
     What is `unsupported` cannot be in a microVM.

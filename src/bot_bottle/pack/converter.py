@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from bot_bottle.cache.cache import Cache, Explanation
 from bot_bottle.cache.config_digests import ConfigDigests
@@ -25,6 +26,7 @@ from bot_bottle.image.spec import Digest, Platform
 from bot_bottle.pack.options import ConvertOptions, PackerName, PackOptions, Transport, source_date
 from bot_bottle.rootfs import FLATTEN_VERSION
 from bot_bottle.smolmachine.format import VERSION as FORMAT_VERSION
+from bot_bottle.structs import replace
 from bot_bottle.vm.guest_rootfs import guest_version
 
 if TYPE_CHECKING:  # imported on a cache miss only
@@ -36,8 +38,7 @@ if TYPE_CHECKING:  # imported on a cache miss only
     from bot_bottle.rootfs.smolvm_compat import Unsupported
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(Struct, frozen=True):
     """An image and the artifact made of it, or found; `fetched` if another machine has made it.
 
     `losses` are what this packing left out, and `seconds` the stages of this conversion: an artifact that was

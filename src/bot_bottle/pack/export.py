@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.image.archive import Image, open_archive, spool
 from bot_bottle.image.spec import Digest
 from bot_bottle.pack.options import Transport
+from bot_bottle.structs import replace
 
 Watch = Callable[[Path], AbstractContextManager[Callable[[int], None]]]
 """A context manager for writing an archive, which yields a function to call with each piece's size."""

@@ -15,12 +15,12 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import zstandard
+from msgspec import Struct
 
 from bot_bottle.host.files import open_unbuffered
 from bot_bottle.host.locks import shared_lock, try_lock
@@ -29,6 +29,7 @@ from bot_bottle.image.archive import Image
 from bot_bottle.image.layers import CHUNK, Layer
 from bot_bottle.smolmachine.crc import crc32
 from bot_bottle.smolmachine.frames import COMPRESSION, is_segment, padding_frame
+from bot_bottle.structs import replace
 
 LIMIT = 10**9  # bytes that are kept by default
 
@@ -38,8 +39,7 @@ _FORM = "headers 1"  # to be changed with what tar/reader.py reads
 _LARGEST = 32 << 20  # bytes, compressed; larger headers are not stored
 
 
-@dataclass(frozen=True, slots=True)
-class PrunedHeaders:
+class PrunedHeaders(Struct, frozen=True):
     """What prune removed, or would: segments and bytes; with `in_use` nothing, as others use the store."""
 
     count: int = 0

@@ -6,7 +6,6 @@ Only imported when an artifact has to be made.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from bot_bottle.pack.precompress import Ahead
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, Flattened, flatten
 from bot_bottle.scan.credential_files import LARGEST, in_file, in_variables, is_known
 from bot_bottle.smolmachine.writer import threads
+from bot_bottle.structs import replace
 from bot_bottle.vm.guest_rootfs import find_guest
 
 _SHOWN = 5  # secrets in one warning

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.host.sizes import parse_memory_size
@@ -40,8 +41,7 @@ class Shared(Protocol):
         """Put an artifact there, if that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
+class ConvertOptions(Struct, frozen=True):
     """How an image becomes an artifact. `engine` is a choice as in `find_engine`. Raises UsageError.
 
     `accel` is for smolvm's packer, which boots a machine. `via` is for it too; None is an archive where
@@ -77,8 +77,7 @@ class ConvertOptions:
         return parse_image_size(MAX_IMAGE_SIZE) if self.max_image_size is None else self.max_image_size
 
 
-@dataclass(frozen=True, slots=True)
-class PackOptions:
+class PackOptions(Struct, frozen=True):
     """Options of the native packer. All but the last two decide the artifact's bytes.
 
     `name` is the image's name as `smolvm pack run --info` shows it; without one it is made from the image id.

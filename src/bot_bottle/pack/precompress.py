@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from bot_bottle.errors import BottleError
@@ -29,6 +28,7 @@ from bot_bottle.pack.chunk_index import Parts
 from bot_bottle.rootfs.flatten import Flattened, flatten
 from bot_bottle.smolmachine.frames import segment
 from bot_bottle.smolmachine.writer import PART, threads
+from bot_bottle.structs import replace
 
 _ROOM = 4  # times a layer's size has to be free, since the artifact needs space first
 

@@ -11,8 +11,9 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.engine.engine import BuildRequest, Engine
 from bot_bottle.engine.images import removed_images
@@ -31,8 +32,7 @@ _LABEL = "bot-bottle.trial"
 _WORDS = 3  # lines of what an engine said
 
 
-@dataclass(frozen=True, slots=True)
-class TrialResult:
+class TrialResult(Struct, frozen=True):
     """How a trial went: `step` is the one that failed, "" if none did; `size` is the artifact's, in bytes."""
 
     seconds: float

@@ -6,8 +6,9 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.engine.engine import Engine
 from bot_bottle.engine.push_names import named_for_push
@@ -20,8 +21,7 @@ from bot_bottle.registry.image import Content, open_content
 from bot_bottle.registry.routes import is_name
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """Where an image can be pulled: `127.0.0.1:PORT/PREFIX/NAME@sha256:...`.
 
     The address is never `localhost`, which some guests resolve to ::1; the digest ensures that what is pulled

@@ -10,11 +10,11 @@ import asyncio
 import bisect
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
+from msgspec import Struct, field
 
 from bot_bottle.image.spec import Digest
 from bot_bottle.registry.errors import Answer, Refusal
@@ -27,8 +27,7 @@ _REPOSITORIES = 10_000
 _ENTRIES = 100_000  # blobs, manifests or tags in one repository
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A stored manifest, byte for byte as it was pushed. `subject` is the manifest that it refers to."""
 
     digest: Digest
@@ -37,8 +36,7 @@ class Manifest:
     subject: Digest | None = None
 
 
-@dataclass
-class Repository:
+class Repository(Struct):
     """One repository. A manifest's bytes are in the store; its digest is not a blob of the repository."""
 
     name: str
@@ -127,8 +125,7 @@ def _room(count: int, what: str) -> None:
         raise Refusal(Answer.TOO_MANY, f"a repository has {_ENTRIES} {what} at most")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Limits for one client. Sizes are in bytes, times in seconds."""
 
     manifest: int = 4 << 20  # the minimum in the specification
@@ -137,8 +134,7 @@ class Limits:
     idle: float = 60.0  # a connection without a request, or a body without progress
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Struct, frozen=True):
     """One registry: its content, the prefix of its repositories, and whether it accepts pushes."""
 
     repositories: Repositories

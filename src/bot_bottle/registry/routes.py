@@ -6,8 +6,9 @@ Source: OCI distribution-spec v1.1, "Endpoints"; the grammar of names and tags i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.spec import Digest
@@ -21,8 +22,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _NAME_LIMIT = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """The endpoint of a request. `reference` is an unchecked tag or digest, or an upload's id."""
 
     kind: Kind

@@ -6,8 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.cache.entry import list_path
 from bot_bottle.cache.key import Key
@@ -32,8 +33,7 @@ _SHORTEST = 256 << 10  # bytes between two ranges that are worth a request of th
 _LARGEST = 128 << 30  # bytes; smolvm unpacks no more
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(Struct, frozen=True):
     """An artifact that was pushed: its manifest's digest and its own, its size, and how much was sent."""
 
     manifest: Digest
@@ -42,8 +42,7 @@ class Pushed:
     sent: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An artifact in a registry. `receipt` is one that is about it, `signer` who has signed that, or "".
 
     `parts` is the list of its parts, if there is one.

@@ -16,9 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.cache.scratch import disk_full_explained
 from bot_bottle.errors import ArtifactError, DiskFullError, Interrupted, RegistryError
@@ -37,8 +38,7 @@ class SlowError(RegistryError):
     """The registry sends so little that the download is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A range of the blob: `read` returns its bytes from a file here, or None where they are not there."""
 
     start: int
@@ -46,16 +46,14 @@ class Piece:
     read: Callable[[], bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """What a registry has to send: at least `least` bytes in each `seconds`."""
 
     seconds: float
     least: int
 
 
-@dataclass
-class Moved:
+class Moved(Struct):
     """How many bytes were sent by the registry, and how many were copied from files here."""
 
     sent: int = 0

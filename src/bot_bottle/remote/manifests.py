@@ -12,14 +12,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, ImageError, RegistryError
 from bot_bottle.host.text import printable
 from bot_bottle.image.spec import INDEX_TYPES, MANIFEST_TYPES, Digest, Platform, parse_json
 from bot_bottle.remote.session import NotThereError, Session
 from bot_bottle.remote.upload import push_bytes
+from bot_bottle.structs import replace
 
 ARTIFACT_TYPE = "application/vnd.smolmachines.smolmachine.v1"
 CONFIG_TYPE = "application/vnd.smolmachines.machine.config.v1+json"
@@ -34,8 +36,7 @@ _MOST = 50  # documents that refer to a manifest, or platforms, that are looked 
 _ACCEPT = {"Accept": ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))}
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """Content of a registry: media type, digest and size in bytes. `kind` is its artifact type, if any.
 
     `data` is the content itself, where it is embedded (descriptor.md, Properties), else empty.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.cache.key import Key
 from bot_bottle.errors import ImageError, UntrustedError
@@ -26,8 +27,7 @@ _FORM = 2
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """A parsed receipt, and its bytes. `key` is None for an artifact that was not made by the cache's rules.
 
     `name` is the repository and tag that it was pushed to. `created` and `pushed` are times in RFC 3339 form.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError, UsageError
 from bot_bottle.host.text import printable
 from bot_bottle.image.spec import Digest
+from bot_bottle.structs import replace
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"(?=.{{1,255}}\Z){_PART}(?:/{_PART})*")
@@ -20,8 +22,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A repository on a host (`name` or `name:port`), and a tag or digest in it."""
 
     host: str

@@ -10,8 +10,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
+
+from msgspec import Struct
 
 from bot_bottle.errors import RegistryError
 from bot_bottle.host.redact import Secret
@@ -28,8 +29,7 @@ Fetch = Callable[[str, str, bytes, Mapping[str, str]], tuple[int, bytes]]
 """Makes one request (method, URL, body, headers) that is not redirected; returns status and body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authorization:
+class Authorization(Struct, frozen=True):
     """The value of the header Authorization, and the monotonic time until which it is valid."""
 
     value: Secret

@@ -10,10 +10,11 @@ import hashlib
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, islice
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ImageError
 from bot_bottle.image.layers import CHUNK, Layered, LayerReader
@@ -27,8 +28,7 @@ _LARGE = LENGTH // 2  # bytes of a file that becomes chunks of its own
 _FOLDERS = 4096  # folders in a chunk
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(Struct, frozen=True, dict=True):
     """Consecutive bytes of the tar: the entries of `nodes`, or a part of one large file; then `tail`.
 
     `key` returns a digest (hex) of all that decides the bytes, or "" for a chunk that cannot be reused.

@@ -8,7 +8,8 @@ are plain links. It skips devices, FIFOs and extended attributes, and reads whol
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.host.text import printable
 from bot_bottle.rootfs.tree import PATH_MAX, SYMLINKS, Folder, Inode
@@ -18,8 +19,7 @@ _EXAMPLES = 20
 _CAPABILITY = "SCHILY.xattr.security.capability"
 
 
-@dataclass(frozen=True, slots=True)
-class Unsupported:
+class Unsupported(Struct, frozen=True):
     """Entries that a microVM cannot represent: of which kind, how many, and a few of the paths."""
 
     kind: str

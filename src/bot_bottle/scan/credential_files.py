@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 LARGEST = 256 << 10  # bytes of such a file
 
@@ -44,8 +45,7 @@ _NO_VALUE = re.compile(r"(?i)[\"']?(\$.*|<.*>|/.*|true|false|none|null|0|1)?[\"'
 _ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z_]\w*)=(\"[^\"]*\"|'[^']*'|\S*)")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class Finding(Struct, frozen=True, order=True):
     """Where something looks like a secret, and of which kind: never the value.
 
     `layer` is a digest, or `config`, `history` or `root`. `line` is 0 where there are no lines.

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
+
+from msgspec import Struct
 
 from bot_bottle.errors import SecretError, SpecError
 from bot_bottle.host.redact import hide
@@ -26,8 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _VARIABLE = "BOT_BOTTLE_BUILD_SECRET_"
 
 
-@dataclass(frozen=True, slots=True)
-class BuildSecret(Reference):
+class BuildSecret(Reference, frozen=True):
     """Where the value of the build secret `name` is. It has no hosts. Raises SpecError."""
 
     names: ClassVar[re.Pattern[str]] = _ID
@@ -35,8 +35,7 @@ class BuildSecret(Reference):
     example: ClassVar[str] = "--build-secret id=TOKEN,env=TOKEN or --build-secret id=TOKEN,src=FILE"
 
 
-@dataclass(frozen=True, slots=True)
-class Ssh:
+class Ssh(Struct, frozen=True):
     """An SSH agent for steps of the build: your own, or one with the keys or the socket in `paths`.
 
     Raises SpecError for an invalid id or path.

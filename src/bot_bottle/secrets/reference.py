@@ -11,9 +11,10 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
+
+from msgspec import Struct
 
 from bot_bottle.errors import CommandError, SecretError, SpecError
 from bot_bottle.host import paths, process
@@ -33,8 +34,7 @@ _HOST = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-
 _TIMEOUT = 60.0  # seconds; a keychain may ask the user
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """Where the value of the guest's variable `name` is, and the `hosts` that may receive it.
 
     Without hosts the command gets it as a variable. With `body` the value is also put into the bodies of

@@ -26,10 +26,10 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.host.files import disk_full
@@ -57,8 +57,7 @@ def _pass_over(_name: str, _pieces: Iterator[bytes]) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(Struct, frozen=True):
     """The last 64 bytes. Sizes are in bytes; `checksum` is the CRC-32 over assets and manifest."""
 
     assets_size: int
@@ -114,8 +113,7 @@ class Footer:
         return cls(assets, manifest, checksum, version)
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(Struct, frozen=True):
     """The footer and manifest of a `.smolmachine` file, with its path and size in bytes."""
 
     path: Path

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError
 
@@ -20,16 +21,14 @@ _MODES = ("container", "vm")
 _U8, _U32, _U64 = 0xFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Asset:
+class Asset(Struct, frozen=True):
     """A file among the assets: its tar member's name, and its size in bytes, unpacked."""
 
     path: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerAsset:
+class LayerAsset(Struct, frozen=True):
     """A layer's tar among the assets. `digest` names the layer; smolvm does not compare it with the bytes."""
 
     digest: str
@@ -37,8 +36,7 @@ class LayerAsset:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assets:
+class Assets(Struct, frozen=True):
     """The files in an artifact. Layers are bottom first.
 
     `libraries` may list files that are part of a program beside the artifact.
@@ -57,8 +55,7 @@ class Assets:
         return members | {layer.path: layer.size for layer in self.layers}
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """What smolvm reads of an artifact before it unpacks it.
 
     `platform` is the guest's, `os/architecture`; `host_platform` that of the machines that run it: smolvm

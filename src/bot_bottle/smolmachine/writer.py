@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, DiskFullError
 from bot_bottle.host.files import copy_range, disk_full, start_writeback
@@ -64,8 +65,7 @@ def _ignore(_offset: int, _size: int) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """A file that was written: size in bytes, footer, and the SHA-256 of all of it."""
 
     size: int

@@ -7,7 +7,8 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.tar.pieces import PieceStream
 from bot_bottle.tar.reader import REGULAR, Headers
@@ -24,8 +25,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EntryMetadata:
+class EntryMetadata(Struct, frozen=True):
     """Metadata and content hash of a file of any kind. Names and numbers of untrusted size are text.
 
     `mtime` is in seconds, with a fraction where there is one. `content` is a file's SHA-256. `link` is a
@@ -49,8 +49,7 @@ class EntryMetadata:
         return self.kind.endswith("device") or self.kind == "FIFO"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A member of the tar: a file with its metadata, or another name (`hard_link`) of a file."""
 
     name: bytes

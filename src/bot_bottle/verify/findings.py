@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from bot_bottle.host.text import printable
 
@@ -10,8 +10,7 @@ _EXAMPLES = 20
 _TEXT_LIMIT = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(Struct, frozen=True):
     """One difference: its path, and what the image and the artifact have there."""
 
     path: str
@@ -19,8 +18,7 @@ class Example:
     artifact: str = ""
 
 
-@dataclass(slots=True)
-class Finding:
+class Finding(Struct):
     """Differences of one kind. `expected` ones follow from how smolvm unpacks; `why` explains it."""
 
     what: str

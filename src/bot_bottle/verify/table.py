@@ -6,16 +6,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, fields
 from pathlib import Path
+
+from msgspec.structs import astuple
 
 from bot_bottle.errors import CacheError, DiskFullError
 from bot_bottle.rootfs.tree import PATH_MAX
 from bot_bottle.verify.entries import Entry, EntryMetadata, plain
 
 _FOLLOWS = 40  # symlinks in one path: path_resolution(7)
-_COLUMNS = ", ".join(field.name for field in fields(EntryMetadata))
-_MARKS = ", ".join("?" for _ in fields(EntryMetadata))
+_COLUMNS = ", ".join(EntryMetadata.__struct_fields__)
+_MARKS = ", ".join("?" for _ in EntryMetadata.__struct_fields__)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, ImageError
 from bot_bottle.image.archive import Image
@@ -21,8 +22,7 @@ from bot_bottle.verify.table import Tree, tables
 _ENTRY_LIMIT = 2_000_000  # smolvm unpacks no more
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """The result of a verification. Without an `image_id` the artifact was checked alone."""
 
     artifact: Artifact

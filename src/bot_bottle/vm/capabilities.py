@@ -14,9 +14,10 @@ import ctypes
 import fcntl
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct
 
 from bot_bottle.errors import WallsError
 
@@ -33,8 +34,7 @@ _LANDLOCK_CREATE_RULESET_VERSION = 1
 _ENABLE = "enable virtualization in the firmware, or nesting in the cloud"
 
 
-@dataclass(frozen=True, slots=True)
-class Kvm:
+class Kvm(Struct, frozen=True):
     """The state of KVM here, the reason in words, and what to do unless it is good."""
 
     state: KvmState

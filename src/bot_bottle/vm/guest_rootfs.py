@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import zstandard
+from msgspec import Struct
 
 from bot_bottle.errors import ArtifactError, SmolvmError
 from bot_bottle.smolmachine.frames import WINDOW_LOG_MAX, check_frames
@@ -26,8 +26,7 @@ _CHUNK = 1 << 20
 _NEXT_STEP = f"install it again: pip install --force-reinstall {PACKAGE}"
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(Struct, frozen=True, dict=True):
     """A compressed tar of guest files, and the smolvm version that they are part of."""
 
     path: Path

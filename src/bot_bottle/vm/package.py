@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
+from msgspec import Struct
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths
@@ -31,8 +31,7 @@ _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+class Installation(Struct, frozen=True):
     """A folder with `smolvm`, its libraries, its unpacked templates and the guest's files."""
 
     folder: Path

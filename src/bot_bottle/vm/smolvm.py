@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import SmolvmError
 from bot_bottle.host import paths, process
@@ -39,8 +40,7 @@ _SOCKET_PATH_MAX = 107  # bytes: unix(7), sun_path, less its NUL
 _FOREIGN = re.compile(r"SMOLVM_|SMOL_")
 
 
-@dataclass(frozen=True, slots=True)
-class Smolvm:
+class Smolvm(Struct, frozen=True):
     """A smolvm command that answered: its path, its version, and its environment."""
 
     program: Path

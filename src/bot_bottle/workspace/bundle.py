@@ -10,12 +10,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.files import remove_tree
 from bot_bottle.host.progress import human_bytes
+from bot_bottle.structs import replace
 from bot_bottle.workspace.clone import Clone, Record, check_names, find_identity, find_start
 from bot_bottle.workspace.fetch import find_commits, set_references, transfer
 from bot_bottle.workspace.git import FETCH_ONLY, Git, init
@@ -28,8 +30,7 @@ _TIP = re.compile(r"head|uncommitted|other/[A-Za-z0-9_-]{1,80}")
 _MOST_TIPS = 102
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """What bottles on other machines start from: the commit `base` of the `repository` here.
 
     `tags` are those in its history, `identity` is who commits, `shallow` what git records of a shallow clone.

@@ -13,14 +13,17 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.files import remove_tree, replace_file
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.text import is_printable, printable
+from bot_bottle.structs import replace
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
 from bot_bottle.workspace.git import Git, environment, init, program
 from bot_bottle.workspace.index import list_entries
@@ -32,8 +35,7 @@ _VERSION = 1
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What a clone was made from, and what was fetched from it; all but the first part are commits."""
 
     name: str
@@ -60,8 +62,7 @@ class Record:
         return f"refs/bottle/{self.name}/"
 
 
-@dataclass(frozen=True, slots=True)
-class Clone:
+class Clone(Struct, frozen=True):
     """A clone in its folder. `missing` lists what the user's folder has that a new one lacks."""
 
     folder: Path

@@ -10,7 +10,8 @@ refs/bottle/NAME/other/*      branches, tags and stashes that the agent made and
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.errors import BottleError, WorkspaceError
 from bot_bottle.workspace.clone import Clone, Record
@@ -23,8 +24,7 @@ _MOST_OTHERS = 100
 _WORK = ("refs/heads/", "refs/tags/", "refs/stash")
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """What a bottle has done so far, all of it in the user's repository; the values are commits.
 
     `uncommitted` and `others` may be empty; `branch` is empty when there is none or the user changed it.

@@ -12,9 +12,10 @@ import functools
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import DiskFullError, WorkspaceError
 from bot_bottle.host import process
@@ -66,8 +67,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**clean, "PATH": ":".join(search), **_ENVIRONMENT, **(extra or {})}
 
 
-@dataclass(frozen=True, slots=True)
-class Git:
+class Git(Struct, frozen=True):
     """git on one git folder.
 
     `objects` is the store it uses instead of its own, `settings` are more settings, as `KEY=VALUE`.

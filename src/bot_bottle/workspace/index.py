@@ -10,19 +10,20 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.text import printable_lines
+from bot_bottle.structs import replace
 from bot_bottle.workspace.git import Git
 
 _SPLIT = "sharedindex.*"
 _SUBMODULE = b"160000"
 
 
-@dataclass(frozen=True, slots=True)
-class Tracked:
+class Tracked(Struct, frozen=True):
     """The entries of an index, as `MODE OBJECT` by name.
 
     `skipped` are those that git does not look for in the folder: left out by a sparse checkout, or marked by

@@ -13,8 +13,9 @@ import hashlib
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.files import replace_file
@@ -27,8 +28,7 @@ _VERSIONS = (2, 3)  # the fourth compresses names; git writes it only when it is
 _EXTENDED = 1 << 14  # a flag: two more bytes of flags follow
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFile:
+class IndexFile(Struct, frozen=True):
     """The index of a clone in which nobody has worked."""
 
     path: Path

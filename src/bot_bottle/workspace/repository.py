@@ -11,12 +11,14 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
 from bot_bottle.host.text import printable
+from bot_bottle.structs import replace
 from bot_bottle.workspace.git import Git, check_version, environment, init, program
 from bot_bottle.workspace.spec import find_top
 
@@ -28,8 +30,7 @@ _BLOCK = 512  # bytes; the unit of st_blocks
 _QUICK = 120.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Struct, frozen=True):
     """A repository with a work tree. `folder` is its own git folder, `common` the one its worktrees share.
 
     `object_format` is the name of its hash: sha1 or sha256.

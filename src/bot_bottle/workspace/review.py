@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import BottleError, ConflictError, WorkspaceError
 from bot_bottle.host import files, process
 from bot_bottle.host.text import printable, printable_lines
+from bot_bottle.structs import replace
 from bot_bottle.workspace.clone import Clone
 from bot_bottle.workspace.fetch import Work, collect
 from bot_bottle.workspace.filters import filters_of
@@ -29,8 +31,7 @@ _WHOLE = (*_PLAIN, "--binary", "--full-index", "--no-renames", "--no-color")
 Entry = tuple[str, str]  # mode and blob
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """How much a bottle has done: commits on its branch, files and lines against where it started."""
 
     commits: int

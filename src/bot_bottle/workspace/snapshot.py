@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host.text import printable
+from bot_bottle.structs import replace
 from bot_bottle.workspace.filters import filters_of, lfs_entry, list_modified
 from bot_bottle.workspace.git import Git
 from bot_bottle.workspace.index import list_entries, read_names, read_tree, set_entries, update
@@ -26,8 +28,7 @@ _AUTHOR = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A commit of a folder's content.
 
     `left` names nested repositories, which are not included; `filtered` changed files that are included

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from msgspec import Struct, field
 
 from bot_bottle.workspace.index_file import IndexFile
 
@@ -16,8 +17,7 @@ MODES: tuple[Mode, ...] = ("none", "clone", "mount")
 PLACE = "/workspace"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A folder of the caller that the bottle's user may write to as if it were their own.
 
     Files that are made in it belong to the caller on this machine. `kept` names files and folders in it that
@@ -30,8 +30,7 @@ class Mount:
     index: IndexFile | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What a bottle is to see. `project` is a folder in the repository, or any folder to mount.
 
     `remotes` are names and URLs for a clone, which has none otherwise.

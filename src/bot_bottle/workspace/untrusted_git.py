@@ -18,9 +18,10 @@ import re
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import files
@@ -42,8 +43,7 @@ _LARGEST_LIST = 16 << 20  # bytes of packed-refs
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class References:
+class References(Struct, frozen=True):
     """What a git folder's references say. `head` is the name of the branch checked out, or a commit."""
 
     head: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from bot_bottle.host.durations import human_duration
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.usage import Budget
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.structs import replace
 
 
 @pytest.mark.parametrize(

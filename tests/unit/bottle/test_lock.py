@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from bot_bottle.engine.bases import base_images
 from bot_bottle.engine.commands import BuildRequest
 from bot_bottle.errors import SpecError
 from bot_bottle.image.spec import Digest
+from bot_bottle.structs import replace
 
 DOCKERFILE = """\
 # syntax=docker/dockerfile:1

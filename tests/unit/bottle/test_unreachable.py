@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tests.support.bottle import wait_until
 from bot_bottle.bottle import unreachable
 from bot_bottle.bottle.unreachable import unreachable_told
 from bot_bottle.network.audit_log import Log, Request
+from bot_bottle.structs import replace
 
 HOST, OTHER = "api.example.org", "auth.example.org"
 FAILED = Request(HOST, 443, "failed", "Name or service not known")

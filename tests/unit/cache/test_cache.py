@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from bot_bottle.cache.entry import record_path
 from bot_bottle.errors import ArtifactError, CacheError, DiskFullError
 from bot_bottle.image.spec import Digest
 from bot_bottle.smolmachine.format import digest_of
+from bot_bottle.structs import replace
 
 
 class Use:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bot_bottle.cache.key import Key, stem_of
 from bot_bottle.image.spec import Digest
+from bot_bottle.structs import replace
 
 OTHERS: dict[str, Any] = {
     "config_digest": Digest.of(b"other"),

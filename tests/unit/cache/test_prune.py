@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from tests.support.cache import find_or_make
 from bot_bottle.cache.cache import Cache, Entry, Key
 from bot_bottle.cache.entry import record_path
 from bot_bottle.host.locks import exclusive_lock
+from bot_bottle.structs import replace
 
 DAY = 86400.0
 

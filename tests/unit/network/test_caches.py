@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from bot_bottle.errors import SpecError
 from bot_bottle.network.caches import cache_names, load_caches
 from bot_bottle.network.policy import load_policy, parse_policy, save_policy
 from bot_bottle.network.proxy.package_requests import is_plain_get, may_be_stored, wants_fresh
+from bot_bottle.structs import replace
 
 NAMES = ["crates", "debian", "go", "npm", "pypi"]
 HASH = "0123456789abcdef" * 4

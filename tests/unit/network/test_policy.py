@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from bot_bottle.errors import SpecError
 from bot_bottle.network.policy import MOST, NOTHING, load_policy, parse_policy, save_policy
+from bot_bottle.structs import replace
 
 POLICY = parse_policy(
     [

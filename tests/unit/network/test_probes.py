@@ -7,7 +7,6 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from bot_bottle.host.progress import Progress
 from bot_bottle.network import probes
 from bot_bottle.network.probes import ANY, Outcome, Probe
 from bot_bottle.network.toolkit import prepare_toolkit
+from bot_bottle.structs import replace
 
 Run = Callable[[Sequence[Probe]], dict[str, Outcome]]
 ANSWER = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"  # 192.0.2.1, of type A, for a minute

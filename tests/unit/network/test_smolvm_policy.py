@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from bot_bottle.errors import SpecError
 from bot_bottle.network import smolvm_policy as microvm
 from bot_bottle.network.policy import Policy, parse_policy
+from bot_bottle.structs import replace
 
 
 def values(argv: Sequence[str], option: str) -> list[str]:

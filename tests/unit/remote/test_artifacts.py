@@ -9,7 +9,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from bot_bottle.remote.receipt import Receipt
 from bot_bottle.remote.reference import Reference
 from bot_bottle.remote.session import Session
 from bot_bottle.rootfs.flatten import FLATTEN_VERSION, flatten
+from bot_bottle.structs import replace
 from bot_bottle.vm.guest_rootfs import Guest
 
 BASE = [file(f"base/{name}", os.urandom(700_000)) for name in "abcdef"]

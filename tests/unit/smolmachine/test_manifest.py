@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bot_bottle.errors import ArtifactError
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
+from bot_bottle.structs import replace
 
 ASSETS = Assets(Asset("agent-rootfs.tar", 36), (LayerAsset("sha256:2", "layers/2.tar", 10),))
 LEAST = Manifest("hello", "sha256:1", "linux/amd64", 1, 512, ASSETS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from bot_bottle.image.archive import open_archive
 from bot_bottle.image.spec import Digest, ImageConfig
 from bot_bottle.smolmachine.manifest import Asset, Assets, LayerAsset, Manifest
 from bot_bottle.smolmachine.writer import Writer
+from bot_bottle.structs import replace
 from bot_bottle.verify.verify import Report, verify
 
 Settings = dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tests.unit.verify.conftest import Compare, saved_image, written_artifact
 from bot_bottle.errors import ArtifactError, DiskFullError, ImageError
 from bot_bottle.image.archive import open_archive
 from bot_bottle.smolmachine.format import read
+from bot_bottle.structs import replace
 from bot_bottle.verify.verify import Report, verify
 
 Found = dict[str, list[str]]

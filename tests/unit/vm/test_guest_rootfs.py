@@ -39,11 +39,12 @@ def test_finding_it_does_not_import_smolvm() -> None:
 def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
     """An interpreter that sees the project and what it needs, but not smolvm's package."""
     import isal
+    import msgspec
     import zstandard
 
     import bot_bottle
 
-    for module in (bot_bottle, isal, zstandard):
+    for module in (bot_bottle, isal, msgspec, zstandard):
         folder = Path(str(module.__file__)).parent
         (tmp_path / folder.name).symlink_to(folder)
     program = (

@@ -15,9 +15,10 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.engine.engine import Engine
@@ -147,8 +148,7 @@ def _read(pipe: int, alive: Callable[[], bool]) -> bytes:
 _LOADER = re.compile(r"LD_[A-Z0-9_]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image's id, and its own command and variables."""
 
     id: str

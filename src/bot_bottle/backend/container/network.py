@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.backend.container.commands import bind_option
@@ -39,8 +40,7 @@ _PRIVILEGED = 1024  # ports below it need a capability, except where the kernel 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/nix/store")
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """The value of `--network`.
 
     A `shared` one belongs to another container, with its hostname. `proxy` is its only way out.

@@ -8,10 +8,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig, OnProved, Place, default_path, wait, with_placeholders
 from bot_bottle.backend.direct import probes
@@ -29,6 +30,7 @@ from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.host_ports import HOST
 from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.structs import replace
 from bot_bottle.vm.channel import write_to
 from bot_bottle.vm.direct.clock import TickRate
 from bot_bottle.vm.direct.confine import Confined, confined
@@ -61,8 +63,7 @@ _FOLDERS = {"upper": 0o755, "work": 0o755, "workspace": 0o1777, "tmp": 0o1777}
 _RESOLVERS = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"  # as smolvm has them, with a network or without
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """What an artifact's manifest and files say of its commands: `passwd` and `group` are those of /etc."""
 
     root: Path

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.errors import SpecError
@@ -44,8 +45,7 @@ _FIRST_PORT = 20_000  # in the namespace, for the first published port
 _SETUP = f"ip addr add {_GUEST}/24 dev eth0 && ip link set eth0 up\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """What QEMU and its guest need for the network.
 
     `kind` and `relay` are for `confined`, `options` are QEMU's, and `setup` is a script for the guest, before

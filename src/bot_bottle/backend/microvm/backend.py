@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
 from bot_bottle.backend.base import Boot, BottleConfig, Machine
 from bot_bottle.backend.microvm import bottle, probes
@@ -18,6 +17,7 @@ from bot_bottle.network.ports import Port
 from bot_bottle.network.probes import Proof
 from bot_bottle.network.smolvm_policy import network_argv, widening_argv
 from bot_bottle.secrets.reference import Reference
+from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import OWN_MEMORY_MIB

@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from bot_bottle.network.ports import allocate_host_ports
 from bot_bottle.network.probes import TOOLKIT, Proof
 from bot_bottle.network.smolvm_policy import network_argv
 from bot_bottle.smolmachine import format as artifact_format
+from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import check_landlock, probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host

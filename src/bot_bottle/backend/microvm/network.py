@@ -11,7 +11,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
 from bot_bottle.host.progress import Progress
@@ -29,8 +30,7 @@ from bot_bottle.vm.emulated.qemu import interceptor_address
 _ADDRESS = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """What smolvm hands connections over to: none, if nothing may be reached.
 
     `namespace` is for the emulated host. `env` are variables for smolvm's start.

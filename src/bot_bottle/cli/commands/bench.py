@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import click
+from msgspec import to_builtins
 
 from bot_bottle import bench
 from bot_bottle.cli import options
@@ -62,7 +62,7 @@ def command(ctx: click.Context, /, rounds: int, smolvm: bool, as_json: bool, **g
 def described(report: bench.Report) -> dict[str, Any]:
     """Return a report as a JSON document. All times are seconds."""
     way, why = report.auto
-    return {**asdict(report), "auto": {**asdict(way), "why": why}}
+    return {**to_builtins(report), "auto": {**to_builtins(way), "why": why}}
 
 
 def shown(report: bench.Report) -> str:

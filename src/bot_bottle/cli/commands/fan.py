@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -25,6 +24,7 @@ from bot_bottle.config.settings import Setting, Settings
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import UsageError
 from bot_bottle.host.progress import Progress
+from bot_bottle.structs import replace
 
 _HELP = """Run CMD in N bottles at once, each in a clone of the repository on a branch of its own.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -25,6 +24,7 @@ from bot_bottle.cli.output import table
 from bot_bottle.cli.shared_cache import convert_options
 from bot_bottle.errors import UsageError
 from bot_bottle.host import process_tree, terminal
+from bot_bottle.structs import replace
 
 _HELP = """Build PATH's Dockerfile (default: the current folder) and run CMD in a microVM made from it.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import to_builtins
 
 from bot_bottle import api as artifacts
 from bot_bottle.cli import options
@@ -73,7 +73,7 @@ def described(report: Report) -> dict[str, Any]:
         "size": report.artifact.size,
         "entries": report.entries,
         "image_id": report.image_id,
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [to_builtins(finding) for finding in report.findings],
     }
 
 

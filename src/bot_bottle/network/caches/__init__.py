@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host import paths
@@ -31,8 +32,7 @@ _HASHES = {"blake2b": 32, "sha256": 32}  # and their size in bytes
 _SAFE = "/@!$&'()*,=:~"  # in a path; not `+`, which some servers take for a space
 
 
-@dataclass(frozen=True, slots=True)
-class PackageFiles:
+class PackageFiles(Struct, frozen=True):
     """Files of a registry that never change: requested at `port`, and fetched with TLS from `source`.
 
     `path` is the regular expression for their paths.
@@ -61,8 +61,7 @@ class PackageFiles:
         return PackageFile(self.host, self.source, quote(path, _SAFE), name, value.replace("/", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class PackageFile:
+class PackageFile(Struct, frozen=True):
     """A file of a registry. `target` is the path in one spelling; `digest` is what `algorithm` gives for it.
 
     Both are "" where its path has no hash.

@@ -6,7 +6,7 @@ server that is more lenient could otherwise read another name in it than we do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from bot_bottle.host.text import is_printable
 
@@ -21,8 +21,7 @@ _LARGEST_RECORD = 1 << 14
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(Struct, frozen=True):
     """What a client asks for. `server_name` is "" if it names none.
 
     `encrypted` is whether it may contain an encrypted ClientHello (ECH), of which it is the outer part.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field, to_builtins
 
 from bot_bottle.host.files import write_private
 from bot_bottle.network.usage import Budget
 
 
-@dataclass(frozen=True, slots=True)
-class ProxiedSecret:
+class ProxiedSecret(Struct, frozen=True):
     """Where the value of a secret is read from, and what it replaces in requests to which hosts.
 
     With `body` it also does in their bodies. Where it `changes`, the value in force is asked for by `name` on
@@ -28,8 +28,7 @@ class ProxiedSecret:
     changes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingConfig:
+class ReadingConfig(Struct, frozen=True):
     """What reading encrypted requests needs.
 
     `folder` is for the key of an authority; `bundle` is written, with the authorities that the bottle is to
@@ -40,8 +39,7 @@ class ReadingConfig:
     bundle: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyConfig:
+class ProxyConfig(Struct, frozen=True):
     """The configuration. Paths are absolute.
 
     `services` are those of `Engine`. `ask` is the socket of `Questions`. `authorities` is a file of those
@@ -70,7 +68,7 @@ class ProxyConfig:
 
     def save(self, path: Path) -> None:
         """Write it, private to the user. Raises OSError."""
-        write_private(path, json.dumps(asdict(self)))
+        write_private(path, json.dumps(to_builtins(self)))
 
 
 def load_config(path: Path) -> ProxyConfig:

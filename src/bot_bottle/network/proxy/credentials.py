@@ -7,7 +7,8 @@ import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bot_bottle.network.proxy.config import ProxiedSecret
 from bot_bottle.network.values import LINE
@@ -15,16 +16,14 @@ from bot_bottle.network.values import LINE
 _SECONDS = 60.0  # for an answer; after it the last value is used
 
 
-@dataclass(frozen=True, slots=True)
-class Substitutions:
+class Substitutions(Struct, frozen=True):
     """What replaces the placeholders in a request's headers, and in its body."""
 
     headers: Mapping[bytes, bytes]
     body: Mapping[bytes, bytes]
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct):
     secret: ProxiedSecret
     value: bytes
     refused: bool = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import h11
+from msgspec import Struct, field
 
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.first_bytes import LARGEST
@@ -22,8 +22,7 @@ from bot_bottle.network.proxy.upstream import Upstream
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]  # what h11 returns
 
 
-@dataclass
-class Server:
+class Server(Struct):
     """A connection to a server, or to an upstream proxy, and the host and port that it is for."""
 
     origin: tuple[str, int]

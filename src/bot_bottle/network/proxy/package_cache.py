@@ -11,10 +11,10 @@ import socket
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import h11
+from msgspec import Struct
 
 from bot_bottle.cache.packages import PackageStore, Record, Recording, read_file
 from bot_bottle.network.caches import PackageFile
@@ -39,8 +39,7 @@ _STATUS = "Cache-Status"  # RFC 9211
 Body = AsyncGenerator[bytes, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """A file that a client requests; `fresh` is whether it does not take a stored one."""
 
     file: PackageFile

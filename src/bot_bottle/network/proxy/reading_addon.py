@@ -6,10 +6,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from mitmproxy import http
 from mitmproxy.tls import ClientHelloData, TlsData
+from msgspec import Struct, field
 
 from bot_bottle.network.audit_log import Request
 from bot_bottle.network.credentials import substitute, substitute_placeholders, takes_value
@@ -29,8 +29,7 @@ _UNAUTHORIZED = 401
 _DROPPED = ("proxy-authorization", "proxy-connection")
 
 
-@dataclass(slots=True)
-class _Exchange:
+class _Exchange(Struct):
     rule: str
     values: Substitutions
     used: bool = False  # a header has one of the values

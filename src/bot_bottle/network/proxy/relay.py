@@ -7,8 +7,9 @@ within the kernel, as far as that takes it; what asyncio then receives and sends
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Literal, cast
+
+from msgspec import Struct
 
 from bot_bottle.network.dialing import Streams
 from bot_bottle.network.proxy.splicing import Pipe
@@ -19,8 +20,7 @@ _TURNS = 16  # times as much is passed on for a connection before others get the
 _LINGER = 30.0  # seconds in which what was asked for may still arrive
 
 
-@dataclass(slots=True)
-class Counts:
+class Counts(Struct):
     """Bytes from the bottle (`up`) and to it (`down`)."""
 
     up: int = 0

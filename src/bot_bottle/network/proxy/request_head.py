@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import h11
+from msgspec import Struct
 
 from bot_bottle.network.proxy.engine import RefusedError
 from bot_bottle.network.proxy.upstream import Upstream
@@ -22,8 +22,7 @@ _OF_CONNECTION = frozenset(
 _NEVER_DROPPED = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a request goes. `path` has the query, `authority` is the value of the header Host."""
 
     host: str

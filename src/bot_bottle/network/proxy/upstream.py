@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
 
 from bot_bottle.errors import SpecError
 
@@ -24,8 +25,7 @@ _TIMEOUT = 30.0  # seconds
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(Struct, frozen=True):
     """A proxy. `authorization` is the value of Proxy-Authorization (RFC 9110, 11.7.2), a secret, or empty."""
 
     host: str

@@ -17,9 +17,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 import bot_bottle
 from bot_bottle.errors import WallsError
@@ -48,8 +49,7 @@ _LOADER_LIMIT = 4096
 _TRIAL = 30.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Relay:
+class Relay(Struct, frozen=True):
     """What leads out of QEMU's network namespace, and into it.
 
     `listen` is a unix socket of ours, to which sockets are passed that listen on `port` of the namespace's
@@ -64,8 +64,7 @@ class Relay:
     ports: Mapping[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
+class Confinement(Struct, frozen=True):
     """What is in force. `user` is QEMU's own (None: ours), `landlock` the kernel's version (0: none)."""
 
     user: int | None
@@ -92,8 +91,7 @@ class Confinement:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Confined:
+class Confined(Struct, frozen=True):
     """A program to start with `process.background`, in any folder. It writes to standard error what fails."""
 
     argv: list[str]

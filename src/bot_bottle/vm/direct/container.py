@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bot_bottle.vm.direct.guest import ROOT, STORAGE, TOOLKIT
 
@@ -31,8 +32,7 @@ _NO_DEVICES = ["nosuid", "nodev", "noexec"]
 _TERMINALS = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """Who a process runs as, and the folder that is its home."""
 
     uid: int

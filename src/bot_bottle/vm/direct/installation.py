@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from bot_bottle.errors import AccelError
 from bot_bottle.host import process
@@ -16,8 +17,7 @@ from bot_bottle.host.process import CommandFailed
 from bot_bottle.vm.direct.confinement import SYSTEM
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
+class Installation(Struct, frozen=True):
     """A QEMU with the files and folders that it has to read, and the options by which it finds firmware."""
 
     program: Path

@@ -7,8 +7,9 @@ manual, "microvm"; Linux, Documentation/admin-guide/kernel-parameters.txt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from bot_bottle.vm import console
 from bot_bottle.vm.channel import CONTROL_PORT
@@ -41,8 +42,7 @@ _TRANSLATION_MIB = 64
 _SANDBOX = "on,obsolete=deny,resourcecontrol=deny,elevateprivileges=deny,spawn=deny"
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(Struct, frozen=True):
     """The guest's kernel and disks, as QEMU is to open them."""
 
     kernel: str
@@ -51,16 +51,14 @@ class Files:
     storage: str
 
 
-@dataclass(frozen=True, slots=True)
-class Extras:
+class Extras(Struct, frozen=True):
     """Options for a shared folder and a network, with those of the machine that they need."""
 
     options: Sequence[str] = ()
     machine: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(Struct, frozen=True):
     """The size of a guest, and what it has besides its disks."""
 
     files: Files

@@ -13,8 +13,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 import bot_bottle
 from bot_bottle.errors import WorkspaceError
@@ -40,8 +41,7 @@ main()
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """A folder that is served to one guest. Made by `shared_folder`."""
 
     child: Child

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 import bot_bottle
 
@@ -28,8 +29,7 @@ main()
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(Struct, frozen=True):
     """What leads out of the namespace: the Unix socket that gets its sockets.
 
     And what leads into it: the socket of `network.port_forwarder`, and the ports that it asks for.
