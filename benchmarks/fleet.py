@@ -101,22 +101,25 @@ class Fleet:
 def _beside_local(count: int, fleet: Fleet) -> list[Claim]:
     slots = os.cpu_count() or 1  # as bottle node announces them
     with one_node(_ENGINE, f'{{"container": {slots}}}', cpus=slots) as cluster:
-        by_ray = Place(cluster.client, cluster.variables)
-        fleet.run(1, "true", at=by_ray)  # what runs has been read from the disk
+        here, client = (Place(on, cluster.variables) for on in ("ray", cluster.client))
+        for place in (here, client):
+            fleet.run(1, "true", at=place)  # what runs has been read from the disk
         found = rounds(
             count,
-            ray=lambda: fleet.run(BOTTLES, "true", at=by_ray),
+            here=lambda: fleet.run(BOTTLES, "true", at=here),
+            client=lambda: fleet.run(BOTTLES, "true", at=client),
             local=lambda: fleet.run(BOTTLES, "true", at=Place()),
         )
     return [
         Claim(
-            f"{BOTTLES} bottles that run true, on one node",
+            f"{BOTTLES} bottles that run true, on one node, --on {on}",
             "s",
-            found["ray"],
+            found[name],
             found["local"],
             "the local fan",
             at_most=COST,
         )
+        for name, on in (("here", "ray"), ("client", "ray://"))
     ]
 
 
