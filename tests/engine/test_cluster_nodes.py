@@ -188,7 +188,7 @@ def test_nodes_killed_at_any_moment_lose_no_commit(root: Caller, cluster: Nodes,
         victim.kill()
         cluster.restart(victim.name)
         ended = end(fan, 200)
-        about = (f"round {number}: {victim.name} killed after {moment} commits", ended)
+        about = (f"round {number}: {victim.name} killed after {moment} commits", following.lines, ended)
         assert ended.code == 0, about
         rows = json.loads(ended.out)
         assert [(row["exit_status"], row["commits"]) for row in rows] == [(0, 5)] * 6, about

@@ -31,8 +31,7 @@ SWEEPERS: dict[str, rundir.Sweeper] = {
     "look-container": _container,
     "registry-container": _container,
     "trial-image": partial(_later, "engine.images", "sweep"),
-    "fan": partial(_later, "cluster.kept", "sweep_folder"),
-    "fan-image": partial(_later, "cluster.kept", "sweep_image"),
+    "fan": partial(_later, "cluster.kept", "sweep_kept"),
     "image-name": partial(_later, "engine.push_names", "sweep"),
     "build-name": partial(_later, "engine.build_names", "sweep"),
 }

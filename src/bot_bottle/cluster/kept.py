@@ -22,7 +22,7 @@ from bot_bottle.host import paths
 from bot_bottle.host.process_tree import start_time
 from bot_bottle.host.rundir import RunDir
 
-FOLDER, IMAGE = "fan", "fan-image"  # the kinds of leftovers
+STRAY = "fan"
 
 _ENDED = "ended"  # a file in the folder of a fan that has ended
 _FAN = "fan.json"  # the name of its actor, and the Ray that it belongs to
@@ -34,7 +34,7 @@ def kept_folder(order: Order, run: RunDir) -> RunDir:
     if not folder.exists():
         made = RunDir(run.folder("fan"))
         (made.path / _FAN).write_text(json.dumps({"name": order.spec.slug, "ray": os.getppid()}), "utf-8")
-        made.record(FOLDER, **_facts(order))
+        made.record(STRAY, **_facts(order))
         try:
             made.path.rename(folder)  # as a whole: any sweep may look at it from now on
         except OSError:
@@ -45,7 +45,7 @@ def kept_folder(order: Order, run: RunDir) -> RunDir:
 
 def load(engine: Engine, archive: IO[bytes], order: Order, run: RunDir) -> None:
     """Load the image of a fan, whose folder is `run`. Raises EngineError."""
-    record_loaded(engine, order.image, run, IMAGE, **_facts(order))
+    record_loaded(engine, order.image, run, STRAY, **_facts(order))
     load_image(engine, archive)
 
 
@@ -74,16 +74,15 @@ def forget_others(order: Order, living: Callable[[], Collection[str]]) -> None:
             (folder / _ENDED).touch()
 
 
-def sweep_folder(stray: dict[str, Any]) -> None:
-    """Allow the removal of a folder. Raises ClusterError while its fan goes on."""
+def sweep_kept(stray: dict[str, Any]) -> None:
+    """Remove an image, or allow the removal of a folder.
+
+    Raises ClusterError while its fan goes on, CommandFailed while a container uses the image.
+    """
     if not (Path(stray["folder"]) / _ENDED).exists() and start_time(stray["ray"]) == stray["started"]:
         raise ClusterError(f"the fan of {stray['folder']} goes on")
-
-
-def sweep_image(stray: dict[str, Any]) -> None:
-    """Remove an image. Raises ClusterError while its fan goes on, CommandFailed while a container uses it."""
-    sweep_folder(stray)
-    sweep_named(stray)
+    if "name" in stray:
+        sweep_named(stray)
 
 
 def _folder(fan: str) -> Path:
