@@ -181,6 +181,8 @@ bot_bottle.network.proposals bot_bottle.network.proxy bot_bottle.network.proxy_p
 bot_bottle.registry bot_bottle.remote bot_bottle.rootfs.flatten bot_bottle.scan bot_bottle.tar.reader
 bot_bottle.verify bot_bottle.vm.direct.confine_helper bot_bottle.vm.direct.share bot_bottle.vm.smolvm
 bot_bottle.workspace.clone bot_bottle.workspace.features bot_bottle.workspace.fetch
+bot_bottle.network.caches bot_bottle.network.traffic
+bot_bottle.workspace.lifecycle
 """
 
 

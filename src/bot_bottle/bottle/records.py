@@ -28,7 +28,6 @@ from bot_bottle.host.redact import redacted
 from bot_bottle.host.signals import defer_signals
 from bot_bottle.host.system_errors import next_step
 from bot_bottle.network import audit_log
-from bot_bottle.network.traffic import summarize
 from bot_bottle.network.usage import load_usage
 from bot_bottle.version import VERSION
 
@@ -114,7 +113,10 @@ class RunRecord:
     def traffic(self) -> dict[str, Any] | None:
         """Return the summary of what the run reached and was refused so far; None without a network."""
         with suppress(OSError):
-            return summarize(audit_log.read(self.log)) if self.log.exists() else None
+            if self.log.exists():
+                from bot_bottle.network.traffic import summarize
+
+                return summarize(audit_log.read(self.log))
         return None
 
     def save(self) -> None:

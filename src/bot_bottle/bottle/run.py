@@ -35,8 +35,6 @@ from bot_bottle.secrets.credential import Credential
 from bot_bottle.smolmachine import format as artifact_format
 from bot_bottle.structs import replace
 from bot_bottle.vm.accel import Accel
-from bot_bottle.workspace.lifecycle import before_command
-from bot_bottle.workspace.lifecycle import shown as shown_command
 from bot_bottle.workspace.open import based_on, check_workspace, opened
 from bot_bottle.workspace.spec import PLACE, Request
 
@@ -69,7 +67,7 @@ class Plan(Struct, frozen=True):
             "artifact": str(made.entry.path) if made else None,
             "digest": str(made.entry.digest) if made else None,
             "command": list(self.command),
-            "before_command": {key: shown_command(each) for key, each in spec.start.items()},
+            "before_command": _shown_start(spec),
             "user": spec.user,
             "workdir": self.workdir,
             "env": sorted(self.env),
@@ -89,6 +87,23 @@ class Plan(Struct, frozen=True):
         # a command line may contain the value of a secret
         shown: dict[str, Any] = redacted_document(document)
         return shown
+
+
+def _shown_start(spec: BottleSpec) -> dict[str, Any]:
+    if not spec.start:
+        return {}
+    from bot_bottle.workspace.lifecycle import shown
+
+    return {key: shown(each) for key, each in spec.start.items()}
+
+
+def _before(spec: BottleSpec) -> tuple[str, ...]:
+    """Return what runs the commands that come before the bottle's, put before its arguments."""
+    if not spec.start:
+        return ()
+    from bot_bottle.workspace.lifecycle import before_command
+
+    return before_command(spec.start)
 
 
 def _network(egress: Policy, push: GitPush) -> str:
@@ -194,7 +209,7 @@ def launch(
             credentials=_credentials(spec, values, progress),
             before=(
                 *(stack.enter_context(state.placed(mount)) if state else ()),
-                *before_command(spec.start),
+                *_before(spec),
             ),
             timeout=spec.limits.timeout,
         )

@@ -16,7 +16,6 @@ from bot_bottle.config.settings import Settings
 from bot_bottle.errors import SpecError, UsageError
 from bot_bottle.git.rules import make_rules
 from bot_bottle.git.spec import GitPush
-from bot_bottle.network.caches import load_caches
 from bot_bottle.network.policy import NOTHING, Policy, parse_policy
 from bot_bottle.network.ports import parse_ports
 from bot_bottle.secrets.reference import Reference
@@ -139,8 +138,13 @@ def _cached(ctx: click.Context, settings: Settings, policy: Policy) -> Policy:
     given, off = ctx.params.get("cache_packages"), ctx.params.get("no_cache_packages")
     if off and given and ctx.get_parameter_source("cache_packages") is ParameterSource.COMMANDLINE:
         raise UsageError("--cache-packages and --no-cache-packages exclude each other")
-    caches = () if off else load_caches(settings.value("caches.packages"))
-    if policy.open and caches:
+    names = () if off else settings.value("caches.packages")
+    if not names:
+        return policy
+    from bot_bottle.network.caches import load_caches
+
+    caches = load_caches(names)
+    if policy.open:
         raise SpecError(
             "a cache of packages needs the proxy, and an open network has none",
             next_step="allow hosts instead (--allow), or use --no-cache-packages",

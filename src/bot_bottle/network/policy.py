@@ -12,21 +12,24 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from bot_bottle.errors import SpecError
 from bot_bottle.host.files import write_private
-from bot_bottle.network.caches import PackageFiles
 from bot_bottle.network.host_ports import check_host_ports
 from bot_bottle.network.presets import expand_preset
 from bot_bottle.network.rule_index import RequestRules, RuleIndex, find_request_rule
 from bot_bottle.network.rules import Address, Rule, address_of, name_of, parse, plain
 from bot_bottle.structs import replace
+
+if TYPE_CHECKING:
+    from bot_bottle.network.caches import PackageFiles
 
 MOST = 20_000  # entries
 
@@ -218,8 +221,16 @@ def load_policy(path: Path) -> Policy:
     ports = check_host_ports(document.get("host_ports", ()))
     policy = _make_policy(document["allow"], open_=document["open"], host_ports=ports)
     proxied, reading = (document.get(name) is True for name in ("proxied", "reading"))
-    caches = tuple(PackageFiles(**each) for each in document.get("caches", ()))
+    caches = _load_caches(document.get("caches", ()))
     return replace(policy, proxied=proxied, reading=reading, caches=caches)
+
+
+def _load_caches(documents: Sequence[Mapping[str, Any]]) -> tuple[PackageFiles, ...]:
+    if not documents:
+        return ()
+    from bot_bottle.network.caches import PackageFiles
+
+    return tuple(PackageFiles(**each) for each in documents)
 
 
 def check_reading(policy: Policy, *, credentials: bool) -> None:
