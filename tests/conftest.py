@@ -14,9 +14,10 @@ from hypothesis import settings
 
 from bot_bottle.host.signals import SIGNALS
 from tests.support import agents, engine_matrix
+from tests.support.cache import FOLDER, share
 from tests.support.callers import git_context
 from tests.support.canary import Canary
-from tests.support.engines import CHECKOUT, OWNER, Docker, Podman, private_docker, private_podman
+from tests.support.engines import OWNER, Docker, Podman, private_docker, private_podman
 from tests.support.images import busybox_context
 from tests.support.world import World, world
 
@@ -65,10 +66,10 @@ def shared_cache() -> Iterator[Path]:
     """A cache folder that lasts from run to run, for the emulated host, which takes long to make.
 
     Artifacts in it go when the run ends, so that no test passes by what an older version made. Where tests
-    run beside each other, each worker has its own.
+    run beside each other, each worker has its own, with what is prepared from smolvm in common.
     """
-    folder = CHECKOUT / ".cache" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = FOLDER / os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    share(folder, "smolvm", "emulation")
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)
     yield folder
     shutil.rmtree(folder / "smolmachines", ignore_errors=True)

@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from bot_bottle.engine.engine import Engine
 from tests.support.bottle import Bottle
+from tests.support.cache import share
 from tests.support.clients import crane_program
 from tests.support.engine_matrix import PODMAN, Case, unit, use
 from tests.support.engines import LABEL, OWNER, Docker, Podman
@@ -42,6 +43,13 @@ def engine_copy() -> str:
     """A copy of each docker engine for each process after the first: tests look at all images there are."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     return "" if worker == "gw0" else worker
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(cache_dir: Path) -> Path:
+    """The same, with the programs of the probes, which would be unpacked for each test anew."""
+    share(cache_dir, "smolvm")
+    return cache_dir
 
 
 @pytest.fixture

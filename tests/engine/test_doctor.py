@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 
 from tests.support.bottle import Bottle, Ended, end, wait_until
+from tests.support.cache import share
 from tests.support.engines import Docker, Podman
 
 
 @pytest.fixture(scope="module")
 def bottle(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Bottle:
-    """Run `bottle` with a cache that lasts: smolvm is made ready once."""
-    return Bottle(tmp_path_factory.mktemp("doctor") / "cache", docker.variables)
+    """Run `bottle` with a cache that lasts, in which smolvm is made ready once for all tests."""
+    cache = tmp_path_factory.mktemp("doctor") / "cache"
+    share(cache, "smolvm")
+    return Bottle(cache, docker.variables)
 
 
 NO_ENGINE = {"DOCKER_HOST": "unix:///nobody.sock", "BOT_BOTTLE_ENGINE": "docker"}  # builds no image

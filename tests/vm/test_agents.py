@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.support.agents import KEY, bodies, hold_work_came_back, in_world, repository, sent
 from tests.support.bottle import Bottle
+from tests.support.cache import parts
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 from tests.support.model_server import LAST
@@ -39,5 +40,5 @@ def test_claude_repairs_a_test_and_the_next_one_continues_its_conversation(
     assert any("Make the test pass." in each and "And now?" in each for each in bodies(outside)), again
     # the artifact's files too, which are in the cache as QEMU reads them, not compressed
     assert any((shared_cache / "smolmachines").glob("*.erofs"))
-    assert canary.places(shared_cache, tmp_path / "bot-bottle-state") == []
+    assert canary.places(*parts(shared_cache), tmp_path / "bot-bottle-state") == []
     assert not bottle.leftovers

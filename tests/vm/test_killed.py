@@ -98,7 +98,9 @@ def namespaces(pid: int) -> dict[str, Path]:
 
 def files(who: Caller) -> set[str]:
     """Every file that bottle could leave, without the records of its runs."""
-    folders = (who.bottle.cache, who.folder / "state", who.folder / "tmp")
+    cache = who.bottle.cache
+    own = cache / "emulation" / "direct"  # which is not found by the search, as a link leads there
+    folders = (cache, own, who.folder / "state", who.folder / "tmp")
     found = {str(path) for folder in folders for path in folder.rglob("*")}
     return {path for path in found if "/state/receipts/" not in path}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support import named_world as world
 from tests.support.bottle import Bottle
+from tests.support.cache import parts
 from tests.support.canary import Canary, holders
 from tests.support.engines import Docker
 from tests.support.images import BOTTLE_DOCKERFILE, busybox_context, copy_with_libraries
@@ -125,7 +126,7 @@ def test_the_proxy_decides_what_a_microvm_reaches(client: Path, shared_cache: Pa
     assert reached == {(ALLOWED, 443), (REFUSED, 80), (world.WILD, 80)}
     told = json.loads(bottle("logs", "--egress", "--all", "--json", "lives").out.splitlines()[0])
     assert told["host"] == "api.example.org"
-    assert canary.places(tmp_path / "state", shared_cache) == []
+    assert canary.places(tmp_path / "state", *parts(shared_cache)) == []
     assert bottle.leftovers == []
 
 

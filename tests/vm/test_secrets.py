@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.cache import parts
 from tests.support.canary import Canary, holders
 from tests.vm.conftest import COMMAND
 from tests.vm.test_run import left_behind
@@ -65,5 +66,5 @@ def test_a_canary_is_nowhere_while_it_runs_and_after(
         assert left_behind(shared_cache) == []
     [qemu] = [line for line in (tmp_path / "said").read_text().splitlines() if " -kernel " in line]
     assert qemu.split()[1].endswith("qemu-system-x86_64"), qemu  # not the program that confines it
-    assert canary.places(tmp_path, shared_cache) == []
+    assert canary.places(tmp_path, *parts(shared_cache)) == []
     assert f"{tmp_path}/bot-bottle-state/receipts/" in "".join(map(str, tmp_path.rglob("*.json")))
