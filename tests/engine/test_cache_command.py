@@ -27,8 +27,7 @@ def listed(bottle: Bottle) -> list[dict[str, Any]]:
 @pytest.fixture
 def two(bottle: Bottle, context: Context) -> tuple[Path, Path]:
     """Two artifacts, the first not used for two days."""
-    old = bottle("pack", context("RUN echo old > /old")).path
-    new = bottle("pack", context("RUN echo new > /new")).path
+    old, new = (bottle("pack", context("COPY file /file", file=each)).path for each in (b"old", b"new"))
     record = old.with_suffix(".json")
     ago = time.time() - 2 * 86400
     for path in (old, record):
@@ -108,11 +107,11 @@ def test_prune_all_removes_the_digests_of_images(bottle: Bottle) -> None:
 
 
 def test_why_names_what_changed(bottle: Bottle, context: Context) -> None:
-    folder = context("RUN echo a > /a")
+    folder = context("COPY a /a", a=b"a")
     assert "nothing cached" in bottle("cache", "why", folder).out
     bottle("pack", folder)
     assert bottle("cache", "why", folder).out.startswith("hit")
-    (folder / "Dockerfile").write_text((folder / "Dockerfile").read_text() + "RUN echo b > /b\n")
+    (folder / "Dockerfile").write_text((folder / "Dockerfile").read_text() + "COPY a /b\n")
     done = bottle("cache", "why", folder)
     assert "image" in done.out
     told = json.loads(bottle("cache", "why", "--json", folder).out)
@@ -147,7 +146,7 @@ def test_an_artifact_is_there_while_prune_runs_beside_packs(
 ) -> None:
     images = []
     for number in range(3):
-        folder = context(f"RUN echo {number} > /n")
+        folder = context("COPY n /n", n=b"%d" % number)
         images.append(docker.build(folder))
     packs = [bottle.start("pack", "--image", image) for image in images]
     while any(pack.poll() is None for pack in packs):

@@ -48,9 +48,10 @@ MADE = [
 if CHOSEN:
     MADE = [each for each in MADE if {**MAKERS, **ZSTD_MAKERS}[each[2]] in CHOSEN]
 
-# those are slow, but with the newest engines
+# those are slow, but with the newest engines; of whose podman the layers by zstd are enough
 SLOW_MADE = [each for each in MADE if not CHOSEN and each[2] in ZSTD_MAKERS]
 SLOW_MADE = [each for each in SLOW_MADE if (each[0] or each[1]) not in (DOCKERS[-1], PODMANS[-1])]
+SLOW_MADE += [] if CHOSEN else [(None, PODMANS[-1], "podman")]
 
 # how docker and podman of any version, and containerd, say that layers cannot be unpacked
 CANNOT_UNPACK = (
@@ -64,7 +65,8 @@ TAKEN_BY_SOME = {
     "folder over a link of its layer",
 }
 
-# makers whose images are slow, but for one scenario: one of each engine's builders is enough for the others
+# makers whose images are slow, but for one scenario, as those of other engines are: one builder of each kind
+# of engine is enough for the others
 SLOW_MAKERS, ONLY = ("docker", "buildah", "umoci", *ZSTD_MAKERS), "removed"
 
 # what takes minutes, only by one of those makers that write their layers with the same code
@@ -128,7 +130,7 @@ def hold(name: str, archive: Path, folder: Path, witness: dict[str, Witness]) ->
             scenario,
             id="-".join(filter(None, (scenario, *each))),
             marks=[pytest.mark.slow]
-            if each in SLOW_MADE or ((each[1] or each[2] in SLOW_MAKERS) and scenario != ONLY)
+            if each in SLOW_MADE or ((any(each[:2]) or each[2] in SLOW_MAKERS) and scenario != ONLY)
             else slow_on(*each[:2]),
         )
         for scenario in SCENARIOS

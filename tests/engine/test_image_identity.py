@@ -45,7 +45,13 @@ def context(tmp_path: Path) -> Path:
     folder = tmp_path / "context"
     root = busybox_rootfs(folder / "rootfs")
     (root / "etc" / "hostname").write_text(f"{OWNER}{tmp_path}\n")
-    lines = ("FROM scratch", f"LABEL {LABEL}={OWNER}", "COPY rootfs /", "RUN echo one > /one", "USER 1000")
+    lines = (
+        "FROM scratch",
+        f"LABEL {LABEL}={OWNER}",
+        "COPY rootfs /",
+        "COPY rootfs/etc/hostname /one",
+        "USER 1000",
+    )
     (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
     return folder
 

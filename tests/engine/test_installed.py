@@ -18,15 +18,11 @@ from tests.support.engines import CHECKOUT
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs' folder of a virtual environment that holds the wheel and what it depends on."""
     folder = tmp_path_factory.mktemp("bare")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, CHECKOUT], check=True, timeout=300)
-    [wheel] = folder.glob("bot_bottle-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120)
-    bin_folder = folder / "venv" / "bin"
-    subprocess.run(
-        [*pip, "--python", bin_folder / "python", "install", "--no-compile", wheel], check=True, timeout=300
-    )
-    return bin_folder
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    into = (*pip, "--python", folder / "bin" / "python")
+    subprocess.run([*into, "install", "--no-compile", CHECKOUT], check=True, timeout=600)
+    return folder / "bin"
 
 
 def run(bare: Path, *command: str | Path, cwd: Path, path: str = "/usr/bin:/bin") -> str:

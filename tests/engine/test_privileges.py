@@ -15,7 +15,7 @@ from tests.support import fake_engines
 from tests.support.bottle import Bottle, Ended
 from tests.support.engine_matrix import Case
 from tests.support.engines import Docker, Podman
-from tests.support.images import BOTTLE_DOCKERFILE, busybox_context
+from tests.support.images import busybox_context
 
 pytestmark = [pytest.mark.one_client, pytest.mark.one_store]
 
@@ -35,9 +35,12 @@ SEVEN = [line.format("00000000000000fb") for line in (*_SETS, *_REST)]
 AS_ROOT = ["0", *SEVEN, "wrote", "private", "read", "owned", "changed"]
 AS_OWNER = ["0", *NONE, "wrote", "private", "read", "changed"]
 
-_MORE = """
-USER 0
-RUN echo private > /t/private && chmod 600 /t/private
+# one step, where the image of the backend's suite has many
+_DOCKERFILE = """\
+FROM scratch
+COPY rootfs /
+ENV PATH=/usr/bin:/bin
+RUN mkdir /t && echo private > /t/private && chmod 600 /t/private
 USER agent
 """
 
@@ -49,7 +52,7 @@ def as_user(uid: int) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The build context of an image with files that only root may write to, or read."""
-    return busybox_context(tmp_path_factory.mktemp("privileges"), BOTTLE_DOCKERFILE + _MORE)
+    return busybox_context(tmp_path_factory.mktemp("privileges"), _DOCKERFILE)
 
 
 @pytest.fixture(scope="module")

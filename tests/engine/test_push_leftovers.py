@@ -41,7 +41,7 @@ exec "$PROGRAM" "$@"
 @pytest.fixture
 def nameless(engine: Engine, tmp_path: Path) -> str:
     """The id of an image of its own, without a name."""
-    request = dockerfile(fresh_context(tmp_path / "context"), "RUN echo one > /one\n")
+    request = dockerfile(fresh_context(tmp_path / "context"), "COPY rootfs/etc/hostname /one\n")
     return engine.build(request, lambda _line: None)
 
 

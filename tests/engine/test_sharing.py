@@ -42,11 +42,11 @@ def test_images_that_share_a_layer_share_its_place(disk: Path, bottle: Bottle, t
     here = replace(bottle, cache=disk / "cache")
     base = layer([file("large", os.urandom(SIZE)), file("small", b"small")])
     archive, sizes = tmp_path / "image.tar", []
-    for number in range(6):
+    for number in range(3):
         archive.write_bytes(saved(base, layer([file("app", b"%d" % number)])))
         before = used(disk)
         made = here("pack", "--archive", archive, "-o", disk / f"{number}.smolmachine").path
         sizes.append(used(disk) - before)
         assert here("verify", made, "--archive", archive).code == 0
     assert sizes[0] > SIZE
-    assert sum(sizes[1:]) < SIZE // 2, sizes
+    assert max(sizes[1:]) < SIZE // 10, sizes
