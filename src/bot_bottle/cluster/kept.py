@@ -24,6 +24,8 @@ from bot_bottle.host.rundir import RunDir
 
 STRAY = "fan"
 
+_PREFIX = "run-fan-"
+
 _ENDED = "ended"  # a file in the folder of a fan that has ended
 _FAN = "fan.json"  # the name of its actor, and the Ray that it belongs to
 
@@ -64,7 +66,7 @@ def forget(fan: str) -> None:
 
 def forget_others(order: Order, living: Callable[[], Collection[str]]) -> None:
     """Mark what is kept for other fans as removable where their actors, which Ray lists, are gone."""
-    for folder in set(paths.runs_dir().glob(_folder("*").name)) - {_folder(order.fan)}:
+    for folder in set(paths.runs_dir().glob(f"{_PREFIX}*")) - {_folder(order.fan)}:
         try:
             fan = json.loads((folder / _FAN).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -86,4 +88,6 @@ def sweep_kept(stray: dict[str, Any]) -> None:
 
 
 def _folder(fan: str) -> Path:
-    return paths.runs_dir() / f"run-fan-{fan}"
+    """Return the folder of a fan: another one after a restart of Ray, as any sweep may remove the first."""
+    ray = os.getppid()
+    return paths.runs_dir() / f"{_PREFIX}{fan}-{ray}-{start_time(ray)}"
