@@ -22,7 +22,7 @@ from bot_bottle.vm.accel import Accel
 
 NUMBER = 4  # bytes of a pid, and of an exit status
 _SOON = 5.0  # seconds in which the end of a process is reported
-_PATIENCE = 60.0  # seconds in which the first pid has to come: a busy node takes long to load the program
+_PATIENCE = 120.0  # seconds in which the first pid has to come: a busy node is slow, and so is its engine
 
 
 class BottleProcess:
