@@ -61,6 +61,7 @@ def one_node(
         started = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: "runtime started" in (folder / "log").read_text(), 60, pause=0.2)
+        wait_until(lambda: not _is_free(client), 60, pause=0.2)  # its server is started last
         yield Cluster(folder, ray, f"ray://{ADDRESS}:{client}", node)
     finally:
         started.send_signal(signal.SIGTERM)
@@ -88,8 +89,11 @@ def _all(folder: Path) -> dict[int, str]:
 def _free_port() -> int:
     """A port below those that Ray's workers and programs get."""
     for _ in range(100):
-        port = 21000 + secrets.randbelow(9000)
-        with socket.socket() as probe:
-            if probe.connect_ex((ADDRESS, port)):
-                return port
+        if _is_free(port := 21000 + secrets.randbelow(9000)):
+            return port
     raise AssertionError("no free port")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((ADDRESS, port)) != 0
