@@ -110,16 +110,10 @@ def _beside_local(count: int, fleet: Fleet) -> list[Claim]:
             client=lambda: fleet.run(BOTTLES, "true", at=client),
             local=lambda: fleet.run(BOTTLES, "true", at=Place()),
         )
+    what = f"{BOTTLES} bottles that run true, on one node"
     return [
-        Claim(
-            f"{BOTTLES} bottles that run true, on one node, --on {on}",
-            "s",
-            found[name],
-            found["local"],
-            "the local fan",
-            at_most=COST,
-        )
-        for name, on in (("here", "ray"), ("client", "ray://"))
+        Claim(f"{what}, --on ray", "s", found["here"], found["local"], "the local fan", at_most=COST),
+        Claim(f"{what}, --on ray://", "s", found["client"], found["local"], "the local fan"),
     ]
 
 
