@@ -108,7 +108,7 @@ def test_background_ends_with_its_block_even_when_it_ignores_sigterm(tmp_path: P
 
 def test_a_program_hears_of_its_end_by_that_of_those_it_has_started(tmp_path: Path) -> None:
     ready, tidied = tmp_path / "ready", tmp_path / "tidied"
-    with process.background(sh(f"sh -c 'touch {ready}; exec sleep 60'; touch {tidied}; exit 3")) as child:
+    with process.background(sh(f"sh -c ': >{ready}; exec sleep 60'; touch {tidied}; exit 3")) as child:
         wait_until(ready.exists)
     assert tidied.exists()
     assert child.code == 3
