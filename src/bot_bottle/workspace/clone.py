@@ -19,13 +19,12 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.host import process
 from bot_bottle.host.files import remove_tree, replace_file
 from bot_bottle.host.locks import exclusive_lock
 from bot_bottle.host.text import is_printable, printable
 from bot_bottle.structs import replace
 from bot_bottle.workspace.filters import filters_of, is_pointer_file
-from bot_bottle.workspace.git import Git, environment, init, program
+from bot_bottle.workspace.git import Git, init, user_settings
 from bot_bottle.workspace.index import list_entries
 from bot_bottle.workspace.index_file import IndexFile
 from bot_bottle.workspace.repository import Repository, open_repository
@@ -256,11 +255,8 @@ def _identity(record: Record) -> dict[str, str]:
 
 def find_identity(folder: Path) -> dict[str, str]:
     """Return the settings user.name and user.email of a repository, those that are set."""
-    env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
-    asked = [program(), "config", "-z", "--get-regexp", r"^user\.(name|email)$"]
-    done = process.run(asked, timeout=30, check=False, env=env, cwd=folder)
-    settings = done.stdout.decode("utf-8", "replace").split("\0")
-    found = {key: value.strip() for key, _, value in (each.partition("\n") for each in settings)}
+    settings = user_settings(folder, r"^user\.(name|email)$", timeout=30)
+    found = {key: value.strip() for key, value in settings.items()}
     return {key: value for key, value in found.items() if value and is_printable(value)}
 
 

@@ -160,6 +160,15 @@ def check_version() -> None:
         raise WorkspaceError(f"a clone as workspace needs git {wanted} or newer", why=version[:100])
 
 
+def user_settings(folder: Path, pattern: str, *, timeout: float) -> dict[str, str]:
+    """Return the settings whose names match, as the user's own git has them in a folder; the last of each."""
+    env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
+    asked = [program(), "config", "-z", "--get-regexp", pattern]
+    done = process.run(asked, timeout=timeout, check=False, env=env, cwd=folder)
+    settings = done.stdout.decode("utf-8", "replace").split("\0")
+    return {key: value for key, newline, value in (each.partition("\n") for each in settings) if newline}
+
+
 @functools.cache
 def _version(git: str) -> str:
     return process.run([git, "--version"], timeout=15, env=environment()).text

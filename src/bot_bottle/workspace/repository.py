@@ -16,10 +16,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from bot_bottle.errors import WorkspaceError
-from bot_bottle.host import process
 from bot_bottle.host.text import printable
 from bot_bottle.structs import replace
-from bot_bottle.workspace.git import Git, check_version, environment, init, program
+from bot_bottle.workspace.git import Git, check_version, init, user_settings
 from bot_bottle.workspace.spec import find_top
 
 OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -81,10 +80,7 @@ class Repository(Struct, frozen=True):
     @property
     def conversions(self) -> tuple[str, ...]:
         """The settings that change files between the folder and git's objects, as `KEY=VALUE`."""
-        env = {key: value for key, value in environment().items() if not key.startswith("GIT_CONFIG_")}
-        asked = [program(), "config", "--get-regexp", _CONVERSIONS]
-        done = process.run(asked, timeout=_QUICK, check=False, env=env, cwd=self.top)
-        found = dict(line.split(" ", 1) for line in done.text.splitlines() if " " in line)
+        found = user_settings(self.top, _CONVERSIONS, timeout=_QUICK)
         return tuple(f"{key}={value}" for key, value in found.items() if value.lower() in _SIMPLE)
 
     def head(self) -> str:
