@@ -7,7 +7,6 @@ node no mark is needed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,10 +23,8 @@ from bot_bottle.host.rundir import RunDir
 
 STRAY = "fan"
 
-_PREFIX = "run-fan-"
-
 _ENDED = "ended"  # a file in the folder of a fan that has ended
-_FAN = "fan.json"  # the name of its actor, and the Ray that it belongs to
+_NAME = "name"  # a file with the name of the fan's actor
 
 
 def kept_folder(order: Order, run: RunDir) -> RunDir:
@@ -35,7 +32,7 @@ def kept_folder(order: Order, run: RunDir) -> RunDir:
     folder = _folder(order.fan)
     if not folder.exists():
         made = RunDir(run.folder("fan"))
-        (made.path / _FAN).write_text(json.dumps({"name": order.spec.slug, "ray": os.getppid()}), "utf-8")
+        (made.path / _NAME).write_text(order.spec.slug, "utf-8")
         made.record(STRAY, **_facts(order))
         try:
             made.path.rename(folder)  # as a whole: any sweep may look at it from now on
@@ -65,14 +62,16 @@ def forget(fan: str) -> None:
 
 
 def forget_others(order: Order, living: Callable[[], Collection[str]]) -> None:
-    """Mark what is kept for other fans as removable where their actors, which Ray lists, are gone."""
-    for folder in set(paths.runs_dir().glob(f"{_PREFIX}*")) - {_folder(order.fan)}:
+    """Mark what is kept for other fans as removable where their actors, which Ray lists, are gone.
+
+    What belongs to another cluster is removed with that.
+    """
+    for folder in set(paths.runs_dir().glob(_folder("*").name)) - {_folder(order.fan)}:
         try:
-            fan = json.loads((folder / _FAN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            name = (folder / _NAME).read_text("utf-8")
+        except OSError:
             continue  # it was removed just now
-        ours = fan["ray"] == os.getppid()  # else it belongs to another cluster, and is removed with that
-        if ours and (fan["name"] == order.spec.slug or fan["name"] not in living()):
+        if name == order.spec.slug or name not in living():
             (folder / _ENDED).touch()
 
 
@@ -90,4 +89,4 @@ def sweep_kept(stray: dict[str, Any]) -> None:
 def _folder(fan: str) -> Path:
     """Return the folder of a fan: another one after a restart of Ray, as any sweep may remove the first."""
     ray = os.getppid()
-    return paths.runs_dir() / f"{_PREFIX}{fan}-{ray}-{start_time(ray)}"
+    return paths.runs_dir() / f"run-fan-{fan}-{ray}-{start_time(ray)}"
