@@ -1,4 +1,4 @@
-"""A smolvm that the user names is not used where there is no KVM."""
+"""Refuses a smolvm of the user's own (BOT_BOTTLE_SMOLVM) on machines without KVM."""
 
 from __future__ import annotations
 
