@@ -9,6 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from bot_bottle.backend.base import OnProved, RunningBottle
+from bot_bottle.bottle import records
+from bot_bottle.bottle.run import run_bottle
+from bot_bottle.bottle.spec import BottleSpec
+from bot_bottle.engine.source import Source
+from bot_bottle.host.progress import Progress
+from bot_bottle.network.audit_log import Log, Request
+from bot_bottle.network.policy import parse_policy
+from bot_bottle.network.probes import Proof
+from bot_bottle.pack.options import ConvertOptions
+from bot_bottle.secrets.reference import parse
 from tests.support.agents import KEY
 from tests.support.bottle import Bottle
 from tests.support.engines import Docker
@@ -102,3 +113,30 @@ def test_a_host_of_a_credential_that_cannot_be_reached_is_named(
     done = there("run", *given, "--", "curl", "-sS", f"https://{host}", cwd=repo.top)
     assert done.code != 0
     assert "warning: closed.example.org:443 cannot be reached from this machine: " in done.err, done
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_a_host_that_the_probes_alone_asked_for_is_not_named(
+    docker: Docker,
+    image: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    proved: bool,
+) -> None:
+    for variable, value in {**docker.variables, "MY_KEY": KEY}.items():
+        monkeypatch.setenv(variable, value)
+    reference = parse(["id=KEY,env=MY_KEY,host=api.example.org"])["KEY"]
+
+    def command(_: RunningBottle, on_proved: OnProved) -> int:
+        with Log(records.newest("blue").log) as log:
+            log.write(Request("api.example.org", 443, "failed", "no route"))
+        if proved:
+            on_proved(Proof({}))
+        return 3
+
+    allowed = parse_policy(["api.example.org"])
+    spec = BottleSpec(
+        Source(image=image), "blue", ("true",), backend="docker", egress=allowed, secrets=(reference,)
+    )
+    assert run_bottle(spec, ConvertOptions(engine="docker"), Progress(), run_command=command) == 3
+    assert ("api.example.org:443 cannot be reached" in capsys.readouterr().err) == proved

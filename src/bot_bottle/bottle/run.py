@@ -329,14 +329,16 @@ def run_bottle(
             record.place, record.engine = bottle.place, converter.engine_name
             record.save()
 
-            def on_proved(proof: Proof) -> None:
-                record.proof = proof.described()
-                record.save()
-                proof.require()
-                on_ready()
+            with _usage_said(record, progress), ExitStack() as proved, progress.timed("command"):
 
-            watched = _hosts_watched(spec, record, progress, tty=tty)
-            with _usage_said(record, progress), watched, progress.timed("command"):
+                def on_proved(proof: Proof) -> None:
+                    record.proof = proof.described()
+                    record.save()
+                    proof.require()
+                    # from now on, as the probes ask for hosts too
+                    proved.enter_context(_hosts_watched(spec, record, progress, tty=tty))
+                    on_ready()
+
                 if run_command is not None:
                     record.exit_status = run_command(bottle, on_proved)
                 else:

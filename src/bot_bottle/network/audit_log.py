@@ -132,6 +132,9 @@ def read(path: Path, lasts: Callable[[], bool] = lambda: False) -> Iterator[dict
         rest = b""
         while True:
             going = lasts()  # asked before reading, so that the last lines are not missed
+            if os.fstat(file.fileno()).st_size < file.tell():  # it was cleared
+                file.seek(0)
+                rest = b""
             while data := file.read(1 << 16):
                 *lines, rest = (rest + data).split(b"\n")
                 yield from filter(None, map(_entry, lines))

@@ -143,3 +143,21 @@ def test_what_is_added_while_it_lasts_is_read(tmp_path: Path) -> None:
         return left.pop(0)
 
     assert [entry["port"] for entry in read(path, lasts)] == [4, 3, 2, 1]
+
+
+def test_a_log_that_is_cleared_while_it_is_read_is_read_from_its_new_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    steps = iter(
+        [
+            lambda: path.write_text('{"port": 1}\n{"half'),
+            lambda: clear(path),
+            lambda: path.write_text('{"port": 2}\n'),
+        ]
+    )
+
+    def lasts() -> bool:
+        step = next(steps, None)
+        return step is not None and step() is not False
+
+    path.touch()
+    assert [entry["port"] for entry in read(path, lasts)] == [1, 2]

@@ -136,8 +136,8 @@ class ContainerBottle:
         report = self._entrypoint.report(alive)
         if not alive():
             return False
-        on_proved(judged(report, tried))
         self._network.forget()  # connections that the probes were refused
+        on_proved(judged(report, tried))
         secrets = {name: secret.reveal() for name, secret in self.launch.secrets.items()}
         again = lost_in_shell({**self._image.env, **self.launch.variables(tty=tty)})
         self._entrypoint.release({**again, **secrets}, alive)
