@@ -119,7 +119,7 @@ def test_a_port_in_use_is_refused_before_the_command_starts(bottle: Bottle, imag
             "echo",
             "started",
         )
-        bottle(*argv).failed(101, "cannot publish the port", str(port))
+        bottle(*argv).failed(101, f"cannot publish {port}:", str(port))
 
 
 def test_a_published_port_gives_the_bottle_no_network(bottle: Bottle, image: str) -> None:

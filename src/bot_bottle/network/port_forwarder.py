@@ -1,15 +1,15 @@
 """Forwards ports of this machine's loopback to ports of a container.
 
-A helper process (see `host.helper_process`) with the arguments SOCKET HOST:GUEST... The process in the
-container's network namespace connects there for each client here, and passes the connection on (unix(7),
-SCM_RIGHTS; see `proxy_process`). Nothing is routed, and the container reaches nothing through it. When all
-ports are open, standard output has a JSON list of host and container ports.
+A helper process (see `host.helper_process`) with the arguments DESCRIPTOR SOCKET LISTENER:GUEST... DESCRIPTOR
+is of a unix socket, which listens at the path SOCKET, and each LISTENER of a socket that listens on a port
+here. The process in the container's network namespace connects to SOCKET. It makes a connection for each
+client here, and passes that on (unix(7), SCM_RIGHTS; see `proxy_process`). Nothing is routed, and the
+container reaches nothing through it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import sys
@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 1 << 16
-_ADDRESS = "127.0.0.1"
 
 
 class Forwarder:
@@ -75,13 +74,8 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
         target.write_eof()
 
 
-async def _run(path: Path, listeners: list[tuple[socket.socket, int]]) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        path.chmod(0o666)  # in a folder that only the user can enter
-        server.listen(1)
-        found = [[listener.getsockname()[1], guest] for listener, guest in listeners]
-        os.write(1, f"{json.dumps(found)}\n".encode())
+async def _run(server: socket.socket, path: Path, listeners: list[tuple[socket.socket, int]]) -> None:
+    with server:
         channel, _ = await asyncio.get_running_loop().run_in_executor(None, server.accept)
     path.unlink()  # its removal says that the connection is there
     forwarder = Forwarder(channel)
@@ -90,11 +84,7 @@ async def _run(path: Path, listeners: list[tuple[socket.socket, int]]) -> None:
 
 def main() -> None:
     """Forward until terminated."""
-    listeners = []
-    for pair in sys.argv[2:]:
-        host, _, guest = pair.partition(":")
-        try:
-            listeners.append((socket.create_server((_ADDRESS, int(host))), int(guest)))
-        except OSError as error:
-            sys.exit(f"{_ADDRESS}:{host}: {error.strerror}")
-    asyncio.run(_run(Path(sys.argv[1]), listeners))
+    descriptor, path, *pairs = sys.argv[1:]
+    numbers = [map(int, pair.split(":")) for pair in pairs]
+    listeners = [(socket.socket(fileno=listener), guest) for listener, guest in numbers]
+    asyncio.run(_run(socket.socket(fileno=int(descriptor)), Path(path), listeners))

@@ -70,13 +70,14 @@ def allocate_host_ports(ports: Sequence[Port]) -> tuple[Port, ...]:
     """
     with ExitStack() as stack:
         found = {
-            port: replace(port, host=stack.enter_context(_listener(port)).getsockname()[1])
+            port: replace(port, host=stack.enter_context(listen(port)).getsockname()[1])
             for port in sorted(ports, key=lambda port: not port.host)  # requested host ports first
         }
     return tuple(found[port] for port in ports)
 
 
-def _listener(port: Port) -> socket.socket:
+def listen(port: Port) -> socket.socket:
+    """Return a socket that listens on a port of 127.0.0.1. Raises SpecError for one in use."""
     why = ""
     for number in [port.host] if port.host else random.sample(PORTS, 100):
         listener = socket.socket()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bot_bottle.errors import SpecError
 from bot_bottle.host import process
 from bot_bottle.host.helper_process import environment, helper
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.wait import wait_until
-from bot_bottle.network.ports import Port
+from bot_bottle.host.unix_sockets import listening_for_all
+from bot_bottle.network.ports import Port, listen
 
 NAME = "ports"  # of the socket on which the process in the namespace is waited for
-
-_TIMEOUT = 30.0  # seconds
 
 
 @contextmanager
@@ -26,17 +22,18 @@ def forwarded(ports: Sequence[Port], folder: Path, run: RunDir, progress: Progre
 
     Prints which they are. Raises SpecError for a port in use.
     """
-    words = run.path / "ports.log"
-    pairs = [f"{port.host}:{port.guest}" for port in ports]
-    argv = helper("bot_bottle.network.port_forwarder", NAME, *pairs)
-    with (
-        words.open("wb") as output,
-        process.background(argv, env=environment(), cwd=folder, output=output) as child,
-    ):
-        wait_until(lambda: words.read_bytes().endswith(b"]\n") or child.code is not None, _TIMEOUT)
-        said = words.read_text("utf-8", "replace")
-        if not said.endswith("]\n"):
-            raise SpecError("cannot publish the port", why=said[-500:], next_step="choose another host port")
-        for host, guest in json.loads(said):
-            progress.note(Port(host, guest).describe())
+    with ExitStack() as stack:
+        # made here, so that the forwarder loads while the bottle starts; then it alone has them
+        with ExitStack() as handed:
+            server = handed.enter_context(listening_for_all(folder, NAME)).fileno()
+            listeners = [(handed.enter_context(listen(port)), port.guest) for port in ports]
+            opened = [Port(listener.getsockname()[1], guest) for listener, guest in listeners]
+            pairs = [f"{listener.fileno()}:{guest}" for listener, guest in listeners]
+            argv = helper("bot_bottle.network.port_forwarder", server, folder / NAME, *pairs)
+            inherited = (server, *(listener.fileno() for listener, _ in listeners))
+            output = stack.enter_context((run.path / "ports.log").open("wb"))
+            child = process.background(argv, env=environment(), output=output, inherited=inherited)
+            stack.enter_context(child)
+        for port in opened:
+            progress.note(port.describe())
         yield
