@@ -15,13 +15,14 @@ from bot_bottle.bottle.gc import run_context
 from bot_bottle.cache.cache import Cache
 from bot_bottle.engine.engine import Engine, find_engine
 from bot_bottle.errors import BottleError, Interrupted
-from bot_bottle.host import paths
+from bot_bottle.host import paths, process
 from bot_bottle.host.progress import Progress, human_bytes, human_count
 from bot_bottle.host.sizes import available_memory
 from bot_bottle.pack.trial import try_image
 from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import Kvm, check_landlock, probe_kvm
 from bot_bottle.vm.direct.confine import try_confinement
+from bot_bottle.vm.direct.open_network import INSTALL, PROGRAM
 from bot_bottle.vm.emulated.host import check_emulation, own_smolvm
 from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 from bot_bottle.vm.guest_rootfs import guest_version
@@ -156,6 +157,8 @@ def _confinement(qemu: Path) -> Check:
             f"{finding}; it is confined without {', '.join(lacking)}",
             "allow user namespaces (sysctl user.max_user_namespaces), and use a kernel with Landlock",
         )
+    if process.find(PROGRAM) is None:
+        finding += f"; for --network open there, {INSTALL}"
     return Check("emulation", "good", finding)
 
 

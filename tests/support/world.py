@@ -103,6 +103,55 @@ def world(folder: Path) -> Iterator[World]:
         _run("ip", "netns", "delete", name)
 
 
+@contextmanager
+def routed(made: World) -> Iterator[None]:
+    """Give a world a route to everywhere, which passt asks for; it ends at a device that leads nowhere."""
+    for command in (
+        "link add away type bridge",
+        "addr add 203.0.113.7/24 dev away",
+        "link set away up",
+        "route add default via 203.0.113.1",
+    ):
+        _run("ip", "-n", made.name, *command.split())
+    try:
+        yield
+    finally:
+        _run("ip", "-n", made.name, "link", "delete", "away")
+
+
+@contextmanager
+def loopback_service(made: World, port: int) -> Iterator[subprocess.Popen[str]]:
+    """Run a service at a port of a world's 127.0.0.1, which writes a line whenever something arrives."""
+    argv = ["ip", "netns", "exec", made.name, sys.executable, "-c", _SERVICE, str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout
+            assert service.stdout.readline() == "ready\n"
+            yield service
+        finally:
+            service.kill()
+
+
+_SERVICE = """
+import selectors, socket, sys
+poll = selectors.DefaultSelector()
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    made = socket.socket(socket.AF_INET, kind)
+    made.bind(("127.0.0.1", int(sys.argv[1])))
+    if kind == socket.SOCK_STREAM:
+        made.listen()
+    poll.register(made, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in poll.select():
+        if key.fileobj.type == socket.SOCK_STREAM:
+            print("connected", flush=True)
+            key.fileobj.accept()[0].close()
+        else:
+            print("sent", key.fileobj.recv(100), flush=True)
+"""
+
+
 def furnish(folder: Path) -> None:
     """Put into a folder what its servers need: a certificate for all the names (`cert.pem`), and `files`."""
     _certify(folder)

@@ -18,6 +18,7 @@ from bot_bottle.vm.emulated.host import check_emulation
 
 TOOLS = {
     "qemu-system-x86_64": 'echo "QEMU emulator version 9.1.2 (Debian)"',
+    "passt": "exit 0",
     "busybox": "exit 0",
     "apt-cache": 'echo "  Depends: linux-image-6.1.0-9-amd64"',
 }
@@ -67,6 +68,16 @@ def test_doctor_reports_kvm_and_what_is_used_without_it(
     found = checks(state, accel)
     assert (found["kvm"].mark, found["kvm"].next_step) == (kvm, "" if state == "good" else "do this")
     assert (found["emulation"].mark, found["emulation"].finding) == ("good", emulation)
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_doctor_says_what_an_open_network_needs_without_kvm(tools: Path) -> None:
+    (tools / "passt").unlink()
+    found = checks("absent", "auto")["emulation"]
+    assert found.mark == "good"
+    assert found.finding.endswith(
+        "; for --network open there, sudo apt-get install --no-install-recommends passt"
+    )
 
 
 @pytest.mark.parametrize(

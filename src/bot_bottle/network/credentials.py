@@ -18,10 +18,12 @@ from urllib.parse import quote_plus
 
 from msgspec import Struct, field
 
+from bot_bottle.errors import SpecError
 from bot_bottle.host.redact import Renew, Secret
 from bot_bottle.network.authorities import names_other_authorities
 from bot_bottle.network.policy import NOTHING, Policy
 from bot_bottle.network.probes import TOOLKIT
+from bot_bottle.secrets.reference import Reference
 
 BUNDLE = "ca.pem"
 
@@ -65,6 +67,16 @@ class CredentialStore(Struct, frozen=True):
     def needs_bundle(self, egress: Policy) -> bool:
         """Return whether the bottle is to trust other authorities than its own."""
         return bool(self.secrets) or needs_authorities(egress)
+
+
+def check_credentials(egress: Policy, references: Iterable[Reference]) -> None:
+    """Refuse secrets for hosts where the network is open and no proxy sees requests. Raises SpecError."""
+    for secret in references:
+        if secret.hosts and egress.open:
+            raise SpecError(
+                f"the secret {secret.name} has hosts, which need the proxy, and an open network has none",
+                next_step=f"allow hosts instead: --allow {secret.hosts[0]}",
+            )
 
 
 def needs_authorities(egress: Policy) -> bool:

@@ -19,7 +19,12 @@ REFUSED = [
     ('egress = {allow = ["http://example.org"]}', [], "example.org"),
     ('egress = {allow = ["a.example.org:0"]}', [], "a.example.org"),
     ('egress = {allow = ["192.0.2.9"]}', ["--accel=kvm"], "own network probes"),
-    ("", ["--accel=direct", "--network=open"], "--accel nested"),
+    ("", ["--accel=direct", "--network=open"], "sudo apt-get install --no-install-recommends passt"),
+    (
+        'secrets = {KEY = {env = "M", hosts = ["a.example.org"]}}',
+        ["--yes", "--accel=direct", "--network=open"],
+        "need the proxy",
+    ),
     ('storage = "12x"', [], "12x"),
     ('storage = "100m"', [], "256m"),
     ('storage = "1500m"', ["--accel=kvm"], "whole GiB"),

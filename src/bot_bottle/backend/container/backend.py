@@ -13,6 +13,7 @@ from bot_bottle.errors import SpecError
 from bot_bottle.host import rundir
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.credentials import check_credentials
 from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
@@ -36,12 +37,7 @@ class ContainerBackend:
                 "the docker backend cannot run archives",
                 next_step="docker load it, and use --image; or use --backend smolmachines",
             )
-        for secret in secrets:
-            if secret.hosts and egress.open:
-                raise SpecError(
-                    f"the secret {secret.name} has hosts, which need the proxy, and an open network has none",
-                    next_step=f"allow hosts instead: --allow {secret.hosts[0]}",
-                )
+        check_credentials(egress, secrets)
         if taken := {port.guest for port in ports} & set(egress.host_ports):
             raise SpecError(
                 f"port {min(taken)} is published, and is to lead to this machine",

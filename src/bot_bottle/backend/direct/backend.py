@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 
 from bot_bottle.backend.base import Boot, BottleConfig, Machine
 from bot_bottle.backend.direct import bottle, probes
-from bot_bottle.backend.direct.network import check_network, network_variables
+from bot_bottle.backend.direct.network import network_variables
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
+from bot_bottle.network.credentials import check_credentials
 from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.ports import Port
@@ -17,6 +18,7 @@ from bot_bottle.network.probes import Proof
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.accel import Accel
 from bot_bottle.vm.capabilities import probe_kvm
+from bot_bottle.vm.direct.open_network import find_passt
 from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 
 OWN_MEMORY_MIB = 330  # of QEMU, besides the guest's: 75, and what it translates, 256 at most
@@ -30,9 +32,11 @@ class DirectBackend:
     def check(
         self, egress: Policy, secrets: Sequence[Reference], ports: Sequence[Port], *, archive: bool
     ) -> None:
-        """Refuse what cannot be done. Raises SpecError."""
-        del secrets, ports, archive
-        check_network(egress)
+        """Refuse an open network without passt, and secrets for hosts in it. Raises SpecError."""
+        del ports, archive
+        if egress.open:
+            check_credentials(egress, secrets)
+            find_passt()
 
     def check_storage(self, mib: int) -> None:
         """Do nothing: the disk can have any size."""

@@ -60,7 +60,6 @@ _STORAGE_MIB = 20 << 10  # smolvm's own disks have as many
 _LARGEST = 4 << 20  # bytes of /etc/passwd or /etc/group
 _USER_FILES = (b"etc/passwd", b"etc/group")
 _FOLDERS = {"upper": 0o755, "work": 0o755, "workspace": 0o1777, "tmp": 0o1777}
-_RESOLVERS = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"  # as smolvm has them, with a network or without
 
 
 class Image(Struct, frozen=True):
@@ -234,7 +233,7 @@ def launch(
     store = CredentialStore(credentials, run.path / BUNDLE)
     with ExitStack() as stack:
         with progress.timed("network"):
-            net = stack.enter_context(network(launch, record, run, store, progress))
+            net = stack.enter_context(network(launch, record, run, folder, store, progress))
         with progress.stage("boot") as stage:
             stage.say("starting the microVM")
             share = _share(launch, user, folder, stack)
@@ -316,7 +315,7 @@ def _setup_script(launch: BottleConfig, user: User, share: Share | None, net: Ne
         "ifconfig lo up",
         net.setup,
         put(shlex.quote(hosts_file(launch.name, named)), "/run/hosts"),
-        put(shlex.quote(_RESOLVERS), "/run/resolv.conf"),
+        put(shlex.quote(net.resolvers), "/run/resolv.conf"),
         put(shlex.quote(encoded(document).decode()), "/run/config.json"),
         "$crun run -d -b /run bottle",
     ]

@@ -9,29 +9,32 @@ nothing else, and a guest that has taken over QEMU does not either.
 
 For a published port QEMU listens at a second address of the loopback, and a process there connects to it for
 each client.
+
+An open network is not QEMU's: see `vm.direct.open_network`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from bot_bottle.backend.base import BottleConfig
-from bot_bottle.errors import SpecError
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.rundir import RunDir
 from bot_bottle.network.credentials import CredentialStore
 from bot_bottle.network.egress_files import EgressFiles
 from bot_bottle.network.policy import Policy
-from bot_bottle.network.ports import allocate_host_ports
+from bot_bottle.network.ports import Port, allocate_host_ports
 from bot_bottle.network.proxy_address import PORT, proxy_variables
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.direct.confine import Relay
 from bot_bottle.vm.direct.confinement import PUBLISHED
+from bot_bottle.vm.direct.open_network import open_network
 from bot_bottle.vm.direct.qemu import BUSES
 
 if TYPE_CHECKING:
@@ -43,19 +46,21 @@ _GUEST = "10.0.2.15"
 _FIRST_PORT = 20_000  # in the namespace, for the first published port
 
 _SETUP = f"ip addr add {_GUEST}/24 dev eth0 && ip link set eth0 up\n"
+_RESOLVERS = "nameserver 1.1.1.1\nnameserver 8.8.8.8\n"  # as smolvm has them, with a network or without
 
 
 class Network(Struct, frozen=True):
     """What QEMU and its guest need for the network.
 
     `kind` and `relay` are for `confined`, `options` are QEMU's, and `setup` is a script for the guest, before
-    its container starts.
+    its container starts. `resolvers` is the container's resolv.conf(5).
     """
 
     kind: Literal["none", "relayed"] = "none"
     relay: Relay | None = None
     options: tuple[str, ...] = ()
     setup: str = ""
+    resolvers: str = _RESOLVERS
     proxy: ProxyProcess | None = None
 
     def wait(self) -> None:
@@ -69,17 +74,6 @@ class Network(Struct, frozen=True):
             self.proxy.forget()
 
 
-def check_network(egress: Policy) -> None:
-    """Refuse a policy that cannot be enforced here. Raises SpecError."""
-    if egress.open:
-        raise SpecError(
-            "--network open does not work in a microVM that QEMU emulates",
-            why="QEMU's own network leads root in it to the loopback of this machine, and through a proxy"
-            " only programs that use one would have a network",
-            next_step="allow hosts instead (--allow); or use --accel nested, which is slower",
-        )
-
-
 def network_variables(egress: Policy) -> Mapping[str, str]:
     """Return the variables that name the proxy, where there is one."""
     return {} if egress.closed or egress.open else proxy_variables(PROXY)
@@ -87,17 +81,42 @@ def network_variables(egress: Policy) -> Mapping[str, str]:
 
 @contextmanager
 def network(
-    launch: BottleConfig, record: EgressFiles, run: RunDir, store: CredentialStore, progress: Progress
+    launch: BottleConfig,
+    record: EgressFiles,
+    run: RunDir,
+    machine: Path,
+    store: CredentialStore,
+    progress: Progress,
 ) -> Iterator[Network]:
     """Yield the network of a bottle that is to be booted in the block, and that ends with it.
 
-    Raises SpecError, WallsError.
+    `machine` is QEMU's folder. Raises SpecError, WallsError.
     """
-    egress, ports = launch.egress, allocate_host_ports(launch.ports)
-    check_network(egress)
-    if egress.closed and not ports:
-        yield Network()
-        return
+    ports = allocate_host_ports(launch.ports)
+    with ExitStack() as stack:
+        if launch.egress.open:
+            leading = {port.host: port.guest for port in ports}
+            opened = stack.enter_context(open_network(machine, leading, progress))
+            for port in ports:
+                progress.note(port.describe())
+            yield Network(options=opened.options, setup=opened.setup, resolvers=opened.resolvers)
+        elif launch.egress.closed and not ports:
+            yield Network()
+        else:
+            yield stack.enter_context(_relayed(launch, ports, record, run, store, progress))
+
+
+@contextmanager
+def _relayed(
+    launch: BottleConfig,
+    ports: Sequence[Port],
+    record: EgressFiles,
+    run: RunDir,
+    store: CredentialStore,
+    progress: Progress,
+) -> Iterator[Network]:
+    """Yield a network in which allowed hosts are reached through the proxy, and published ports answer."""
+    egress = launch.egress
     folder = run.folder("sockets")
     with ExitStack() as stack:
         made = None
@@ -128,5 +147,5 @@ def network(
                 f"virtio-net-device,{BUSES['network']},netdev=network",
             ),
             _SETUP,
-            made,
+            proxy=made,
         )

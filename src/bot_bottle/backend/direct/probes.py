@@ -1,7 +1,8 @@
 """The probes inside an emulated microVM before its command starts, and their expected outcomes.
 
 Without a network card every probe is unreachable at once. With a card there is no route beyond QEMU's own
-network, in which only the proxy answers: neither the usual gateway, nor the resolver, nor other ports.
+network, in which only the proxy answers: neither the usual gateway, nor the resolver, nor other ports. In an
+open network anything may answer but the loopback of this machine.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ from bot_bottle.backend.direct.network import GATEWAY, PROXY, RESOLVER
 from bot_bottle.network.policy import Policy
 from bot_bottle.network.probes import CLEARED, SHELL, Probe, Proof, canary, judge, prove_patiently, script
 from bot_bottle.network.proxy_address import PORT
-from bot_bottle.network.proxy_probes import NOBODY, NOWHERE, of_host_ports, past_proxy, through_proxy
+from bot_bottle.network.proxy_probes import (
+    LOOPBACK,
+    NOBODY,
+    NOWHERE,
+    of_host_ports,
+    past_proxy,
+    through_proxy,
+)
 from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document
 from bot_bottle.vm.direct.machine import Machine, collect
+from bot_bottle.vm.direct.passt import frames
 from bot_bottle.vm.direct.sessions import remote_session
 
 # timeouts of probes in seconds, of one try and the next: emulated processors are slow to begin
@@ -70,6 +79,9 @@ def confinement(found: Confinement) -> Proof:
 
 def probes(policy: Policy, canary: int, *, published: bool) -> list[Probe]:
     """Return the probes; `canary` is a port of the host's loopback that would answer."""
+    if policy.open:
+        places = {"host-loopback": LOOPBACK, "gateway": frames.GATEWAY, "resolver": frames.RESOLVER}
+        return [Probe(name, "tcp", str(address), canary) for name, address in places.items()]
     found = past_proxy(canary)
     if policy.closed and not published:
         gateway = Probe("gateway", "tcp", GATEWAY, canary, accepted=NOWHERE)
