@@ -237,6 +237,15 @@ def test_what_is_about_this_machine_is_refused(root: Caller, cluster: Cluster, g
     fan(root, git_image, 1, "true", "-p", "8000").failed(2, "--publish does not work with --on")
     fan(root, git_image, 1, "true", "--cpus", "64").failed(99, "no node", "large enough", "--cpus")
     fan(root, git_image, 1, "true", on="ray://127.0.0.1:1").failed(99, "no cluster answers", "10001")
+    gone = {"RAY_ADDRESS": "127.0.0.9:1"}
+    root.bottle("ls", "--on", "ray", env=gone).failed(99, "does not answer at 127.0.0.9:1", "RAY_ADDRESS")
+    proxied = {"http_proxy": "http://127.0.0.9:1", "no_proxy": None}
+    assert root.bottle("ls", "--on", "ray", "--json", env=proxied).out == "[]\n"
+    (root.folder / "wrong").write_text("0" * 32)
+    wrong = {"RAY_AUTH_TOKEN_PATH": str(root.folder / "wrong")}
+    refused = root.bottle("ls", "--on", "ray", env=wrong)
+    refused.failed(99, "cannot connect to the cluster on this machine", "RAY_AUTH_TOKEN_PATH")
+    assert refused.err.startswith("bottle: "), refused.err
     fan(root, git_image, 1, "true", on="here").failed(2, "not the address of a cluster", "ray://HOST:10001")
     virtual = ("fan", "1", "--on", "ray", "--image", git_image, "--", "true")
     root.bottle(*virtual, cwd=root.folder / "repo").failed(99, "no node", "kvm or emulated", "container")

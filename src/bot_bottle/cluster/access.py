@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bot_bottle.cluster.address import Address
@@ -29,20 +30,55 @@ def asks_for_token(address: Address) -> bool:
     Raises ClusterError where nothing answers, and where the token or TLS here are not the cluster's.
     """
     if not address.host:
+        _check_local(address)
         return "token" in protections()
     import grpc
 
     _check_port(address)
     try:
-        error = _ping(address, with_token=False)
+        error = _ping(address, _ask_server, with_token=False)
         asked = error is not None and error.code() is grpc.StatusCode.UNAUTHENTICATED
-        if asked and (error := _ping(address, with_token=True)):
+        if asked and (error := _ping(address, _ask_server, with_token=True)):
             raise not_connected(address, error.details() or "") from error
     except (RuntimeError, OSError) as failure:  # the files of its certificates are missing
         raise not_connected(address, str(failure)) from failure
     if error is not None and error.code() is grpc.StatusCode.UNAVAILABLE:
         _check_tls(address, error.details() or "")
     return asked or (error is not None and "token" in protections())  # else Ray says what it is
+
+
+def _check_local(address: Address) -> None:
+    """Raise ClusterError where the head of this machine's cluster does not answer, or wants another token.
+
+    Ray itself would try for a quarter of an hour, and write a line for each try.
+    """
+    import grpc
+
+    head = _head()
+    if head is None:
+        return  # Ray says so at once
+    try:
+        _connect(head).close()
+    except OSError as error:
+        raise ClusterError(
+            f"the head of this machine's Ray cluster does not answer at {head.host}:{head.port}",
+            why=error.strerror or str(error),
+            next_step="start it again, or correct RAY_ADDRESS where that is set",
+        ) from error
+    refused = _ping(head, _ask_head, with_token=True)
+    if refused is not None and refused.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:  # it may be busy
+        raise not_connected(address, refused.details() or "")
+
+
+def _head() -> Address | None:
+    """Return where Ray will look for the head of the cluster on this machine, if it knows of one."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        host, _, port = (canonicalize_bootstrap_address("auto") or "").rpartition(":")
+        return Address(host, int(port))
+    except (OSError, ValueError):  # there is none
+        return None
 
 
 def _check_port(address: Address) -> None:
@@ -61,33 +97,50 @@ def _connect(address: Address) -> socket.socket:
     return socket.create_connection((address.host.strip("[]"), address.port), _PATIENCE)
 
 
-def _ping(address: Address, *, with_token: bool) -> grpc.Call | None:
+def _ping(address: Address, ask: Callable[[grpc.Channel], object], *, with_token: bool) -> grpc.Call | None:
     """Ask whether the cluster is there; return the error, if there is one."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+    from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS  # as for Ray itself: past an HTTP proxy
 
-    messages: Any = ray_client_pb2
-    target = f"{address.host}:{address.port}"
-    with init_grpc_channel(target) if with_token else _anonymous(target) as channel:
-        ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+    make = init_grpc_channel if with_token else _anonymous
+    with make(f"{address.host}:{address.port}", GLOBAL_GRPC_OPTIONS) as channel:
         try:
-            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=_PATIENCE)
+            ask(channel)
         except grpc.RpcError as error:
             failed: grpc.Call = error
             return failed
     return None
 
 
-def _anonymous(target: str) -> grpc.Channel:
+def _ask_server(channel: grpc.Channel) -> object:
+    """Ask the server of Ray's clients."""
+    from ray.core.generated import ray_client_pb2, ray_client_pb2_grpc
+
+    messages: Any = ray_client_pb2
+    ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+    return ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=_PATIENCE)
+
+
+def _ask_head(channel: grpc.Channel) -> object:
+    """Ask the head's own service."""
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    messages: Any = gcs_service_pb2
+    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    return stub.GetClusterId(messages.GetClusterIdRequest(), timeout=_PATIENCE)
+
+
+def _anonymous(target: str, options: Sequence[tuple[str, int]]) -> grpc.Channel:
     """Return a channel that sends no token, whatever is set here."""
     import grpc
     from ray._common.tls_utils import load_certs_from_env
 
     if "tls" not in protections():
-        return grpc.insecure_channel(target)
+        return grpc.insecure_channel(target, options)
     certificate, key, authority = load_certs_from_env()
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate))
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    return grpc.secure_channel(target, credentials, options)
 
 
 def _check_tls(address: Address, why: str) -> None:

@@ -69,9 +69,9 @@ def connected(address: Address) -> Iterator[Session]:
             why=str(error),
             next_step="pip install 'bot-bottle[ray]'",
         ) from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
     asked = asks_for_token(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         _init(ray, address)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
