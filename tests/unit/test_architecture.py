@@ -179,7 +179,8 @@ bot_bottle.bottle.lock bot_bottle.bottle.network bot_bottle.engine.bases bot_bot
 bot_bottle.git.remotes bot_bottle.git.server_process bot_bottle.image.layers bot_bottle.login
 bot_bottle.network.proposals bot_bottle.network.proxy bot_bottle.network.proxy_process bot_bottle.pack.native
 bot_bottle.registry bot_bottle.remote bot_bottle.rootfs.flatten bot_bottle.scan bot_bottle.tar.reader
-bot_bottle.verify bot_bottle.vm.direct.confine_helper bot_bottle.vm.direct.share bot_bottle.vm.smolvm
+bot_bottle.verify bot_bottle.vm.direct.confine_helper bot_bottle.vm.direct.open_network
+bot_bottle.vm.direct.passt bot_bottle.vm.direct.share bot_bottle.vm.smolvm
 bot_bottle.workspace.clone bot_bottle.workspace.features bot_bottle.workspace.fetch
 bot_bottle.network.caches bot_bottle.network.traffic
 bot_bottle.workspace.lifecycle

@@ -18,7 +18,6 @@ from bot_bottle.network.probes import Proof
 from bot_bottle.secrets.reference import Reference
 from bot_bottle.vm.accel import Accel
 from bot_bottle.vm.capabilities import probe_kvm
-from bot_bottle.vm.direct.open_network import find_passt
 from bot_bottle.vm.foreign_smolvm import reject_foreign_binary
 
 OWN_MEMORY_MIB = 330  # of QEMU, besides the guest's: 75, and what it translates, 256 at most
@@ -35,6 +34,8 @@ class DirectBackend:
         """Refuse an open network without passt, and secrets for hosts in it. Raises SpecError."""
         del ports, archive
         if egress.open:
+            from bot_bottle.vm.direct.open_network import find_passt  # only here: few bottles have one
+
             check_credentials(egress, secrets)
             find_passt()
 

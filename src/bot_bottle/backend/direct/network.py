@@ -34,7 +34,6 @@ from bot_bottle.network.proxy_address import PORT, proxy_variables
 from bot_bottle.network.published import NAME, forwarded
 from bot_bottle.vm.direct.confine import Relay
 from bot_bottle.vm.direct.confinement import PUBLISHED
-from bot_bottle.vm.direct.open_network import open_network
 from bot_bottle.vm.direct.qemu import BUSES
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ def network(
     ports = allocate_host_ports(launch.ports)
     with ExitStack() as stack:
         if launch.egress.open:
+            from bot_bottle.vm.direct.open_network import open_network  # only here: few bottles have one
+
             leading = {port.host: port.guest for port in ports}
             opened = stack.enter_context(open_network(machine, leading, progress))
             for port in ports:

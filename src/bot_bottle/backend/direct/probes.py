@@ -25,7 +25,6 @@ from bot_bottle.network.proxy_probes import (
 from bot_bottle.vm.direct.confine import Confinement
 from bot_bottle.vm.direct.container import User, process_document
 from bot_bottle.vm.direct.machine import Machine, collect
-from bot_bottle.vm.direct.passt import frames
 from bot_bottle.vm.direct.sessions import remote_session
 
 # timeouts of probes in seconds, of one try and the next: emulated processors are slow to begin
@@ -80,6 +79,8 @@ def confinement(found: Confinement) -> Proof:
 def probes(policy: Policy, canary: int, *, published: bool) -> list[Probe]:
     """Return the probes; `canary` is a port of the host's loopback that would answer."""
     if policy.open:
+        from bot_bottle.vm.direct.passt import frames
+
         places = {"host-loopback": LOOPBACK, "gateway": frames.GATEWAY, "resolver": frames.RESOLVER}
         return [Probe(name, "tcp", str(address), canary) for name, address in places.items()]
     found = past_proxy(canary)
