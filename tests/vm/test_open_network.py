@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.bottle import end, wait_until
+from tests.support.bottle import Bottle, end, wait_until
 from tests.support.callers import Caller, caller
+from tests.support.confined import bare
 from tests.support.engines import Docker
 from tests.support.world import API, World, routed
 
@@ -139,6 +140,35 @@ def test_a_bottle_that_is_killed_leaves_no_passt(there: Caller, outside: World) 
     assert [pid for pid in inhabitants(outside) - before if name(pid).startswith("passt")]
     child.send_signal(signal.SIGKILL)
     assert end(child).code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("route", "prefix", "words"),
+    [
+        pytest.param(False, (), ("No external routable interface", "default route"), id="no-route"),
+        pytest.param(True, bare(0), ("user namespace", "user.max_user_namespaces"), id="no-namespaces"),
+    ],
+)
+def test_it_is_told_why_passt_does_not_start(
+    docker: Docker,
+    image: str,
+    outside: World,
+    shared_cache: Path,
+    tmp_path: Path,
+    route: bool,
+    prefix: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    docker.docker("save", "--output", str(tmp_path / "image.tar"), image)
+    changes = {"BOT_BOTTLE_STATE_DIR": str(tmp_path / "state")}
+    bottle = Bottle(shared_cache, changes, prefix=(*outside.prefix, *prefix))
+    with routed(outside) if route else nullcontext():
+        done = bottle(
+            *("run", "-q", "--accel", "direct", "-m", "512m", "--network", "open"),
+            *("--archive", tmp_path / "image.tar", "--", "true"),
+        )
+    done.failed(119, "passt did not start", *words)
+    assert bottle.leftovers == []
 
 
 def name(pid: str) -> str:

@@ -108,10 +108,12 @@ def open_network(folder: Path, ports: Mapping[int, int], progress: Progress) -> 
     with (folder / _LOG).open("wb") as log, process.background(argv, output=log) as child:
         wait_until(lambda: (folder / SOCKET).exists() or child.code is not None, _START, pause=0.002)
         if child.code is not None or not (folder / SOCKET).exists():
+            words = _words(folder)
+            step = ALLOW_NAMESPACES if "namespace" in words else "passt needs a default route (ip route)"
             raise WallsError(
                 "passt did not start, which makes the open network",
-                why=_words(folder),
-                next_step=f"{ALLOW_NAMESPACES}; or allow hosts instead (--allow)",
+                why=words,
+                next_step=f"{step}; or allow hosts instead (--allow)",
             )
         with _reported(child, progress):
             yield OpenNetwork(_setup(ipv6=has_ipv6), resolvers(_read(_RESOLVERS), ipv6=has_ipv6))
