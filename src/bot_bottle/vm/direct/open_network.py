@@ -54,6 +54,8 @@ _WINDOW = 512 << 10
 _RESOLVERS = Path("/etc/resolv.conf")
 _ROUTES_6 = Path("/proc/net/ipv6_route")
 _LARGEST = 1 << 16
+# what to do, by a word of passt's
+_STEPS = {"namespace": ALLOW_NAMESPACES, "routable": "give this machine a default route (ip route)"}
 _PROGRAM = """\
 import sys
 sys.path.append(sys.argv.pop(1))
@@ -109,11 +111,11 @@ def open_network(folder: Path, ports: Mapping[int, int], progress: Progress) -> 
         wait_until(lambda: (folder / SOCKET).exists() or child.code is not None, _START, pause=0.002)
         if child.code is not None or not (folder / SOCKET).exists():
             words = _words(folder)
-            step = ALLOW_NAMESPACES if "namespace" in words else "passt needs a default route (ip route)"
+            steps = [step for word, step in _STEPS.items() if word in words]
             raise WallsError(
                 "passt did not start, which makes the open network",
                 why=words,
-                next_step=f"{step}; or allow hosts instead (--allow)",
+                next_step="; or ".join((*steps, "allow hosts instead (--allow)")),
             )
         with _reported(child, progress):
             yield OpenNetwork(_setup(ipv6=has_ipv6), resolvers(_read(_RESOLVERS), ipv6=has_ipv6))

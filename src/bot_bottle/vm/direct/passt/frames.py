@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-# A network for documentation (RFC 5737), and a private one with a random number (RFC 4193): the bottle has
-# nobody to reach in them. From the latter, programs prefer IPv4 where a host has both (RFC 6724, 2.1).
+# A network for documentation (RFC 5737), and a private one (RFC 4193): a bottle has nobody to reach there.
+# From the latter, programs prefer IPv4 where a host has both (RFC 6724, 2.1).
 NETWORK, NETWORK_6 = IPv4Network("198.51.100.0/24"), IPv6Network("fd62:6f74:746c:6501::/64")
 GATEWAY, GUEST, RESOLVER = (IPv4Address("198.51.100.0") + number for number in (1, 2, 3))
 GATEWAY_6, GUEST_6 = (IPv6Address("fd62:6f74:746c:6501::") + number for number in (1, 2))
