@@ -113,7 +113,7 @@ def _beside_local(count: int, fleet: Fleet) -> list[Claim]:
     what = f"{BOTTLES} bottles that run true, on one node"
     return [
         Claim(f"{what}, --on ray", "s", found["here"], found["local"], "the local fan", at_most=COST),
-        Claim(f"{what}, --on ray://", "s", found["client"], found["local"], "the local fan"),
+        Claim(f"{what}, --on ray://", "s", found["client"], found["local"], "the local fan", at_most=COST),
     ]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -20,7 +21,18 @@ def main() -> None:
     gc.set_threshold(20_000)  # imports leave nothing to collect, and looking takes a tenth of their time
     from bot_bottle.cli.main import run
 
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if "ray" in sys.modules:
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit without waiting for Ray's threads, which end within a fifth of a second. Ray is disconnected."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

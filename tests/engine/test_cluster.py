@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -262,4 +263,43 @@ def test_a_client_elsewhere_needs_the_token(root: Caller, cluster: Cluster, git_
     wrong.write_text("0" * 32)
     other = Bottle(root.bottle.cache, {**root.bottle.changes, "RAY_AUTH_TOKEN_PATH": str(wrong)})
     other("ls", "--on", cluster.client).failed(99, "cannot connect", "RAY_AUTH_TOKEN_PATH")
+    left_nothing(root, cluster)
+
+
+CONNECTED = """
+import sys, ray
+from ray.util.client import ray as client
+ray.init(sys.argv[1])
+print(client.get_context().client_worker.connection_info()["num_clients"])
+"""
+
+
+def connected(cluster: Cluster) -> int:
+    """Return how many callers the cluster's client server has, and one is this."""
+    argv = [sys.executable, "-c", CONNECTED, cluster.client]
+    env = {**os.environ, **cluster.variables}
+    return int(subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+def test_a_connection_is_closed_when_there_is_nothing_to_run_or_nobody_waits(
+    root: Caller, cluster: Cluster, git_image: str
+) -> None:
+    """The order is made while Ray connects."""
+    repo = root.repo()
+    command = argv(git_image, 1, "true", on=cluster.client)
+    no_engine = {"DOCKER_HOST": f"unix://{root.folder}/nobody"}
+    root.bottle(*command, cwd=repo.top, env=no_engine).failed(103, "docker does not answer", "nobody")
+    assert connected(cluster) == 1
+
+    def servers() -> int:
+        return str(cluster.node.processes()).count("mode=specific-server")
+
+    before = servers()
+    with root.bottle.start(*command, cwd=repo.top) as started:
+        wait_until(lambda: servers() > before)
+        started.send_signal(signal.SIGINT)
+        ended = end(started)
+    assert ended.code == 130, ended
+    assert connected(cluster) == 1
     left_nothing(root, cluster)

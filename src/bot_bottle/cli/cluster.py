@@ -83,8 +83,8 @@ def fan(
 ) -> list[Result]:
     """Run a fan on the cluster that --on names."""
     from bot_bottle.cluster import caller  # only here: most fans are local
+    from bot_bottle.cluster.address import parse_address
 
     given: dict[str, Any] = ctx.params
     choices = caller.Choices(given["retries"], given["send_secrets"], given["max_work"])
-    with session(given["on"]) as connection:
-        return caller.fan(connection, spec, count, progress, on_end, chosen, choices)
+    return caller.fan(parse_address(given["on"]), spec, count, progress, on_end, chosen, choices)

@@ -10,19 +10,19 @@ from typing import Any
 
 from msgspec import Struct
 
-from bot_bottle.agent.state import State
 from bot_bottle.backend.choice import backend_for
 from bot_bottle.bottle import names
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.replicas import Result
 from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.access import no_token, protections
+from bot_bottle.cluster.address import Address
 from bot_bottle.cluster.following import Target, follow
 from bot_bottle.cluster.order import Artifact, FileName, Order, Values
 from bot_bottle.cluster.pieces import Readable, read_pieces
-from bot_bottle.cluster.resources import needs_of
+from bot_bottle.cluster.resources import Needs, needs_of
 from bot_bottle.cluster.seal import seal
-from bot_bottle.cluster.session import Session
+from bot_bottle.cluster.session import Session, connecting
 from bot_bottle.engine.push_names import named_for_push
 from bot_bottle.engine.source import Source
 from bot_bottle.errors import ClusterError, UsageError
@@ -56,7 +56,7 @@ class Choices(Struct, frozen=True):
 
 
 def fan(
-    session: Session,
+    address: Address,
     spec: BottleSpec,
     count: int,
     progress: Progress,
@@ -70,12 +70,15 @@ def fan(
     """
     all_names = [f"{spec.slug}-{number}" for number in range(1, count + 1)]
     _check_spec(spec, all_names)
-    needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
-    with run_context() as run:
-        files = CallersFiles(session, run, spec, progress, options, choices.most_work)
+    with connecting(address) as connection, run_context() as run:
+        files = CallersFiles(run, spec, progress, options, choices.most_work)
+        files.write()
+        session = files.session = connection()
+        needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
         order = files.order()
         actor = files.actor = _actor(session, spec.slug, all_names, order)
         try:
+            _start_workers(session, spec, count, needs)
             about = session.get(actor.about.remote())
             _check(session, about, spec, choices)
             values = _values(spec, choices, progress)
@@ -133,12 +136,26 @@ def _actor(session: Session, name: str, all_names: list[str], order: Order) -> A
         ) from error
 
 
+def _start_workers(session: Session, spec: BottleSpec, count: int, needs: Needs) -> None:
+    """Ask Ray for the processes of the first bottles while that of the fan starts.
+
+    There are no more than there is room for now. Ray ends those that are not used.
+    """
+    from bot_bottle.cluster.fan import load_on_node
+
+    room = needs.count(session.ray.available_resources())
+    options = {"num_cpus": 0, "resources": {needs.resource: 0.001}, "scheduling_strategy": "SPREAD"}
+    task = session.ray.remote(load_on_node).options(max_retries=0, **options)
+    for _ in range(min(count, room)):
+        task.remote(spec.backend, spec.accel)
+
+
 def _check(session: Session, about: Any, spec: BottleSpec, choices: Choices) -> None:
     """Check what the head says of itself. Raises ClusterError."""
-    if not session.is_local and "token" not in about.protected:
+    if "token" not in about.protected and not session.is_local:
         raise no_token(session.address)
     tls = "tls" in about.protected and "tls" in protections()
-    if choices.send_secrets and spec.secrets and not (session.is_local or tls):
+    if choices.send_secrets and spec.secrets and not (tls or session.is_local):
         raise ClusterError(
             "--send-secrets needs a cluster with TLS, or one on this machine",
             why=f"what goes to {session.address} is not encrypted by Ray",
@@ -166,14 +183,12 @@ class CallersFiles:
 
     def __init__(
         self,
-        session: Session,
         run: RunDir,
         spec: BottleSpec,
         progress: Progress,
         options: ConvertOptions,
         most_work: int,
     ) -> None:
-        self._session = session
         self._run = run
         self._spec = spec
         self._progress = progress
@@ -181,10 +196,31 @@ class CallersFiles:
         self._converter = Converter(run, progress, options)
         self._order: Order | None = None
         self._artifact = Path()
+        self._origin: Origin | None = None
+        self._has_state = False
+        self.session: Session | None = None
         self.actor: Any = None
 
+    def write(self) -> None:
+        """Make the bundle of the repository, and what else needs neither a cluster nor long."""
+        spec, request = self._spec, self._spec.workspace
+        if spec.source.archive is None:
+            _ = self._converter.engine  # is found, so that it need not be later
+        with self._progress.stage("bundle"):
+            origin = write_repository(
+                request.project,
+                self._run.folder("bundle"),
+                self._run.path / "repository.bundle",
+                include_dirty=request.include_dirty,
+            )
+        self._origin = replace(origin, most=self._most_work)
+        if spec.state:
+            with (self._run.path / "state.tar").open("xb") as file:
+                self._has_state = bool(spec.state.copy_to(file))
+
     def order(self) -> Order:
-        """Build the image, make its artifact and the bundle of the repository, and return the order."""
+        """Build the image, make its artifact, and return the order of what is written."""
+        assert self._origin is not None  # noqa: S101 - it was written before
         spec = self._spec
         image_id = self._converter.image_id(spec.source)
         user = spec.user or (self._converter.remote_user(image_id) if spec.remote_user else "")
@@ -193,8 +229,6 @@ class CallersFiles:
             made = self._converter.convert(spec.source)
             self._artifact = made.entry.path
             artifact = Artifact(made.entry.key, made.entry.digest, made.image_id)
-        with self._progress.stage("bundle"):
-            origin = self._bundle()
         sent = replace(
             spec,
             source=Source(image=image_id),
@@ -207,26 +241,12 @@ class CallersFiles:
             fan=secrets.token_hex(8),
             version=VERSION,
             spec=sent,
-            origin=origin,
+            origin=self._origin,
             image_id="" if artifact else image_id,
             artifact=artifact,
-            has_state=bool(spec.state and self._write_state(spec.state)),
+            has_state=self._has_state,
         )
         return self._order
-
-    def _bundle(self) -> Origin:
-        request = self._spec.workspace
-        origin = write_repository(
-            request.project,
-            self._run.folder("bundle"),
-            self._run.path / "repository.bundle",
-            include_dirty=request.include_dirty,
-        )
-        return replace(origin, most=self._most_work)
-
-    def _write_state(self, state: State) -> int:
-        with (self._run.path / "state.tar").open("xb") as file:
-            return state.copy_to(file)
 
     def supply(self, name: FileName) -> None:
         """Send a file to the cluster."""
@@ -251,8 +271,9 @@ class CallersFiles:
                 send(file, lambda _: None)
 
     def _send(self, name: FileName, file: Readable, on_bytes: Callable[[int], None]) -> None:
+        assert self.session is not None  # noqa: S101 - nobody asks before
         offset = 0
         for piece in read_pieces(file):
-            self._session.get(self.actor.supply.remote(name, offset, piece))
+            self.session.get(self.actor.supply.remote(name, offset, piece))
             offset += len(piece.data)
             on_bytes(len(piece.data))

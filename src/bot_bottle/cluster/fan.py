@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -27,8 +27,12 @@ from bot_bottle.errors import ClusterError
 from bot_bottle.host.progress import human_count
 from bot_bottle.version import VERSION
 
+if TYPE_CHECKING:  # the head needs none of it
+    from bot_bottle.backend import BackendName
+    from bot_bottle.vm.accel import Accel
+
 _POLL = 1.0  # seconds that a caller waits for news
-_TOGETHER = 0.05  # seconds in which more news is collected: each answer takes three processes' time
+_TOGETHER = 0.2  # seconds in which more news is collected: each answer takes three processes' time
 _FILE = 5.0  # seconds that a node waits for a piece
 _FOLLOWED = 5.0  # seconds in which a caller that is there asks again
 _AWAY = 60.0  # seconds after which a caller that does not ask is taken to have gone away
@@ -107,7 +111,7 @@ class Fan:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _POLL)
         if version != self._version:
-            await asyncio.sleep(_TOGETHER)
+            await self._collect()
         news = [
             each.news(positions.get(name, 0))
             for name, each in self._bottles.items()
@@ -167,7 +171,6 @@ class Fan:
         bottle.attempt += 1
         bottle.nodes.append(node)
         self._used.add(node_id)
-        self._change(bottle)
         return name not in self._stopping
 
     async def say(self, name: str, output: bytes) -> bool:
@@ -210,6 +213,15 @@ class Fan:
             bottle.version = self._version
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def _collect(self) -> None:
+        """Wait for more news, unless the caller has something to send, or there will be no more."""
+        until = time.monotonic() + _TOGETHER
+        while (left := until - time.monotonic()) > 0 and not self._wanted:
+            if all(each.state == "ended" for each in self._bottles.values()):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
 
     async def _run(self, bottle: BottleOnCluster, needs: Needs, retries: int) -> None:
         """Run a bottle until it has ended, on other nodes than those that refuse it."""
@@ -264,3 +276,10 @@ def run_on_node(fan: Any, name: str, order: Packed) -> tuple[str, Report]:
     from bot_bottle.cluster.task import run  # not on the head
 
     return run(fan, name, order)
+
+
+def load_on_node(backend: BackendName, accel: Accel) -> None:
+    """Prepare a worker for bottles of this kind. This is a Ray task too."""
+    from bot_bottle.cluster.task import load  # not on the head
+
+    load(backend, accel)

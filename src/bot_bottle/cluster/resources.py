@@ -31,10 +31,16 @@ class Needs(Struct, frozen=True):
         """Return the options of a Ray task."""
         return {"num_cpus": self.cpus, "memory": self.memory, "resources": {self.resource: 1}}
 
+    def count(self, free: Mapping[str, float]) -> int:
+        """Return for how many bottles there is room in these resources."""
+        return int(min(free.get(name, 0) // count for name, count in self._wanted().items()))
+
     def fits(self, total: Mapping[str, float]) -> bool:
         """Return whether a node with these resources can ever run it."""
-        wanted = {"CPU": self.cpus, "memory": self.memory, self.resource: 1}
-        return all(total.get(name, 0) >= count for name, count in wanted.items())
+        return all(total.get(name, 0) >= count for name, count in self._wanted().items())
+
+    def _wanted(self) -> dict[str, int]:
+        return {"CPU": self.cpus, "memory": self.memory, self.resource: 1}
 
 
 def needs_of(spec: BottleSpec, nodes: Sequence[Mapping[str, float]]) -> Needs:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 from bot_bottle.cluster.access import asks_for_token, no_token, not_connected
@@ -16,6 +18,7 @@ from bot_bottle.errors import ClusterError, UsageError
 NAMESPACE = "bot-bottle"
 
 _ANSWER = 60.0  # seconds for an answer of what works on the head
+_CONNECTED = 10.0  # seconds that a connection nobody needs any more may take until it can be closed
 
 
 class Session:
@@ -58,6 +61,42 @@ class Session:
 @contextmanager
 def connected(address: Address) -> Iterator[Session]:
     """Connect to a cluster for the block. Raises ClusterError, and UsageError where Ray is not installed."""
+    with connecting(address) as session:
+        yield session()
+
+
+@contextmanager
+def connecting(address: Address) -> Iterator[Callable[[], Session]]:
+    """Begin to connect to a cluster, and yield what waits for the connection, which the block closes.
+
+    A cluster that does not answer, or wants another token or TLS, is found out before. Raises ClusterError,
+    and so does what is yielded; UsageError where Ray is not installed.
+    """
+    ray = _load(address)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    asked = asks_for_token(address)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    made = _begin(ray, address)
+
+    def session() -> Session:
+        try:
+            made.result()
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise _not_connected(address, error) from error
+        opened = Session(ray, address)
+        if not asked and not opened.is_local:
+            raise no_token(address)
+        return opened
+
+    try:
+        yield session
+    finally:
+        wait([made], _CONNECTED)
+        ray.shutdown()
+
+
+def _load(address: Address) -> Any:
+    """Return the module `ray`. Raises UsageError where it is not installed."""
     try:
         import ray
 
@@ -69,20 +108,26 @@ def connected(address: Address) -> Iterator[Session]:
             why=str(error),
             next_step="pip install 'bot-bottle[ray]'",
         ) from error
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    asked = asks_for_token(address)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        _init(ray, address)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise _not_connected(address, error) from error
-    try:
-        session = Session(ray, address)
-        if not asked and not session.is_local:
-            raise no_token(address)
-        yield session
-    finally:
-        ray.shutdown()
+    return ray
+
+
+def _begin(ray: Any, address: Address) -> Future[None]:
+    """Begin to connect: in a thread where the head starts a server for us first, which takes seconds."""
+    made: Future[None] = Future()
+
+    def connect() -> None:
+        try:
+            _init(ray, address)
+        except BaseException as error:  # it is raised where the connection is needed
+            made.set_exception(error)
+        else:
+            made.set_result(None)
+
+    if address.host:
+        Thread(target=connect, daemon=True).start()
+    else:
+        connect()
+    return made
 
 
 def _silence() -> None:
@@ -105,10 +150,26 @@ def _end_logs_at_once() -> None:
     logs.close = lambda self: self.request_queue.put(None)
 
 
+def _leave_at_once() -> None:
+    """Prevent Ray's client from waiting for the end of its server once that has taken the request to end."""
+    from ray.util.client import dataclient
+
+    client: Any = dataclient.DataClient
+    process = client._process_response
+
+    def process_response(self: Any, response: Any) -> None:
+        process(self, response)
+        if response.WhichOneof("type") == "connection_cleanup":  # it has
+            raise SystemExit  # ends the thread that is waited for
+
+    client._process_response = process_response
+
+
 def _init(ray: Any, address: Address) -> None:
     _silence()
     if address.host:
         _end_logs_at_once()
+        _leave_at_once()
     options = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address.ray, **options)

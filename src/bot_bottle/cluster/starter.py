@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bot_bottle.backend import BackendName
-from bot_bottle.bottle.spec import BottleSpec
 from bot_bottle.cluster.order import Order, Values
 from bot_bottle.errors import ClusterError
 from bot_bottle.host import process, process_tree
@@ -119,10 +118,10 @@ class Starter:
 _kept: list[Starter] = []
 
 
-def starter(spec: BottleSpec) -> Starter:
-    """Return that of this worker, whose bottles have all the same spec, started if it does not run."""
+def starter(backend: BackendName, accel: Accel) -> Starter:
+    """Return that of this worker, whose bottles are all of one fan, started if it does not run."""
     while _kept and not _kept[-1].is_ready:
         _kept.pop().close()
     if not _kept:
-        _kept.append(Starter(spec.backend, spec.accel))
+        _kept.append(Starter(backend, accel))
     return _kept[-1]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bot_bottle.backend import BackendName
 from bot_bottle.bottle.gc import run_context
 from bot_bottle.bottle.names import is_running
 from bot_bottle.bottle.spec import BottleSpec
@@ -27,6 +28,7 @@ from bot_bottle.host.rundir import RunDir
 from bot_bottle.host.wait import wait_until
 from bot_bottle.structs import replace
 from bot_bottle.version import VERSION
+from bot_bottle.vm.accel import Accel
 from bot_bottle.workspace.bundle import copy_repository, write_work
 from bot_bottle.workspace.repository import open_repository
 
@@ -122,8 +124,13 @@ def run(fan: Any, name: str, packed: Packed) -> tuple[str, Report]:
             return node_id, Report(error.exit_code, error=str(error), refused=True)
 
 
+def load(backend: BackendName, accel: Accel) -> None:
+    """Prepare this worker for bottles of this kind."""
+    starter(backend, accel)
+
+
 def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
-    starter(order.spec)  # loads the program meanwhile
+    load(order.spec.backend, order.spec.accel)  # the program is loaded meanwhile
     if order.image_id:
         order = prepare_image(order, run, link.fetch)
     if order.artifact is not None:
@@ -134,7 +141,7 @@ def _run(link: Link, run: RunDir, name: str, order: Order) -> Report:
     if order.has_state:
         link.fetch("state", state / GIVEN_STATE)
     order = replace(order, spec=_spec_here(order.spec, name, project))
-    with starter(order.spec).started(order, link.values(), state) as child:
+    with starter(order.spec.backend, order.spec.accel).started(order, link.values(), state) as child:
         document = _attend(link, child)
     report = _report(child, document)
     out = run.path / "work.bundle"

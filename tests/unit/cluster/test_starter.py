@@ -79,13 +79,13 @@ def test_the_next_bottle_starts_where_one_was_killed(tmp_path: Path, monkeypatch
 
 def test_a_starter_that_was_killed_is_replaced(tmp_path: Path) -> None:
     missing = order(Reference("KEY", "file", str(tmp_path / "missing")))
-    first = starter_for(missing.spec)
-    assert starter_for(missing.spec) is first
+    first = starter_for(missing.spec.backend, missing.spec.accel)
+    assert starter_for(missing.spec.backend, missing.spec.accel) is first
     with first.started(missing, Values({}, {}), tmp_path) as process:
         parent = Path(f"/proc/{process.pid}/stat").read_text().split()[3]
         os.kill(int(parent), signal.SIGKILL)
         assert report(process)["refused"]
         assert not process.wait(60)
-    second = starter_for(missing.spec)
+    second = starter_for(missing.spec.backend, missing.spec.accel)
     assert second is not first
     second.close()
