@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the head needs none of it
     from bot_bottle.vm.accel import Accel
 
 _POLL = 1.0  # seconds that a caller waits for news
-_TOGETHER = 0.2  # seconds in which more news is collected: each answer takes three processes' time
+_TOGETHER = 0.5  # seconds in which more news is collected: each answer takes three processes' time
 _FILE = 5.0  # seconds that a node waits for a piece
 _FOLLOWED = 5.0  # seconds in which a caller that is there asks again
 _AWAY = 60.0  # seconds after which a caller that does not ask is taken to have gone away
