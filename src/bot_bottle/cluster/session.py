@@ -72,17 +72,15 @@ def connecting(address: Address) -> Iterator[Callable[[], Session]]:
     A cluster that does not answer, or wants another token or TLS, is found out before. Raises ClusterError,
     and so does what is yielded; UsageError where Ray is not installed.
     """
-    ray = _load(address)
+    ray = _load()
     logging.getLogger("ray").setLevel(logging.ERROR)
     asked = asks_for_token(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     made = _begin(ray, address)
 
     def session() -> Session:
-        try:
+        with _explained(ray, address):
             made.result()
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise _not_connected(address, error) from error
         opened = Session(ray, address)
         if not asked and not opened.is_local:
             raise no_token(address)
@@ -95,13 +93,11 @@ def connecting(address: Address) -> Iterator[Callable[[], Session]]:
         ray.shutdown()
 
 
-def _load(address: Address) -> Any:
+def _load() -> Any:
     """Return the module `ray`. Raises UsageError where it is not installed."""
     try:
+        import grpc  # noqa: F401 - Ray's client needs it, and `access`
         import ray
-
-        if address.host:
-            import grpc  # noqa: F401 - Ray's client needs it
     except ImportError as error:
         raise UsageError(
             "--on needs Ray, which is not installed here",
@@ -126,8 +122,18 @@ def _begin(ray: Any, address: Address) -> Future[None]:
     if address.host:
         Thread(target=connect, daemon=True).start()
     else:
-        connect()
+        with _explained(ray, address):
+            _init(ray, address)
+        made.set_result(None)
     return made
+
+
+@contextmanager
+def _explained(ray: Any, address: Address) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _not_connected(address, error) from error
 
 
 def _silence() -> None:
