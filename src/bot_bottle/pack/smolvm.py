@@ -20,7 +20,7 @@ from bot_bottle.vm.accel import Accel, choose_accel
 from bot_bottle.vm.capabilities import probe_kvm
 from bot_bottle.vm.emulated.host import emulated_host
 from bot_bottle.vm.host import Host, NativeHost
-from bot_bottle.vm.smolvm import GUEST_ENDED, find_smolvm
+from bot_bottle.vm.smolvm import GUEST_ENDED, GUEST_GONE, find_smolvm
 
 if TYPE_CHECKING:  # an archive needs no registry
     from bot_bottle.registry.registry import Reference, Registry
@@ -31,8 +31,8 @@ _MEMORY_MIB = 12 * 1024  # smolvm always packs in a machine of 8 GiB and four pr
 _PROCESSORS = 2
 _TRIES = 3  # on emulated hosts, where that machine often does not start
 
-# smolvm's messages about a machine that did not
-_NOT_UP = (GUEST_ENDED, "agent did not become ready")
+# smolvm's messages about a machine that did not, or that ended
+_LOST = (GUEST_ENDED, "agent did not become ready", *GUEST_GONE)
 
 # Its machine pulls the image, and may only reach our loopback with this variable. On the host itself smolvm
 # sends one request to the registry, which must not go through a proxy: the reference contains a secret.
@@ -101,7 +101,7 @@ class SmolvmPacker:
             try:
                 return self._try(image, out, env, port)
             except (BootError, SmolvmError) as error:
-                if not (left and self._emulated and _may_be_luck(error)):
+                if not (left and self._emulated and may_be_luck(error)):
                     raise
                 self._progress.note(f"{error.message}; retrying on a new emulated host")
 
@@ -140,5 +140,6 @@ class SmolvmPacker:
                 yield host
 
 
-def _may_be_luck(error: BootError | SmolvmError) -> bool:
-    return isinstance(error, BootError) or any(words in error.why for words in _NOT_UP)
+def may_be_luck(error: BootError | SmolvmError) -> bool:
+    """Return whether an emulated host, or the machine in it, was lost: the next one may last."""
+    return isinstance(error, BootError) or any(words in error.why for words in _LOST)
