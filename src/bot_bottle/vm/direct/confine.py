@@ -13,7 +13,6 @@ import random
 import re
 import socket
 import struct
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,21 +21,15 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-import bot_bottle
 from bot_bottle.errors import WallsError
 from bot_bottle.host import process
+from bot_bottle.host.bare_helper import bare_helper
 from bot_bottle.vm.direct.confinement import REPORT
 
 Network = Literal["none", "relayed"]
 """`none`: no sockets but unix ones. `relayed`: a network namespace that only `Relay` leads out of and into,
 which has to be there."""
 
-_PROGRAM = """\
-import sys
-sys.path.append(sys.argv.pop(1))
-from bot_bottle.vm.direct.confine_helper import main
-main()
-"""
 _FIRST_DESCRIPTOR = 20  # of the files that QEMU inherits
 
 # Users that no system and no other program hands out (systemd.io/UIDS-GIDS), as far as they exist here
@@ -144,8 +137,7 @@ def confined(
             "network": network,
             **_relayed(relay or Relay()),
         }
-        source = str(Path(bot_bottle.__file__).parents[1])
-        start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, source, json.dumps(asked)]
+        start = bare_helper("bot_bottle.vm.direct.confine_helper", asked)
         yield Confined(process.ShownAs(start, argv), folder, user)
 
 

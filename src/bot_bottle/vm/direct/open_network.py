@@ -8,9 +8,7 @@ itself, without root (its manual, passt(1)).
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,9 +16,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-import bot_bottle
 from bot_bottle.errors import SpecError, WallsError
 from bot_bottle.host import process
+from bot_bottle.host.bare_helper import bare_helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.system_errors import ALLOW_NAMESPACES
@@ -56,12 +54,6 @@ _ROUTES_6 = Path("/proc/net/ipv6_route")
 _LARGEST = 1 << 16
 # what to do, by a word of passt's
 _STEPS = {"namespace": ALLOW_NAMESPACES, "routable": "give this machine a default route (ip route)"}
-_PROGRAM = """\
-import sys
-sys.path.append(sys.argv.pop(1))
-from bot_bottle.vm.direct.passt.server import main
-main()
-"""
 
 
 class OpenNetwork(Struct, frozen=True):
@@ -104,9 +96,7 @@ def open_network(folder: Path, ports: Mapping[int, int], progress: Progress) -> 
     has_ipv6 = _has_route_6(_ROUTES_6)
     passt = passt_argv(find_passt(), ports, ipv6=has_ipv6)
     asked = {"parent": os.getpid(), "folder": str(folder.absolute()), "passt": passt}
-    path = str(Path(bot_bottle.__file__).parents[1])
-    start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, path, json.dumps(asked)]
-    argv = process.ShownAs(start, passt)
+    argv = process.ShownAs(bare_helper("bot_bottle.vm.direct.passt.server", asked), passt)
     with (folder / _LOG).open("wb") as log, process.background(argv, output=log) as child:
         wait_until(lambda: (folder / SOCKET).exists() or child.code is not None, _START, pause=0.002)
         if child.code is not None or not (folder / SOCKET).exists():
@@ -198,6 +188,6 @@ def _read(path: Path) -> str:
 
 
 def _words(folder: Path) -> str:
-    """Return what passt has said, without what it says where there is no system log."""
+    """Return passt's messages, except those about a missing system log."""
     lines = _read(folder / _LOG)[-_LOG_SHOWN:].splitlines()
     return "\n".join(line for line in lines if not line.endswith(" to syslog"))

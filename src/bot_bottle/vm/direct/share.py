@@ -17,9 +17,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-import bot_bottle
 from bot_bottle.errors import WorkspaceError
 from bot_bottle.host import process
+from bot_bottle.host.bare_helper import bare_helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.system_errors import ALLOW_NAMESPACES
 from bot_bottle.host.wait import wait_until
@@ -33,12 +33,6 @@ _LOG = "share.log"
 _LOG_SHOWN = 4096
 _START = 60.0  # seconds
 _QUEUE = 512  # requests with their parts
-_PROGRAM = """\
-import sys
-sys.path.append(sys.argv.pop(1))
-from bot_bottle.vm.direct.virtiofs.server import main
-main()
-"""
 
 
 class Share(Struct, frozen=True):
@@ -91,8 +85,7 @@ def shared_folder(source: Path, uid: int, gid: int, kept: Sequence[str], folder:
         "uid": uid,
         "gid": gid,
     }
-    path = str(Path(bot_bottle.__file__).parents[1])
-    start = [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, path, json.dumps(asked)]
+    start = bare_helper("bot_bottle.vm.direct.virtiofs.server", asked)
     argv = process.ShownAs(start, [sys.executable, "-m", f"{__package__}.virtiofs.server", json.dumps(asked)])
     with (folder / _LOG).open("wb") as log, process.background(argv, output=log) as child:
         wait_until(lambda: (folder / SOCKET).exists() or child.code is not None, _START, pause=0.002)

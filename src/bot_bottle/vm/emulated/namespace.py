@@ -8,25 +8,17 @@ emulated host nor one that takes over QEMU finds another network.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-import bot_bottle
+from bot_bottle.host.bare_helper import bare_helper
 
 INTERCEPTOR_PORT, NAME_PORT = 3129, 53
 
 # in the order in which they are passed on: for connections that smolvm hands over, for questions for names
 _MADE = (("SOCK_STREAM", INTERCEPTOR_PORT), ("SOCK_DGRAM", NAME_PORT), ("SOCK_STREAM", NAME_PORT))
-_PROGRAM = """\
-import sys
-sys.path.append(sys.argv.pop(1))
-from bot_bottle.vm.emulated.namespace_helper import main
-main()
-"""
 
 
 class Namespace(Struct, frozen=True):
@@ -46,5 +38,4 @@ class Namespace(Struct, frozen=True):
             inner = {str(asked): number for number, asked in enumerate(self.ports, first)}
             connect = {"path": str(self.connect.absolute()), "ports": inner}
         asked = {"sockets": {"path": str(self.sockets.absolute()), "made": _MADE}, "connect": connect}
-        source = str(Path(bot_bottle.__file__).parents[1])
-        return (sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, source, json.dumps(asked))
+        return tuple(bare_helper("bot_bottle.vm.emulated.namespace_helper", asked))
