@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_TICK = 0.2  # seconds
+
 
 @contextmanager
 def working_beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
@@ -21,3 +23,17 @@ def working_beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def calling_when(happened: Callable[[], bool], act: Callable[[], None]) -> Iterator[None]:
+    """Call a function once as soon as something has happened, if that is before the block ends."""
+
+    def watch(over: threading.Event) -> None:
+        while not over.wait(_TICK):
+            if happened():
+                act()
+                return
+
+    with working_beside(watch):
+        yield

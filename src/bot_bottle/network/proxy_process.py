@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -27,7 +26,7 @@ from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.redact import Secret
 from bot_bottle.host.rundir import RunDir
-from bot_bottle.host.threads import working_beside
+from bot_bottle.host.threads import calling_when
 from bot_bottle.host.unix_sockets import listening_for_all
 from bot_bottle.host.wait import wait_until
 from bot_bottle.network.audit_log import clear
@@ -49,7 +48,6 @@ _TOKEN = "smolvm-token"  # noqa: S105 - the name of a pipe
 _UPSTREAM = "upstream proxy "  # and its kind: not the name of a secret, which has no space
 _TIMEOUT = 30.0  # seconds
 _PAUSE = 0.002
-_TICK = 0.2
 
 
 class ProxyProcess(Struct, frozen=True):
@@ -168,19 +166,12 @@ def _channel(store: CredentialStore) -> Iterator[socket.socket | None]:
         yield channel
 
 
-@contextmanager
-def _reported(proxy: ProxyProcess, progress: Progress) -> Iterator[None]:
+def _reported(proxy: ProxyProcess, progress: Progress) -> AbstractContextManager[None]:
     """Say it at once when a proxy ends that has started: nothing is reached from then on."""
-
-    def watch(over: threading.Event) -> None:
-        while not over.wait(_TICK):
-            if proxy.ended:
-                if proxy.started:
-                    progress.warn("the bottle's proxy has exited: nothing can be reached any more")
-                return
-
-    with working_beside(watch):
-        yield
+    return calling_when(
+        lambda: proxy.ended and proxy.started,
+        lambda: progress.warn("the bottle's proxy has exited: nothing can be reached any more"),
+    )
 
 
 def _config(

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,7 +21,7 @@ from bot_bottle.host.bare_helper import bare_helper
 from bot_bottle.host.process import Child
 from bot_bottle.host.progress import Progress
 from bot_bottle.host.system_errors import ALLOW_NAMESPACES
-from bot_bottle.host.threads import working_beside
+from bot_bottle.host.threads import calling_when
 from bot_bottle.host.wait import wait_until
 from bot_bottle.vm.direct.passt import SOCKET
 from bot_bottle.vm.direct.passt.frames import (
@@ -40,7 +39,6 @@ INSTALL = "sudo apt-get install --no-install-recommends passt"
 PROGRAM = "passt"
 
 _START = 60.0  # seconds
-_TICK = 0.2
 _LOG = "passt.log"
 _LOG_SHOWN = 2000
 _HARDWARE_ADDRESS = "52:55:c6:33:64:01"  # of the gateway: not this machine's own, which names it
@@ -113,19 +111,12 @@ def open_network(folder: Path, ports: Mapping[int, int], progress: Progress) -> 
             raise WallsError("the bottle's network has ended", next_step="run the bottle again")
 
 
-@contextmanager
-def _reported(child: Child, progress: Progress) -> Iterator[None]:
+def _reported(child: Child, progress: Progress) -> AbstractContextManager[None]:
     """Say it at once when the network ends before QEMU does."""
-
-    def watch(over: threading.Event) -> None:
-        while not over.wait(_TICK):
-            if child.code is not None:
-                if child.code:
-                    progress.warn("the bottle's network has ended: nothing can be reached any more")
-                return
-
-    with working_beside(watch):
-        yield
+    return calling_when(
+        lambda: bool(child.code),
+        lambda: progress.warn("the bottle's network has ended: nothing can be reached any more"),
+    )
 
 
 def passt_argv(passt: Path, ports: Mapping[int, int], *, ipv6: bool) -> list[str]:
