@@ -34,7 +34,11 @@ def asks_for_token(address: Address) -> bool:
         return "token" in protections()
     import grpc
 
-    _check_port(address)
+    _check_port(
+        address,
+        f"no cluster answers at {address}",
+        "give the port of Ray's client server, 10001 unless ray start was given another",
+    )
     try:
         error = _ping(address, _ask_server, with_token=False)
         asked = error is not None and error.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -57,14 +61,11 @@ def _check_local(address: Address) -> None:
     head = _head()
     if head is None:
         return  # Ray says so at once
-    try:
-        _connect(head).close()
-    except OSError as error:
-        raise ClusterError(
-            f"the head of this machine's Ray cluster does not answer at {head.host}:{head.port}",
-            why=error.strerror or str(error),
-            next_step="start it again, or correct RAY_ADDRESS where that is set",
-        ) from error
+    _check_port(
+        head,
+        f"the head of this machine's Ray cluster does not answer at {head.host}:{head.port}",
+        "start it again, or correct RAY_ADDRESS where that is set",
+    )
     refused = _ping(head, _ask_head, with_token=True)
     if refused is not None and refused.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:  # it may be busy
         raise not_connected(address, refused.details() or "")
@@ -81,16 +82,12 @@ def _head() -> Address | None:
         return None
 
 
-def _check_port(address: Address) -> None:
-    """Raise ClusterError unless something listens there."""
+def _check_port(address: Address, failed: str, next_step: str) -> None:
+    """Raise ClusterError with this message unless something listens there."""
     try:
         _connect(address).close()
     except OSError as error:
-        raise ClusterError(
-            f"no cluster answers at {address}",
-            why=error.strerror or str(error),
-            next_step="give the port of Ray's client server, 10001 unless ray start was given another",
-        ) from error
+        raise ClusterError(failed, why=error.strerror or str(error), next_step=next_step) from error
 
 
 def _connect(address: Address) -> socket.socket:
