@@ -72,10 +72,10 @@ def fan(
     _check_spec(spec, all_names)
     with connecting(address) as connection, run_context() as run:
         files = CallersFiles(run, spec, progress, options, choices.most_work)
-        files.write()
+        written = files.write()
         session = files.session = connection()
         needs = needs_of(spec, [node["Resources"] for node in session.nodes()])
-        order = files.order()
+        order = files.order(written)
         actor = files.actor = _actor(session, spec.slug, all_names, order)
         try:
             _start_workers(session, spec, count, needs)
@@ -178,6 +178,13 @@ def _values(spec: BottleSpec, choices: Choices, progress: Progress) -> Values:
     return Values(dict(spec.env), {name: secret.reveal() for name, secret in found.items()})
 
 
+class Written(Struct, frozen=True):
+    """What is in the folder of the run: the bundle of a repository, and whether there is an agent's state."""
+
+    origin: Origin
+    has_state: bool
+
+
 class CallersFiles:
     """What the nodes may ask the caller for."""
 
@@ -196,12 +203,10 @@ class CallersFiles:
         self._converter = Converter(run, progress, options)
         self._order: Order | None = None
         self._artifact = Path()
-        self._origin: Origin | None = None
-        self._has_state = False
         self.session: Session | None = None
         self.actor: Any = None
 
-    def write(self) -> None:
+    def write(self) -> Written:
         """Make the bundle of the repository, and what else needs neither a cluster nor long."""
         spec, request = self._spec, self._spec.workspace
         if spec.source.archive is None:
@@ -213,14 +218,14 @@ class CallersFiles:
                 self._run.path / "repository.bundle",
                 include_dirty=request.include_dirty,
             )
-        self._origin = replace(origin, most=self._most_work)
+        has_state = False
         if spec.state:
             with (self._run.path / "state.tar").open("xb") as file:
-                self._has_state = bool(spec.state.copy_to(file))
+                has_state = bool(spec.state.copy_to(file))
+        return Written(replace(origin, most=self._most_work), has_state)
 
-    def order(self) -> Order:
-        """Build the image, make its artifact, and return the order of what is written."""
-        assert self._origin is not None  # noqa: S101 - it was written before
+    def order(self, written: Written) -> Order:
+        """Build the image, make its artifact, and return the order, with what is written."""
         spec = self._spec
         image_id = self._converter.image_id(spec.source)
         user = spec.user or (self._converter.remote_user(image_id) if spec.remote_user else "")
@@ -241,10 +246,10 @@ class CallersFiles:
             fan=secrets.token_hex(8),
             version=VERSION,
             spec=sent,
-            origin=self._origin,
+            origin=written.origin,
             image_id="" if artifact else image_id,
             artifact=artifact,
-            has_state=self._has_state,
+            has_state=written.has_state,
         )
         return self._order
 
